@@ -1,0 +1,1 @@
+"""The moving half of fedssh: everything that carries a model from one room to another."""
