@@ -1,0 +1,49 @@
+"""What many tests need: keys made once per session, and what this machine has."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agents.keys import PrivateKey, make_key
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PrivateKey]:
+    """RSA keys by name; made once because an RSA key of 3072 bits takes a tenth of a second or more."""
+    folder = tmp_path_factory.mktemp("keys")
+    names = ("coordinator", "alice-1", "alice-2", "stranger")
+    return {name: make_key(folder / name, name) for name in names}
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parents[1]
+
+
+def docker_reason() -> str | None:
+    """Why no Docker engine with compose v2 can be used here, or None."""
+    if shutil.which("docker") is None:
+        return "no docker command"
+    for question, missing in ((["info"], "no Docker engine answers"), (["compose", "version"], "no compose v2 plugin")):
+        if subprocess.run(["docker", *question], capture_output=True, check=False, timeout=30).returncode:
+            return missing
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, with the reason."""
+    sshd = "no sshd (on Debian and Ubuntu: apt install openssh-server)" if _sshd() is None else None
+    docker = docker_reason() if any(item.get_closest_marker("docker") for item in items) else None
+    for item in items:
+        for marker, reason in (("docker", docker), ("sshd", sshd)):
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _sshd() -> str | None:
+    return shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")

@@ -1,0 +1,70 @@
+"""Every command's help: fits a screen, ends with an example, loads no Keras, comes at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+
+HEAVY = ("keras", "tensorflow", "numpy", "sklearn", "paramiko", "asyncssh", "pyrage", "rich")
+# Prints {"words of the command": help} for an agent, and what was loaded to do so.
+PROBE = """
+import importlib, json, sys
+import click
+agent = sys.argv[1]
+cli = importlib.import_module(f"agents.{agent}.cli")
+group = next(value for value in vars(cli).values() if isinstance(value, click.Group))
+pages = {}
+def visit(command, words, parent):
+    context = click.Context(command, info_name=words[-1], parent=parent, **{**command.context_settings, "terminal_width": 100})
+    pages[" ".join(words)] = command.get_help(context)
+    for name in getattr(command, "commands", {}):
+        visit(command.commands[name], [*words, name], context)
+visit(group, [agent], None)
+print(json.dumps({"pages": pages, "loaded": sorted({name.split(".")[0] for name in sys.modules})}))
+"""
+
+
+@cache
+def probe(agent: str) -> dict[str, object]:
+    done = subprocess.run([sys.executable, "-c", PROBE, agent], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("agent", ["alice", "bob", "charity"])
+def test_help_loads_nothing_heavy(agent: str) -> None:
+    loaded = probe(agent)["loaded"]
+    assert isinstance(loaded, list)
+    assert not set(HEAVY) & set(loaded)
+
+
+@pytest.mark.parametrize("agent", ["alice", "bob", "charity"])
+def test_help_fits_a_screen_and_ends_with_an_example(agent: str) -> None:
+    pages = probe(agent)["pages"]
+    assert isinstance(pages, dict)
+    assert len(pages) > 1
+    for words, page in pages.items():
+        lines = page.rstrip().splitlines()
+        assert len(lines) <= 40, f"{words} --help has {len(lines)} lines"
+        assert "example" in page.lower(), f"{words} --help shows no example"
+        last = page.lower().rfind("example")
+        assert last > page.lower().rfind("options:"), f"{words} --help does not end with its example"
+
+
+EXPECTED = {
+    "alice": {"train"},
+    "bob": {"watch", "keygen", "join", "status"},
+    "charity": {"init", "serve", "door", "nodes", "history", "show", "diff", "best", "verify", "export", "rollback", "status"},
+}
+
+
+@pytest.mark.parametrize("agent", sorted(EXPECTED))
+def test_the_commands_of_the_design_are_there(agent: str) -> None:
+    pages = probe(agent)["pages"]
+    assert isinstance(pages, dict)
+    assert {f"{agent} {name}" for name in EXPECTED[agent]} <= set(pages)
