@@ -20,7 +20,9 @@ Settings = TypeVar("Settings")
 REQUIRED: Any = dataclasses.MISSING
 
 
-def setting(default: Any, help: str, metavar: str | None = None, choices: tuple[str, ...] = (), at_least: float | None = None) -> Any:
+def setting(
+    default: Any, help: str, metavar: str | None = None, choices: tuple[str, ...] = (), at_least: float | None = None
+) -> Any:
     """A field of a settings dataclass.
 
     Args:

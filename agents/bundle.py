@@ -1,0 +1,334 @@
+"""What travels: an uncompressed tar of a manifest, its signature, and the sealed model.
+
+    manifest.json       canonical JSON, see manifest.py
+    manifest.json.sig   SSHSIG over manifest.json, namespace <kind>@fedssh
+    model.age           the model file in age v1, one ssh-rsa stanza per recipient (a report has none)
+
+Exactly these members in this order, regular files, nothing else; nothing is extracted by name. Opening
+checks the signature first, then the hashes, then decrypts, then reads the header of what came out. By hand:
+
+    tar xf X.bundle
+    ssh-keygen -Y verify -f allowed_signers -I alice-1 -n submission@fedssh -s manifest.json.sig < manifest.json
+    age -d -i coordinator_key model.age > model.safetensors
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tarfile
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import pyrage
+
+from agents import signature, weights
+from agents.errors import BundleError
+from agents.files import BLOCK, adopt, part_of, whole_file
+from agents.keys import PrivateKey, PublicKey
+from agents.manifest import MAX_BYTES as MAX_MANIFEST_BYTES
+from agents.manifest import Blob, Release, Report, Submission, parse
+
+Sealed = TypeVar("Sealed", Submission, Release)
+
+MAX_BYTES = weights.MAX_BYTES + (16 << 20)
+MAX_AGE_HEADER_BYTES = 1 << 20
+NAMESPACES = {Submission: signature.SUBMISSION, Release: signature.RELEASE, Report: signature.REPORT}
+
+_NAMES = ("manifest.json", "manifest.json.sig", "model.age")
+_LIMITS = (MAX_MANIFEST_BYTES, signature.MAX_BYTES, MAX_BYTES)
+_TAR_BLOCK, _TAR_RECORD = 512, 10240
+_PENDING = Blob(sha256="0" * 64, size=0)
+
+
+def pending() -> Blob:
+    """Stands for a hash and a size that `seal` fills in."""
+    return _PENDING
+
+
+def seal(model: Path, manifest: Sealed, sender: PrivateKey, recipients: list[PublicKey], bundle: Path) -> Sealed:
+    """Encrypt a model file for its recipients and sign the manifest that describes it.
+
+    The bundle stands under its name whole or not at all; `model` is left as it is. Sealing twice gives
+    different bytes, because the file key is fresh each time.
+
+    Args:
+        model: A model file. Streamed, so memory does not grow with its size.
+        manifest: What is claimed about `model`; recipients, hashes and sizes are filled in here.
+        sender: Whose signature it carries.
+        recipients: Whoever may open the bundle. Empty is an error.
+        bundle: Where it goes.
+
+    Returns:
+        The manifest as signed.
+
+    Raises:
+        FileNotFoundError: `model` is gone. Skip it: Alice prunes old checkpoints.
+        OSError: The disk is full or read-only. Nothing is left behind; try again later.
+        ValueError: There are no recipients.
+    """
+    if not recipients:
+        raise ValueError("a bundle needs at least one recipient")
+    sealed_part = part_of(bundle)
+    try:
+        with open(model, "rb") as plain_file, open(sealed_part, "xb") as sealed_file:
+            plain, sealed = _Hashed(plain_file), _Hashed(sealed_file)
+            pyrage.encrypt_io(plain, sealed, [pyrage.ssh.Recipient.from_str(key.line) for key in recipients])
+        manifest = dataclasses.replace(
+            manifest, recipients=[key.fingerprint for key in recipients], model=plain.blob(), sealed=sealed.blob()
+        )
+        with whole_file(bundle) as file, open(sealed_part, "rb") as body:
+            _write_signed(file, manifest, sender)
+            _write_header(file, _NAMES[2], manifest.sealed.size)
+            _copy(body, file, manifest.sealed.size)
+            _write_padding(file)
+            file.write(bytes(2 * _TAR_BLOCK))
+    finally:
+        sealed_part.unlink(missing_ok=True)
+    return manifest
+
+
+def seal_report(report: Report, sender: PrivateKey, bundle: Path) -> None:
+    """Sign a report into a bundle without a model.
+
+    Raises:
+        OSError: The disk is full or read-only. Nothing is left behind; try again later.
+    """
+    with whole_file(bundle) as file:
+        _write_signed(file, report, sender)
+        file.write(bytes(2 * _TAR_BLOCK))
+
+
+def read_manifest(bundle: Path) -> bytes:
+    """The bytes of a bundle's manifest, unverified: good for choosing whose key and which kind to check.
+
+    Raises:
+        BundleError: The file does not have a bundle's form.
+    """
+    with open(bundle, "rb") as file:
+        return file.read(_members(file)[0].size)
+
+
+def read_kind(bundle: Path) -> tuple[str, str | None]:
+    """A bundle's kind and id, unverified.
+
+    Raises:
+        BundleError: The file does not have a bundle's form or its manifest is not canonical JSON.
+    """
+    value = parse(read_manifest(bundle))
+    return str(value.get("kind"))[:40], value.get("id") if isinstance(value.get("id"), str) else None
+
+
+def open_report(bundle: Path, signer: PublicKey) -> Report:
+    """Check a report's signature and form.
+
+    Raises:
+        SignatureError: Not signed by `signer` as a report.
+        BundleError: Not the form of a report.
+    """
+    with open(bundle, "rb") as file:
+        members = _members(file)
+        if len(members) != 2:
+            raise BundleError("a report travels without a model, this one has three members")
+        return Report.from_bytes(_read_signed(file, members, signer, Report))
+
+
+def open_bundle(
+    bundle: Path, into: Path, kind: type[Sealed], signer: PublicKey, key: PrivateKey, max_bytes: int = weights.MAX_BYTES
+) -> Sealed:
+    """Check a bundle and decrypt its model.
+
+    Signature first, then hashes, then decryption, then the model file's header. `into` exists afterwards only
+    if all of them passed; the bundle is left as it is.
+
+    Args:
+        bundle: A file of unknown origin.
+        into: Where the plain model file goes.
+        kind: `Submission` or `Release`.
+        signer: The key that must have signed it.
+        key: The recipient's private key.
+        max_bytes: The largest plain model to accept.
+
+    Raises:
+        SignatureError: Not signed by `signer` for this kind.
+        BundleError: Other members, sizes, hashes or form than a bundle's, or not sealed for `key`.
+        WeightsError: What came out is not a model file of the architecture the manifest names.
+        OSError: The disk is full or read-only. Nothing is left behind; try again later.
+    """
+    with open(bundle, "rb") as file:
+        members = _members(file)
+        if len(members) != 3:
+            raise BundleError(f"a {kind.kind} has three members, this bundle has two")
+        manifest = kind.from_bytes(_read_signed(file, members, signer, kind))
+        _check_sizes(manifest, members[2].size, max_bytes)
+        _check_sealed(file, members[2], manifest)
+        if key.public.fingerprint not in manifest.recipients:
+            raise BundleError(f"sealed for {', '.join(manifest.recipients[:3])}, not for {key.public.fingerprint}")
+        part = part_of(into)
+        try:
+            _decrypt(file, members[2], manifest, key, part)
+            if weights.read_header(part, max_bytes).architecture != manifest.architecture:
+                raise BundleError("the model file has another architecture than the manifest says")
+            adopt(part, into)
+        finally:
+            part.unlink(missing_ok=True)
+    return manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    offset: int
+    size: int
+
+
+def _members(file: BinaryIO) -> list[_Member]:
+    """Where the two or three members lie. Looks at headers only, and refuses whatever a bundle does not have."""
+    total = os.fstat(file.fileno()).st_size
+    members: list[_Member] = []
+    position = 0
+    for name, limit in zip(_NAMES, _LIMITS, strict=True):
+        file.seek(position)
+        block = file.read(_TAR_BLOCK)
+        if len(members) == 2 and block == bytes(_TAR_BLOCK):
+            break
+        member = _member(block, name, limit, position + _TAR_BLOCK)
+        position = member.offset + -(-member.size // _TAR_BLOCK) * _TAR_BLOCK
+        if position > total:
+            raise BundleError(f"the bundle is truncated: {name} ends at {position:,} of {total:,} bytes")
+        file.seek(member.offset + member.size)
+        if any(file.read(position - member.offset - member.size)):
+            raise BundleError(f"there are bytes hidden after {name}")
+        members.append(member)
+    file.seek(position)
+    rest = total - position
+    if not 2 * _TAR_BLOCK <= rest <= 2 * _TAR_BLOCK + _TAR_RECORD or any(file.read(rest)):
+        raise BundleError("the bundle does not end after its last member")
+    file.seek(members[0].offset)
+    return members
+
+
+def _member(block: bytes, name: str, limit: int, offset: int) -> _Member:
+    try:
+        entry = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+    except (tarfile.HeaderError, ValueError) as error:
+        raise BundleError(f"the bundle is not a tar of its members: expected {name}, {error}") from None
+    if entry.name != name or entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.linkname:
+        raise BundleError(f"the bundle has the member {entry.name[:80]!r} of type {entry.type!r}, expected the file {name}")
+    if not 0 < entry.size <= limit:
+        raise BundleError(f"{name} claims {entry.size:,} bytes, expected 1 to {limit:,}")
+    return _Member(offset, entry.size)
+
+
+def _read_signed(file: BinaryIO, members: list[_Member], signer: PublicKey, kind: type[Any]) -> bytes:
+    file.seek(members[0].offset)
+    message = file.read(members[0].size)
+    file.seek(members[1].offset)
+    text = file.read(members[1].size).decode("ascii", errors="replace")
+    signature.verify(message, text, NAMESPACES[kind], signer)
+    return message
+
+
+def _check_sizes(manifest: Submission | Release, sealed_size: int, max_bytes: int) -> None:
+    if manifest.sealed.size != sealed_size:
+        raise BundleError(f"model.age has {sealed_size:,} bytes, the manifest says {manifest.sealed.size:,}")
+    if manifest.model.size > max_bytes:
+        raise BundleError(f"the model has {manifest.model.size:,} bytes, expected at most {max_bytes:,}")
+    if manifest.model.size >= sealed_size:
+        raise BundleError("the plain model cannot be larger than the sealed one")
+
+
+def _check_sealed(file: BinaryIO, member: _Member, manifest: Submission | Release) -> None:
+    digest = hashlib.sha256()
+    file.seek(member.offset)
+    left = member.size
+    while left:
+        block = file.read(min(BLOCK, left))
+        digest.update(block)
+        left -= len(block)
+    if digest.hexdigest() != manifest.sealed.sha256:
+        raise BundleError("model.age does not have the hash its manifest says")
+    file.seek(member.offset)
+    if b"\n--- " not in file.read(min(MAX_AGE_HEADER_BYTES, member.size)):
+        raise BundleError(f"the header of model.age is not within its first {MAX_AGE_HEADER_BYTES:,} bytes")
+
+
+def _decrypt(file: BinaryIO, member: _Member, manifest: Submission | Release, key: PrivateKey, part: Path) -> None:
+    file.seek(member.offset)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as plain_file:
+        plain = _Hashed(plain_file)
+        try:
+            pyrage.decrypt_io(_Region(file, member.size), plain, [pyrage.ssh.Identity.from_buffer(key.pem)])
+        except pyrage.DecryptError as error:
+            raise BundleError(f"model.age cannot be opened with {key.public.fingerprint}: {error}") from None
+    if plain.blob() != manifest.model:
+        raise BundleError("the model file does not have the hash and size its manifest says")
+
+
+def _write_signed(file: BinaryIO, manifest: Submission | Release | Report, sender: PrivateKey) -> None:
+    message = manifest.to_bytes()
+    armored = signature.sign(message, sender, NAMESPACES[type(manifest)]).encode()
+    for name, content in zip(_NAMES, (message, armored), strict=False):
+        _write_header(file, name, len(content))
+        file.write(content)
+        _write_padding(file)
+
+
+def _write_header(file: BinaryIO, name: str, size: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = size, 0o600
+    file.write(entry.tobuf(tarfile.USTAR_FORMAT))
+
+
+def _write_padding(file: BinaryIO) -> None:
+    file.write(bytes(-file.tell() % _TAR_BLOCK))
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
+    target.flush()
+    left = size
+    while left:
+        left -= (sent := os.sendfile(target.fileno(), source.fileno(), None, left))
+        if not sent:
+            raise BundleError("the sealed model became shorter while it was copied")
+    target.seek(0, os.SEEK_END)
+
+
+class _Hashed:
+    """A file that remembers the SHA-256 and the number of the bytes read from it or written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def read(self, size: int = -1) -> bytes:
+        return self._seen(self._file.read(size))
+
+    def write(self, data: bytes) -> int:
+        self._file.write(self._seen(data))
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def blob(self) -> Blob:
+        return Blob(self._digest.hexdigest(), self._size)
+
+    def _seen(self, data: bytes) -> bytes:
+        self._digest.update(data)
+        self._size += len(data)
+        return data
+
+
+class _Region:
+    """The next `size` bytes of a file, as a file of their own."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(block)
+        return block

@@ -1,0 +1,224 @@
+"""The model file: a safetensors file of float32 tensors whose header says which architecture they belong to.
+
+    uint64    length of the header, little-endian
+    header    {"__metadata__": {"format": "fedssh 1", "spec": "<canonical JSON>"},
+               "conv_1/kernel": {"dtype": "F32", "shape": [3, 3, 1, 32], "data_offsets": [0, 1152]}, …}, space-padded
+    tensors   little-endian float32, without gaps
+
+Weights travel, code does not. A reader builds the model from its own `models/` and loads the tensors only
+after the header matched the architecture it already has, tensor for tensor. Reading a header needs neither
+NumPy nor Keras.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents.errors import BundleError, WeightsError
+from agents.files import adopt, part_of
+from agents.manifest import canonical, parse
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = "fedssh 1"
+MAX_BYTES = 1 << 30
+MAX_HEADER_BYTES = 1 << 20
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a model file says of itself.
+
+    Attributes:
+        spec: The architecture: a registered name and its parameters.
+        tensors: Shape by name, in the order of the file.
+        offset: Where the tensors begin, in bytes.
+        size: The whole file, in bytes.
+    """
+
+    spec: dict[str, Any]
+    tensors: dict[str, tuple[int, ...]]
+    offset: int
+    size: int
+
+    @property
+    def architecture(self) -> str:
+        """SHA-256 of the canonical spec: equal for every model with this architecture."""
+        return architecture_hash(self.spec)
+
+    @property
+    def parameters(self) -> int:
+        """The number of float32 values."""
+        return sum(math.prod(shape) for shape in self.tensors.values())
+
+
+def architecture_hash(spec: dict[str, Any]) -> str:
+    """SHA-256 of a spec's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(canonical(spec)).hexdigest()
+
+
+def read_header(path: Path, max_bytes: int = MAX_BYTES) -> Header:
+    """Read and check a model file's header; every size is bounded before it is read.
+
+    Raises:
+        WeightsError: Too large, truncated, not float32, overlapping, with gaps, or without its spec.
+        FileNotFoundError: No such file.
+    """
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise WeightsError(f"the model file has {size:,} bytes, expected at most {max_bytes:,}")
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+            raise WeightsError(f"the model file's header claims {length:,} bytes of a file of {size:,}")
+        try:
+            header = json.loads(file.read(length), object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise WeightsError(f"the model file's header is not JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise WeightsError("the model file's header is not an object")
+    spec = _read_spec(header.pop("__metadata__", None))
+    tensors = _read_tensors(header, size - 8 - length)
+    return Header(spec, tensors, 8 + length, size)
+
+
+def match(found: Header, expected: Header) -> None:
+    """Check that two model files have the same architecture, tensor for tensor.
+
+    Raises:
+        WeightsError: Names the first difference.
+    """
+    if found.spec != expected.spec:
+        raise WeightsError(f"the architecture is {_short(found.spec)}, expected {_short(expected.spec)}")
+    match_shapes(found.tensors, expected.tensors)
+
+
+def match_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that two sets of tensors have the same names and shapes.
+
+    Raises:
+        WeightsError: Names the first difference.
+    """
+    if missing := sorted(expected.keys() - found.keys()):
+        raise WeightsError(f"the tensor {missing[0]} is missing")
+    if extra := sorted(found.keys() - expected.keys()):
+        raise WeightsError(f"the tensor {extra[0][:80]!r} does not belong to the architecture")
+    for name, shape in expected.items():
+        if found[name] != tuple(shape):
+            raise WeightsError(f"the tensor {name} has shape {list(found[name])}, expected {list(shape)}")
+
+
+def write_weights(path: Path, tensors: Mapping[str, np.ndarray], spec: dict[str, Any]) -> Header:
+    """Write a model file, whole or not at all.
+
+    Args:
+        tensors: float32 arrays by Keras variable path. The file lists them by name.
+        spec: The architecture they belong to.
+
+    Raises:
+        WeightsError: An array is not float32.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    for name, array in tensors.items():
+        if array.dtype != np.float32:
+            raise WeightsError(f"the tensor {name} is {array.dtype}, expected float32")
+    part = part_of(path)
+    try:
+        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        save_file(contiguous, part, metadata={"format": FORMAT, "spec": canonical(spec).decode()})
+        part.chmod(0o600)
+        adopt(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return read_header(path)
+
+
+def read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Load the tensors of a model file whose shapes are as expected.
+
+    Returns:
+        float32 arrays by name.
+
+    Raises:
+        WeightsError: The header is malformed or names other tensors.
+    """
+    from safetensors.numpy import load_file
+
+    match_shapes(read_header(path).tensors, expected)
+    return load_file(path)
+
+
+def count_non_finite(path: Path) -> int:
+    """How many values of a model file are NaN or infinite; streamed, so memory does not grow with the file."""
+    import numpy as np
+
+    header = read_header(path)
+    bad = 0
+    with open(path, "rb") as file:
+        file.seek(header.offset)
+        while block := file.read(_BLOCK):
+            values = np.frombuffer(block, "<f4")
+            bad += values.size - int(np.count_nonzero(np.isfinite(values)))
+    return bad
+
+
+def _read_spec(metadata: object) -> dict[str, Any]:
+    if not isinstance(metadata, dict) or metadata.keys() != {"format", "spec"}:
+        raise WeightsError("the model file does not say which architecture it belongs to")
+    if metadata["format"] != FORMAT:
+        raise WeightsError(f"the model file has format {str(metadata['format'])[:40]!r}, this program reads {FORMAT!r}")
+    try:
+        return parse(str(metadata["spec"]).encode())
+    except BundleError:
+        raise WeightsError("the model file's spec is not canonical JSON") from None
+
+
+def _read_tensors(header: dict[str, Any], available: int) -> dict[str, tuple[int, ...]]:
+    spans, tensors = [], {}
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise WeightsError(f"the tensor {name[:80]!r} is not described by dtype, shape and data_offsets")
+        if entry["dtype"] != "F32":
+            raise WeightsError(f"the tensor {name[:80]!r} is {str(entry['dtype'])[:20]}, expected F32")
+        shape, offsets = _whole_numbers(name, entry["shape"]), _whole_numbers(name, entry["data_offsets"])
+        if len(offsets) != 2 or offsets[1] - offsets[0] != 4 * math.prod(shape):
+            raise WeightsError(f"the tensor {name[:80]!r} does not have the size of its shape")
+        spans.append(offsets)
+        tensors[name] = shape
+    end = 0
+    for start, stop in sorted(spans):
+        if start != end:
+            raise WeightsError("the tensors of the model file overlap or leave gaps")
+        end = stop
+    if end != available:
+        raise WeightsError(f"the model file holds {available:,} bytes of tensors, its header describes {end:,}")
+    if not tensors:
+        raise WeightsError("the model file has no tensors")
+    return tensors
+
+
+def _whole_numbers(name: str, value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > 8 or any(type(n) is not int or not 0 <= n < 2**40 for n in value):
+        raise WeightsError(f"the tensor {name[:80]!r} has absurd numbers in its header")
+    return tuple(value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a name stands twice")
+    return entries
+
+
+def _short(spec: dict[str, Any]) -> str:
+    return canonical(spec).decode()[:200]
