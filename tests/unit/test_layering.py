@@ -45,6 +45,7 @@ def modules() -> list[tuple[str, Path]]:
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, at its top or inside a function, but not for types only."""
     found = set()
+    package = path.relative_to(ROOT).parts[:-1]
     tree = ast.parse(path.read_text())
     hidden = {node for guard in ast.walk(tree) if _types_only(guard) for child in guard.body for node in ast.walk(child)}
     for node in ast.walk(tree):
@@ -53,8 +54,8 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            above = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
+            found |= {f"{above}{node.module or ''}.{alias.name}".replace("..", ".") for alias in node.names}
     return found
 
 
