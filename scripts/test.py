@@ -1,0 +1,69 @@
+"""Check everything that this machine can check: style, types, unit, integration and end-to-end tests.
+
+    scripts/test                        everything
+    scripts/test -k ledger              only pytest, with these arguments
+    scripts/test tests/unit -x
+
+The first run makes .venv from locks/dev.txt. What could not run here is listed at the end, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+import environment
+
+FOLDERS = ("tests/unit", "tests/integration", "tests/e2e")
+
+
+def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print((__doc__ or "").strip())
+        return 0
+    try:
+        programs = environment.ensure("dev")
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    os.chdir(environment.ROOT)
+    os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    failed = []
+    if not arguments:
+        for check in (["ruff", "check", "."], ["mypy"]):
+            print("$", *check, flush=True)
+            if subprocess.run([str(programs / check[0]), *check[1:]], check=False).returncode:
+                failed.append(check[0])
+    paths = [] if any(Path(word.split("::")[0]).exists() for word in arguments) else [f for f in FOLDERS if Path(f).is_dir()]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [str(programs / "python"), "-m", "pytest", f"--junitxml={report}", *arguments, *paths]
+        outcome = subprocess.run(command, check=False).returncode
+        skipped = _skipped(report)
+    if outcome:
+        failed.append("pytest")
+    if skipped:
+        print("\nnot run on this machine:")
+        for reason, tests in skipped.most_common():
+            print(f"  {tests} test{'s' if tests > 1 else ''}: {reason}")
+    if failed:
+        print(f"test: error: failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _skipped(report: Path) -> Counter[str]:
+    """Reasons and how many tests each of them kept from running."""
+    if not report.exists():
+        return Counter()
+    return Counter(node.get("message", "") for node in ElementTree.parse(report).iter("skipped"))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
