@@ -214,7 +214,9 @@ def _member(block: bytes, name: str, limit: int, offset: int) -> _Member:
     except (tarfile.HeaderError, ValueError) as error:
         raise BundleError(f"the bundle is not a tar of its members: expected {name}, {error}") from None
     if entry.name != name or entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.linkname:
-        raise BundleError(f"the bundle has the member {entry.name[:80]!r} of type {entry.type!r}, expected the file {name}")
+        raise BundleError(
+            f"the bundle has the member {entry.name[:80]!r} of type {entry.type!r}, expected the file {name}"
+        )
     if not 0 < entry.size <= limit:
         raise BundleError(f"{name} claims {entry.size:,} bytes, expected 1 to {limit:,}")
     return _Member(offset, entry.size)

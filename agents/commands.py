@@ -104,10 +104,17 @@ def _usage_hint(error: click.ClickException) -> str | None:
 def new_group(name: str, help: str) -> click.Group:
     """The root of an agent's command line, with `--debug`, `--log-format` and `--version`."""
 
-    @click.group(name=name, help=help, context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
+    @click.group(
+        name=name, help=help, context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]}
+    )
     @click.option("--debug", is_flag=True, envvar=f"{name.upper()}_DEBUG", help="Show tracebacks.")
-    @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", envvar=f"{name.upper()}_LOG_FORMAT",
-                  help="Events as lines for people or as JSON lines.  [default: text]")
+    @click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        envvar=f"{name.upper()}_LOG_FORMAT",
+        help="Events as lines for people or as JSON lines.  [default: text]",
+    )
     @click.version_option(package_name="fedssh")
     def group(debug: bool, log_format: str) -> None:
         log_events(name, log_format)
@@ -134,7 +141,12 @@ def tell(logger: logging.Logger, event: str, text: str, level: int = logging.INF
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
-        event = {"time": time, "agent": record.name, "event": getattr(record, "event", "message"), "text": record.getMessage()}
+        event = {
+            "time": time,
+            "agent": record.name,
+            "event": getattr(record, "event", "message"),
+            "text": record.getMessage(),
+        }
         return json.dumps({**event, **getattr(record, "fields", {})}, default=str)
 
 

@@ -70,7 +70,9 @@ def make_key(path: Path, comment: str) -> PrivateKey:
         if existing.exists():
             raise SettingsError(f"{existing} exists, and keys are never overwritten", "use it, or move it away first")
     key = rsa.generate_private_key(public_exponent=65537, key_size=BITS[0])
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
     public = PublicKey(_line(key.public_key()))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, pem, mode=0o600)

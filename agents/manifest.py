@@ -269,7 +269,15 @@ def _checked(name: str, wanted: Any, value: Any) -> Any:
     return _matched(_FORMS[name], value, name)
 
 
-_FORMS = {"id": _ID, "sender": _SITE, "sha256": _HEX, "architecture": _HEX, "head": _HEX, "started": _TIME, "created": _TIME}
+_FORMS = {
+    "id": _ID,
+    "sender": _SITE,
+    "sha256": _HEX,
+    "architecture": _HEX,
+    "head": _HEX,
+    "started": _TIME,
+    "created": _TIME,
+}
 
 
 def _matched(form: re.Pattern[str], value: object, name: str) -> str:

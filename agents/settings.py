@@ -36,7 +36,9 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def load(cls: type[Settings], prefix: str, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+def load(
+    cls: type[Settings], prefix: str, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> Settings:
     """Fill a settings dataclass.
 
     Args:

@@ -36,8 +36,13 @@ _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 def sign(message: bytes, key: PrivateKey, namespace: str) -> str:
     """Sign bytes for one purpose; returns the armored signature."""
     raw = key.rsa.sign(_signed(message, namespace), padding.PKCS1v15(), hashes.SHA512())
-    blob = _MAGIC + struct.pack(">I", 1) + b"".join(
-        _string(part) for part in (key.public.blob, namespace.encode(), b"", b"sha512", _string(b"rsa-sha2-512") + _string(raw))
+    blob = (
+        _MAGIC
+        + struct.pack(">I", 1)
+        + b"".join(
+            _string(part)
+            for part in (key.public.blob, namespace.encode(), b"", b"sha512", _string(b"rsa-sha2-512") + _string(raw))
+        )
     )
     body = "\n".join(textwrap.wrap(base64.b64encode(blob).decode(), 70))
     return f"{_BEGIN}\n{body}\n{_END}\n"
@@ -72,7 +77,9 @@ def verify(message: bytes, signature: str, namespace: str, signer: PublicKey) ->
 
 def allowed_signers(signers: dict[str, PublicKey | str]) -> str:
     """An OpenSSH allowed_signers file: one line per name, key as object or as `ssh-rsa AAAA…`."""
-    return "".join(f"{name} {key.line if isinstance(key, PublicKey) else key}\n" for name, key in sorted(signers.items()))
+    return "".join(
+        f"{name} {key.line if isinstance(key, PublicKey) else key}\n" for name, key in sorted(signers.items())
+    )
 
 
 def read_allowed_signers(text: str) -> dict[str, PublicKey]:
@@ -106,7 +113,9 @@ def _unarmor(text: str) -> bytes:
         raise SignatureError(f"the signature has {len(text)} characters, expected at most {MAX_BYTES}")
     lines = text.strip().splitlines()
     if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
-        raise SignatureError("there is no signature" if not text.strip() else "the signature is not armored as SSH SIGNATURE")
+        raise SignatureError(
+            "there is no signature" if not text.strip() else "the signature is not armored as SSH SIGNATURE"
+        )
     try:
         return base64.b64decode("".join(lines[1:-1]), validate=True)
     except (binascii.Error, ValueError):

@@ -1,0 +1,111 @@
+"""Manifests: one serialisation, every field checked."""
+
+import dataclasses
+import json
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents import manifest as m
+from agents.errors import BundleError
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def submission(**changes: Any) -> m.Submission:
+    values: dict[str, Any] = {
+        "id": m.new_id(),
+        "sender": "alice-1",
+        "recipients": ["SHA256:" + "A" * 43],
+        "model": m.Blob("a" * 64, 100),
+        "sealed": m.Blob("b" * 64, 200),
+        "architecture": "c" * 64,
+        "builds_on": 1,
+        "session": 1,
+        "epoch": 4,
+        "examples": 1400,
+        "metrics": m.Local(0.2, 0.9),
+        "started": m.now(),
+        "created": m.now(),
+    }
+    return m.Submission(**values | changes)
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5))
+def test_canonical_is_its_own_inverse(value: dict[str, Any]) -> None:
+    assert m.parse(m.canonical(value)) == value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"1", b"{} ", b'{"b":1,"a":2}', b'{"a": 1}', b'{"a":1,"a":1}', b'{"a":NaN}', b'{"a":1e999}', b'{"a":1.0e0}',
+     b'{"a":"\\u0041"}', b'\xef\xbb\xbf{}', b'{"a":"\xff"}', b'{"a":' + b"[" * 30000 + b"]" * 30000 + b"}", b'{"a":' + b"1" * 5000 + b"}",
+     b'{"a":"\\ud800"}', b'{"' + b"a" * 70000 + b'":1}'],
+)  # fmt: skip
+def test_anything_but_the_canonical_form_is_refused(data: bytes) -> None:
+    with pytest.raises(BundleError):
+        m.parse(data)
+
+
+def test_a_submission_round_trips() -> None:
+    sent = submission()
+    assert m.Submission.from_bytes(sent.to_bytes()) == sent
+    assert json.loads(sent.to_bytes())["kind"] == "submission"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "release"}, "is of kind 'release', expected 'submission'"),
+        ({"format": 2}, "has format 2, this program reads format 1"),
+        ({"format": True}, "has format True"),
+        ({"sender": "../alice"}, "'sender' is '../alice'"),
+        ({"sender": "Alice"}, "'sender' is 'Alice'"),
+        ({"id": "../../etc/passwd"}, "'id' is"),
+        ({"id": str(uuid.uuid4())}, "'id' is"),
+        ({"epoch": -1}, "'epoch' of the manifest is -1"),
+        ({"epoch": 1.5}, "'epoch' of the manifest is 1.5"),
+        ({"epoch": True}, "'epoch' of the manifest is True"),
+        ({"examples": 2**60}, "'examples' of the manifest"),
+        ({"recipients": []}, "'recipients' of the manifest"),
+        ({"recipients": ["me"]}, "'recipients' is 'me'"),
+        ({"model": {"sha256": "A" * 64, "size": 1}}, "'sha256' is"),
+        ({"model": {"sha256": "a" * 64}}, "lacks 'size'"),
+        ({"model": 3}, "'model' of the manifest is not an object"),
+        ({"metrics": {"loss": "low", "accuracy": 1}}, "'loss' of the manifest is low"),
+        ({"created": "yesterday"}, "'created' is"),
+        ({"comment": "hello"}, "has the unknown field 'comment'"),
+    ],
+)
+def test_a_field_out_of_form_is_named(change: dict[str, Any], message: str) -> None:
+    value = json.loads(submission().to_bytes()) | change
+    with pytest.raises(BundleError) as error:
+        m.Submission.from_bytes(m.canonical(value))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(m.Submission)] + ["kind", "format"])
+def test_a_missing_field_is_an_error(field: str) -> None:
+    value = json.loads(submission().to_bytes())
+    del value[field]
+    with pytest.raises(BundleError):
+        m.Submission.from_bytes(m.canonical(value))
+
+
+def test_ids_are_uuid7_in_order_of_time() -> None:
+    ids = [m.new_id() for _ in range(100)]
+    assert len(set(ids)) == 100
+    assert all(uuid.UUID(i).version == 7 and uuid.UUID(i).variant == uuid.RFC_4122 for i in ids)
+    milliseconds = [uuid.UUID(i).int >> 80 for i in ids]
+    assert milliseconds == sorted(milliseconds)

@@ -1,0 +1,131 @@
+"""The model file: what its header may say, and what loads."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agents import weights
+from agents.errors import WeightsError
+
+SPEC = {"name": "mlp", "input": [2], "classes": 2}
+TENSORS = {"dense/kernel": np.arange(6, dtype="f4").reshape(2, 3), "dense/bias": np.zeros(3, "f4")}
+
+
+def write_raw(path: Path, header: Any, body: bytes, length: int | None = None) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + body)
+    return path
+
+
+def good_header(**changes: Any) -> dict[str, Any]:
+    header: dict[str, Any] = {
+        "__metadata__": {"format": "fedssh 1", "spec": weights.canonical(SPEC).decode()},
+        "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "b": {"dtype": "F32", "shape": [1, 1], "data_offsets": [8, 12]},
+    }
+    return header | changes
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    header = weights.write_weights(tmp_path / "m", TENSORS, SPEC)
+    assert header == weights.read_header(tmp_path / "m")
+    assert (header.spec, header.parameters, header.tensors["dense/kernel"]) == (SPEC, 9, (2, 3))
+    loaded = weights.read_weights(tmp_path / "m", header.tensors)
+    assert all(np.array_equal(loaded[name], TENSORS[name]) for name in TENSORS)
+    assert weights.count_non_finite(tmp_path / "m") == 0
+
+
+def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
+    weights.write_weights(tmp_path / "m", TENSORS, SPEC)
+    weights.write_weights(tmp_path / "n", dict(reversed(TENSORS.items())), SPEC)
+    assert (tmp_path / "m").read_bytes() == (tmp_path / "n").read_bytes()
+
+
+def test_only_float32_is_written(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="kernel is float64, expected float32"):
+        weights.write_weights(tmp_path / "m", {"kernel": np.zeros(2)}, SPEC)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_values_are_counted(tmp_path: Path, bad: float) -> None:
+    values = np.zeros(3 * 2**18 + 5, "f4")
+    values[[0, 2**18, -1]] = bad
+    weights.write_weights(tmp_path / "m", {"a": values}, SPEC)
+    assert weights.count_non_finite(tmp_path / "m") == 3
+
+
+BODY = bytes(12)
+HEADERS: dict[str, tuple[Any, bytes, int | None]] = {
+    "header claims": (good_header(), BODY, 2**63),
+    "claims 1,048,577 bytes": (b" " * (2**20 + 1), BODY, None),
+    "is not JSON": (b"{", BODY, None),
+    "a name stands twice": (b'{"a":1,"a":1}', BODY, None),
+    "is not an object": (b"[]", BODY, None),
+    "which architecture": (good_header(__metadata__={"format": "fedssh 1"}), BODY, None),
+    "this program reads": (good_header(__metadata__={"format": "fedssh 9", "spec": "{}"}), BODY, None),
+    "spec is not canonical": (good_header(__metadata__={"format": "fedssh 1", "spec": "{ }"}), BODY, None),
+    "'a' is F16, expected F32": (good_header(a={"dtype": "F16", "shape": [2], "data_offsets": [0, 8]}), BODY, None),
+    "'a' is I8": (good_header(a={"dtype": "I8", "shape": [2], "data_offsets": [0, 8]}), BODY, None),
+    "size of its shape": (good_header(a={"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}), BODY, None),
+    "overlap or leave gaps": (good_header(b={"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}), BODY, None),
+    "absurd numbers": (good_header(a={"dtype": "F32", "shape": [2**62], "data_offsets": [0, 8]}), BODY, None),
+    "'a' has absurd": (good_header(a={"dtype": "F32", "shape": [-2], "data_offsets": [8, 0]}), BODY, None),
+    "'a' has absurd ": (good_header(a={"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}), BODY, None),
+    "not described by": (good_header(a={"dtype": "F32", "shape": [2], "data_offsets": [0, 8], "x": 1}), BODY, None),
+    "holds 11 bytes": (good_header(), BODY[:11], None),
+    "holds 13 bytes": (good_header(), BODY + b"!", None),
+    "has no tensors": ({"__metadata__": good_header()["__metadata__"]}, b"", None),
+}
+
+
+@pytest.mark.parametrize("message", HEADERS)
+def test_a_hostile_header_is_refused_with_its_reason(tmp_path: Path, message: str) -> None:
+    header, body, length = HEADERS[message]
+    with pytest.raises(WeightsError) as error:
+        weights.read_header(write_raw(tmp_path / "m", header, body, length))
+    assert message.strip() in str(error.value)
+
+
+def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "m", good_header(), BODY)
+    with pytest.raises(WeightsError, match="expected at most 100"):
+        weights.read_header(path, max_bytes=100)
+
+
+def test_a_name_that_is_a_shape_of_nothing_else_differs(tmp_path: Path) -> None:
+    expected = weights.read_header(write_raw(tmp_path / "m", good_header(), BODY))
+    cases = {
+        "tensor b is missing": {"a": (2,)},
+        "'c' does not belong": {"a": (2,), "b": (1, 1), "c": (1,)},
+        "tensor b has shape [1], expected [1, 1]": {"a": (2,), "b": (1,)},
+    }
+    weights.match(expected, expected)
+    for message, tensors in cases.items():
+        with pytest.raises(WeightsError) as error:
+            weights.match(weights.Header(SPEC, tensors, 0, 0), expected)  # type: ignore[arg-type]
+        assert message in str(error.value)
+    with pytest.raises(WeightsError, match="the architecture is"):
+        weights.match(weights.Header({"name": "cnn"}, expected.tensors, 0, 0), expected)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_refused_or_still_whole(tmp_path: Path, data: st.DataObject) -> None:
+    """Whatever a flipped byte does, reading ends in a WeightsError or in a header that fits the file."""
+    weights.write_weights(tmp_path / "m", TENSORS, SPEC)
+    content = bytearray((tmp_path / "m").read_bytes())
+    where = data.draw(st.integers(0, len(content) - 1))
+    content[where] = data.draw(st.integers(0, 255))
+    (tmp_path / "m").write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        header = weights.read_header(tmp_path / "m")
+    except WeightsError:
+        return
+    assert header.offset + 4 * header.parameters == header.size == (tmp_path / "m").stat().st_size
