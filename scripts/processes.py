@@ -1,0 +1,125 @@
+"""Agents as child processes: their log lines as events, their end noticed, all of them stopped in seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GRACE_SECONDS = 8.0
+TAIL_LINES = 12
+
+
+class AgentFailed(Exception):
+    """An agent ended with an error; the text has its last lines."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line that an agent wrote.
+
+    Attributes:
+        agent: The process, such as `bob alice-2`.
+        fields: The JSON object of the line; {"text": line} for anything else.
+    """
+
+    agent: Agent
+    fields: dict[str, Any]
+
+
+class Agent:
+    """A child process in a process group of its own.
+
+    Args:
+        name: For people and for the log file's name.
+        site: The site it belongs to, or None.
+        command: Program and arguments.
+        environ: Its whole environment.
+        log: Where its lines are kept; earlier runs' lines stay.
+        events: Where its lines go.
+    """
+
+    def __init__(self, name: str, site: str | None, command: Sequence[str], environ: dict[str, str], log: Path,
+                 events: queue.Queue[Event]) -> None:
+        self.name = name
+        self.site = site
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._log = log
+        self._events = events
+        self._process = subprocess.Popen(
+            command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._log.open("a") as log:
+            for line in self._process.stdout:
+                log.write(line)
+                log.flush()
+                fields = _parse(line)
+                self.tail.append(str(fields["text"]))
+                self._events.put(Event(self, fields))
+
+    def code(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        return self._process.poll()
+
+    def check(self) -> None:
+        """Raise when it ended with an error.
+
+        Raises:
+            AgentFailed: With its last lines.
+        """
+        if self.code():
+            self._reader.join(timeout=2)
+            lines = "".join(f"\n  {line}" for line in self.tail)
+            raise AgentFailed(f"{self.name} ended with code {self.code()}; its last lines:{lines}\n  all of them: {self._log}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process and its children, if any are left."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended within so many seconds."""
+        try:
+            self._process.wait(timeout=max(seconds, 0.01))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def stop_all(agents: Sequence[Agent], grace_seconds: float = GRACE_SECONDS) -> None:
+    """Ask all to end, wait, and end by force whatever is left, children of children included."""
+    for agent in agents:
+        if agent.code() is None:
+            agent.signal(signal.SIGTERM)
+    until = time.monotonic() + grace_seconds
+    for agent in agents:
+        agent.wait(until - time.monotonic())
+    for agent in agents:
+        agent.signal(signal.SIGKILL)
+        agent.wait(1)
+
+
+def _parse(line: str) -> dict[str, Any]:
+    line = line.rstrip("\n")
+    if line.startswith("{"):
+        with contextlib.suppress(ValueError):
+            fields = json.loads(line)
+            if isinstance(fields, dict) and "text" in fields:
+                return fields
+    return {"event": "line", "text": line}

@@ -1,0 +1,61 @@
+"""What the agents do, as lines that a person can follow: time, who, what."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from processes import Event
+
+# One colour per site, in order; red is kept for what went wrong, green for what was accepted.
+COLOURS = ("36", "33", "35", "34", "96", "93", "95", "94")
+RED, GREEN, FAINT, BOLD = "31", "32", "2", "1"
+
+
+class Screen:
+    """Prints events as they come, coloured where a person looks at a terminal.
+
+    Args:
+        sites: All their names, for the width and the colour of each.
+        out: Where to.
+    """
+
+    def __init__(self, sites: Sequence[str], out: TextIO = sys.stdout) -> None:
+        self._out = out
+        self._start = time.monotonic()
+        self._colours = {site: COLOURS[index % len(COLOURS)] for index, site in enumerate(sites)}
+        self._width = max([len("bob "), *(len(f"alice {site}") for site in sites)])
+        self._coloured = out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+    def say(self, text: str) -> None:
+        """A line of our own."""
+        self._line("quickstart", BOLD, text, "")
+
+    def show(self, event: Event) -> None:
+        """A line of an agent's."""
+        text = str(event.fields["text"])
+        if text.strip():
+            self._line(event.agent.name, self._colours.get(event.agent.site or "", ""), text, mood(event.fields))
+
+    def _line(self, name: str, colour: str, text: str, text_colour: str) -> None:
+        seconds = int(time.monotonic() - self._start)
+        clock = f"{seconds // 60:2d}:{seconds % 60:02d}"
+        print(f"{self._paint(clock, FAINT)}  {self._paint(f'{name:<{self._width}}', colour)}  {self._paint(text, text_colour)}",
+              file=self._out, flush=True)
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if code and self._coloured else text
+
+
+def mood(fields: dict[str, object]) -> str:
+    """The colour of good and bad news, faint for small print, none for the rest."""
+    event = str(fields.get("event"))
+    if event in ("accepted", "genesis", "finished"):
+        return GREEN
+    if event in ("error", "invalid"):
+        return RED
+    return FAINT if event in ("start", "settings", "line", "refused") else ""

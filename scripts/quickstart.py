@@ -1,0 +1,270 @@
+"""Train one model across several sites on this machine: keys, data, coordinator, sites, and the history at the end.
+
+Standard library only, because it runs before anything is installed. Every agent is a process of its own, started by
+the same commands that a real site or coordinator uses; what passes between them passes over SSH on loopback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import environment
+from processes import Agent, AgentFailed, Event, stop_all
+from progress import Screen
+
+SCRIPTS = environment.ROOT / "scripts"
+FIXED = ("sites", "dataset", "partition", "schedule", "seed")
+EXAMPLES = """\
+examples:
+  scripts/quickstart                                     three sites, chest X-rays, about two minutes
+  scripts/quickstart                                     again: goes on where the last run ended
+  scripts/quickstart --state /tmp/skew --partition dirichlet:0.3 --sessions 5
+"""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or a request to stop."""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/quickstart",
+        description="Train one model across several sites on this machine, over SSH.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+    )
+    add = parser.add_argument
+    add("--sites", type=_at_least_one, default=3, metavar="N", help="sites that train  [3]")
+    add("--dataset", default="pneumoniamnist", metavar="NAME|FILE|DIR", help="data set  [pneumoniamnist]")
+    add("--data-dir", type=Path, default=Path(os.environ.get("FEDSSH_DATA", environment.ROOT / "data")), metavar="DIR",
+        help="where data sets are  [$FEDSSH_DATA or ./data]")
+    add("--partition", default="iid", metavar="iid|dirichlet:ALPHA", help="how training data is spread  [iid]")
+    add("--sessions", type=_at_least_one, default=2, metavar="N", help="training sessions per site in this run  [2]")
+    add("--epochs", type=_at_least_one, default=8, metavar="N", help="epochs per session, at most  [8]")
+    add("--schedule", choices=["free", "relay"], default="free", help="all sites at once, or in turn  [free]")
+    add("--seed", type=int, default=1, metavar="N", help="for partitions and training  [1]")
+    add("--state", type=Path, default=environment.ROOT / "state", metavar="DIR", help="keys, data, history, logs  [./state]")
+    add("--keep-running", action="store_true", help="leave the coordinator's SSH door open until Ctrl-C")
+    return parser.parse_args(arguments)
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    options.state = options.state.resolve()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    try:
+        environment.ensure("all")
+        return Run(options).all()
+    except Interrupted:
+        print(f"\nstopped; `scripts/quickstart --state {_near(options.state)}` goes on from here", file=sys.stderr)
+        return 130
+    except (AgentFailed, SystemError) as error:
+        print(f"quickstart: error: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"quickstart: error: {Path(str(error.cmd[0])).name} ended with code {error.returncode}", file=sys.stderr)
+        return 1
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+class Run:
+    """One demonstration in a state folder, from whatever is there already.
+
+        quickstart.json     what cannot change between runs, and the port
+        coordinator/        Charity's and the door's folders       holdout.npz   Charity's data
+        sites/NAME/         data/site.npz, exchange/, bob/, alice/
+        keys/               the auditor's key, for looking at it by hand
+        logs/               every line of every agent
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.state: Path = options.state
+        self.coordinator = self.state / "coordinator"
+        self.logs = self.state / "logs"
+        self.names = [f"alice-{number}" for number in range(1, options.sites + 1)]
+        self.events: queue.Queue[Event] = queue.Queue()
+        self.screen = Screen(self.names)
+        self.agents: list[Agent] = []
+
+    def all(self) -> int:
+        options = self.options
+        self.logs.mkdir(parents=True, exist_ok=True)
+        port = self._remember()
+        self._setup(port)
+        try:
+            self._start(port)
+            self._watch()
+            self._stop_sites()
+            self._report(port)
+            if options.keep_running:
+                self.screen.say("the door stays open; Ctrl-C ends it")
+                with contextlib.suppress(Interrupted):
+                    self._serve_on()
+        finally:
+            with _undisturbed():
+                stop_all(self.agents)
+        return 0
+
+    # the steps
+
+    def _remember(self) -> int:
+        """Keep what the state was made with, refuse to mix, and return the port."""
+        path = self.state / "quickstart.json"
+        wanted = {name: getattr(self.options, name) for name in FIXED}
+        if path.exists():
+            known = json.loads(path.read_text())
+            for name in FIXED:
+                if known[name] != wanted[name]:
+                    raise SystemError(
+                        f"{_near(self.state)} was made with --{name} {known[name]}, not {wanted[name]}; "
+                        "give the same, or another --state"
+                    )
+            return int(known["port"])
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({**wanted, "port": port}, indent=2) + "\n")
+        part.replace(path)
+        return port
+
+    def _setup(self, port: int) -> None:
+        options = self.options
+        words = [
+            f"--sites={options.sites}", f"--data-dir={options.data_dir}", f"--dataset={options.dataset}",
+            f"--partition={options.partition}", f"--sessions={options.sessions}", f"--epochs={options.epochs}",
+            f"--schedule={options.schedule}", f"--seed={options.seed}", f"--coordinator={self.coordinator}",
+            f"--holdout={self.state / 'holdout.npz'}", f"--sites-folder={self.state / 'sites'}",
+            f"--keys={self.state / 'keys'}", f"--address=charity@127.0.0.1:{port}", "--known-as=127.0.0.1",
+        ]
+        agent = self._run("setup", None, [str(environment.BIN / "python"), str(SCRIPTS / "setup"), *words])
+        while agent.code() is None or not self.events.empty():
+            self._show(0.1)
+        agent.check()
+        self.agents.remove(agent)
+
+    def _start(self, port: int) -> None:
+        options = self.options
+        state = f"--state={self.coordinator}"
+        self._run("charity", None, ["charity", "serve", state, f"--holdout={self.state / 'holdout.npz'}"])
+        self._run("door", None, ["charity", "door", "--embedded", state, f"--port={port}"])
+        for number, name in enumerate(self.names):
+            folder = self.state / "sites" / name
+            exchange = f"--exchange={folder / 'exchange'}"
+            self._run(f"bob {name}", name, ["bob", "watch", f"--state={folder / 'bob'}", exchange])
+            self._run(f"alice {name}", name, [
+                "alice", "train", f"--state={folder / 'alice'}", exchange, f"--data={folder / 'data' / 'site.npz'}",
+                f"--sessions={options.sessions}", f"--epochs={options.epochs}", f"--seed={options.seed + number}",
+            ])  # fmt: skip
+
+    def _run(self, name: str, site: str | None, command: list[str]) -> Agent:
+        """Start one agent; its first word is a program of the environment."""
+        if not command[0].startswith("/"):
+            command = [str(environment.BIN / command[0]), "--log-format=json", *command[1:]]
+        # One thread each: four processes with Keras on few cores only get in each other's way. A person's own
+        # ALICE_…, BOB_… and CHARITY_… variables belong to other folders than these.
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(("ALICE_", "BOB_", "CHARITY_"))}
+        environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+        agent = Agent(name, site, command, environ, self.logs / f"{name.replace(' ', '-')}.log", self.events)
+        self.agents.append(agent)
+        return agent
+
+    def _watch(self) -> None:
+        """Show what happens until every Alice is done and everything that was shipped is judged."""
+        trainers = [agent for agent in self.agents if agent.name.startswith("alice ")]
+        while any(agent.code() is None for agent in trainers) or self._on_the_way():
+            self._show(0.2)
+            for agent in self.agents:
+                agent.check()
+        self._show(0)
+
+    def _on_the_way(self) -> bool:
+        """Whether something waits in a site's exchange or spool, or at the coordinator's."""
+        sites = self.state / "sites"
+        patterns = ("*/exchange/outgoing/*.json", "*/bob/spool/*.bundle")
+        waiting = any(next(sites.glob(pattern), None) for pattern in patterns)
+        return waiting or any(next(self.coordinator.glob(pattern), None) for pattern in ("inbox/*/*", "vault/claimed/*/*"))
+
+    def _show(self, seconds: float) -> None:
+        """Print every event there is, waiting at most so long for the first."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                event = self.events.get(timeout=seconds) if seconds else self.events.get_nowait()
+                self.screen.show(event)
+                seconds = 0
+
+    def _stop_sites(self) -> None:
+        sites = [agent for agent in self.agents if agent.site]
+        with _undisturbed():
+            stop_all(sites)
+        self.agents = [agent for agent in self.agents if not agent.site]
+
+    def _serve_on(self) -> None:
+        while True:
+            self._show(0.5)
+            for agent in self.agents:
+                agent.check()
+
+    def _report(self, port: int) -> None:
+        state = f"--state={self.coordinator}"
+        charity = [str(environment.BIN / "charity")]
+        print("\n== history", flush=True)
+        subprocess.run([*charity, "history", state], check=True)
+        print("\n== best model", flush=True)
+        subprocess.run([*charity, "best", state], check=True)
+        command = [str(environment.BIN / "python"), str(SCRIPTS / "evaluate.py"), str(self.coordinator), str(self.state / "holdout.npz")]
+        subprocess.run(command, check=True)
+        subprocess.run([*charity, "verify", state], check=True)
+        print("\n== check it by hand")
+        keys, programs = _near(self.state / "keys"), _near(environment.BIN)
+        print(f"  {programs}/charity verify --state {_near(self.coordinator)}")
+        print(f"  {programs}/charity export best best.keras --state {_near(self.coordinator)}")
+        ssh = f"ssh -p {port} -i {keys}/auditor -o UserKnownHostsFile={keys}/known_hosts charity@127.0.0.1 history"
+        print(f"  {ssh}{'' if self.options.keep_running else '   # with --keep-running'}", flush=True)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let the stopping finish, however often Ctrl-C is pressed; it takes seconds."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _near(path: Path) -> str:
+    """A path as a person would type it from here."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
