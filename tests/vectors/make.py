@@ -69,9 +69,19 @@ def main() -> None:
         report = m.Report(id=m.new_id(), sender="alice-1", epochs=9, checkpoints=1, **common)  # type: ignore[arg-type]
         bundle.seal_report(report, alice, HERE / "report.bundle")
         release = m.Release(
-            id=m.new_id(), sender="charity", recipients=[], model=BLOB, sealed=BLOB, architecture=header.architecture, sequence=2,
-            head="0" * 64, metrics={"accuracy": 0.5, "loss": 0.7}, plan={"batch_size": 32}, federation={"name": "vectors"}, created=TIME,
-        )  # fmt: skip
+            id=m.new_id(),
+            sender="charity",
+            recipients=[],
+            model=BLOB,
+            sealed=BLOB,
+            architecture=header.architecture,
+            sequence=2,
+            head="0" * 64,
+            metrics={"accuracy": 0.5, "loss": 0.7},
+            plan={"batch_size": 32},
+            federation={"name": "vectors"},
+            created=TIME,
+        )
         release = bundle.seal(model, release, coordinator, [alice.public], HERE / "release.bundle")
         ledger = Ledger.create(Path(folder, "ledger.db"))
         ledger.append("genesis", {"federation": "vectors"}, coordinator)
@@ -98,7 +108,7 @@ def main() -> None:
 def _bad_models(good: bytes) -> dict[str, str]:
     length = int.from_bytes(good[:8], "little")
     cases = {
-        "bad-truncated.safetensors": (good[:-1], "holds 31 bytes of tensors"),
+        "bad-truncated.safetensors": (good[:-1], "holds 35 bytes of tensors"),
         "bad-length.safetensors": (
             (2**62).to_bytes(8, "little") + good[8:],
             "header claims 4,611,686,018,427,387,904 bytes",
