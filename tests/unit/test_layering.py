@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "keys": {"errors", "files"},
     "signature": {"errors", "keys"},
-    "weights": {"errors", "files"},
+    "weights": {"errors", "files", "manifest"},
     "manifest": {"errors"},
     "bundle": {"errors", "settings", "files", "keys", "signature", "weights", "manifest"},
     "transport": {"errors", "settings"},

@@ -1,0 +1,135 @@
+"""The story as plain processes: a fresh state, accepted records, a look by hand with stock ssh, and a second run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = ("--sites=2", "--dataset=digits", "--sessions=1", "--epochs=3", "--seed=3")
+
+
+def start(root: Path, state: Path, log: Path, *words: str) -> subprocess.Popen[bytes]:
+    """Run the quickstart in a process group of its own, as a terminal would."""
+    command = [str(root / "scripts/quickstart"), f"--state={state}", *SMALL, *words]
+    environ = {**os.environ, "FEDSSH_PYTHON": sys.executable}
+    with log.open("ab") as out:
+        return subprocess.Popen(command, stdout=out, stderr=out, env=environ, start_new_session=True)
+
+
+def until(log: Path, text: str, process: subprocess.Popen[bytes], seconds: float) -> str:
+    """What the run wrote, once `text` is in it."""
+    end = time.monotonic() + seconds
+    while text not in log.read_text():
+        assert process.poll() is None and time.monotonic() < end, f"no {text!r} in:\n{log.read_text()}"
+        time.sleep(0.2)
+    return log.read_text()
+
+
+def history(root: Path, state: Path) -> list[dict[str, Any]]:
+    """The ledger's records."""
+    lines = (state / "coordinator/outbox/ledger.jsonl").read_text().splitlines()
+    return [json.loads(json.loads(line)["record"]) for line in lines]
+
+
+def children(state: Path) -> list[str]:
+    """Processes that still work on a state folder, by their command lines."""
+    found = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in found if str(state) in line and " -m pytest" not in line and not line.startswith("ps ")]
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("quickstart")
+    yield folder / "state"
+
+
+def test_first_run_ends_with_a_verified_history(root: Path, state: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = start(root, state, log)
+    assert process.wait(timeout=300) == 0, log.read_text()
+    said = log.read_text()
+    events = [record["event"] for record in history(root, state)]
+    assert events[0] == "genesis"
+    assert "accepted" in events
+    assert "alice-1" in said and "alice-2" in said
+    assert "accepted" in said
+    assert "best model" in said
+    assert "test split" in said
+    assert not children(state)
+    charity = [str(Path(sys.executable).with_name("charity")), "verify", f"--state={state / 'coordinator'}"]
+    assert subprocess.run(charity, check=False).returncode == 0
+
+
+def test_second_run_continues_and_stock_ssh_reads_the_history(root: Path, state: Path, tmp_path: Path) -> None:
+    if not state.exists():
+        pytest.skip("the first run did not happen")
+    before = history(root, state)
+    log = tmp_path / "log"
+    process = start(root, state, log, "--keep-running")
+    try:
+        until(log, "the door stays open", process, 300)
+        if shutil.which("ssh"):
+            seen = by_ssh(state, "history", "--json")
+            assert seen.returncode == 0, seen.stderr
+            assert json.loads(seen.stdout)
+            assert by_ssh(state, "ls").returncode == 2
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=30) == 0, log.read_text()
+    after = history(root, state)
+    assert after[: len(before)] == before
+    assert [record["event"] for record in after].count("genesis") == 1
+    assert sum(record["event"] == "report" for record in after) > sum(record["event"] == "report" for record in before)
+    assert not children(state)
+
+
+def by_ssh(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    port = json.loads((state / "quickstart.json").read_text())["port"]
+    options = [f"-oUserKnownHostsFile={state / 'keys/known_hosts'}", "-oBatchMode=yes", "-oIdentitiesOnly=yes", "-F/dev/null"]
+    command = ["ssh", "-p", str(port), "-i", str(state / "keys/auditor"), *options, "charity@127.0.0.1", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
+
+
+def test_ctrl_c_stops_everything_and_leaves_a_state_that_continues(root: Path, tmp_path: Path) -> None:
+    state, log = tmp_path / "state", tmp_path / "log"
+    process = start(root, state, log)
+    until(log, "session 1", process, 120)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=15) == 130, log.read_text()
+    assert not children(state)
+    log = tmp_path / "log-2"
+    process = start(root, state, log)
+    assert process.wait(timeout=300) == 0, log.read_text()
+    assert [record["event"] for record in history(root, state)].count("genesis") == 1
+
+
+def test_another_partition_in_the_same_state_is_refused(root: Path, state: Path, tmp_path: Path) -> None:
+    if not state.exists():
+        pytest.skip("the first run did not happen")
+    log = tmp_path / "log"
+    process = start(root, state, log, "--partition=dirichlet:0.5")
+    assert process.wait(timeout=60) == 1
+    assert "was made with --partition iid, not dirichlet:0.5" in log.read_text()
+
+
+def test_a_failing_agent_ends_the_run_with_its_last_lines(root: Path, state: Path, tmp_path: Path) -> None:
+    if not state.exists():
+        pytest.skip("the first run did not happen")
+    copy = tmp_path / "state"
+    shutil.copytree(state, copy)
+    (copy / "sites/alice-2/data/site.npz").write_bytes(b"not a data set")
+    log = tmp_path / "log"
+    process = start(root, copy, log)
+    assert process.wait(timeout=120) == 1, log.read_text()
+    assert "alice alice-2 ended with code" in log.read_text()
+    assert not children(copy)
