@@ -1,0 +1,166 @@
+"""The learning half of fedssh: neural network architectures, images and scores.
+
+An architecture is a module in this folder with three names; adding one is adding a file:
+
+    PARAMETERS              dict of its own parameters and their defaults, such as {"depth": 4}
+    check(spec)             raises ValueError when such a network cannot be built; loads no Keras
+    hidden(images, spec)    the layers between input and output; every layer has a fixed name
+
+A *spec* names one network: {"name": "cnn", "depth": 4, "input": [28, 28, 1], "classes": 2}, where `name` is the
+file's name, `input` is height, width and channels, and everything else is a whole number.
+
+Nothing here imports Keras before `build` is called.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import pkgutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+_NO_ARCHITECTURE = {"backend", "datasets", "images", "partition", "score"}
+
+MAX_PIXELS = 4096 * 4096
+MAX_CHANNELS = 16
+MAX_CLASSES = 10_000
+MAX_PARAMETER = 65_536
+
+
+class Architecture(Protocol):
+    """What a module must offer to be found by `architectures`."""
+
+    PARAMETERS: dict[str, int]
+
+    def check(self, spec: Mapping[str, Any]) -> None: ...
+
+    def hidden(self, images: Any, spec: Mapping[str, Any]) -> Any: ...
+
+
+def architectures() -> tuple[str, ...]:
+    """The names that a spec may have, in alphabetical order."""
+    return tuple(sorted(name for name in _modules() if _architecture(name) is not None))
+
+
+def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `spec` with every default written out, so that equal networks have equal specs. Loads no Keras.
+
+    Args:
+        spec: Needs `name`, `input` and `classes`; may come from a stranger, so every number is bounded.
+
+    Raises:
+        ValueError: The spec names no network that can be built here; the message says which part is wrong.
+    """
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"a spec is a table of names and values, found {type(spec).__name__}")
+    name = spec.get("name")
+    architecture = _architecture(name) if isinstance(name, str) and name in _modules() else None
+    if architecture is None:
+        raise ValueError(f"no architecture is called {name!r}{_nearest(str(name), architectures())}")
+    for key in ("input", "classes"):
+        if key not in spec:
+            raise ValueError(f"the spec of {name} lacks {key!r}")
+    known = ("name", "input", "classes", *architecture.PARAMETERS)
+    for key in spec:
+        if key not in known:
+            raise ValueError(f"{name} has no parameter {key!r}{_nearest(str(key), known)}")
+
+    checked: dict[str, Any] = {"name": name, "input": _check_input(spec["input"])}
+    checked["classes"] = _whole("classes", spec["classes"], 2, MAX_CLASSES)
+    for key, default in architecture.PARAMETERS.items():
+        checked[key] = _whole(key, spec.get(key, default), 1, MAX_PARAMETER)
+    architecture.check(checked)
+    return checked
+
+
+def build(spec: Mapping[str, Any]) -> keras.Model:
+    """Build the network that `spec` names, with random weights and not compiled.
+
+    Two classes end in one sigmoid unit (the probability of class 1), more in a softmax over all classes. Layer
+    names are fixed, so the same spec always gives the same variable paths.
+
+    Raises:
+        ValueError: As `check_spec`.
+    """
+    spec = check_spec(spec)
+    architecture = _architecture(spec["name"])
+    assert architecture is not None
+
+    from .backend import load_keras
+
+    keras = load_keras()
+    images = keras.Input(shape=tuple(spec["input"]), name="images")
+    hidden = architecture.hidden(images, spec)
+    if spec["classes"] == 2:
+        output = keras.layers.Dense(1, activation="sigmoid", name="output")(hidden)
+    else:
+        output = keras.layers.Dense(spec["classes"], activation="softmax", name="output")(hidden)
+    return keras.Model(images, output, name=spec["name"])
+
+
+def loss_name(spec: Mapping[str, Any]) -> str:
+    """The Keras loss that fits the output of `build(spec)` and labels that are class numbers."""
+    return "binary_crossentropy" if spec["classes"] == 2 else "sparse_categorical_crossentropy"
+
+
+def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """All weights by variable path, in build order: float32 arrays that share nothing with the model."""
+    import numpy as np
+
+    return {variable.path: np.array(variable.numpy(), dtype=np.float32) for variable in model.weights}
+
+
+def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
+    """Replace all weights of `model`; it is left as it was when a name or a shape does not fit.
+
+    Raises:
+        ValueError: `weights` holds other tensors than `model`; the message names one of them.
+    """
+    variables = {variable.path: variable for variable in model.weights}
+    for path in [*variables, *weights]:
+        if path not in weights:
+            raise ValueError(f"tensor {path} is missing")
+        if path not in variables:
+            raise ValueError(f"tensor {path} is not part of {model.name}")
+        if tuple(weights[path].shape) != tuple(variables[path].shape):
+            raise ValueError(f"tensor {path} is {weights[path].shape}, expected {tuple(variables[path].shape)}")
+    for path, variable in variables.items():
+        variable.assign(weights[path])
+
+
+def _modules() -> frozenset[str]:
+    found = {module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg}
+    return frozenset(found - _NO_ARCHITECTURE)
+
+
+def _architecture(name: str) -> Architecture | None:
+    module = importlib.import_module(f"{__name__}.{name}")
+    if all(hasattr(module, part) for part in ("PARAMETERS", "check", "hidden")):
+        return cast(Architecture, module)
+    return None
+
+
+def _check_input(value: Any) -> list[int]:
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        raise ValueError(f"input is height, width and channels, found {value!r}")
+    height, width = (_whole("input", size, 1, MAX_PIXELS) for size in value[:2])
+    if math.prod((height, width)) > MAX_PIXELS:
+        raise ValueError(f"input has {height} x {width} pixels, at most {MAX_PIXELS:,} are allowed")
+    return [height, width, _whole("input channels", value[2], 1, MAX_CHANNELS)]
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number in {low}..{high:,}, found {value!r}")
+    return value
+
+
+def _nearest(word: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

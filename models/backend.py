@@ -1,0 +1,37 @@
+"""Loading Keras: quietly, on TensorFlow, with as many threads as the caller grants."""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import ModuleType
+
+
+def load_keras(threads: int = 0) -> ModuleType:
+    """Import Keras with TensorFlow behind it and return it; later calls only return it.
+
+    TensorFlow's own log lines are switched off, and GPU memory is taken as needed instead of all at once.
+
+    Args:
+        threads: CPU threads for one computation; 0 leaves the choice to TensorFlow (all cores). Only the first call
+            in a process can set it, because TensorFlow fixes its thread pools when it starts.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    import keras
+    import tensorflow
+
+    global _started
+    if not _started:
+        _started = True
+        tensorflow.get_logger().setLevel(logging.ERROR)
+        if threads:
+            tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+            tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
+        for gpu in tensorflow.config.list_physical_devices("GPU"):
+            tensorflow.config.experimental.set_memory_growth(gpu, True)
+    return keras  # type: ignore[no-any-return]
+
+
+_started = False

@@ -1,0 +1,215 @@
+"""The data sets of the demonstration: by name, found or downloaded; or anybody's own file or folder.
+
+    pneumoniamnist   28x28 chest X-rays of children, normal or pneumonia; 4708 train, 524 val, 624 test
+                     MedMNIST v2 (Yang et al. 2023), from Kermany et al. 2018; CC BY 4.0
+    mnist            28x28 handwritten digits; 60,000 train, 10,000 test (LeCun et al. 1998); CC BY-SA 3.0
+    digits           8x8 handwritten digits; 1797, inside scikit-learn, so they need no network (Alpaydin, Kaynak 1998)
+
+`open_dataset` gives every data set the splits train, val and test; what is not there is taken from train, always the
+same examples. `save` writes splits as an .npz file that `models.images` loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from . import images
+from .images import Images
+
+TIMEOUT_SECONDS = 20
+BLOCK = 1 << 18
+LARGEST_SIDE = 128  # of a folder's images, when nobody says which size they shall have
+VAL_SHARE, TEST_SHARE, SPLIT_SEED = 0.1, 0.15, 20240501
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a published data set is, and how to tell that it is the right one."""
+
+    file: str
+    url: str
+    digest: str  # algorithm:hexadecimal
+    classes: int
+
+
+SOURCES = {
+    "pneumoniamnist": Source(
+        "pneumoniamnist.npz",
+        "https://zenodo.org/records/10519652/files/pneumoniamnist.npz?download=1",
+        "md5:28209eda62fecd6e6a2d98b1501bb15f",
+        2,
+    ),
+    "mnist": Source(
+        "mnist.npz",
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
+        "sha256:731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
+        10,
+    ),
+}
+NAMES = (*SOURCES, "digits")
+
+
+class DownloadError(ValueError):
+    """A data set could not be downloaded: no network, or not the published file. `digits` needs none."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set with all three splits.
+
+    Attributes:
+        name: For people and file names.
+        splits: train, val and test; images float32 of size `input`, in 0..1.
+        input: Height, width and channels, as in a spec.
+        classes: How many classes there are; 0..classes-1 are the labels.
+        note: One line for people on where this came from and what was done to it; may be empty.
+    """
+
+    name: str
+    splits: Mapping[str, Images]
+    input: tuple[int, int, int]
+    classes: int
+    note: str = field(default="")
+
+
+def open_dataset(source: str, folder: Path, progress: Progress | None = None) -> Dataset:
+    """Load a data set by name, or from a path to an .npz file or a folder of images per class.
+
+    Args:
+        source: One of `NAMES`, or a path.
+        folder: Where named data sets are looked for, and kept after a download; made when needed.
+        progress: Called while downloading with the bytes so far and the bytes in all (0 when unknown).
+
+    Raises:
+        DownloadError: Not in `folder`, and it could not be downloaded.
+        FileNotFoundError: No such name, file or folder.
+        ValueError: What is there is no data set.
+    """
+    if source == "digits":
+        return digits()
+    if source in SOURCES:
+        found = SOURCES[source]
+        path, note = obtain(found, folder, progress)
+        return _complete(source, path, (28, 28, 1), found.classes, note)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{source} is neither a file nor a folder nor one of {', '.join(NAMES)}")
+    (height, width, channels), classes = images.describe(path)
+    if path.is_dir():
+        shrink = min(1.0, LARGEST_SIDE / max(height, width))
+        height, width = max(round(height * shrink), 1), max(round(width * shrink), 1)
+    return _complete(path.stem, path, (height, width, channels), classes, "")
+
+
+def open_or_digits(source: str, folder: Path, progress: Progress | None = None) -> Dataset:
+    """As `open_dataset`, but when a download fails, the handwritten digits; their note says why."""
+    try:
+        return open_dataset(source, folder, progress)
+    except DownloadError as error:
+        return digits(f"{error}; using the handwritten digits of scikit-learn instead")
+
+
+def digits(note: str = "") -> Dataset:
+    """The handwritten digits inside scikit-learn, enlarged to the 28x28 pixels of the other two."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    wanted = (28, 28, 1)
+    enlarged = images.convert((bunch.images * (255 / 16)).astype(np.uint8), wanted, "digits")
+    splits = _with_all_splits({"train": Images(enlarged, bunch.target.astype(np.int64))})
+    return Dataset("digits", splits, wanted, 10, note)
+
+
+def obtain(source: Source, folder: Path, progress: Progress | None = None) -> tuple[Path, str]:
+    """Find a published file in `folder`, or download it there; it has its name only when its checksum is right.
+
+    Returns:
+        The file, and one line for people when it is not the published file byte for byte.
+
+    Raises:
+        DownloadError: It could not be downloaded; nothing is left behind.
+    """
+    path = folder / source.file
+    if path.is_file():
+        found = _digest(path, source.digest)
+        return path, "" if found == source.digest else f"using {path}, whose checksum differs from the published one"
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{source.file}.{secrets.token_hex(4)}.part"
+    try:
+        _download(source.url, part, progress)
+        found = _digest(part, source.digest)
+        if found != source.digest:
+            raise DownloadError(f"{source.url} has checksum {found}, expected {source.digest}")
+        os.replace(part, path)
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", error)
+        raise DownloadError(f"{source.file} could not be downloaded ({reason})") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path, ""
+
+
+def save(path: Path, splits: Mapping[str, Images]) -> None:
+    """Write splits as an .npz file with MedMNIST's keys and uint8 images, whole or not at all."""
+    arrays: dict[str, np.ndarray] = {}
+    for split, content in splits.items():
+        arrays[f"{split}_images"] = np.rint(content.images * 255).astype(np.uint8)
+        arrays[f"{split}_labels"] = content.labels.astype(np.int64)
+        if content.patients is not None:
+            arrays[f"{split}_patients"] = content.patients
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _complete(name: str, path: Path, wanted: tuple[int, int, int], classes: int, note: str) -> Dataset:
+    found = {split: images.load(path, wanted, classes, split) for split in images.splits(path)}
+    if "train" not in found:
+        raise ValueError(f"{path} has no train split")
+    return Dataset(name, _with_all_splits(found), wanted, classes, note)
+
+
+def _with_all_splits(found: Mapping[str, Images]) -> dict[str, Images]:
+    """Take missing splits from train: whole patients where patients are known, else the classes' shares kept."""
+    splits = dict(found)
+    for split, share in (("test", TEST_SHARE), ("val", VAL_SHARE)):
+        if split not in splits:
+            train = splits["train"]
+            kept, held = images.hold_out(train.labels, share, SPLIT_SEED, train.patients)
+            splits["train"], splits[split] = train.take(kept), train.take(held)
+    return {split: splits[split] for split in images.SPLITS}
+
+
+def _digest(path: Path, like: str) -> str:
+    algorithm = like.partition(":")[0]
+    with open(path, "rb") as file:
+        if algorithm == "md5":  # what the publisher gives; it guards against a broken download, not against an attacker
+            return f"md5:{hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()}"
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+
+
+def _download(url: str, part: Path, progress: Progress | None) -> None:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, open(part, "wb") as file:
+        total, done = int(answer.headers.get("Content-Length") or 0), 0
+        while block := answer.read(BLOCK):
+            file.write(block)
+            done += len(block)
+            if progress:
+                progress(done, total)

@@ -1,0 +1,126 @@
+"""Dividing one set of examples among sites. Same seed, same parts; every example lands in exactly one part.
+
+`split` understands the three rules by name: `iid`, `dirichlet:ALPHA` and `by_patient`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+RULES = "iid, dirichlet:ALPHA or by_patient"
+MINIMUM = 10  # examples that every part gets at least
+
+
+def split(
+    rule: str, labels: np.ndarray, parts: int, seed: int, patients: np.ndarray | None = None, minimum: int = MINIMUM
+) -> list[np.ndarray]:
+    """Divide by the name of a rule; the arguments and results are those of the rule's function.
+
+    Raises:
+        ValueError: No such rule, or the examples do not suffice for it.
+    """
+    name, _, parameter = rule.partition(":")
+    if rule == "iid":
+        return iid(labels, parts, seed, minimum)
+    if rule == "by_patient":
+        if patients is None:
+            raise ValueError("the data does not say which patient an image is of, so it cannot be split by_patient")
+        return by_patient(patients, parts, seed)
+    if name == "dirichlet" and parameter:
+        try:
+            return dirichlet(labels, parts, seed, float(parameter), minimum)
+        except ValueError as error:
+            if "could not convert" not in str(error):
+                raise
+    raise ValueError(f"{rule!r} is no partition, expected {RULES}")
+
+
+def iid(labels: np.ndarray, parts: int, seed: int, minimum: int = MINIMUM) -> list[np.ndarray]:
+    """Parts of equal size, up to one example, in which every class has the share that it has in the whole.
+
+    Args:
+        labels: int [n].
+        parts: At least 1.
+        seed: The same seed gives the same parts.
+        minimum: Fewer examples per part are an error.
+
+    Returns:
+        For each part the indices of its examples, ascending.
+    """
+    _enough(len(labels), parts, minimum)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    return [np.sort(by_class[part::parts]) for part in range(parts)]
+
+
+def dirichlet(
+    labels: np.ndarray, parts: int, seed: int, alpha: float, minimum: int = MINIMUM
+) -> list[np.ndarray]:
+    """Parts of equal size, up to one example, whose shares of the classes differ (Hsu, Qi and Brown 2019, section 3).
+
+    Each part draws its own class shares from Dirichlet(alpha * shares in the whole) and takes examples by them without
+    replacement. A class that is used up drops out, the others share its place. A large alpha approaches `iid`; near 0 a
+    part has hardly more than one class.
+
+    Args:
+        labels: int [n].
+        parts: At least 1.
+        seed: The same seed gives the same parts.
+        alpha: Greater than 0.
+        minimum: Fewer examples per part are an error.
+    """
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha of the Dirichlet distribution must be greater than 0, found {alpha:g}")
+    _enough(len(labels), parts, minimum)
+    random = np.random.default_rng(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    waiting = [list(random.permutation(np.flatnonzero(labels == number))) for number in classes]
+    result = []
+    for part in range(parts):
+        size = len(labels) // parts + (part < len(labels) % parts)
+        shares = random.dirichlet(alpha * counts / counts.sum())
+        result.append(_take(waiting, shares, size, random))
+    return result
+
+
+def by_patient(patients: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
+    """Parts of about equal size such that no patient's images are in two of them.
+
+    The patient with the most images goes first, each to the part that is smallest so far; the seed decides among
+    equals.
+
+    Args:
+        patients: [n], any values that tell patients apart.
+        parts: At most the number of patients.
+        seed: The same seed gives the same parts.
+    """
+    names, owner, counts = np.unique(patients, return_inverse=True, return_counts=True)
+    if parts < 1 or len(names) < parts:
+        raise ValueError(f"{len(names)} patients cannot be divided among {parts} parts")
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-counts[order], kind="stable")]
+    part_of, sizes = np.zeros(len(names), dtype=np.int64), np.zeros(parts, dtype=np.int64)
+    for name in order:
+        part_of[name] = sizes.argmin()
+        sizes[part_of[name]] += counts[name]
+    return [np.flatnonzero(part_of[owner] == part) for part in range(parts)]
+
+
+def _take(waiting: list[list[int]], shares: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
+    """Remove `size` examples from the classes' stocks, as near to `shares` as the stocks allow."""
+    taken: list[int] = []
+    while len(taken) < size:
+        weights = np.where([bool(stock) for stock in waiting], shares, 0.0)
+        if not weights.sum() > 0:  # a share so small that it counts as 0 may be all that is left
+            weights = np.array([float(len(stock)) for stock in waiting])
+        wanted = random.multinomial(size - len(taken), weights / weights.sum())
+        for stock, number in zip(waiting, wanted, strict=True):
+            taken += [stock.pop() for _ in range(min(int(number), len(stock)))]
+    return np.sort(np.array(taken, dtype=np.int64))
+
+
+def _enough(examples: int, parts: int, minimum: int) -> None:
+    if parts < 1 or examples < parts * max(minimum, 1):
+        raise ValueError(f"{examples} examples do not suffice for {parts} parts of at least {minimum}")

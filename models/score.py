@@ -1,0 +1,94 @@
+"""The metrics by which everybody compares models, from probabilities and labels alone.
+
+Loss is what Keras computes (cross-entropy of probabilities clipped to 1e-7..1 - 1e-7); the rest is scikit-learn's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CLIP = 1e-7  # keras.config.epsilon(): keeps one confident mistake from making the loss infinite
+
+
+def score(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Any]:
+    """Measure predictions against the truth.
+
+    Args:
+        probabilities: float [n] or [n, 1] with two classes, the probability of class 1; else float [n, classes].
+        labels: int [n], in 0..classes-1.
+        classes: At least 2.
+
+    Returns:
+        Only plain Python values, ready for JSON: `loss`, `accuracy`; `precision` and `recall` of class 1, or with more
+        than two classes their unweighted means; `auc`, with more than two classes the mean of one class against the
+        rest, None when there is no such pair; `confusion`, counts with a row per true and a column per predicted
+        class; `per_class_accuracy`, None for a class without examples.
+
+    Raises:
+        ValueError: Lengths or widths do not fit, there is no example, or a probability is not finite.
+    """
+    import numpy as np
+    from sklearn import metrics
+
+    table = _table(np.asarray(probabilities, dtype=np.float64), classes)
+    labels = np.asarray(labels)
+    if len(table) != len(labels) or not len(labels):
+        raise ValueError(f"there are {len(table)} predictions for {len(labels)} labels")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels reach from {labels.min()} to {labels.max()}, expected 0..{classes - 1}")
+
+    # Keras calls 0.5 class 0 (its threshold must be exceeded); so does argmax, which takes the first maximum.
+    predicted = table.argmax(axis=1)
+    every = list(range(classes))
+    confusion = metrics.confusion_matrix(labels, predicted, labels=every)
+    average = {"average": "binary"} if classes == 2 else {"average": "macro", "labels": np.unique(labels)}
+    totals = confusion.sum(axis=1)
+    return {
+        "loss": float(metrics.log_loss(labels, _clipped(table), labels=every)),
+        "accuracy": float(metrics.accuracy_score(labels, predicted)),
+        "precision": float(metrics.precision_score(labels, predicted, zero_division=0, **average)),
+        "recall": float(metrics.recall_score(labels, predicted, zero_division=0, **average)),
+        "auc": _auc(table, labels, classes),
+        "confusion": [[int(count) for count in row] for row in confusion],
+        "per_class_accuracy": [
+            float(right / total) if total else None for right, total in zip(confusion.diagonal(), totals, strict=True)
+        ],
+    }
+
+
+def _table(probabilities: np.ndarray, classes: int) -> np.ndarray:
+    """One column per class, whatever the shape of the network's output."""
+    import numpy as np
+
+    if not np.isfinite(probabilities).all():
+        raise ValueError(f"{int((~np.isfinite(probabilities)).sum())} of the predictions are not finite numbers")
+    if classes == 2 and probabilities.shape in ((len(probabilities),), (len(probabilities), 1)):
+        positive = probabilities.reshape(-1)
+        return np.stack([1 - positive, positive], axis=1)
+    if probabilities.ndim != 2 or probabilities.shape[1] != classes:
+        raise ValueError(f"predictions have shape {probabilities.shape}, expected one column for each of {classes}")
+    return probabilities
+
+
+def _clipped(table: np.ndarray) -> np.ndarray:
+    """What Keras takes the logarithm of: clipped, then divided by the sum, which clipping may have moved from 1."""
+    import numpy as np
+
+    clipped = np.clip(table, CLIP, 1 - CLIP)
+    scaled: np.ndarray = clipped / clipped.sum(axis=1, keepdims=True)
+    return scaled
+
+
+def _auc(table: np.ndarray, labels: np.ndarray, classes: int) -> float | None:
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    present = np.unique(labels)
+    if len(present) < 2:
+        return None
+    if classes == 2:
+        return float(roc_auc_score(labels, table[:, 1]))
+    return float(np.mean([roc_auc_score(labels == number, table[:, number]) for number in present]))

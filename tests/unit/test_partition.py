@@ -1,0 +1,97 @@
+"""The three rules: every example once, same seed same parts, and what each rule promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import partition
+
+LABELS = np.repeat(np.arange(4), [400, 300, 200, 100])
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=30, max_size=120).map(np.array),
+    parts=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+    rule=st.sampled_from(["iid", "dirichlet:0.001", "dirichlet:0.5", "dirichlet:100"]),
+)
+def test_every_example_is_in_exactly_one_part_of_equal_size(
+    labels: np.ndarray, parts: int, seed: int, rule: str
+) -> None:
+    found = partition.split(rule, labels, parts, seed)
+    assert sorted(np.concatenate(found)) == list(range(len(labels)))
+    sizes = [len(part) for part in found]
+    assert max(sizes) - min(sizes) <= 1
+    again = partition.split(rule, labels, parts, seed)
+    assert all(np.array_equal(one, other) for one, other in zip(found, again, strict=True))
+
+
+@given(
+    patients=st.lists(st.integers(0, 9), min_size=40, max_size=80).map(np.array),
+    parts=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_no_patient_is_in_two_parts(patients: np.ndarray, parts: int, seed: int) -> None:
+    if len(np.unique(patients)) < parts:
+        return
+    found = partition.by_patient(patients, parts, seed)
+    assert sorted(np.concatenate(found)) == list(range(len(patients)))
+    owners = [set(patients[part]) for part in found]
+    assert all(owners)
+    assert sum(map(len, owners)) == len(set(patients))
+
+
+def test_patients_are_spread_evenly() -> None:
+    patients = np.repeat([f"p{number}" for number in range(30)], 10)
+    assert [len(part) for part in partition.by_patient(patients, 3, 1)] == [100, 100, 100]
+
+
+def test_iid_keeps_the_shares_of_the_classes() -> None:
+    for part in partition.iid(LABELS, 3, 7):
+        counts = np.bincount(LABELS[part], minlength=4)
+        assert np.all(np.abs(counts - np.array([400, 300, 200, 100]) / 3) <= 1)
+
+
+def test_another_seed_gives_other_parts() -> None:
+    for rule in ("iid", "dirichlet:1"):
+        one, other = partition.split(rule, LABELS, 2, 1)[0], partition.split(rule, LABELS, 2, 2)[0]
+        assert not np.array_equal(one, other)
+
+
+def test_alpha_goes_from_one_class_per_part_to_equal_shares() -> None:
+    def skew(alpha: float) -> float:
+        """Mean distance of the parts' shares from the whole's, in 0..1."""
+        parts = [part for seed in range(20) for part in partition.dirichlet(LABELS, 4, seed, alpha)]
+        shares = np.array([np.bincount(LABELS[part], minlength=4) / len(part) for part in parts])
+        return float(np.abs(shares - [0.4, 0.3, 0.2, 0.1]).sum(axis=1).mean() / 2)
+
+    skews = [skew(alpha) for alpha in (0.01, 1, 100, 1e6)]
+    assert skews == sorted(skews, reverse=True)
+    assert skews[0] > 0.4
+    assert skews[-1] < 0.08  # what drawing 250 examples by lot leaves
+
+
+@pytest.mark.parametrize(
+    ("rule", "parts", "message"),
+    [
+        ("even", 2, "'even' is no partition, expected iid, dirichlet:ALPHA or by_patient"),
+        ("dirichlet", 2, "is no partition"),
+        ("dirichlet:x", 2, "is no partition"),
+        ("dirichlet:0", 2, "greater than 0"),
+        ("dirichlet:nan", 2, "greater than 0"),
+        ("iid", 101, "1000 examples do not suffice for 101 parts of at least 10"),
+        ("dirichlet:1", 0, "do not suffice"),
+        ("by_patient", 2, "does not say which patient"),
+    ],
+)
+def test_what_cannot_be_divided_is_named(rule: str, parts: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        partition.split(rule, LABELS, parts, 0)
+
+
+def test_too_few_patients_are_named() -> None:
+    with pytest.raises(ValueError, match="2 patients cannot be divided among 3 parts"):
+        partition.by_patient(np.array([1, 1, 2]), 3, 0)

@@ -1,0 +1,85 @@
+"""The metrics against hand-computed values and against Keras' own losses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from models import score
+from models.backend import load_keras
+
+
+def test_binary_metrics_by_hand() -> None:
+    found = score.score(np.array([[0.9], [0.2], [0.6], [0.4]]), np.array([1, 0, 0, 1]), 2)
+    assert found["accuracy"] == 0.5
+    assert found["confusion"] == [[1, 1], [1, 1]]
+    assert found["precision"] == found["recall"] == 0.5
+    assert found["auc"] == 0.75  # of the four pairs, only (0.6, 0.4) is the wrong way round
+    assert found["loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.4]).mean())
+    assert found["per_class_accuracy"] == [0.5, 0.5]
+    json.dumps(found, allow_nan=False)
+
+
+def test_many_classes_by_hand() -> None:
+    table = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
+    found = score.score(table, np.array([0, 1, 2, 2]), 3)
+    assert found["confusion"] == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
+    assert found["accuracy"] == 0.75
+    assert found["recall"] == pytest.approx(2.5 / 3)
+    assert found["precision"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert found["per_class_accuracy"] == [1, 1, 0.5]
+    assert found["auc"] == 1.0
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_loss_is_keras_loss_also_for_certain_mistakes(classes: int) -> None:
+    keras = load_keras()
+    random = np.random.default_rng(classes)
+    labels = random.integers(0, classes, 40)
+    if classes == 2:
+        table = random.random((40, 1)).astype(np.float32)
+        table[:4, 0] = [0, 1, 0, 1]
+        expected = keras.losses.binary_crossentropy(labels[:, None].astype(np.float32), table)
+    else:
+        table = random.dirichlet(np.ones(classes), 40).astype(np.float32)
+        table[:2] = np.eye(classes, dtype=np.float32)[:2]
+        expected = keras.losses.sparse_categorical_crossentropy(labels, table)
+    # float32 cannot hold 1 - 1e-7 exactly, hence the tolerance.
+    assert score.score(table, labels, classes)["loss"] == pytest.approx(float(np.mean(expected)), rel=0.01)
+
+
+def test_a_probability_of_one_half_is_class_0_as_in_keras() -> None:
+    keras = load_keras()
+    half = np.array([[0.5], [0.5]], np.float32)
+    expected = float(np.mean(keras.metrics.binary_accuracy(np.array([[0.0], [0.0]]), half)))
+    assert score.score(half, np.array([0, 0]), 2)["accuracy"] == expected == 1.0
+
+
+def test_one_class_only_has_no_auc() -> None:
+    found = score.score(np.array([0.2, 0.7]), np.array([1, 1]), 2)
+    assert found["auc"] is None
+    assert found["per_class_accuracy"] == [None, 0.5]
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_class_without_examples_does_not_count_in_the_means() -> None:
+    found = score.score(np.eye(3)[[0, 1]], np.array([0, 1]), 3)
+    assert found["auc"] == found["recall"] == found["precision"] == 1.0
+    assert found["per_class_accuracy"] == [1, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("table", "labels", "classes", "message"),
+    [
+        (np.array([0.1, np.nan]), [0, 1], 2, "1 of the predictions are not finite"),
+        (np.array([0.1, 0.2]), [0], 2, "2 predictions for 1 labels"),
+        (np.zeros((0, 1)), [], 2, "0 predictions for 0 labels"),
+        (np.ones((2, 3)), [0, 1], 4, "one column for each of 4"),
+        (np.array([0.1, 0.2]), [0, 2], 2, r"expected 0\.\.1"),
+    ],
+)
+def test_what_does_not_fit_is_named(table: np.ndarray, labels: list[int], classes: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        score.score(table, np.array(labels), classes)
