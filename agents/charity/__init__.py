@@ -1,0 +1,1 @@
+"""The coordinator: judges what the sites send, keeps the best, and hands it on."""

@@ -1,0 +1,137 @@
+"""Who takes part: enrolling and revoking sites and auditors, and the invitation that a site joins with.
+
+Both take effect at once: the door reads sites.json at every login and while it waits, and a running `charity serve`
+notices the new record and releases to the sites that are left.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from agents.charity.federation import Federation
+from agents.charity.folders import Folders
+from agents.charity.vault import COORDINATOR, Vault
+from agents.errors import BundleError, SettingsError
+from agents.keys import fingerprint, load_public, login_line
+from agents.ledger import Record
+from agents.manifest import check_site
+
+ROLES = ("site", "auditor")
+
+
+def add(vault: Vault, name: str, key_file: Path, role: str) -> Record:
+    """Enrol a site, or an auditor who only reads.
+
+    Args:
+        name: 1 to 32 lower-case letters, digits and inner dashes.
+        key_file: Their public key. A site's is RSA of 3072 or 4096 bits; an auditor's may be any OpenSSH key.
+
+    Raises:
+        SettingsError: The name or the key cannot be used or is taken.
+    """
+    check_name(name)
+    key = load_public(key_file).line if role == "site" else _login_key(key_file)
+    with vault.locked() as state:
+        _check_free(state, name, key, vault.key.public.line)
+        return vault.append("site-added", site=name, role=role, key=key)
+
+
+def revoke(vault: Vault, name: str, reason: str) -> Record:
+    """End somebody's enrolment: no new login, running sessions ended, pending submissions refused.
+
+    Raises:
+        SettingsError: Nobody of that name is enrolled.
+    """
+    with vault.locked() as state:
+        member = state.member(name)
+        if member is None or member.revoked:
+            known = ", ".join(one.name for one in state.enrolled) or "nobody"
+            raise SettingsError(f"{name} is not enrolled", f"enrolled: {known}")
+        return vault.append("site-revoked", site=name, reason=reason)
+
+
+def invitation(vault: Vault, name: str, address: str) -> dict[str, Any]:
+    """All that a site needs to join, and nothing secret: send it by any channel that nobody can change.
+
+    Args:
+        address: `user@host:port` or `host`; the user is `charity` and the port 22 unless given.
+
+    Raises:
+        SettingsError: The address is malformed, or the door has no host key here.
+    """
+    member = vault.state.member(name)
+    if member is None or member.revoked:
+        raise SettingsError(f"{name} is not enrolled")
+    user, host, port = parse_address(address)
+    return {
+        "fedssh": 1,
+        "site": name,
+        "role": member.role,
+        "user": user,
+        "host": host,
+        "port": port,
+        "host_key": host_key(vault.folders),
+        "coordinator": vault.key.public.line,
+        "site_key": fingerprint(member.key),
+    }
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a site's name.
+
+    Raises:
+        SettingsError: Not of the form, or the coordinator's own name.
+    """
+    try:
+        check_site(name)
+    except BundleError:
+        raise SettingsError(f"{name!r} cannot be a site's name", "1 to 32 of a-z, 0-9 and inner dashes") from None
+    if name == COORDINATOR:
+        raise SettingsError(f"{name!r} is the coordinator's own name")
+
+
+def parse_address(address: str) -> tuple[str, str, int]:
+    """`user@host:port` -> user, host, port; an IPv6 address stands in brackets.
+
+    Raises:
+        SettingsError: Anything else.
+    """
+    user, _, place = address.rpartition("@")
+    host, colon, port = place.rpartition(":")
+    if not colon or place.endswith("]"):
+        host, port = place, "22"
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or any(letter.isspace() for letter in address):
+        raise SettingsError(f"{address!r} is not an address", "write user@host:port, such as charity@charity.example:2222")
+    return user or COORDINATOR, host, int(port)
+
+
+def host_key(folders: Folders) -> str:
+    """The door's public host key, without its comment.
+
+    Raises:
+        SettingsError: The door has none here.
+    """
+    path = folders.host_key.with_name(folders.host_key.name + ".pub")
+    if not path.exists():
+        raise SettingsError(f"{path} does not exist", "`charity init` makes the door's host key")
+    return login_line(path.read_text(), str(path))
+
+
+def _login_key(path: Path) -> str:
+    try:
+        return login_line(path.read_text(), str(path))
+    except FileNotFoundError:
+        raise SettingsError(f"{path} does not exist") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not a public key") from None
+
+
+def _check_free(state: Federation, name: str, key: str, coordinator: str) -> None:
+    member = state.member(name)
+    if member is not None and not member.revoked:
+        raise SettingsError(f"{name} is enrolled already with {fingerprint(member.key)}", "revoke it first, or take another name")
+    holder = next((one.name for one in state.enrolled if one.key == key), "the coordinator" if key == coordinator else None)
+    if holder:
+        raise SettingsError(f"this key is {holder}'s already", "every site needs a key of its own")

@@ -1,0 +1,109 @@
+"""The coordinator's folders: what lies where under `--state`, and who may see it.
+
+    vault/     Charity only: coordinator_key, ledger.db, charity.json, models/, claimed/, opened/
+    inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
+    outbox/    written by the vault, read by the door: ledger.jsonl, sites.json, verdicts/, releases/
+    door/      the door only: host_key, its logs and generated files
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agents.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where everything lies.
+
+    Args:
+        state: The folder given as `--state`.
+    """
+
+    state: Path
+
+    @property
+    def vault(self) -> Path:
+        return self.state / "vault"
+
+    @property
+    def inbox(self) -> Path:
+        return self.state / "inbox"
+
+    @property
+    def outbox(self) -> Path:
+        return self.state / "outbox"
+
+    @property
+    def key(self) -> Path:
+        return self.vault / "coordinator_key"
+
+    @property
+    def ledger(self) -> Path:
+        return self.vault / "ledger.db"
+
+    @property
+    def settings(self) -> Path:
+        return self.vault / "charity.json"
+
+    @property
+    def claimed(self) -> Path:
+        return self.vault / "claimed"
+
+    @property
+    def opened(self) -> Path:
+        return self.vault / "opened"
+
+    @property
+    def models(self) -> Path:
+        return self.vault / "models"
+
+    @property
+    def releases(self) -> Path:
+        return self.outbox / "releases"
+
+    @property
+    def host_key(self) -> Path:
+        return self.state / "door" / "host_key"
+
+    def model(self, sha256: str) -> Path:
+        """The file of an accepted model."""
+        return self.models / f"{sha256}.safetensors"
+
+    def verdict(self, site: str, submission: str) -> Path:
+        """The file of a verdict."""
+        return self.outbox / "verdicts" / site / f"{submission}.json"
+
+    def make(self) -> None:
+        """Create what is missing; only the owner can enter the vault."""
+        for folder in (self.claimed, self.opened, self.models, self.inbox, self.releases, self.outbox / "verdicts"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.vault.chmod(0o700)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold a lock that the kernel gives back however the process ends.
+
+    Args:
+        path: The lock's file; it stays.
+        busy: What to say when somebody else holds it; None waits.
+
+    Raises:
+        SettingsError: Somebody else holds it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise SettingsError(busy or "") from None
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,131 @@
+"""Beginning a federation: the coordinator's key, the door's host key, and the first model.
+
+The genesis record comes last and makes it one. Until then `charity init` can be given again and goes on where it
+stopped; keys are never made twice.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from agents import weights
+from agents.charity.folders import Folders, locked
+from agents.charity.judge_client import Judge, judge_command
+from agents.charity.vault import COORDINATOR, PUBLIC, Vault, publish_history
+from agents.errors import SettingsError
+from agents.files import move_whole, sha256_file, sweep, write_whole
+from agents.keys import PrivateKey, load_private, make_key
+from agents.ledger import Ledger, Record
+from models import check_spec, loss_name
+
+DEFAULT_INPUT = [28, 28, 1]
+DEFAULT_CLASSES = 2
+
+
+def read_spec(text: str) -> dict[str, Any]:
+    """An architecture as given on the command line: a registered name, or a spec as JSON or in a file `@FILE`.
+
+    Raises:
+        SettingsError: No such architecture, or a parameter is wrong.
+    """
+    try:
+        if text.startswith("@"):
+            text = Path(text[1:]).read_text()
+        value = json.loads(text) if text.lstrip().startswith("{") else {"name": text.strip()}
+        return check_spec({"input": DEFAULT_INPUT, "classes": DEFAULT_CLASSES, **value})
+    except (ValueError, OSError) as error:
+        raise SettingsError(f"--architecture: {error}", 'such as cnn, or {"name":"cnn","depth":8,"classes":10}') from None
+
+
+def loss_of(spec: dict[str, Any]) -> str:
+    """The loss that every site trains with."""
+    return loss_name(spec)
+
+
+def begin(folders: Folders, data: Path, agreement: dict[str, Any], seed: int, private: dict[str, Any], judge: Judge | None = None) -> Record:
+    """Make a coordinator's keys and its first model, and record the genesis.
+
+    Args:
+        folders: Where it goes; may hold an unfinished beginning.
+        data: The coordinator's images: `train` for genesis, `val` as the holdout.
+        agreement: What the genesis record says of it: federation, spec, plan, policy, schedule, sessions.
+        seed: For random weights and the order of training.
+        private: Settings that later commands need, for vault/charity.json.
+        judge: Another judge than the real one.
+
+    Raises:
+        SettingsError: There is a federation already, or the data does not fit the architecture.
+    """
+    folders.make()
+    with locked(folders.vault / "lock", f"another command works on {folders.state}"):
+        ledger = Ledger.create(folders.ledger)
+        if ledger.head() is not None:
+            raise SettingsError(f"{folders.state} holds a federation already", "`charity status` shows it")
+        key = _coordinator_key(folders)
+        make_host_key(folders.host_key)
+        write_whole(folders.settings, json.dumps(private | {"data": str(data.resolve())}, indent=2).encode() + b"\n")
+        model, answer, holdout = _first_model(folders, data, agreement, seed, judge)
+        record = ledger.append("genesis", {
+            **agreement,
+            "coordinator": key.public.line,
+            "architecture": weights.architecture_hash(agreement["spec"]),
+            "model": model,
+            "metrics": answer["metrics"],
+            "examples": answer["examples"],
+            "seed": seed,
+            "holdout": holdout,
+        }, key)  # fmt: skip
+        publish_history(folders, ledger)
+        ledger.close()
+    Vault(folders).repair()
+    return record
+
+
+def is_begun(folders: Folders) -> bool:
+    """Whether there is a federation with its genesis."""
+    return folders.ledger.is_file() and Ledger.create(folders.ledger).head() is not None
+
+
+def make_host_key(path: Path) -> None:
+    """Make the door's ed25519 host key, unless it exists; sites pin it, so it is never replaced."""
+    public_path = path.with_name(path.name + ".pub")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    if not path.exists():
+        pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        )
+        write_whole(path, pem)
+    if not public_path.exists():
+        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+        line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        write_whole(public_path, line + b" fedssh door\n", PUBLIC)
+
+
+def _coordinator_key(folders: Folders) -> PrivateKey:
+    sweep(folders.vault)
+    if not folders.key.exists():
+        return make_key(folders.key, COORDINATOR)
+    key = load_private(folders.key)  # an earlier beginning came as far as this
+    write_whole(folders.key.with_name(folders.key.name + ".pub"), f"{key.public.line} {COORDINATOR}\n".encode(), PUBLIC)
+    return key
+
+
+def _first_model(
+    folders: Folders, data: Path, agreement: dict[str, Any], seed: int, judge: Judge | None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    judge = judge or Judge(judge_command(data, agreement["spec"]), answer_seconds=24 * 3600)
+    out = folders.opened / "genesis.safetensors"
+    try:
+        holdout = judge.start()["holdout"]
+        answer = judge.ask({"genesis": {"out": str(out), "seed": seed, "plan": agreement["plan"]}})
+    finally:
+        judge.stop()
+    model = {"sha256": sha256_file(out), "size": out.stat().st_size}
+    move_whole(out, folders.model(model["sha256"]))
+    return model, answer, holdout

@@ -1,0 +1,163 @@
+"""What arrives: taking bundles out of the sites' reach, and checking everything that needs no Keras.
+
+    inbox/<site>/<arrival>.bundle  ->  vault/claimed/<site>/<arrival>.bundle
+
+A claimed bundle stays until its verdict is published, so a crash loses nothing. Nothing a bundle says is believed
+before its signature was checked, and no name in it is ever used as a path before it has an identifier's form.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from agents import bundle, weights
+from agents.charity.federation import Federation, Site
+from agents.charity.folders import Folders
+from agents.errors import BundleError, LedgerError, UntrustedError
+from agents.files import fsync_folder, move_whole, sha256_file
+from agents.keys import PrivateKey, parse_public
+from agents.ledger import Ledger
+from agents.manifest import Report, Submission, check_id, check_site
+
+ARRIVAL = re.compile(r"\d{20}-[0-9a-f]{8}\.bundle")
+MAX_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A bundle in the vault; `site` is whose inbox it lay in, which the door knows from the key that logged in."""
+
+    site: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A submission that passed every check but the score."""
+
+    manifest: Submission
+    model: Path
+
+
+def waiting(folders: Folders) -> list[Claimed]:
+    """The bundles in all inboxes, in order of arrival."""
+    return _bundles(folders.inbox)
+
+
+def unfinished(folders: Folders) -> list[Claimed]:
+    """The bundles claimed before a crash, in order of arrival."""
+    return _bundles(folders.claimed)
+
+
+def _bundles(root: Path) -> list[Claimed]:
+    found = []
+    for folder in root.iterdir():
+        try:
+            found += [Claimed(check_site(folder.name), path) for path in folder.iterdir() if ARRIVAL.fullmatch(path.name)]
+        except (BundleError, NotADirectoryError):
+            continue  # not a site's folder: nothing of ours
+    return sorted(found, key=lambda claimed: claimed.path.name)
+
+
+def claim(waiting: Claimed, folders: Folders) -> Claimed | None:
+    """Move a bundle out of the sites' reach; None when it is not a plain file.
+
+    By link and unlink, because watchdog holds back everything for half a second after a file was moved out of a
+    folder it watches. A crash in between leaves two names of one bundle: the second is a replay and changes nothing.
+    """
+    if not stat.S_ISREG(waiting.path.lstat().st_mode):
+        if not waiting.path.is_dir():
+            waiting.path.unlink()
+        return None
+    target = folders.claimed / waiting.site / waiting.path.name
+    target.parent.mkdir(exist_ok=True)
+    try:
+        os.link(waiting.path, target, follow_symlinks=False)
+        fsync_folder(target.parent)
+        waiting.path.unlink()
+    except FileExistsError:
+        waiting.path.unlink()
+    except OSError:  # another file system, or one without links
+        move_whole(waiting.path, target)
+    return Claimed(waiting.site, target)
+
+
+def count_try(claimed: Claimed) -> int:
+    """How often work on a bundle was begun again after a crash, this time included."""
+    counter = claimed.path.with_suffix(".tries")
+    tries = len(counter.read_bytes()) + 1 if counter.exists() else 1
+    counter.write_bytes(b"." * tries)
+    return tries
+
+
+def done(claimed: Claimed) -> None:
+    """Let go of a bundle whose verdict is published."""
+    claimed.path.unlink(missing_ok=True)
+    claimed.path.with_suffix(".tries").unlink(missing_ok=True)
+
+
+def identify(path: Path) -> tuple[str | None, str | None]:
+    """A bundle's kind and id, unverified; None for what cannot be read or has not its form."""
+    try:
+        kind, text = bundle.read_kind(path)
+        return kind, check_id(text)
+    except BundleError:
+        return None, None
+
+
+def inspect(path: Path, member: Site, state: Federation, folders: Folders, key: PrivateKey, ledger: Ledger) -> Candidate | Report:
+    """Check a claimed bundle from outside to inside: form, signature, sender, hashes, origin, architecture, values.
+
+    Args:
+        path: The bundle.
+        member: Whose inbox it lay in.
+        state: The current state.
+        key: The coordinator's key.
+        ledger: To look up what the submission builds on.
+
+    Raises:
+        UntrustedError: Names the one trouble that was found first.
+        OSError: The disk is full or read-only; try again later.
+    """
+    signer = parse_public(member.key)
+    kind, _ = bundle.read_kind(path)
+    if kind == Report.kind:
+        report = bundle.open_report(path, signer)
+        _check_origin(report, member, ledger)
+        return report
+    if kind != Submission.kind:
+        raise BundleError(f"the manifest is of kind {kind!r}, expected 'submission' or 'report'")
+    expected = weights.read_header(folders.model(state.genesis["model"]["sha256"]))
+    model = folders.opened / path.with_suffix(".safetensors").name
+    # The same tensors can take a little more room than ours: names are written with other spaces.
+    manifest = bundle.open_bundle(path, model, Submission, signer, key, max_bytes=expected.size + weights.MAX_HEADER_BYTES)
+    try:
+        check_id(manifest.id)
+        _check_origin(manifest, member, ledger)
+        weights.match(weights.read_header(model), expected)
+        if bad := weights.count_non_finite(model):
+            raise UntrustedError(f"{bad:,} of {expected.parameters:,} weights are not finite")
+    except UntrustedError:
+        model.unlink()
+        raise
+    return Candidate(manifest, model)
+
+
+def _check_origin(manifest: Submission | Report, member: Site, ledger: Ledger) -> None:
+    if manifest.sender != member.name:
+        raise BundleError(f"the manifest names {manifest.sender} as its sender, it came from {member.name}")
+    try:
+        event = ledger.record(manifest.builds_on).event
+    except LedgerError:
+        event = "no record"
+    if event != "release":
+        raise BundleError(f"it builds on release {manifest.builds_on}, which is {event} in the history")
+
+
+def bundle_hash(path: Path) -> str:
+    """What identifies a bundle whose manifest cannot be read."""
+    return sha256_file(path)

@@ -1,0 +1,165 @@
+"""The judge: a child process that knows Keras and the coordinator's images, and answers with metrics.
+
+Reads one JSON object per line and answers each with one:
+
+    (start)                                                          {"ready": true, "holdout": {"sha256", "examples"}}
+    {"model": PATH}                                                  {"metrics": {"loss", "accuracy", …}}
+    {"genesis": {"out": PATH, "seed": N, "plan": {…}}}               {"metrics": {…}, "examples": N}
+    whatever it cannot do                                            {"error": reason}
+
+The images are in memory and the network is built and warm before it says that it is ready; a score then costs
+loading the weights and one pass over the images. It ends when its input ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents import weights
+from agents.errors import AgentError
+from models import build, get_weights, images, loss_name, score, set_weights
+from models.backend import load_keras
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BATCH = 64  # as quick as larger ones and 100 MB leaner; the last one is filled up, so that one function serves all
+
+
+class Scorer:
+    """A network with room for any weights of its architecture, and the images it is scored on.
+
+    Args:
+        spec: The architecture.
+        holdout: The images.
+    """
+
+    def __init__(self, spec: dict[str, Any], holdout: images.Images) -> None:
+        import tensorflow
+
+        self.spec = spec
+        self.holdout = holdout
+        self.network = build(spec)
+        self.shapes = {name: tuple(array.shape) for name, array in get_weights(self.network).items()}
+        shape = tensorflow.TensorSpec((min(BATCH, len(holdout)), *spec["input"]), "float32")
+        self._forward = tensorflow.function(lambda batch: self.network(batch, training=False), input_signature=[shape])
+        self._batch = shape.shape[0]
+
+    def score_file(self, path: Path) -> dict[str, Any]:
+        """What the model in a file scores."""
+        set_weights(self.network, weights.read_weights(path, self.shapes))
+        return self.score()
+
+    def score(self) -> dict[str, Any]:
+        """What the weights at hand score."""
+        return score.score(self._predict(self.holdout.images), self.holdout.labels, self.spec["classes"])
+
+    def _predict(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [n, height, width, channels] -> float32 [n, outputs]."""
+        import numpy as np
+
+        parts = []
+        for start in range(0, len(pixels), self._batch):
+            batch = pixels[start : start + self._batch]
+            missing = self._batch - len(batch)
+            filled = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)]) if missing else batch
+            parts.append(self._forward(filled).numpy()[: len(batch)])
+        return np.concatenate(parts)
+
+
+def genesis(spec: dict[str, Any], data: Path, holdout: images.Images, seed: int, plan: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Make the federation's first model: random weights, then one epoch on the coordinator's own images.
+
+    Args:
+        data: Where the images are; the split `train` is used.
+        holdout: What the result is scored on.
+        seed: The same seed gives the same model on the same machine.
+        plan: Optimizer, learning rate, batch size.
+        out: The model file to write.
+    """
+    keras = load_keras()
+    keras.utils.set_random_seed(seed)
+    scorer = Scorer(spec, holdout)
+    train = images.load(data, spec["input"], spec["classes"], "train")
+    optimizer = keras.optimizers.get(plan["optimizer"])
+    optimizer.learning_rate = plan["learning_rate"]
+    scorer.network.compile(optimizer=optimizer, loss=loss_name(spec))
+    scorer.network.fit(train.images, train.labels, batch_size=plan["batch_size"], epochs=1, verbose=0)
+    weights.write_weights(out, get_weights(scorer.network), spec)
+    return {"metrics": scorer.score(), "examples": len(train)}
+
+
+def export_keras(model: Path, spec: dict[str, Any], plan: dict[str, Any], out: Path) -> None:
+    """Write a stored model as a `.keras` file, compiled as the sites train it. For the owner; never read from a peer."""
+    load_keras()
+    network = build(spec)
+    shapes = {name: tuple(array.shape) for name, array in get_weights(network).items()}
+    set_weights(network, weights.read_weights(model, shapes))
+    network.compile(optimizer=plan["optimizer"], loss=loss_name(spec), metrics=["accuracy"])
+    network.save(out)
+
+
+def fingerprint(holdout: images.Images) -> str:
+    """SHA-256 of images and labels as the network sees them: which holdout a score belongs to."""
+    digest = hashlib.sha256(repr((holdout.images.shape, holdout.labels.shape)).encode())
+    digest.update(holdout.images.tobytes())
+    digest.update(holdout.labels.tobytes())
+    return digest.hexdigest()
+
+
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]], say: Callable[[dict[str, Any]], None]) -> None:
+    """Answer every line of standard input until it ends."""
+    for line in sys.stdin:
+        try:
+            say(answer(json.loads(line)))
+        except (AgentError, ValueError, KeyError, OSError) as error:
+            say({"error": str(error) or type(error).__name__})
+
+
+def main() -> None:
+    """Load everything, say so, and answer."""
+    parser = argparse.ArgumentParser(description="The coordinator's judge; started by `charity serve`.")
+    parser.add_argument("--data", type=Path, required=True, help="the coordinator's images")
+    parser.add_argument("--split", default="val", help="what to score on (val)")
+    parser.add_argument("--spec", type=json.loads, required=True, help="the architecture as JSON")
+    arguments = parser.parse_args()
+
+    # Keras and TensorFlow may print; only answers may reach the vault.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(value: dict[str, Any]) -> None:
+        print(json.dumps(value, allow_nan=False), file=answers, flush=True)
+
+    spec = arguments.spec
+    try:
+        holdout = images.load(arguments.data, spec["input"], spec["classes"], arguments.split)
+    except (OSError, ValueError) as error:
+        say({"error": str(error)})
+        return
+    load_keras()
+    scorer: Scorer | None = None
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        nonlocal scorer
+        if wanted := request.get("genesis"):
+            return genesis(spec, arguments.data, holdout, wanted["seed"], wanted["plan"], Path(wanted["out"]))
+        scorer = scorer or Scorer(spec, holdout)
+        return {"metrics": scorer.score_file(Path(request["model"]))}
+
+    warm = Scorer(spec, holdout)
+    warm.score()
+    scorer = warm
+    say({"ready": True, "holdout": {"sha256": fingerprint(holdout), "examples": len(holdout)}})
+    serve(answer, say)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The vault's side of the judge: start the child, ask it, and start it again when it fails.
+
+The judge is a process of its own because Keras may crash, hang or grow; the vault must do none of these. One JSON
+object per line in each direction; the first line from the judge says that it is ready.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agents.errors import AgentError
+
+MAX_LINE_BYTES = 1 << 20
+
+
+class JudgeError(AgentError):
+    """The judge did not answer; it is stopped, and the next question starts it again."""
+
+
+def judge_command(data: Path, spec: dict[str, Any], split: str = "val") -> list[str]:
+    """How to start the real judge on one split of the coordinator's images."""
+    return [sys.executable, "-m", "agents.charity.judge", "--data", str(data), "--split", split, "--spec", json.dumps(spec)]
+
+
+class Judge:
+    """A judge process, started when it is first needed.
+
+    Args:
+        command: How to start it; see `judge_command`.
+        start_seconds: How long it may take until it is ready.
+        answer_seconds: How long it may take for one answer.
+        restarted: Called with the reason each time it has to be started again.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        start_seconds: float = 120,
+        answer_seconds: float = 60,
+        restarted: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.command = list(command)
+        self.start_seconds = start_seconds
+        self.answer_seconds = answer_seconds
+        self.ready: dict[str, Any] = {}
+        self._restarted = restarted
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failure: str | None = None
+        self._rest = b""
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> dict[str, Any]:
+        """Start the process, unless it runs, and return what it says when it is ready.
+
+        Raises:
+            AgentError: It did not get ready; that is not the fault of any submission.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            self._failure = self._how_it_died()  # while nobody asked it anything
+            self.stop()
+        if self._process is None:
+            if self._failure:
+                self._restarted(self._failure)
+            self._rest = b""
+            # Its own session: a Ctrl-C at the terminal stops the vault, which then lets the judge go.
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=_environment()
+            )
+            try:
+                self.ready = self._read(self.start_seconds, "get ready")
+            except JudgeError as error:
+                raise AgentError(str(error), "its own messages stand above") from None
+            if "error" in self.ready:
+                self.stop()
+                raise AgentError(f"the judge cannot start: {self.ready['error']}")
+        return self.ready
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Ask one question and wait for the answer.
+
+        Raises:
+            JudgeError: It died, was too slow, answered nonsense, or says that it cannot; the message says which.
+            AgentError: It could not be started again.
+        """
+        self.start()
+        assert self._process and self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._failed(self._how_it_died()) from None
+        answer = self._read(self.answer_seconds, "answer")
+        if "error" in answer:
+            raise JudgeError(f"the judge could not score it: {answer['error']}")
+        return answer
+
+    def score(self, model: Path) -> dict[str, Any]:
+        """What a model scores on the judge's images.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        metrics = self.ask({"model": str(model)})["metrics"]
+        assert isinstance(metrics, dict)
+        return metrics
+
+    def stop(self) -> None:
+        """End the process, at once if it does not go by itself."""
+        if self._process is None:
+            return
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.close()
+        except OSError:
+            pass  # it died with a question half written
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._process = None
+
+    def _read(self, seconds: float, what: str) -> dict[str, Any]:
+        assert self._process and self._process.stdout
+        handle = self._process.stdout.fileno()
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        while b"\n" not in self._rest:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise self._failed(f"the judge did not {what} in {seconds:g} s")
+            block = os.read(handle, 1 << 16)
+            if not block:
+                raise self._failed(self._how_it_died())
+            self._rest += block
+            if len(self._rest) > MAX_LINE_BYTES:
+                raise self._failed("the judge's answer is too long")
+        line, _, self._rest = self._rest.partition(b"\n")
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._failed("the judge's answer is not a JSON object")
+        return answer
+
+    def _how_it_died(self) -> str:
+        assert self._process
+        try:
+            code = self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return "the judge closed its pipe"
+        return f"the judge died of {signal.Signals(-code).name}" if code < 0 else f"the judge ended with exit code {code}"
+
+    def _failed(self, reason: str) -> JudgeError:
+        self._failure = reason
+        self.stop()
+        return JudgeError(reason)
+
+
+def _environment() -> dict[str, str]:
+    """The judge works on the CPU: its sums are the same on every machine, and GPU memory stays free for training."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+    return {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "PYTHONPATH": path}

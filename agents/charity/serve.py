@@ -1,0 +1,250 @@
+"""The coordinator at work: notice what arrives, settle it, release, pass turns on, stop cleanly.
+
+Everything a crash can interrupt is finished at the next start, before anything new is taken: the outbox is repaired
+from the history, bundles in vault/claimed are settled, the newest release is sealed. One loop in one thread does all
+the work; watchdog only wakes it, and a slow rescan finds what watchdog missed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.charity import intake
+from agents.charity.folders import Folders, locked
+from agents.charity.intake import Claimed
+from agents.charity.judge_client import Judge
+from agents.charity.release import release
+from agents.charity.settle import Settled, record_invalid, settle
+from agents.charity.vault import Vault
+from agents.commands import tell
+from agents.errors import LedgerError, SettingsError
+from agents.files import is_part
+from agents.ledger import Record, verify
+
+logger = logging.getLogger("charity")
+
+
+@dataclass
+class Coordinator:
+    """A vault with its judge.
+
+    Args:
+        vault: The history and the folders.
+        judge: Scores candidates.
+        rescan_seconds: How often to look even if nothing was noticed.
+        turn_seconds: How long a site may be silent in its turn; None waits for ever.
+    """
+
+    vault: Vault
+    judge: Judge
+    rescan_seconds: float = 5
+    turn_seconds: float | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._heard: tuple[str | None, float] = (None, self.clock())
+
+    def recover(self) -> None:
+        """Finish what the last process left unfinished. Doing it again changes nothing.
+
+        Raises:
+            LedgerError: The history is damaged, or the outbox tells another one.
+        """
+        vault = self.vault
+        vault.ledger.check()
+        verify(vault.ledger.records(), vault.key.public)
+        vault.repair()
+        for path in vault.folders.opened.iterdir():
+            path.unlink()
+        for claimed in intake.unfinished(vault.folders):
+            if intake.count_try(claimed) > intake.MAX_TRIES:
+                _, subject = intake.identify(claimed.path)
+                known = subject or f"bundle {intake.bundle_hash(claimed.path)}"
+                if vault.ledger.find(claimed.site, known) is None:
+                    reason = f"the coordinator failed {intake.MAX_TRIES} times while judging it"
+                    record_invalid(vault, claimed, subject, reason)
+            self._settle(claimed)
+        self._release()
+        vault.sweep_models()
+
+    def work(self) -> None:
+        """Settle everything that waits, and bring the release up to date."""
+        self._release()  # what other commands changed
+        while waiting := intake.waiting(self.vault.folders):
+            for arrived in waiting:
+                if claimed := intake.claim(arrived, self.vault.folders):
+                    self._settle(claimed)
+        self._pass_turn()
+
+    def seconds_to_wait(self) -> float:
+        """How long the loop may sleep."""
+        if self.turn_seconds is None or self.vault.state.turn is None:
+            return self.rescan_seconds
+        return max(0.05, min(self.rescan_seconds, self._heard[1] + self.turn_seconds - self.clock()))
+
+    def _settle(self, claimed: Claimed) -> None:
+        size = claimed.path.stat().st_size
+        tell(logger, "received", f"received {size:,} bytes from {claimed.site}", site=claimed.site, bytes=size)
+        settled = settle(self.vault, self.judge, claimed)
+        tell_verdict(settled)
+        if claimed.site == self.vault.state.turn:
+            self._heard = (claimed.site, self.clock())
+        self._release()
+        intake.done(claimed)
+        self.judge.start()  # at once, when this submission was its end
+
+    def _release(self) -> None:
+        before = self.vault.state
+        record = release(self.vault)
+        state = self.vault.state
+        if state.turn != self._heard[0]:
+            self._heard = (state.turn, self.clock())
+            if state.turn:
+                tell(logger, "turn", f"it is {state.turn}'s turn", site=state.turn)
+        if record is not None:
+            _tell_release(record)
+        if state.finished and not before.finished:
+            tell(logger, "finished", "the federation is finished; the best model stays released", sequence=state.sequence)
+
+    def _pass_turn(self) -> None:
+        """Give the turn to the next site when the one that has it was silent for too long."""
+        silent = self.clock() - self._heard[1]
+        if self.turn_seconds is None or silent < self.turn_seconds:
+            return
+        with self.vault.locked() as state:
+            if state.turn is None or state.turn != self._heard[0] or state.turn_after(state.turn) == state.turn:
+                return
+            reason = f"nothing heard for {self.turn_seconds:g} s"
+            self.vault.append("turn-passed", site=state.turn, reason=reason)
+        tell(logger, "turn-passed", f"{state.turn} loses its turn: {reason}", site=state.turn, reason=reason)
+        self._release()
+
+
+def tell_verdict(settled: Settled) -> None:
+    """Say what became of a bundle."""
+    fields = settled.record.fields
+    event, site = fields["event"], fields["site"]
+    about = {name: fields.get(name) for name in ("site", "submission", "session", "epoch", "claim", "metrics", "reason")}
+    about["sequence"] = fields["sequence"]
+    if settled.replay:
+        text = f"{site} sent {fields['submission'] or 'a bundle'} again; the verdict of record {fields['sequence']} stands"
+        tell(logger, "replayed", text, **about)
+        return
+    if event == "report":
+        counts = f"{fields['epochs']} epochs, {fields['checkpoints']} checkpoints"
+        text = f"{site} ended session {fields['session']}: {counts}"
+        about |= {"epochs": fields["epochs"], "checkpoints": fields["checkpoints"]}
+    elif event == "invalid":
+        text = f"invalid bundle from {site}: {fields['reason']}"
+    else:
+        text = f"{event} {site} session {fields['session']} epoch {fields['epoch']}: {fields['reason']}"
+    level = logging.WARNING if event == "invalid" else logging.INFO
+    tell(logger, event, text, level, **about, **settled.timings)
+
+
+def _tell_release(record: Record) -> None:
+    fields = record.fields
+    federation = fields["federation"]
+    text = f"released {record.sequence}, the model of record {fields['of']}, to {', '.join(federation['sites'])}"
+    about = {name: federation[name] for name in ("turn", "state", "sites")}
+    tell(logger, "release", text, sequence=record.sequence, of=fields["of"], metrics=fields["metrics"], **about)
+
+
+def serve(
+    folders: Folders,
+    judge: Judge,
+    stop: threading.Event,
+    *,
+    settings: str = "",
+    rescan_seconds: float = 5,
+    turn_seconds: float | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the coordinator until `stop` is set.
+
+    Args:
+        folders: An initialised coordinator's folders.
+        judge: Is started here and stopped at the end.
+        settings: All settings on one line, told at start.
+        check: Called in every round; raises to end the coordinator.
+
+    Raises:
+        SettingsError: Another process serves these folders, or the holdout is not the one of genesis.
+        LedgerError: The history is missing or damaged.
+    """
+    if not folders.ledger.is_file():
+        raise LedgerError(f"there is no ledger at {folders.ledger}", "is --state right? `charity init` makes a new one")
+    with locked(folders.vault / "serve.lock", f"another `charity serve` works on {folders.state}"):
+        folders.make()
+        coordinator = Coordinator(Vault(folders), judge, rescan_seconds, turn_seconds)
+        wake = threading.Event()
+        threading.Thread(target=lambda: (stop.wait(), wake.set()), daemon=True).start()
+        observer = watch(folders, wake)
+        try:
+            coordinator.vault.repair()  # the door can show the history while the judge starts
+            _check_holdout(judge.start(), coordinator.vault)
+            coordinator.recover()
+            state = coordinator.vault.state
+            text = f"serving {state.genesis['federation']} from record {state.sequence}; {settings}".rstrip("; ")
+            tell(logger, "started", text, sequence=state.sequence, pid_judge=judge.pid, settings=settings)
+            _loop(coordinator, stop, wake, check)
+        finally:
+            observer.stop()
+            judge.stop()
+        tell(logger, "stopped", f"stopped after record {coordinator.vault.state.sequence}")
+
+
+def _loop(coordinator: Coordinator, stop: threading.Event, wake: threading.Event, check: Callable[[], None]) -> None:
+    while not stop.is_set():
+        wake.clear()
+        check()
+        try:
+            coordinator.work()
+        except OSError as error:  # the disk is full or read-only: nothing was decided, everything is still there
+            text = f"cannot work: {error}; next try in {coordinator.rescan_seconds:g} s"
+            tell(logger, "trouble", text, logging.ERROR, reason=str(error))
+            stop.wait(coordinator.rescan_seconds)
+            continue
+        if stop.is_set():
+            return
+        wake.wait(coordinator.seconds_to_wait())
+
+
+def _check_holdout(ready: dict[str, Any], vault: Vault) -> None:
+    wanted = vault.state.genesis["holdout"]
+    found = ready.get("holdout", wanted)
+    if found != wanted:
+        raise SettingsError(
+            f"the holdout has {found['examples']} images with hash {found['sha256'][:16]}…, "
+            f"this federation began with {wanted['examples']} and {wanted['sha256'][:16]}…",
+            "scores on other images cannot be compared: give the first --data again, or begin a new federation",
+        )
+
+
+def watch(folders: Folders, wake: threading.Event) -> Any:
+    """Set `wake` when a bundle arrives in an inbox or another command publishes something."""
+    from watchdog.events import FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
+    from watchdog.observers import Observer
+
+    class Waker(FileSystemEventHandler):
+        def on_any_event(self, event: FileSystemEvent) -> None:
+            if not is_part(Path(str(event.dest_path or event.src_path))):
+                wake.set()
+
+    observer = Observer()
+    observer.schedule(Waker(), str(folders.inbox), recursive=True, event_filter=[FileCreatedEvent, FileMovedEvent])
+    observer.schedule(Waker(), str(folders.outbox), event_filter=[FileModifiedEvent, FileMovedEvent])
+    observer.daemon = True
+    observer.start()
+    return observer
+
+
+def tell_restart(reason: str) -> None:
+    """Say that the judge has to be started again."""
+    tell(logger, "judge-restarted", f"starting the judge again: {reason}", logging.WARNING, reason=reason)

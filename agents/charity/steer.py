@@ -1,0 +1,56 @@
+"""What an operator decides: back to an earlier model, an end, a new beginning. A running `charity serve` releases it."""
+
+from __future__ import annotations
+
+from agents.charity.vault import Vault, model_records
+from agents.errors import AgentError, SettingsError
+from agents.ledger import Record
+
+
+def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
+    """Make an earlier model current again. Later candidates are compared with it.
+
+    Raises:
+        SettingsError: It is current, or the record did not make a model current.
+        AgentError: Its file is gone.
+    """
+    with vault.locked() as state:
+        record = vault.ledger.record(sequence)
+        if not model_records([record]):
+            raise SettingsError(f"record {sequence} is {record.event}", "roll back to genesis, an accepted record or a rollback")
+        model = record.fields["model"]
+        if model == state.current.model:
+            raise SettingsError(f"the model of record {sequence} is the current one")
+        if not vault.folders.model(model["sha256"]).is_file():
+            raise AgentError(f"the model of record {sequence} is not stored any more")
+        return vault.append("rollback", to=sequence, model=model, metrics=record.fields["metrics"], reason=reason)
+
+
+def finish(vault: Vault, reason: str) -> Record:
+    """End the federation.
+
+    Raises:
+        SettingsError: It is finished.
+    """
+    with vault.locked() as state:
+        if state.finished:
+            raise SettingsError("the federation is finished already")
+        return vault.append("finished", reason=reason)
+
+
+def reopen(vault: Vault, sessions: int | None, reason: str) -> Record:
+    """Go on, with another number of sessions per site.
+
+    Args:
+        sessions: Past ones included; None is without end.
+
+    Raises:
+        SettingsError: It is open, or every site has trained that many sessions.
+    """
+    with vault.locked() as state:
+        if not state.finished:
+            raise SettingsError("the federation is open")
+        done = min((site.sessions for site in state.sites), default=0)
+        if sessions is not None and sessions <= done:
+            raise SettingsError(f"every site has trained {done} sessions already", f"give --sessions {done + 1} or more")
+        return vault.append("reopened", sessions=sessions, reason=reason)

@@ -1,0 +1,265 @@
+"""The history: an append-only, signed hash chain in SQLite. The only place for sqlite3.
+
+    record     canonical JSON {"sequence":n,"previous":hex,"event":name,"time":…, the event's own fields}
+    hash       SHA-256 of those bytes; the next record's "previous". The first record's is 64 zeros
+    signature  SSHSIG by the coordinator over those bytes, namespace ledger@fedssh
+    line       {"sequence":n,"hash":hex,"record":"<the canonical JSON>","signature":"…"}, one per line: the export
+
+A line is all that is needed to check a record with `jq`, `sha256sum` and `ssh-keygen -Y verify`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.errors import BundleError, LedgerError, SignatureError
+from agents.keys import PrivateKey, PublicKey
+from agents.manifest import canonical, now, parse
+from agents.signature import LEDGER, sign, verify as verify_signature
+
+START = "0" * 64
+JUDGED = ("accepted", "refused", "invalid", "report")
+
+# `subject` is what is judged once per site: a submission's or report's id, or, where none could be read,
+# "bundle " and the SHA-256 of what arrived.
+_SCHEMA = """
+CREATE TABLE record (
+    sequence  INTEGER PRIMARY KEY,
+    hash      TEXT NOT NULL UNIQUE,
+    text      BLOB NOT NULL,
+    signature TEXT NOT NULL,
+    event     TEXT NOT NULL,
+    site      TEXT,
+    subject   TEXT
+) STRICT;
+CREATE UNIQUE INDEX judged_once ON record (site, subject) WHERE subject IS NOT NULL;
+CREATE TRIGGER no_update BEFORE UPDATE ON record BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER no_delete BEFORE DELETE ON record BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+PRAGMA user_version = 1;
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One event, as signed."""
+
+    sequence: int
+    hash: str
+    text: bytes
+    signature: str
+
+    @functools.cached_property
+    def fields(self) -> dict[str, Any]:
+        """What the record says; check with `verify` before trusting it."""
+        fields = json.loads(self.text)
+        if not isinstance(fields, dict):
+            raise LedgerError(f"record {self.sequence} is not a JSON object")
+        return fields
+
+    @property
+    def event(self) -> str:
+        """What happened: genesis, accepted, release, …"""
+        return str(self.fields.get("event"))
+
+    def line(self) -> bytes:
+        """The record as one line of the export. A verdict is this line."""
+        text = self.text.decode()
+        return canonical({"sequence": self.sequence, "hash": self.hash, "record": text, "signature": self.signature}) + b"\n"
+
+
+class Ledger:
+    """A history on disk. Several processes may read and append at once; appends are serialised by SQLite.
+
+    Args:
+        path: The database. Its folder also holds SQLite's write-ahead log.
+
+    Raises:
+        LedgerError: The database is missing, of another version, or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise LedgerError(f"there is no ledger at {path}", "is --state right? `charity init` makes a new one")
+        with self._guard():
+            self._database = _connect(path)
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if version != 1:
+                self._database.close()
+                raise LedgerError(f"the ledger at {path} has version {version}, this program reads version 1")
+
+    @classmethod
+    def create(cls, path: Path) -> Ledger:
+        """Make an empty history; one that exists is opened as it is."""
+        database = _connect(path)
+        path.chmod(0o600)
+        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        database.close()
+        return cls(path)
+
+    def append(self, event: str, fields: Mapping[str, Any], key: PrivateKey) -> Record:
+        """Sign one event and add it to the end, durably.
+
+        Raises:
+            LedgerError: The site's submission already has its verdict, or the database is damaged.
+        """
+        with self._guard():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                record = _next(self._last(), event, fields, key)
+                self._database.execute(
+                    "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (record.sequence, record.hash, record.text, record.signature, event, fields.get("site"), subject_of(event, fields)),
+                )
+                self._database.commit()
+            except BaseException:
+                self._database.rollback()
+                raise
+        return record
+
+    def records(self, after: int = 0) -> list[Record]:
+        """All records with a sequence above `after`, in order."""
+        return self._select("WHERE sequence > ? ORDER BY sequence", after)
+
+    def record(self, sequence: int) -> Record:
+        """One record.
+
+        Raises:
+            LedgerError: There is none of that number.
+        """
+        found = self._select("WHERE sequence = ?", sequence)
+        if not found:
+            raise LedgerError(f"the history has no record {sequence}")
+        return found[0]
+
+    def head(self) -> Record | None:
+        """The newest record, or None at the very beginning."""
+        with self._guard():
+            return self._last()
+
+    def find(self, site: str, subject: str) -> Record | None:
+        """The verdict on a site's submission or report, if there is one."""
+        found = self._select("WHERE site = ? AND subject = ?", site, subject)
+        return found[0] if found else None
+
+    def judged(self) -> list[Record]:
+        """All verdicts, in order."""
+        marks = ", ".join("?" * len(JUDGED))
+        return self._select(f"WHERE event IN ({marks}) ORDER BY sequence", *JUDGED)
+
+    def check(self) -> None:
+        """Have SQLite check the file itself.
+
+        Raises:
+            LedgerError: Pages or indexes are damaged.
+        """
+        with self._guard():
+            found = self._database.execute("PRAGMA integrity_check").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._database.close()
+
+    def _last(self) -> Record | None:
+        rows = self._database.execute(f"{_COLUMNS} ORDER BY sequence DESC LIMIT 1").fetchall()
+        return Record(*rows[0]) if rows else None
+
+    def _select(self, where: str, *values: Any) -> list[Record]:
+        with self._guard():
+            return [Record(*row) for row in self._database.execute(f"{_COLUMNS} {where}", values)]
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError as error:
+            raise LedgerError(f"the ledger refuses the record: {error}") from None
+        except sqlite3.OperationalError as error:
+            raise LedgerError(f"the ledger at {self.path} cannot be used: {error}") from None
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            hint = "restore it from a backup that is not older than outbox/ledger.jsonl"
+            raise LedgerError(f"the ledger at {self.path} is damaged: {error}", hint) from None
+
+
+_COLUMNS = "SELECT sequence, hash, text, signature FROM record"
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Write-ahead log: a commit costs one fsync, and readers never wait. FULL: what is committed survives a power cut."""
+    database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    return database
+
+
+def _next(last: Record | None, event: str, fields: Mapping[str, Any], key: PrivateKey) -> Record:
+    sequence, previous = (last.sequence + 1, last.hash) if last else (1, START)
+    text = canonical({**fields, "sequence": sequence, "previous": previous, "event": event, "time": now()})
+    return Record(sequence, hashlib.sha256(text).hexdigest(), text, sign(text, key, LEDGER))
+
+
+def subject_of(event: str, fields: Mapping[str, Any]) -> str | None:
+    """What this event judges once and for all, if it judges anything."""
+    if event not in JUDGED:
+        return None
+    return str(fields["submission"] or f"bundle {fields['bundle']}")
+
+
+def verify(records: Iterable[Record], coordinator: PublicKey) -> int:
+    """Check a whole history: every number, hash, link and signature. Returns how many records there are.
+
+    Raises:
+        LedgerError: Names the first record that is not what it must be.
+    """
+    sequence, previous = 0, START
+    for record in records:
+        _verify_one(record, sequence + 1, previous, coordinator)
+        sequence, previous = record.sequence, record.hash
+    return sequence
+
+
+def _verify_one(record: Record, sequence: int, previous: str, coordinator: PublicKey) -> None:
+    if record.sequence != sequence:
+        raise LedgerError(f"record {record.sequence} stands where record {sequence} is expected")
+    found = hashlib.sha256(record.text).hexdigest()
+    if found != record.hash:
+        raise LedgerError(f"record {sequence} hashes to {found}, its hash is given as {record.hash}")
+    try:
+        fields = parse(record.text)
+        verify_signature(record.text, record.signature, LEDGER, coordinator)
+    except (BundleError, SignatureError) as error:
+        raise LedgerError(f"record {sequence}: {error}") from None
+    if fields.get("sequence") != sequence:
+        raise LedgerError(f"record {sequence} calls itself {fields.get('sequence')}")
+    if fields.get("previous") != previous:
+        raise LedgerError(f"record {sequence} follows {fields.get('previous')}, the record before it is {previous}")
+
+
+def read_export(lines: Iterable[bytes]) -> list[Record]:
+    """Read what `Record.line` wrote; check it with `verify` afterwards. A last line without its newline is left out.
+
+    Raises:
+        LedgerError: A line is not a ledger line.
+    """
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            value = json.loads(line)
+            record = Record(int(value["sequence"]), str(value["hash"]), value["record"].encode(), str(value["signature"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise LedgerError(f"line {number} of the history is not a ledger line") from None
+        records.append(record)
+    return records
