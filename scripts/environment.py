@@ -1,4 +1,7 @@
-"""The checkout's own virtual environment, made from a lock file. Standard library only: it runs before anything is there."""
+"""The checkout's own virtual environment, made from a lock file.
+
+Standard library only: it runs before anything is there.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ def ensure(lock: str) -> Path:
         shutil.rmtree(FOLDER, ignore_errors=True)
         venv.create(FOLDER, with_pip=True, symlinks=True)
     pip = [str(BIN / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--require-hashes", "--no-deps", "--requirement", str(ROOT / "locks" / f"{lock}.txt")], check=True)
+    subprocess.run(
+        [*pip, "--require-hashes", "--no-deps", "--requirement", str(ROOT / "locks" / f"{lock}.txt")], check=True
+    )
     subprocess.run([*pip, "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], check=True)
     _mark(lock).write_text(_state(lock))
     return BIN

@@ -49,16 +49,29 @@ class Agent:
         events: Where its lines go.
     """
 
-    def __init__(self, name: str, site: str | None, command: Sequence[str], environ: dict[str, str], log: Path,
-                 events: queue.Queue[Event]) -> None:
+    def __init__(
+        self,
+        name: str,
+        site: str | None,
+        command: Sequence[str],
+        environ: dict[str, str],
+        log: Path,
+        events: queue.Queue[Event],
+    ) -> None:
         self.name = name
         self.site = site
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._log = log
         self._events = events
         self._process = subprocess.Popen(
-            command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", start_new_session=True,
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -86,7 +99,7 @@ class Agent:
         if self.code():
             self._reader.join(timeout=2)
             lines = "".join(f"\n  {line}" for line in self.tail)
-            raise AgentFailed(f"{self.name} ended with code {self.code()}; its last lines:{lines}\n  all of them: {self._log}")
+            raise AgentFailed(f"{self.name} ended with code {self.code()}; its last lines:{lines}\n  all: {self._log}")
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children, if any are left."""

@@ -44,8 +44,8 @@ class Screen:
     def _line(self, name: str, colour: str, text: str, text_colour: str) -> None:
         seconds = int(time.monotonic() - self._start)
         clock = f"{seconds // 60:2d}:{seconds % 60:02d}"
-        print(f"{self._paint(clock, FAINT)}  {self._paint(f'{name:<{self._width}}', colour)}  {self._paint(text, text_colour)}",
-              file=self._out, flush=True)
+        who = self._paint(f"{name:<{self._width}}", colour)
+        print(self._paint(clock, FAINT), who, self._paint(text, text_colour), sep="  ", file=self._out, flush=True)
 
     def _paint(self, text: str, code: str) -> str:
         return f"\033[{code}m{text}\033[0m" if code and self._coloured else text

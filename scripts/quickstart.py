@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import getpass
 import json
 import os
 import queue
@@ -16,11 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import environment
 from processes import Agent, AgentFailed, Event, stop_all
@@ -50,14 +47,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--sites", type=_at_least_one, default=3, metavar="N", help="sites that train  [3]")
     add("--dataset", default="pneumoniamnist", metavar="NAME|FILE|DIR", help="data set  [pneumoniamnist]")
-    add("--data-dir", type=Path, default=Path(os.environ.get("FEDSSH_DATA", environment.ROOT / "data")), metavar="DIR",
-        help="where data sets are  [$FEDSSH_DATA or ./data]")
+    add(
+        "--data-dir",
+        type=Path,
+        default=Path(os.environ.get("FEDSSH_DATA", environment.ROOT / "data")),
+        metavar="DIR",
+        help="where data sets are  [$FEDSSH_DATA or ./data]",
+    )
     add("--partition", default="iid", metavar="iid|dirichlet:ALPHA", help="how training data is spread  [iid]")
     add("--sessions", type=_at_least_one, default=2, metavar="N", help="training sessions per site in this run  [2]")
     add("--epochs", type=_at_least_one, default=8, metavar="N", help="epochs per session, at most  [8]")
     add("--schedule", choices=["free", "relay"], default="free", help="all sites at once, or in turn  [free]")
     add("--seed", type=int, default=1, metavar="N", help="for partitions and training  [1]")
-    add("--state", type=Path, default=environment.ROOT / "state", metavar="DIR", help="keys, data, history, logs  [./state]")
+    folder = environment.ROOT / "state"
+    add("--state", type=Path, default=folder, metavar="DIR", help="keys, data, history, logs  [./state]")
     add("--keep-running", action="store_true", help="leave the coordinator's SSH door open until Ctrl-C")
     return parser.parse_args(arguments)
 
@@ -94,11 +97,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 class Run:
     """One demonstration in a state folder, from whatever is there already.
 
-        quickstart.json     what cannot change between runs, and the port
-        coordinator/        Charity's and the door's folders       holdout.npz   Charity's data
-        sites/NAME/         data/site.npz, exchange/, bob/, alice/
-        keys/               the auditor's key, for looking at it by hand
-        logs/               every line of every agent
+    quickstart.json     what cannot change between runs, and the port
+    coordinator/        Charity's and the door's folders       holdout.npz   Charity's data
+    sites/NAME/         data/site.npz, exchange/, bob/, alice/
+    keys/               the auditor's key, for looking at it by hand
+    logs/               every line of every agent
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -156,11 +159,20 @@ class Run:
     def _setup(self, port: int) -> None:
         options = self.options
         words = [
-            f"--sites={options.sites}", f"--data-dir={options.data_dir}", f"--dataset={options.dataset}",
-            f"--partition={options.partition}", f"--sessions={options.sessions}", f"--epochs={options.epochs}",
-            f"--schedule={options.schedule}", f"--seed={options.seed}", f"--coordinator={self.coordinator}",
-            f"--holdout={self.state / 'holdout.npz'}", f"--sites-folder={self.state / 'sites'}",
-            f"--keys={self.state / 'keys'}", f"--address=charity@127.0.0.1:{port}", "--known-as=127.0.0.1",
+            f"--sites={options.sites}",
+            f"--data-dir={options.data_dir}",
+            f"--dataset={options.dataset}",
+            f"--partition={options.partition}",
+            f"--sessions={options.sessions}",
+            f"--epochs={options.epochs}",
+            f"--schedule={options.schedule}",
+            f"--seed={options.seed}",
+            f"--coordinator={self.coordinator}",
+            f"--holdout={self.state / 'holdout.npz'}",
+            f"--sites-folder={self.state / 'sites'}",
+            f"--keys={self.state / 'keys'}",
+            f"--address=charity@127.0.0.1:{port}",
+            "--reopen",
         ]
         agent = self._run("setup", None, [str(environment.BIN / "python"), str(SCRIPTS / "setup"), *words])
         while agent.code() is None or not self.events.empty():
@@ -171,16 +183,23 @@ class Run:
     def _start(self, port: int) -> None:
         options = self.options
         state = f"--state={self.coordinator}"
-        self._run("charity", None, ["charity", "serve", state, f"--holdout={self.state / 'holdout.npz'}"])
+        self._run("charity", None, ["charity", "serve", state])
         self._run("door", None, ["charity", "door", "--embedded", state, f"--port={port}"])
         for number, name in enumerate(self.names):
             folder = self.state / "sites" / name
             exchange = f"--exchange={folder / 'exchange'}"
+            self._forget_the_end(folder / "exchange" / "incoming")
             self._run(f"bob {name}", name, ["bob", "watch", f"--state={folder / 'bob'}", exchange])
             self._run(f"alice {name}", name, [
                 "alice", "train", f"--state={folder / 'alice'}", exchange, f"--data={folder / 'data' / 'site.npz'}",
-                f"--sessions={options.sessions}", f"--epochs={options.epochs}", f"--seed={options.seed + number}",
+                f"--epochs={options.epochs}", f"--seed={options.seed + number}",
             ])  # fmt: skip
+
+    def _forget_the_end(self, incoming: Path) -> None:
+        """Take away a release that says the federation is finished: it was opened again, Bob will bring a newer one."""
+        for path in incoming.glob("*.json"):
+            if json.loads(path.read_text())["manifest"]["federation"]["state"] == "finished":
+                path.unlink()
 
     def _run(self, name: str, site: str | None, command: list[str]) -> Agent:
         """Start one agent; its first word is a program of the environment."""
@@ -188,7 +207,8 @@ class Run:
             command = [str(environment.BIN / command[0]), "--log-format=json", *command[1:]]
         # One thread each: four processes with Keras on few cores only get in each other's way. A person's own
         # ALICE_…, BOB_… and CHARITY_… variables belong to other folders than these.
-        environ = {key: value for key, value in os.environ.items() if not key.startswith(("ALICE_", "BOB_", "CHARITY_"))}
+        theirs = ("ALICE_", "BOB_", "CHARITY_")
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(theirs)}
         environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         agent = Agent(name, site, command, environ, self.logs / f"{name.replace(' ', '-')}.log", self.events)
         self.agents.append(agent)
@@ -205,10 +225,9 @@ class Run:
 
     def _on_the_way(self) -> bool:
         """Whether something waits in a site's exchange or spool, or at the coordinator's."""
-        sites = self.state / "sites"
-        patterns = ("*/exchange/outgoing/*.json", "*/bob/spool/*.bundle")
-        waiting = any(next(sites.glob(pattern), None) for pattern in patterns)
-        return waiting or any(next(self.coordinator.glob(pattern), None) for pattern in ("inbox/*/*", "vault/claimed/*/*"))
+        sites = ("sites/*/exchange/outgoing/*.json", "sites/*/bob/spool/*.bundle")
+        coordinators = ("coordinator/inbox/*/*.bundle", "coordinator/vault/claimed/*/*.bundle")
+        return any(next(self.state.glob(pattern), None) for pattern in (*sites, *coordinators))
 
     def _show(self, seconds: float) -> None:
         """Print every event there is, waiting at most so long for the first."""
@@ -237,8 +256,9 @@ class Run:
         subprocess.run([*charity, "history", state], check=True)
         print("\n== best model", flush=True)
         subprocess.run([*charity, "best", state], check=True)
-        command = [str(environment.BIN / "python"), str(SCRIPTS / "evaluate.py"), str(self.coordinator), str(self.state / "holdout.npz")]
-        subprocess.run(command, check=True)
+        print("\n== on the test split, which nobody trained or selected on", flush=True)
+        subprocess.run([*charity, "score", state, "--split=test"], check=True)
+        print("\n== verified", flush=True)
         subprocess.run([*charity, "verify", state], check=True)
         print("\n== check it by hand")
         keys, programs = _near(self.state / "keys"), _near(environment.BIN)
@@ -251,7 +271,8 @@ class Run:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let the stopping finish, however often Ctrl-C is pressed; it takes seconds."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:

@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
             print("$", *check, flush=True)
             if subprocess.run([str(programs / check[0]), *check[1:]], check=False).returncode:
                 failed.append(check[0])
-    paths = [] if any(Path(word.split("::")[0]).exists() for word in arguments) else [f for f in FOLDERS if Path(f).is_dir()]
+    given = any(Path(word.split("::")[0]).exists() for word in arguments)
+    paths = [] if given else [folder for folder in FOLDERS if Path(folder).is_dir()]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [str(programs / "python"), "-m", "pytest", f"--junitxml={report}", *arguments, *paths]

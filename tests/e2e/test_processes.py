@@ -95,8 +95,18 @@ def test_second_run_continues_and_stock_ssh_reads_the_history(root: Path, state:
 
 def by_ssh(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     port = json.loads((state / "quickstart.json").read_text())["port"]
-    options = [f"-oUserKnownHostsFile={state / 'keys/known_hosts'}", "-oBatchMode=yes", "-oIdentitiesOnly=yes", "-F/dev/null"]
-    command = ["ssh", "-p", str(port), "-i", str(state / "keys/auditor"), *options, "charity@127.0.0.1", *words]
+    options = [f"-oUserKnownHostsFile={state / 'keys/known_hosts'}", "-oBatchMode=yes", "-oIdentitiesOnly=yes"]
+    command = [
+        "ssh",
+        "-F/dev/null",
+        "-p",
+        str(port),
+        "-i",
+        str(state / "keys/auditor"),
+        *options,
+        "charity@127.0.0.1",
+        *words,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
 
 

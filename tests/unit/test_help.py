@@ -19,7 +19,8 @@ cli = importlib.import_module(f"agents.{agent}.cli")
 group = next(value for value in vars(cli).values() if isinstance(value, click.Group))
 pages = {}
 def visit(command, words, parent):
-    context = click.Context(command, info_name=words[-1], parent=parent, **{**command.context_settings, "terminal_width": 100})
+    settings = {**command.context_settings, "terminal_width": 100}
+    context = click.Context(command, info_name=words[-1], parent=parent, **settings)
     pages[" ".join(words)] = command.get_help(context)
     for name in getattr(command, "commands", {}):
         visit(command.commands[name], [*words, name], context)
@@ -59,7 +60,8 @@ def test_help_fits_a_screen_and_ends_with_an_example(agent: str) -> None:
 EXPECTED = {
     "alice": {"train"},
     "bob": {"watch", "keygen", "join", "status"},
-    "charity": {"init", "serve", "door", "nodes", "history", "show", "diff", "best", "verify", "export", "rollback", "status"},
+    "charity": {"init", "serve", "door", "nodes", "history", "show", "diff"}
+    | {"best", "verify", "export", "rollback", "status"},
 }
 
 
