@@ -1,0 +1,1 @@
+"""Bob: signs and seals what Alice trained, ships it over SSH, and brings back verdicts and releases."""

@@ -1,0 +1,196 @@
+"""The coordinator's history as a site follows it: never back, never aside. Pure functions, no file or network.
+
+A ledger line is {"sequence":n,"hash":hex,"record":"<canonical JSON>","signature":"…"}. A record names the hash
+of the one before it, so whoever remembers the newest (sequence, head) can check that what is shown today only
+adds to what was shown before. The very first record has sequence 1 and follows 64 zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agents.errors import BundleError, LedgerError, RollbackError
+from agents.keys import PublicKey
+from agents.manifest import MAX_BYTES, Release, parse
+from agents.signature import LEDGER, verify
+
+MAX_LINE_BYTES = 4 * MAX_BYTES  # the record, escaped, and its signature
+VERDICTS = ("accepted", "refused", "invalid", "report")
+_HINT = (
+    "the coordinator was restored from an old copy, or shows different histories to different sites; ask its operator"
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The newest release a site has seen: its record's number and hash."""
+
+    sequence: int = 0
+    head: str = "0" * 64
+
+
+@dataclass(frozen=True)
+class Record:
+    """One signed event of the history; `fields` is what it says."""
+
+    sequence: int
+    hash: str
+    fields: dict[str, Any]
+
+    @property
+    def event(self) -> str:
+        return str(self.fields.get("event"))
+
+
+def read_line(line: bytes, coordinator: PublicKey) -> Record:
+    """Check a ledger line by itself: its form, its hash, and the coordinator's signature.
+
+    Raises:
+        LedgerError: Not a ledger line, or number or hash are not those of the record in it.
+        SignatureError: Not signed by the coordinator as part of the ledger.
+    """
+    try:
+        outer = json.loads(line)
+        text, signature = outer["record"].encode(), str(outer["signature"])
+        fields = parse(text)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BundleError) as error:
+        raise LedgerError(f"what the coordinator sent is not a ledger line: {error}") from None
+    sequence, digest = fields.get("sequence"), hashlib.sha256(text).hexdigest()
+    if type(sequence) is not int or outer.get("sequence") != sequence:
+        raise LedgerError(
+            f"a ledger line with number {str(outer.get('sequence'))[:20]} holds record {str(sequence)[:20]}"
+        )
+    if outer.get("hash") != digest:
+        raise LedgerError(f"record {sequence} hashes to {digest}, its hash is given as {str(outer.get('hash'))[:64]}")
+    verify(text, signature, LEDGER, coordinator)
+    return Record(sequence, digest, fields)
+
+
+def check_order(seen: Seen, release: Release) -> bool:
+    """Whether a release is new; what is neither new nor the same is refused.
+
+    Raises:
+        RollbackError: It is older than the newest one seen, or another one with the same number.
+    """
+    if release.sequence < seen.sequence:
+        raise RollbackError(
+            f"the coordinator offers release {release.sequence}, this site has seen {seen.sequence}", _HINT
+        )
+    if release.sequence == seen.sequence and release.head != seen.head:
+        raise RollbackError(
+            f"release {release.sequence} has head {release.head[:16]}…, this site has seen it with {seen.head[:16]}…",
+            _HINT,
+        )
+    return release.sequence > seen.sequence
+
+
+def follow(
+    lines: Iterable[bytes],
+    seen: Seen,
+    release: Release,
+    coordinator: PublicKey,
+    verdicts: Mapping[int, str] | None = None,
+) -> Seen:
+    """Check that the history leads from what was seen to a release, record by record.
+
+    Args:
+        lines: The ledger lines after `seen.sequence`; those after the release are not looked at.
+        seen: What this site remembers.
+        release: The manifest of a release newer than `seen`, its signature already checked.
+        coordinator: Who must have signed every record.
+        verdicts: Hash by sequence of verdicts this site was given on the way: they must be in this history.
+
+    Returns:
+        What the site shall remember from now on.
+
+    Raises:
+        RollbackError: The history does not connect to what was seen, or to the release, or lacks a verdict.
+        LedgerError: A line is not what it must be.
+        SignatureError: A record is not signed by the coordinator.
+    """
+    verdicts = verdicts or {}
+    at = seen
+    for line in lines:
+        if at.sequence == release.sequence:
+            break
+        record = read_line(line, coordinator)
+        _check_link(at, record)
+        if at.sequence == 0:
+            _check_genesis(record, coordinator)
+        if verdicts.get(record.sequence, record.hash) != record.hash:
+            raise RollbackError(
+                f"record {record.sequence} is not the verdict this site was given under that number", _HINT
+            )
+        if record.sequence == release.sequence:
+            _check_release(record, release)
+        at = Seen(record.sequence, record.hash)
+    if at.sequence != release.sequence:
+        raise RollbackError(
+            f"the history ends at record {at.sequence}, before the release's record {release.sequence}", _HINT
+        )
+    return at
+
+
+def _check_link(at: Seen, record: Record) -> None:
+    if record.sequence != at.sequence + 1:
+        raise RollbackError(f"record {record.sequence} stands where record {at.sequence + 1} is expected", _HINT)
+    if record.fields.get("previous") != at.head:
+        raise RollbackError(
+            f"record {record.sequence} does not follow record {at.sequence} as this site has seen it", _HINT
+        )
+
+
+def _check_genesis(record: Record, coordinator: PublicKey) -> None:
+    if record.event != "genesis" or record.fields.get("coordinator") != coordinator.line:
+        raise RollbackError("the history does not begin with this coordinator's genesis", _HINT)
+
+
+def _check_release(record: Record, release: Release) -> None:
+    if record.event != Release.kind:
+        raise RollbackError(f"record {record.sequence} is {record.event!r}, not the release", _HINT)
+    if record.hash != release.head:
+        raise RollbackError(
+            f"the release names the head {release.head[:16]}…, the history has {record.hash[:16]}…", _HINT
+        )
+    if sha256_of(record.fields.get("model")) != release.model.sha256:
+        raise RollbackError(f"record {record.sequence} releases another model than the one that came", _HINT)
+
+
+def check_verdict(record: Record, site: str, id: str, model: str | None, bundle: str) -> None:
+    """Check that a record is the verdict on one submission or report of this site.
+
+    Args:
+        record: Read by `read_line`, so it is the coordinator's.
+        id: The submission's or report's id.
+        model: SHA-256 of the plain model; None for a report.
+        bundle: SHA-256 of the bundle.
+
+    Raises:
+        LedgerError: It is about something else.
+    """
+    fields = record.fields
+    what = f"record {record.sequence}, given as the verdict on {id},"
+    if record.event not in VERDICTS:
+        raise LedgerError(f"{what} is {record.event!r}")
+    if fields.get("site") != site:
+        raise LedgerError(f"{what} is about {str(fields.get('site'))[:40]!r}, not {site!r}")
+    about_bundle = fields.get("bundle") == bundle
+    if fields.get("submission") != id and not (fields.get("submission") is None and about_bundle):
+        raise LedgerError(f"{what} is about {str(fields.get('submission'))[:60]}")
+    if record.event == "invalid":
+        if not about_bundle:
+            raise LedgerError(f"{what} is about other bytes than those that were sent")
+    elif record.event != "refused" and (record.event == "report") != (model is None):
+        raise LedgerError(f"{what} is {record.event!r}")
+    elif sha256_of(fields.get("model")) != model:
+        raise LedgerError(f"{what} is about another model")
+
+
+def sha256_of(model: object) -> str | None:
+    """The hash in a record's `model`: {"sha256","size"}, or the hash itself."""
+    found = model.get("sha256") if isinstance(model, dict) else model
+    return found if isinstance(found, str) else None

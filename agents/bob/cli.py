@@ -1,0 +1,147 @@
+"""The command line of Bob. Loads no SSH and no encryption before a verb needs it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+
+from agents.bob.settings import JoinSettings, StateSettings, StatusSettings, WatchSettings
+from agents.commands import entry, new_group, print_json, print_table, settings_options, stop_event, tell
+from agents.errors import SettingsError, UnreachableError
+from agents.settings import describe
+
+log = logging.getLogger("bob")
+say = partial(tell, log)
+
+group = new_group(
+    "bob",
+    "Ships what Alice trained to the coordinator, over SSH, and brings back verdicts and releases.\n\n"
+    "A site starts with keygen, then join, then watch.",
+)
+group.epilog = "Example:  bob watch --state /var/lib/fedssh/site --exchange /var/lib/fedssh/exchange"
+
+
+def main() -> None:
+    """Run `bob` and exit."""
+    entry(group, "bob")
+
+
+@group.command(epilog="Example:  bob keygen --state site && cat site/site_key.pub")
+@settings_options(StateSettings, "bob")
+def keygen(settings: StateSettings) -> None:
+    """Make this site's one key: it logs in, signs, and opens releases."""
+    import socket
+
+    from agents.bob.site import Folder
+    from agents.keys import make_key
+
+    folder = Folder(settings.state)
+    key = make_key(folder.key, f"fedssh@{socket.gethostname()}")
+    print(f"made {folder.key}, which stays here, and {folder.key}.pub")
+    print(f"fingerprint {key.public.fingerprint}")
+    print("send the coordinator this line, and tell the fingerprint by another way, such as the phone:")
+    print(f"{folder.key.with_name('site_key.pub').read_text().strip()}")
+
+
+@group.command(epilog="Example:  bob join invitation.json   or   bob join - < invitation.json")
+@click.argument("invitation", type=click.File("r"))
+@click.option("--again", is_flag=True, help="Accept another host key or coordinator than before.")
+@click.option("--offline", is_flag=True, help="Do not try the connection.")
+@settings_options(JoinSettings, "bob")
+def join(invitation: click.utils.LazyFile, again: bool, offline: bool, settings: JoinSettings) -> None:
+    """Join a coordinator by the INVITATION that `charity nodes add` printed (a file, or - for standard input)."""
+    from agents.bob import site as sites
+    from agents.keys import fingerprint
+
+    folder = sites.Folder(settings.state)
+    key = sites.load_key(folder)
+    site = sites.read_invitation(invitation.read(sites.MAX_BYTES), key.public)
+    sites.join(folder, site, again)
+    print(f"{site.name} works with {site.address}")
+    print(f"  host key         {fingerprint(site.host_key)}")
+    print(f"  coordinator key  {site.coordinator.fingerprint}")
+    if offline:
+        print("compare both with the coordinator's operator")
+        return
+    _try_connection(folder, site, settings.timeout)
+    print("the door lets this site in; next: bob watch")
+
+
+def _try_connection(folder: object, site: object, timeout: float) -> None:
+    from agents.bob.site import Folder, Site
+    from agents.transport import Address, Connection
+
+    assert isinstance(folder, Folder) and isinstance(site, Site)
+    connection = Connection(Address(site.user, site.host, site.port), folder.key, folder.known_hosts, timeout)
+    try:
+        answer = connection.ask("status", timeout=timeout)
+        if answer.status:
+            raise answer.error(connection.address, "status")
+    except UnreachableError as error:
+        raise UnreachableError(str(error), "this site has joined all the same; `bob watch` tries again") from None
+    finally:
+        connection.close()
+
+
+@group.command(epilog="Example:  bob watch --state site --exchange exchange   (Ctrl-C ends it; nothing is lost)")
+@settings_options(WatchSettings, "bob")
+def watch(settings: WatchSettings) -> None:
+    """Ship each checkpoint that Alice publishes, and bring in each release.
+
+    What cannot be shipped waits in the spool. An untrusted answer or another host key ends Bob with exit code 3.
+    """
+    stop = stop_event()
+    from agents.bob.watch import Bob
+
+    bob = Bob(settings, say, stop)
+    say("started", f"{bob.introduction}; {describe(settings)}", **bob.introduction_fields)
+    bob.run()
+
+
+@group.command(epilog="Example:  bob status --state site --json")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings_options(StatusSettings, "bob")
+def status(as_json: bool, settings: StatusSettings) -> None:
+    """Show whom this site works with, what waits, and what came of what it sent."""
+    from agents.bob.status import describe_site, lines
+
+    found = describe_site(settings.state, settings.exchange)
+    if as_json:
+        print_json(found)
+    else:
+        for name, text in lines(found):
+            print(f"{name:<12} {text}")
+
+
+@group.command(epilog="Example:  bob receipts --state site --last 20")
+@click.option("--last", default=20, show_default=True, metavar="N", help="How many, the newest last; 0 for all.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings_options(StateSettings, "bob")
+def receipts(last: int, as_json: bool, settings: StateSettings) -> None:
+    """List what left this site, byte for byte accounted for."""
+    from collections import deque
+
+    from agents.bob.receipts import Receipts
+    from agents.bob.site import Folder
+
+    if last < 0:
+        raise SettingsError(f"--last is {last}, expected a number from 0")
+    found = list(deque(Receipts(Folder(Path(settings.state)).receipts), maxlen=last or None))
+    if as_json:
+        print_json(found)
+        return
+    columns = ("time", "kind", "session", "epoch", "bytes", "sha256", "verdict", "record", "reason")
+    rows = [
+        (one["time"], one["kind"], one["session"], one["epoch"], f"{one['size']:,}", one["sha256"][:12], one["verdict"],
+         one["sequence"], one["reason"])
+        for one in found
+    ]  # fmt: skip
+    print_table(columns, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""A site's own folder, and how a site joins a coordinator by an invitation.
+
+    site_key, site_key.pub   the one key of this site: logs in, signs, opens releases
+    site.json                who this site is, where the door is, and the coordinator's public key
+    known_hosts              the door's pinned host key
+    spool/                   bundles on their way
+    receipts.jsonl           everything that left
+    seen.json                the newest release this site has seen
+    lock                     held by the one Bob that works here
+
+An invitation is JSON: {"fedssh":1,"site","role":"site","user","host","port","host_key":"ssh-ed25519 …",
+"coordinator":"ssh-rsa …","site_key":"SHA256:…"}. It holds no secret, but whoever can change it on its way can
+become the coordinator: compare its fingerprints with the operator's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.errors import BundleError, HostKeyError, SettingsError, UntrustedError
+from agents.files import write_whole
+from agents.keys import PrivateKey, PublicKey, fingerprint, load_private, login_line, parse_public
+from agents.manifest import canonical, check_site
+
+MAX_BYTES = 64 * 1024
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,252})")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_FIELDS = {"fedssh", "site", "role", "user", "host", "port", "host_key", "coordinator", "site_key"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The names in a site's folder."""
+
+    path: Path
+
+    @property
+    def key(self) -> Path:
+        return self.path / "site_key"
+
+    @property
+    def site(self) -> Path:
+        return self.path / "site.json"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.path / "known_hosts"
+
+    @property
+    def spool(self) -> Path:
+        return self.path / "spool"
+
+    @property
+    def receipts(self) -> Path:
+        return self.path / "receipts.jsonl"
+
+    @property
+    def seen(self) -> Path:
+        return self.path / "seen.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Who this site is and whom it works with."""
+
+    name: str
+    user: str
+    host: str
+    port: int
+    host_key: str
+    coordinator: PublicKey
+
+    @property
+    def address(self) -> str:
+        """As a person would give it to ssh."""
+        return f"{self.user}@{self.host}:{self.port}"
+
+    def to_bytes(self) -> bytes:
+        """The contents of site.json."""
+        fields = dataclasses.asdict(self) | {"coordinator": self.coordinator.line}
+        return canonical(fields) + b"\n"
+
+
+def load_site(folder: Folder) -> Site:
+    """Who this site is.
+
+    Raises:
+        SettingsError: It has not joined yet, or site.json is damaged.
+    """
+    try:
+        fields = json.loads(folder.site.read_bytes())
+        return _site(fields)
+    except FileNotFoundError:
+        hint = "run `bob join INVITATION` with the coordinator's invitation"
+        raise SettingsError(f"{folder.path} has not joined a coordinator", hint) from None
+    except (ValueError, KeyError, TypeError, BundleError) as error:
+        raise SettingsError(f"{folder.site} is damaged: {error}", "run `bob join INVITATION` again") from None
+
+
+def load_key(folder: Folder) -> PrivateKey:
+    """The site key.
+
+    Raises:
+        SettingsError: There is none yet, or it is not fit for use.
+    """
+    if not folder.key.exists():
+        raise SettingsError(f"{folder.key} does not exist", "`bob keygen` makes it")
+    return load_private(folder.key)
+
+
+def read_invitation(text: str, key: PublicKey) -> Site:
+    """Read an invitation and check that it is for the holder of this key.
+
+    Raises:
+        SettingsError: Not an invitation, for another site key, or not for a site.
+    """
+    hint = "`charity nodes add` prints an invitation; paste all of it"
+    try:
+        fields = json.loads(text)
+        if not isinstance(fields, dict) or fields.keys() != _FIELDS:
+            raise ValueError("its fields are not those of an invitation")
+        if fields["fedssh"] != 1:
+            raise ValueError(f"it has format {str(fields['fedssh'])[:20]}, this program reads format 1")
+        site = _site(fields | {"name": fields["site"]})
+    except (ValueError, TypeError, KeyError, BundleError) as error:
+        raise SettingsError(f"this is not an invitation: {error}", hint) from None
+    if fields["role"] != "site":
+        raise SettingsError(
+            f"the invitation is for the role {fields['role']!r}", "only sites join; others use plain ssh"
+        )
+    if fields["site_key"] != key.fingerprint:
+        raise SettingsError(
+            f"the invitation is for the site key {str(fields['site_key'])[:60]}, this site has {key.fingerprint}",
+            "send the coordinator the .pub file of this site's key",
+        )
+    return site
+
+
+def join(folder: Folder, site: Site, again: bool = False) -> None:
+    """Write down whom this site works with: known_hosts first, then site.json.
+
+    Joining twice by the same invitation changes nothing.
+
+    Args:
+        again: Allow another host key or another coordinator than before.
+
+    Raises:
+        HostKeyError: The invitation names another host key than the one pinned here.
+        UntrustedError: The invitation names another coordinator.
+        SettingsError: Bundles sealed for the former coordinator wait in the spool.
+    """
+    if folder.site.exists():
+        _check_change(folder, load_site(folder), site, again)
+    name = site.host if site.port == 22 else f"[{site.host}]:{site.port}"
+    write_whole(folder.known_hosts, f"{name} {site.host_key}\n".encode(), mode=0o644)
+    write_whole(folder.site, site.to_bytes(), mode=0o644)
+
+
+def _check_change(folder: Folder, before: Site, after: Site, again: bool) -> None:
+    hint = "if the operator confirms the new fingerprint, use --again; if not, stop here"
+    if after.host_key != before.host_key and not again:
+        raise HostKeyError(
+            f"the invitation names host key {fingerprint(after.host_key)}, "
+            f"this site has pinned {fingerprint(before.host_key)}",
+            hint,
+        )
+    if after.coordinator == before.coordinator:
+        return
+    if not again:
+        raise UntrustedError(
+            f"the invitation names the coordinator key {after.coordinator.fingerprint}, "
+            f"this site works with {before.coordinator.fingerprint}",
+            hint,
+        )
+    if waiting := len(list(folder.spool.glob("*.bundle"))):
+        raise SettingsError(
+            f"{waiting} bundles sealed for the former coordinator wait in {folder.spool}",
+            "ship them with `bob watch --drain`, or remove them",
+        )
+    if folder.seen.exists():  # another coordinator has another history
+        folder.seen.replace(
+            folder.seen.with_name(f"seen-{before.coordinator.fingerprint[7:15].replace('/', '_')}.json")
+        )
+
+
+def _site(fields: dict[str, Any]) -> Site:
+    user, host, port = fields["user"], fields["host"], fields["port"]
+    if not isinstance(user, str) or not _USER.fullmatch(user):
+        raise ValueError(f"{str(user)[:60]!r} is not a user name")
+    if not isinstance(host, str) or not _HOST.fullmatch(host):
+        raise ValueError(f"{str(host)[:60]!r} is not a host name")
+    if type(port) is not int or not 1 <= port <= 65535:
+        raise ValueError(f"{str(port)[:20]} is not a port")
+    try:
+        coordinator = parse_public(str(fields["coordinator"]), "the coordinator's key")
+        host_key = login_line(str(fields["host_key"]), "the host key")
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
+    return Site(check_site(fields["name"]), user, host, port, host_key, coordinator)

@@ -1,0 +1,321 @@
+"""`bob watch`: three loops and the one who looks after them.
+
+    sealing    one thread as long as Bob runs: outgoing/ -> spool, with or without a network
+    shipping   one thread per connection: spool -> door -> verdict -> receipts
+    releases   one thread per connection: door -> incoming/
+
+All state is in files, so a thread may end anywhere. A loop that meets what it cannot handle hands the error to
+the main thread, which decides: a network that failed is tried again after a growing pause; everything else, above
+all an error of trust, ends Bob.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from agents.bob.incoming import Incoming
+from agents.bob.outgoing import Outgoing, Say
+from agents.bob.receipts import Receipts
+from agents.bob.settings import WatchSettings
+from agents.bob.shipping import PATIENCE_SECONDS, PAUSE_SECONDS, Shipping
+from agents.bob.site import Folder, Site, load_key, load_site
+from agents.bob.spool import Spool
+from agents.errors import SettingsError, UnreachableError
+from agents.transport import Address, BusyError, Connection
+
+DRAIN_TRIES = 5
+DISK_PAUSE_SECONDS = 10.0
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_GLANCE_SECONDS = 0.2
+
+
+class Backoff:
+    """Pauses that double from `first` to `most`, each shortened by chance so that sites do not come back together."""
+
+    def __init__(self, first: float, most: float, chance: Callable[[], float] = random.random) -> None:
+        self._first = first
+        self._most = most
+        self._chance = chance
+        self.tries = 0
+
+    def next(self) -> float:
+        """The pause before the next try."""
+        pause = min(self._most, self._first * 2.0 ** min(self.tries, 60))
+        self.tries += 1
+        return pause * (1 - self._chance() / 2)
+
+    def reset(self) -> None:
+        """Something worked."""
+        self.tries = 0
+
+
+class Bob:
+    """One site's Bob, from start to stop.
+
+    Args:
+        settings: See `bob watch --help`.
+        say: Called with an event, its text and its fields.
+        stop: Set by whoever wants Bob to end.
+
+    Raises:
+        SettingsError: The site has not joined, or its key is missing or unfit.
+    """
+
+    def __init__(self, settings: WatchSettings, say: Say, stop: threading.Event) -> None:
+        self._settings = settings
+        self._say = say
+        self._stop = stop
+        self._folder = Folder(settings.state)
+        self._site: Site = load_site(self._folder)
+        key = load_key(self._folder)
+        max_bytes = settings.max_megabytes * 1_000_000
+        receipts = Receipts(self._folder.receipts)
+        self._spool = Spool(self._folder.spool)
+        self._outgoing = Outgoing(settings.exchange, self._site, key, self._spool, receipts, say, max_bytes)
+        self._incoming = Incoming(settings.exchange, self._folder, self._site, key, say, max_bytes)
+        self._shipping = Shipping(self._site, self._spool, receipts, say, settings.wait)
+        self._backoff = Backoff(settings.retry, settings.retry_max)
+        self._found = threading.Event()  # something may lie in outgoing/
+        self._sealed = threading.Event()  # something may lie in the spool
+        self._ended: queue.SimpleQueue[tuple[Connection | None, BaseException | None]] = queue.SimpleQueue()
+
+    @property
+    def introduction(self) -> str:
+        """Who this is, in one line."""
+        return f"{self._site.name} works with {self._site.address}"
+
+    @property
+    def introduction_fields(self) -> dict[str, str]:
+        """The same for programs."""
+        return {
+            "site": self._site.name,
+            "address": self._site.address,
+            "coordinator": self._site.coordinator.fingerprint,
+        }
+
+    def run(self) -> None:
+        """Work until told to stop, or with `drain` until nothing is left.
+
+        Raises:
+            UntrustedError, HostKeyError: Somebody must look at it. Nothing was lost; do not just start again.
+            SettingsError: The coordinator does not let this site in.
+            UnreachableError: Only with `drain`: the door did not answer several times in a row.
+        """
+        with _only_one(self._folder.lock):
+            self._tidy()
+            sealing = self._start(self._keep_sealing, None)
+            problem: BaseException | None = None
+            try:
+                with self._watching():
+                    self._look_after()
+            except BaseException as error:
+                problem = error
+                raise
+            finally:
+                self._stop.set()
+                self._wake()
+                sealing.join(PATIENCE_SECONDS)
+                self._say("stopped", f"stopped; {self._waiting()}", error=problem and str(problem))
+
+    def _tidy(self) -> None:
+        self._outgoing.folder.mkdir(parents=True, exist_ok=True)
+        self._incoming.tidy()
+        self._spool.tidy()
+        self._shipping.tidy()
+
+    def _look_after(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if self._work_connected():
+                    return
+            except UnreachableError as error:
+                self._pause(error)
+
+    def _work_connected(self) -> bool:
+        """Connect and work until something ends; True when there is nothing left to do."""
+        start = time.monotonic()
+        address = Address(self._site.user, self._site.host, self._site.port)
+        connection = Connection(address, self._folder.key, self._folder.known_hosts, self._settings.timeout)
+        seconds = time.monotonic() - start
+        self._say("connected", f"connected to {address} in {seconds:.2f} s", seconds=round(seconds, 3))
+        threads = [self._start(lambda: self._keep_shipping(connection), connection)]
+        if not self._settings.drain:
+            threads.append(self._start(lambda: self._keep_fetching(connection), connection))
+        try:
+            return self._supervise(connection)
+        finally:
+            connection.close()
+            self._wake()
+            for thread in threads:
+                thread.join(PATIENCE_SECONDS)
+
+    def _supervise(self, connection: Connection | None, seconds: float = float("inf")) -> bool:
+        """Watch over the threads for a while; True when Bob is to end, with the first thread's error if there is one."""
+        end = time.monotonic() + seconds
+        while not self._stop.is_set():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            with contextlib.suppress(queue.Empty):
+                source, error = self._ended.get(timeout=min(_GLANCE_SECONDS, left))
+                if source is not None and source is not connection:
+                    continue  # an echo of a connection that is closed already
+                if error is not None:
+                    raise error
+                return True
+        return True
+
+    def _pause(self, error: UnreachableError) -> None:
+        if self._settings.drain and self._backoff.tries + 1 >= DRAIN_TRIES:
+            raise error
+        seconds = self._tell_unreachable(error)
+        self._supervise(None, seconds)
+
+    def _tell_unreachable(self, error: UnreachableError) -> float:
+        seconds = self._backoff.next()
+        waiting = len(self._spool)
+        text = f"{error}; {self._waiting()}, next try in {_duration(seconds)}"
+        self._say("unreachable", text, reason=str(error), waiting=waiting, next_try_seconds=round(seconds, 1))
+        return seconds
+
+    def _waiting(self) -> str:
+        number = len(self._spool)
+        return f"{number} {'bundle waits' if number == 1 else 'bundles wait'} in the spool"
+
+    def _keep_sealing(self) -> None:
+        while not self._stop.is_set():
+            self._found.clear()
+            try:
+                taken = self._outgoing.take_all(self._stop)
+                if taken:
+                    self._sealed.set()
+                    self._shipping.drop_superseded()
+            except OSError as error:
+                self._bear(error)
+                continue
+            if not taken:
+                self._found.wait(self._settings.rescan)
+
+    def _keep_shipping(self, connection: Connection) -> None:
+        while not self._stop.is_set():
+            self._sealed.clear()
+            try:
+                shipped = self._shipping.ship_next(connection, self._stop)
+            except BusyError as error:
+                if self._settings.drain and self._backoff.tries + 1 >= DRAIN_TRIES:
+                    raise
+                self._stop.wait(self._tell_unreachable(error))
+                continue
+            except OSError as error:
+                self._bear(error)
+                continue
+            if shipped:
+                self._backoff.reset()
+            elif self._settings.drain and not self._outgoing.waiting() and not len(self._spool):
+                return
+            else:
+                self._sealed.wait(_GLANCE_SECONDS if self._settings.drain else self._settings.rescan)
+            if not connection.alive:
+                raise UnreachableError(f"{connection.address} ended the connection")
+
+    def _keep_fetching(self, connection: Connection) -> None:
+        while not self._stop.is_set():
+            asked = time.monotonic()
+            try:
+                fetched = self._incoming.fetch(connection, self._settings.wait, PATIENCE_SECONDS)
+                self._backoff.reset()
+            except BusyError as error:
+                self._stop.wait(self._tell_unreachable(error))
+                continue
+            except OSError as error:
+                self._bear(error)
+                continue
+            if not fetched and time.monotonic() - asked < PAUSE_SECONDS:
+                self._stop.wait(PAUSE_SECONDS)
+
+    def _bear(self, error: OSError) -> None:
+        """A full disk is waited for: what is not done yet is still where it was. Any other error of a disk ends Bob."""
+        if error.errno not in _DISK_FULL:
+            raise error
+        text = (
+            f"the disk is full ({error.filename or self._folder.path}); trying again in {_duration(DISK_PAUSE_SECONDS)}"
+        )
+        self._say("disk-full", text)
+        self._stop.wait(DISK_PAUSE_SECONDS)
+
+    def _start(self, loop: Callable[[], None], source: Connection | None) -> threading.Thread:
+        def run() -> None:
+            try:
+                loop()
+            except BaseException as error:
+                self._ended.put((source, error))
+            else:
+                if source is not None:
+                    self._ended.put((source, None))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return thread
+
+    def _wake(self) -> None:
+        self._found.set()
+        self._sealed.set()
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Be told at once when Alice publishes; where the system cannot tell, the rescan still finds it."""
+        observer = Observer()
+        try:
+            observer.schedule(_Doorbell(self._found), str(self._outgoing.folder))
+            observer.start()
+        except OSError as error:
+            text = f"the system does not report changes ({error}); looking every {_duration(self._settings.rescan)}"
+            self._say("rescan-only", text)
+            yield
+            return
+        try:
+            yield
+        finally:
+            observer.stop()
+            observer.join(PATIENCE_SECONDS)
+
+
+class _Doorbell(FileSystemEventHandler):
+    """Rings when a claim or a report gets its final name."""
+
+    def __init__(self, bell: threading.Event) -> None:
+        self._bell = bell
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type in ("created", "moved", "closed") and any(
+            os.fsdecode(path).endswith(".json") for path in (event.src_path, event.dest_path)
+        ):
+            self._bell.set()
+
+
+@contextlib.contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    with open(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SettingsError(
+                f"another bob works in {lock.parent}", "stop it first, or give another --state"
+            ) from None
+        yield
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -1,0 +1,484 @@
+"""The SSH client: one connection to one door, a channel per verb. The only place for paramiko.
+
+    ship     sends a bundle as `scp -O FILE host:` would; done when the door has it whole and durable
+    ask      runs a verb and returns its exit status and its (bounded) output
+    stream   runs a verb and writes what it prints into a file
+
+The door's host key is pinned in an OpenSSH known_hosts file before the first contact; there is no question to
+answer with yes. One site key logs in: no agent, no other keys, no password.
+
+The scp protocol, source side, over the channel's stdin and stdout:
+
+    ->  "C0600 <size> <name>\\n"   ->  <size> bytes   ->  "\\0"
+    <-  "\\0" ready   <-  "\\0" the name is fine   <-  "\\0" it is stored     or "\\1"/"\\2", a message, "\\n"
+
+It is written here rather than taken from the scp package, because that one waits two round trips before it
+sends, cuts blocks at sizes that do not fit SSH packets (a quarter of the speed), waits for the remote process
+to end, and turns every refusal into one exception without its kind.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import logging
+import os
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import paramiko
+
+from agents.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError
+
+STALL_SECONDS = 60.0
+KEEPALIVE_SECONDS = 15
+MAX_ANSWER_BYTES = 1 << 20
+_BLOCK = 1 << 18
+_REBUILT = "if the host was rebuilt, compare the new fingerprint with its operator; if not, stop here"
+_UNKNOWN = "compare it with the coordinator's operator, then `bob join` the invitation that names it"
+# AES-GCM does encryption and integrity in one pass of AES-NI; the others are for hosts that lack it.
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
+_MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs what it raises; we say it once, in our words
+
+
+class BusyError(UnreachableError):
+    """The door answered, but with `later`: the connection is good, try the same again on it after a while."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a door is, and as whom to log in there."""
+
+    user: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def known_as(self) -> str:
+        """The host's name in known_hosts: `host`, or `[host]:port` where the port is not 22."""
+        return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb printed and how it ended; the status is an exit code of the error tree."""
+
+    status: int
+    output: bytes
+    complaint: str
+
+    @property
+    def nothing_yet(self) -> bool:
+        """Ask again later."""
+        return self.status == UnreachableError.exit_code
+
+    def error(self, address: Address, verb: str) -> AgentError:
+        """An answer that is neither output nor `nothing_yet`, as the error it means for the caller.
+
+        `refused:` and a usage error are for a person to look at; anything else may pass.
+        """
+        said = self.complaint or f"no word, exit status {self.status}"
+        message = f"{address} answered `{verb}` with: {said}"
+        if self.status in (SettingsError.exit_code, 3):
+            return SettingsError(message, "ask the coordinator's operator whether this site is still enrolled")
+        return BusyError(message)
+
+
+class Connection:
+    """An SSH connection to a door, authenticated with the site key.
+
+    Args:
+        address: The door.
+        key: The site key's file.
+        known_hosts: The file that pins the door's host key.
+        timeout: How long connecting, logging in and starting a verb may each take, in seconds.
+
+    Raises:
+        HostKeyError: The host key is not the pinned one. Never retry.
+        SettingsError: The door does not let this key in.
+        UnreachableError: No door answers there. Retry later.
+    """
+
+    def __init__(self, address: Address, key: Path, known_hosts: Path, timeout: float = 10.0) -> None:
+        self.address = address
+        self._timeout = timeout
+        pinned = pinned_keys(known_hosts, address.known_as)
+        login = paramiko.RSAKey.from_private_key_file(str(key))
+        self._transport = _transport(_dial(address, timeout), pinned, timeout)
+        try:
+            self._negotiate()
+            check_host_key(address, self._transport.get_remote_server_key().asbytes(), [blob for _, blob in pinned])
+            self._log_in(login)
+        except BaseException:
+            self._transport.close()
+            raise
+        self._transport.set_keepalive(KEEPALIVE_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection still stands, as far as this side knows."""
+        return bool(self._transport.is_active())
+
+    def close(self) -> None:
+        """End the connection; verbs that wait in other threads end with an UnreachableError."""
+        self._transport.close()
+
+    def ship(
+        self,
+        bundle: Path,
+        progress: Callable[[int, int], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
+        """Send one file; when this returns, the door has stored it whole and durable.
+
+        Args:
+            bundle: The file. Streamed.
+            progress: Called with the bytes sent so far and their total.
+            meanwhile: Called once when all bytes are on their way, before the door's last word.
+
+        Raises:
+            BundleError: The door will never take this file (`refused: …`).
+            UnreachableError: The network failed, or the door cannot take it now (`later: …`).
+        """
+        with open(bundle, "rb", buffering=0) as file, self._open("scp -t .") as channel:
+            source = _Source(self.address, channel)
+            source.send(file, os.fstat(file.fileno()).st_size, bundle.name, progress)
+            if meanwhile:
+                meanwhile()
+            source.finish()
+
+    def begin(self, *words: str | int) -> Call:
+        """Start a verb without waiting for its end."""
+        stack = contextlib.ExitStack()
+        channel = stack.enter_context(self._open(shlex.join(str(word) for word in words)))
+        return Call(self.address, channel, stack)
+
+    def ask(self, *words: str | int, timeout: float = STALL_SECONDS, max_bytes: int = MAX_ANSWER_BYTES) -> Answer:
+        """Run a verb and return what it printed.
+
+        Args:
+            words: The verb and its arguments.
+            timeout: How long the door may stay silent, in seconds; longer than what the verb is told to wait.
+            max_bytes: The largest output to accept.
+
+        Raises:
+            BundleError: The output is larger than `max_bytes`.
+            UnreachableError: The network failed or the door stayed silent.
+        """
+        return self.begin(*words).answer(timeout, max_bytes)
+
+    def stream(self, *words: str | int, into: Path, max_bytes: int, timeout: float = STALL_SECONDS) -> Answer:
+        """Run a verb and write what it prints into a new file, which is there afterwards only if the status is 0.
+
+        Raises:
+            BundleError: There is more than `max_bytes`.
+            OSError: The disk is full or read-only.
+            UnreachableError: The network failed or the door stayed silent.
+        """
+        call = self.begin(*words)
+        done = False
+        try:
+            with open(os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                answer = call.copy(file, timeout, max_bytes)
+            done = answer.status == 0
+        finally:
+            call.close()
+            if not done:
+                into.unlink(missing_ok=True)
+        return answer
+
+    @contextlib.contextmanager
+    def _open(self, command: str) -> Iterator[paramiko.Channel]:
+        with _network(self.address, "does not start a channel"), self._deadline():
+            channel = self._transport.open_session(timeout=self._timeout)
+            channel.settimeout(STALL_SECONDS)
+            channel.exec_command(command)
+        try:
+            yield channel
+        finally:
+            with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+                channel.close()
+
+    @contextlib.contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """paramiko waits without limit for the answer to `exec`: when it does not come, end the connection."""
+        timer = threading.Timer(self._timeout, self._transport.close)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _negotiate(self) -> None:
+        with _network(self.address, "does not speak SSH"):
+            self._transport.start_client(timeout=self._timeout)
+            if not self._transport.initial_kex_done:  # start_client returns quietly when its time is up
+                raise TimeoutError
+        # What follows is encrypted, but the peer is not yet known to be the door: nothing is sent before the check.
+
+    def _log_in(self, login: paramiko.RSAKey) -> None:
+        try:
+            with _network(self.address, "ended the connection during log-in"):
+                left = self._transport.auth_publickey(self.address.user, login)
+        except _DeniedError:
+            left = ["publickey"]
+        if left:
+            raise SettingsError(
+                f"{self.address} does not let {self.address.user} in with the key {login.fingerprint}",
+                "the site is not enrolled there, or was revoked; ask the coordinator's operator",
+            )
+
+
+class Call:
+    """A verb that runs at the door; made by `Connection.begin`."""
+
+    def __init__(self, address: Address, channel: paramiko.Channel, resources: contextlib.ExitStack) -> None:
+        self._address = address
+        self._channel = channel
+        self._resources = resources
+
+    def close(self) -> None:
+        """Stop listening; the door ends the verb."""
+        self._resources.close()
+
+    def answer(self, timeout: float = STALL_SECONDS, max_bytes: int = MAX_ANSWER_BYTES) -> Answer:
+        """Wait for the end; see `Connection.ask`."""
+        output = _Memory()
+        try:
+            answer = self.copy(output, timeout, max_bytes)
+        finally:
+            self.close()
+        return Answer(answer.status, b"".join(output.blocks), answer.complaint)
+
+    def copy(self, file: IO[bytes] | _Memory, timeout: float, max_bytes: int) -> Answer:
+        """Write what the verb prints into `file`; the answer's own output is empty."""
+        left = max_bytes
+        self._channel.settimeout(timeout)
+        while True:
+            with _network(self._address, "ended the connection", timeout):
+                block = self._channel.recv(_BLOCK)
+            if not block:
+                break
+            left -= len(block)
+            if left < 0:
+                raise BundleError(f"{self._address} sends more than the {max_bytes:,} bytes expected at most")
+            file.write(block)
+        with _network(self._address, "ended the connection", STALL_SECONDS):
+            if not self._channel.status_event.wait(STALL_SECONDS):
+                raise TimeoutError
+            if self._channel.exit_status < 0:
+                raise EOFError
+            complaint = self._channel.recv_stderr(4096) if self._channel.recv_stderr_ready() else b""
+        return Answer(self._channel.exit_status, b"", _one_line(complaint))
+
+
+class _Memory:
+    """Collects what is written to it."""
+
+    def __init__(self) -> None:
+        self.blocks: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.blocks.append(data)
+
+
+class _Source:
+    """The sending side of scp."""
+
+    def __init__(self, address: Address, channel: paramiko.Channel) -> None:
+        self._address = address
+        self._channel = channel
+        self._acknowledged = 0
+
+    def send(self, file: IO[bytes], size: int, name: str, progress: Callable[[int, int], None] | None) -> None:
+        # paramiko puts at most this much into one packet; any other block is cut, and its rest copied.
+        block = self._channel.out_max_packet_size - 64
+        sent = 0
+        self._write(f"C0600 {size} {name}\n".encode())
+        while sent < size:
+            data = file.read(min(block, size - sent))
+            if not data:
+                raise BundleError(f"{name} became shorter while it was sent")
+            self._write(data)
+            sent += len(data)
+            if progress:
+                progress(sent, size)
+        self._write(b"\0")
+
+    def finish(self) -> None:
+        """Wait until the door has stored everything."""
+        while self._acknowledged < 3:
+            self._listen()
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self._channel.shutdown_write()
+
+    def _write(self, data: bytes) -> None:
+        if self._channel.recv_ready():
+            self._listen()
+        try:
+            with _network(self._address, "cut the connection while it received a bundle", STALL_SECONDS):
+                self._channel.sendall(data)
+        except UnreachableError:
+            self._listen_for_reason()
+            raise
+
+    def _listen(self) -> None:
+        with _network(self._address, "cut the connection while it received a bundle", STALL_SECONDS):
+            data = self._channel.recv(1024)
+        said = data.lstrip(b"\0")
+        self._acknowledged += len(data) - len(said)
+        if not data:
+            raise self._last_words()
+        if said:
+            with _network(self._address, "cut the connection while it refused a bundle", STALL_SECONDS):
+                while b"\n" not in said and len(said) < 4096 and (more := self._channel.recv(1024)):
+                    said += more
+            raise self._refusal(_one_line(said[1:]))
+
+    def _listen_for_reason(self) -> None:
+        while self._channel.recv_ready() or self._channel.status_event.is_set():
+            self._listen()
+
+    def _last_words(self) -> AgentError:
+        """Once bytes flow, a door says on standard error why it stops, because scp does not listen then."""
+        self._channel.status_event.wait(1.0)
+        said = self._channel.recv_stderr(4096) if self._channel.recv_stderr_ready() else b""
+        if not said:
+            return UnreachableError(f"{self._address} cut the connection while it received a bundle")
+        return self._refusal(_one_line(said).removeprefix("charity: "))
+
+    def _refusal(self, said: str) -> AgentError:
+        message = f"{self._address} does not take the bundle: {said}"
+        if said.startswith("refused:"):
+            return BundleError(message)
+        return BusyError(message)
+
+
+def pinned_keys(known_hosts: Path, host: str) -> list[tuple[str, bytes]]:
+    """The types and blobs of all keys that an OpenSSH known_hosts file gives a host; hashed names are understood.
+
+    Lines with a marker (`@revoked`, `@cert-authority`) and patterns pin nothing here.
+
+    Raises:
+        SettingsError: There is no such file.
+    """
+    try:
+        lines = known_hosts.read_text().splitlines()
+    except FileNotFoundError:
+        raise SettingsError(f"{known_hosts} does not exist", "`bob join INVITATION` writes it") from None
+    found = []
+    for line in lines:
+        words = line.split()
+        if len(words) < 3 or words[0].startswith(("#", "@")):
+            continue
+        if any(_same_host(name, host) for name in words[0].split(",")):
+            with contextlib.suppress(ValueError):
+                found.append((words[1], base64.b64decode(words[2], validate=True)))
+    return found
+
+
+def _same_host(name: str, host: str) -> bool:
+    if not name.startswith("|1|"):
+        return name == host
+    salt, _, digest = name[3:].partition("|")
+    with contextlib.suppress(ValueError):
+        return hmac.digest(base64.b64decode(salt), host.encode(), "sha1") == base64.b64decode(digest)
+    return False
+
+
+def check_host_key(address: Address, offered: bytes, pinned: list[bytes]) -> None:
+    """Refuse a host whose key is not pinned.
+
+    Raises:
+        HostKeyError: The key is unknown or has changed; shows both fingerprints.
+    """
+    if any(hmac.compare_digest(offered, blob) for blob in pinned):
+        return
+    expected = " or ".join(fingerprint(blob) for blob in pinned) or "none for it"
+    raise HostKeyError(
+        f"{address} answered with host key {fingerprint(offered)}, known_hosts has {expected}",
+        _REBUILT if pinned else _UNKNOWN,
+    )
+
+
+def fingerprint(blob: bytes) -> str:
+    """`SHA256:…` of a public key's blob, as `ssh-keygen -l` prints it."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def _dial(address: Address, timeout: float) -> socket.socket:
+    with _network(address, "cannot be reached", timeout):
+        connection = socket.create_connection((address.host, address.port), timeout)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the verbs are small; do not collect them
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: give up on bytes, keepalives too, that nobody acknowledges
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALL_SECONDS * 1000))
+    return connection
+
+
+def _transport(connection: socket.socket, pinned: list[tuple[str, bytes]], timeout: float) -> paramiko.Transport:
+    transport = paramiko.Transport(connection)
+    transport.daemon = True
+    transport._preferred_ciphers = _CIPHERS
+    transport._preferred_macs = _MACS
+    transport._preferred_compression = ("none",)  # ciphertext does not compress
+    transport._preferred_keys = _host_key_order([kind for kind, _ in pinned], transport._preferred_keys)
+    transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout
+    return transport
+
+
+def _host_key_order(pinned: list[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """The pinned types first, so that a host with several keys shows the one we compare.
+
+    The others stay at the end: they can never match, but a host that lost its key then shows which one it has
+    now, and the person sees both fingerprints instead of `no matching host key type`.
+    """
+    first = [name for kind in pinned for name in known if name == kind or (kind == "ssh-rsa" and "rsa" in name)]
+    return tuple(dict.fromkeys([*first, *known]))
+
+
+class _DeniedError(Exception):
+    """The door answered the log-in with no."""
+
+
+@contextlib.contextmanager
+def _network(address: Address, what: str, seconds: float | None = None) -> Iterator[None]:
+    """Turn every way in which a network fails into one error that says which host, what, and after how long."""
+    start = time.monotonic()
+    try:
+        yield
+    except TimeoutError:
+        waited = seconds if seconds is not None else time.monotonic() - start
+        raise UnreachableError(f"{address} did not answer in {waited:.0f} s") from None
+    except paramiko.AuthenticationException as error:
+        if not any(word in str(error) for word in ("timeout", "shut down", "EOF")):
+            raise _DeniedError from None
+        raise UnreachableError(f"{address} {what}: {error}") from None
+    except socket.gaierror as error:
+        raise UnreachableError(f"{address} {what}: the name {address.host} is not known ({error.strerror})") from None
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        after = f"after {time.monotonic() - start:.1f} s"
+        raise UnreachableError(f"{address} {what} ({_reason(error)}, {after})") from None
+
+
+def _reason(error: Any) -> str:
+    return str(getattr(error, "strerror", None) or error or "no more bytes").lower()
+
+
+def _one_line(text: bytes) -> str:
+    """What a peer said, fit for one line of a terminal."""
+    said = " ".join(text[:400].decode(errors="replace").split())
+    return "".join(character for character in said if character.isprintable())
