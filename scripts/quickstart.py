@@ -184,7 +184,7 @@ class Run:
         options = self.options
         state = f"--state={self.coordinator}"
         self._run("charity", None, ["charity", "serve", state])
-        self._run("door", None, ["charity", "door", "--embedded", state, f"--port={port}"])
+        self._run("door", None, ["charity", "door", "--embedded", state, f"--listen=127.0.0.1:{port}"])
         for number, name in enumerate(self.names):
             folder = self.state / "sites" / name
             exchange = f"--exchange={folder / 'exchange'}"
