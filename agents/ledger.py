@@ -23,7 +23,8 @@ from typing import Any
 from agents.errors import BundleError, LedgerError, SignatureError
 from agents.keys import PrivateKey, PublicKey
 from agents.manifest import canonical, now, parse
-from agents.signature import LEDGER, sign, verify as verify_signature
+from agents.signature import LEDGER, sign
+from agents.signature import verify as verify_signature
 
 START = "0" * 64
 JUDGED = ("accepted", "refused", "invalid", "report")
@@ -72,7 +73,10 @@ class Record:
     def line(self) -> bytes:
         """The record as one line of the export. A verdict is this line."""
         text = self.text.decode()
-        return canonical({"sequence": self.sequence, "hash": self.hash, "record": text, "signature": self.signature}) + b"\n"
+        return (
+            canonical({"sequence": self.sequence, "hash": self.hash, "record": text, "signature": self.signature})
+            + b"\n"
+        )
 
 
 class Ledger:
@@ -118,7 +122,15 @@ class Ledger:
                 record = _next(self._last(), event, fields, key)
                 self._database.execute(
                     "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (record.sequence, record.hash, record.text, record.signature, event, fields.get("site"), subject_of(event, fields)),
+                    (
+                        record.sequence,
+                        record.hash,
+                        record.text,
+                        record.signature,
+                        event,
+                        fields.get("site"),
+                        subject_of(event, fields),
+                    ),
                 )
                 self._database.commit()
             except BaseException:
@@ -196,7 +208,7 @@ _COLUMNS = "SELECT sequence, hash, text, signature FROM record"
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Write-ahead log: a commit costs one fsync, and readers never wait. FULL: what is committed survives a power cut."""
+    """Write-ahead log: a commit costs one fsync, and readers never wait. FULL: a commit survives a power cut."""
     database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
@@ -258,7 +270,9 @@ def read_export(lines: Iterable[bytes]) -> list[Record]:
             break
         try:
             value = json.loads(line)
-            record = Record(int(value["sequence"]), str(value["hash"]), value["record"].encode(), str(value["signature"]))
+            record = Record(
+                int(value["sequence"]), str(value["hash"]), value["record"].encode(), str(value["signature"])
+            )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise LedgerError(f"line {number} of the history is not a ledger line") from None
         records.append(record)

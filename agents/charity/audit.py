@@ -36,4 +36,8 @@ def audit(folders: Folders) -> dict[str, Any]:
         if (found := sha256_file(path)) != wanted:
             raise LedgerError(f"{path} hashes to {found}, which is not the model of record {record.sequence}")
     check_history(folders, ledger)
-    return {"records": len(records), "head": records[-1].hash, "models": len({record.fields["model"]["sha256"] for record in kept})}
+    return {
+        "records": len(records),
+        "head": records[-1].hash,
+        "models": len({record.fields["model"]["sha256"] for record in kept}),
+    }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agents.charity.door_cli import door
 from agents.commands import entry, new_group, path_argument, settings_options, stop_event
 from agents.errors import AgentError, LedgerError, SettingsError
 from agents.settings import REQUIRED, describe, setting
@@ -42,7 +43,9 @@ class InitSettings:
     schedule: str = setting("free", "All sites at once, or one at a time.", choices=("free", "relay"))
     sessions: int | None = setting(None, "Sessions per site; without it, no end.", metavar="N", at_least=1)
     policy: str = setting("best", "Which of two models she keeps.", choices=("best",))
-    metric: str = setting("accuracy", "What the policy compares first.", choices=("accuracy", "auc", "precision", "recall"))
+    metric: str = setting(
+        "accuracy", "What the policy compares first.", choices=("accuracy", "auc", "precision", "recall")
+    )
     batch_size: int = setting(64, "Images per training step.", metavar="N", at_least=1)
     epochs: int = setting(100, "Most epochs of a session.", metavar="N", at_least=1)
     patience: int = setting(10, "Epochs without improvement that end a session.", metavar="N", at_least=1)
@@ -59,8 +62,13 @@ class ServeSettings(StateSettings):
 
     data: Path | None = setting(None, "Her images, if they moved since init.", metavar="FILE|DIR")
     door: str = setting("none", "Also run `charity door` as a child.", choices=("none", "embedded", "sshd"))
-    rescan: float = setting(5.0, "Seconds between looks at the inbox that need no notice.", metavar="SECONDS", at_least=0.05)
-    turn_timeout: float = setting(900.0, "Schedule relay: seconds of silence that end a turn.", metavar="SECONDS", at_least=1)
+    listen: str | None = setting(None, "With --door: where it listens.", metavar="HOST:PORT")
+    rescan: float = setting(
+        5.0, "Seconds between looks at the inbox that need no notice.", metavar="SECONDS", at_least=0.05
+    )
+    turn_timeout: float = setting(
+        900.0, "Schedule relay: seconds of silence that end a turn.", metavar="SECONDS", at_least=1
+    )
     judge_start_timeout: float = setting(120.0, "Seconds the judge may take to start.", metavar="SECONDS", at_least=1)
     judge_timeout: float = setting(60.0, "Seconds the judge may take for a score.", metavar="SECONDS", at_least=0.1)
 
@@ -109,7 +117,10 @@ def init(settings: InitSettings) -> None:
     if not settings.data.exists():
         raise SettingsError(f"{settings.data} does not exist")
     spec = genesis.read_spec(settings.architecture)
-    plan = {name: getattr(settings, name) for name in ("batch_size", "epochs", "patience", "optimizer", "learning_rate", "metric")}
+    plan = {
+        name: getattr(settings, name)
+        for name in ("batch_size", "epochs", "patience", "optimizer", "learning_rate", "metric")
+    }
     agreement = {
         "federation": settings.name,
         "spec": spec,
@@ -120,10 +131,14 @@ def init(settings: InitSettings) -> None:
     }
     record = genesis.begin(folders, settings.data, agreement, settings.seed, {"address": settings.address})
     metrics = record.fields["metrics"]
-    click.echo(f"genesis of {settings.name}: accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f} on the holdout")
+    click.echo(
+        f"genesis of {settings.name}: accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f} on the holdout"
+    )
 
 
-@charity.command(epilog=_example("charity serve --door sshd", "CHARITY_LOG_FORMAT=json charity serve --turn-timeout 3600"))
+@charity.command(
+    epilog=_example("charity serve --door sshd", "CHARITY_LOG_FORMAT=json charity serve --turn-timeout 3600")
+)
 @settings_options(ServeSettings, "charity")
 def serve(settings: ServeSettings) -> None:
     """Judge what arrives, until told to stop."""
@@ -136,21 +151,31 @@ def serve(settings: ServeSettings) -> None:
     data = settings.data or Path(_private(folders)["data"])
     stop = stop_event()
     judge = Judge(
-        judge_command(data, genesis["spec"]), settings.judge_start_timeout, settings.judge_timeout, restarted=server.tell_restart
+        judge_command(data, genesis["spec"]),
+        settings.judge_start_timeout,
+        settings.judge_timeout,
+        restarted=server.tell_restart,
     )
-    with DoorChild(settings.door, settings.state) as door:
+    with DoorChild(settings.door, settings.state, settings.listen) as child:
         server.serve(
             folders, judge, stop, settings=describe(settings), rescan_seconds=settings.rescan,
-            turn_seconds=settings.turn_timeout, check=door.check,
+            turn_seconds=settings.turn_timeout, check=child.check,
         )  # fmt: skip
 
 
-@charity.group(epilog=_example("charity nodes add alice-1 alice-1.pub --address charity@charity.example:2222 > alice-1.json"))
+charity.add_command(door)
+
+
+@charity.group(
+    epilog=_example("charity nodes add alice-1 alice-1.pub --address charity@charity.example:2222 > alice-1.json")
+)
 def nodes() -> None:
     """Enrol, list and revoke sites and auditors."""
 
 
-@nodes.command(epilog=_example("charity nodes add alice-1 alice-1.pub --address charity@charity.example:2222 > alice-1.json"))
+@nodes.command(
+    epilog=_example("charity nodes add alice-1 alice-1.pub --address charity@charity.example:2222 > alice-1.json")
+)
 @click.argument("name")
 @click.argument("keyfile", type=path_argument())
 @settings_options(NodeSettings, "charity")
@@ -193,6 +218,21 @@ def invite(settings: NodeSettings, name: str) -> None:
     click.echo(json.dumps(enrol.invitation(Vault(folders), name, address), indent=2))
 
 
+class RecordNumber(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """The number of a record, or `best` for the one that made the current model current."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value == "best":
+            return 0
+        if not value.isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither the number of a record nor best", param, ctx)
+        return int(value)
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
@@ -219,10 +259,14 @@ def revoke(settings: StateSettings, name: str, reason: str) -> None:
     click.echo(f"{name} is revoked, record {record.sequence}")
 
 
-@charity.command(epilog=_example("charity history --last 20", "charity history --export | tail -n 1 | jq -r .record | jq ."))
+@charity.command(
+    epilog=_example("charity history --last 20", "charity history --export | tail -n 1 | jq -r .record | jq .")
+)
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N records.")
 @click.option("--export", is_flag=True, help="The signed records themselves, one JSON line each.")
-@click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="With --export: only records above SEQ.")
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="With --export: only records above SEQ."
+)
 @_json
 @settings_options(StateSettings, "charity")
 def history(settings: StateSettings, last: int | None, export: bool, after: int, as_json: bool) -> None:
@@ -273,7 +317,9 @@ def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
              "–" if row["relative"] is None else f"{row['relative']:.2%}")
             for row in tensors
         ]  # fmt: skip
-        click.echo("\n" + views.table(("TENSOR", "SHAPE", "MOVED BY (L2)", "OF ITS NORM"), rows, right=(2, 3)), nl=False)
+        click.echo(
+            "\n" + views.table(("TENSOR", "SHAPE", "MOVED BY (L2)", "OF ITS NORM"), rows, right=(2, 3)), nl=False
+        )
 
 
 @charity.command(epilog=_example("charity best"))
@@ -318,20 +364,21 @@ def verify(settings: StateSettings, as_json: bool) -> None:
 
 
 @charity.command(epilog=_example("charity score --split test", "charity score --split test 1"))
-@click.argument("n", type=click.IntRange(min=1), required=False)
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True, help="Which images.")
+@click.argument("n", type=RecordNumber(), default="best")
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True, help="Which images."
+)
 @click.option("--data", type=path_argument(), help="Other images than those given to init.")
 @_json
 @settings_options(StateSettings, "charity")
-def score(settings: StateSettings, n: int | None, split: str, data: Path | None, as_json: bool) -> None:
+def score(settings: StateSettings, n: int, split: str, data: Path | None, as_json: bool) -> None:
     """Score the current model, or that of record N, on images that nobody selected on."""
-    from agents.charity import views
     from agents.charity.judge_client import Judge, judge_command
 
     folders = _folders(settings.state)
     ledger = _ledger(folders)
-    number = n or views.current(_rows(settings))["sequence"]
-    model = _model(folders, ledger.record(number))
+    record = _chosen(settings, n)
+    model = _model(folders, record)
     judge = Judge(judge_command(data or Path(_private(folders)["data"]), ledger.record(1).fields["spec"], split))
     try:
         examples = judge.start()["holdout"]["examples"]
@@ -339,13 +386,13 @@ def score(settings: StateSettings, n: int | None, split: str, data: Path | None,
     finally:
         judge.stop()
     if as_json:
-        _print("show", {"sequence": number, "split": split, "examples": examples, "metrics": metrics}, True)
+        _print("show", {"sequence": record.sequence, "split": split, "examples": examples, "metrics": metrics}, True)
     else:
-        _print("show", {"record": number, "split": split, "images": examples, **metrics}, False)
+        _print("show", {"record": record.sequence, "split": split, "images": examples, **metrics}, False)
 
 
-@charity.command(epilog=_example("charity export 17 best.keras"))
-@click.argument("n", type=click.IntRange(min=1))
+@charity.command(epilog=_example("charity export best best.keras", "charity export 17 seventeen.keras"))
+@click.argument("n", type=RecordNumber())
 @click.argument("file", type=path_argument(exists=False))
 @settings_options(StateSettings, "charity")
 def export(settings: StateSettings, n: int, file: Path) -> None:
@@ -355,9 +402,8 @@ def export(settings: StateSettings, n: int, file: Path) -> None:
     from agents.charity.judge import export_keras
 
     folders = _folders(settings.state)
-    ledger = _ledger(folders)
-    genesis = ledger.record(1).fields
-    export_keras(_model(folders, ledger.record(n)), genesis["spec"], genesis["plan"], file)
+    genesis = _ledger(folders).record(1).fields
+    export_keras(_model(folders, _chosen(settings, n)), genesis["spec"], genesis["plan"], file)
     click.echo(f"wrote {file}")
 
 
@@ -387,7 +433,12 @@ def finish(settings: StateSettings, reason: str) -> None:
 
 
 @charity.command(epilog=_example("charity reopen --sessions 6"))
-@click.option("--sessions", type=click.IntRange(min=1), metavar="N", help="Sessions per site, past ones included.  [default: no end]")
+@click.option(
+    "--sessions",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Sessions per site, past ones included.  [default: no end]",
+)
 @click.option("--reason", default="by the coordinator", show_default=True, help="Goes into the history.")
 @settings_options(StateSettings, "charity")
 def reopen(settings: StateSettings, sessions: int | None, reason: str) -> None:
@@ -432,6 +483,14 @@ def _rows(settings: StateSettings, *needed: int) -> list[dict[str, Any]]:
     return views.read(record.line() for record in ledger.records())
 
 
+def _chosen(settings: StateSettings, number: int) -> Record:
+    """The record of that number; 0 is the one that made the current model current."""
+    from agents.charity import views
+
+    ledger = _ledger(_folders(settings.state))
+    return ledger.record(number or views.current(_rows(settings))["sequence"])
+
+
 def _print(verb: str, value: Any, as_json: bool) -> None:
     from agents.charity import views
 
@@ -448,7 +507,9 @@ def _stored(folders: Folders, record: Record) -> Path | None:
 def _model(folders: Folders, record: Record) -> Path:
     path = _stored(folders, record)
     if path is None:
-        raise AgentError(f"record {record.sequence} ({record.event}) has no stored model", "refused models are not kept")
+        raise AgentError(
+            f"record {record.sequence} ({record.event}) has no stored model", "refused models are not kept"
+        )
     return path
 
 

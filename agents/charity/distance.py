@@ -9,7 +9,7 @@ from agents import weights
 
 
 def distances(first: Path, second: Path) -> list[dict[str, Any]]:
-    """One row per tensor: its shape, the Euclidean norm of the difference, and that norm relative to the first tensor's.
+    """Per tensor its shape, the Euclidean norm of the difference, and that relative to the first tensor's norm.
 
     Raises:
         WeightsError: The two are not of one architecture.
@@ -23,5 +23,7 @@ def distances(first: Path, second: Path) -> list[dict[str, Any]]:
     for name, shape in expected.items():
         moved = float(np.linalg.norm((after[name].astype(np.float64) - before[name]).ravel()))
         length = float(np.linalg.norm(before[name].astype(np.float64).ravel()))
-        rows.append({"tensor": name, "shape": list(shape), "distance": moved, "relative": moved / length if length else None})
+        rows.append(
+            {"tensor": name, "shape": list(shape), "distance": moved, "relative": moved / length if length else None}
+        )
     return rows

@@ -16,17 +16,27 @@ class DoorChild:
     Args:
         kind: none, embedded or sshd.
         state: The coordinator's folder.
+        listen: Address and port; None leaves it to the door's own settings.
     """
 
-    def __init__(self, kind: str, state: Path) -> None:
+    def __init__(self, kind: str, state: Path, listen: str | None = None) -> None:
         self._kind = kind
         self._state = state
+        self._listen = [f"--listen={listen}"] if listen else []
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> DoorChild:
         if self._kind != "none":
             embedded = ["--embedded"] if self._kind == "embedded" else []
-            command = [sys.executable, "-m", "agents.charity.cli", "door", "--state", str(self._state), *embedded]
+            command = [
+                sys.executable,
+                "-m",
+                "agents.charity.cli",
+                "door",
+                f"--state={self._state}",
+                *embedded,
+                *self._listen,
+            ]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         return self
 
@@ -39,7 +49,9 @@ class DoorChild:
         if self._process is not None and (code := self._process.poll()) is not None:
             raise AgentError(f"the door has ended with exit code {code}", "its own message stands above")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._process is None:
             return
         self._process.terminate()

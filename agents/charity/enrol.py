@@ -103,7 +103,9 @@ def parse_address(address: str) -> tuple[str, str, int]:
         host, port = place, "22"
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536 or any(letter.isspace() for letter in address):
-        raise SettingsError(f"{address!r} is not an address", "write user@host:port, such as charity@charity.example:2222")
+        raise SettingsError(
+            f"{address!r} is not an address", "write user@host:port, such as charity@charity.example:2222"
+        )
     return user or COORDINATOR, host, int(port)
 
 
@@ -131,7 +133,11 @@ def _login_key(path: Path) -> str:
 def _check_free(state: Federation, name: str, key: str, coordinator: str) -> None:
     member = state.member(name)
     if member is not None and not member.revoked:
-        raise SettingsError(f"{name} is enrolled already with {fingerprint(member.key)}", "revoke it first, or take another name")
-    holder = next((one.name for one in state.enrolled if one.key == key), "the coordinator" if key == coordinator else None)
+        raise SettingsError(
+            f"{name} is enrolled already with {fingerprint(member.key)}", "revoke it first, or take another name"
+        )
+    holder = next(
+        (one.name for one in state.enrolled if one.key == key), "the coordinator" if key == coordinator else None
+    )
     if holder:
         raise SettingsError(f"this key is {holder}'s already", "every site needs a key of its own")

@@ -121,7 +121,11 @@ class Federation:
 
     def all_sessions_done(self) -> bool:
         """Whether every site has trained as many sessions as agreed."""
-        return self.sessions is not None and bool(self.sites) and all(site.sessions >= self.sessions for site in self.sites)
+        return (
+            self.sessions is not None
+            and bool(self.sites)
+            and all(site.sessions >= self.sessions for site in self.sites)
+        )
 
     def turn_after(self, name: str) -> str | None:
         """Whose turn follows `name`'s: the next site in order of enrolment that has sessions left."""

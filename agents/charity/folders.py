@@ -1,9 +1,9 @@
 """The coordinator's folders: what lies where under `--state`, and who may see it.
 
-    vault/     Charity only: coordinator_key, ledger.db, charity.json, models/, claimed/, opened/
-    inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
-    outbox/    written by the vault, read by the door: ledger.jsonl, sites.json, verdicts/, releases/
-    door/      the door only: host_key, its logs and generated files
+vault/     Charity only: coordinator_key, ledger.db, charity.json, models/, claimed/, opened/
+inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
+outbox/    written by the vault, read by the door: ledger.jsonl, sites.json, verdicts/, releases/
+door/      the door only: host_key, its logs and generated files
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Folders:
         """Create what is missing; only the owner can enter the vault."""
         for folder in (self.claimed, self.opened, self.models, self.inbox, self.releases, self.outbox / "verdicts"):
             folder.mkdir(parents=True, exist_ok=True)
-        self.vault.chmod(0o700)
+        with contextlib.suppress(PermissionError):  # a volume whose root belongs to somebody else
+            self.vault.chmod(0o700)
 
 
 @contextlib.contextmanager

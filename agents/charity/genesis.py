@@ -10,11 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
-
 from agents import weights
 from agents.charity.folders import Folders, locked
+from agents.charity.host_key import make_host_key
 from agents.charity.judge_client import Judge, judge_command
 from agents.charity.vault import COORDINATOR, PUBLIC, Vault, publish_history
 from agents.errors import SettingsError
@@ -39,7 +37,9 @@ def read_spec(text: str) -> dict[str, Any]:
         value = json.loads(text) if text.lstrip().startswith("{") else {"name": text.strip()}
         return check_spec({"input": DEFAULT_INPUT, "classes": DEFAULT_CLASSES, **value})
     except (ValueError, OSError) as error:
-        raise SettingsError(f"--architecture: {error}", 'such as cnn, or {"name":"cnn","depth":8,"classes":10}') from None
+        raise SettingsError(
+            f"--architecture: {error}", 'such as cnn, or {"name":"cnn","depth":8,"classes":10}'
+        ) from None
 
 
 def loss_of(spec: dict[str, Any]) -> str:
@@ -47,7 +47,14 @@ def loss_of(spec: dict[str, Any]) -> str:
     return loss_name(spec)
 
 
-def begin(folders: Folders, data: Path, agreement: dict[str, Any], seed: int, private: dict[str, Any], judge: Judge | None = None) -> Record:
+def begin(
+    folders: Folders,
+    data: Path,
+    agreement: dict[str, Any],
+    seed: int,
+    private: dict[str, Any],
+    judge: Judge | None = None,
+) -> Record:
     """Make a coordinator's keys and its first model, and record the genesis.
 
     Args:
@@ -91,22 +98,6 @@ def is_begun(folders: Folders) -> bool:
     return folders.ledger.is_file() and Ledger.create(folders.ledger).head() is not None
 
 
-def make_host_key(path: Path) -> None:
-    """Make the door's ed25519 host key, unless it exists; sites pin it, so it is never replaced."""
-    public_path = path.with_name(path.name + ".pub")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
-    if not path.exists():
-        pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-        )
-        write_whole(path, pem)
-    if not public_path.exists():
-        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
-        line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-        write_whole(public_path, line + b" fedssh door\n", PUBLIC)
-
-
 def _coordinator_key(folders: Folders) -> PrivateKey:
     sweep(folders.vault)
     if not folders.key.exists():
@@ -126,6 +117,6 @@ def _first_model(
         answer = judge.ask({"genesis": {"out": str(out), "seed": seed, "plan": agreement["plan"]}})
     finally:
         judge.stop()
-    model = {"sha256": sha256_file(out), "size": out.stat().st_size}
+    model: dict[str, Any] = {"sha256": sha256_file(out), "size": out.stat().st_size}
     move_whole(out, folders.model(model["sha256"]))
     return model, answer, holdout

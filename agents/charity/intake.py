@@ -57,7 +57,9 @@ def _bundles(root: Path) -> list[Claimed]:
     found = []
     for folder in root.iterdir():
         try:
-            found += [Claimed(check_site(folder.name), path) for path in folder.iterdir() if ARRIVAL.fullmatch(path.name)]
+            found += [
+                Claimed(check_site(folder.name), path) for path in folder.iterdir() if ARRIVAL.fullmatch(path.name)
+            ]
         except (BundleError, NotADirectoryError):
             continue  # not a site's folder: nothing of ours
     return sorted(found, key=lambda claimed: claimed.path.name)
@@ -109,7 +111,9 @@ def identify(path: Path) -> tuple[str | None, str | None]:
         return None, None
 
 
-def inspect(path: Path, member: Site, state: Federation, folders: Folders, key: PrivateKey, ledger: Ledger) -> Candidate | Report:
+def inspect(
+    path: Path, member: Site, state: Federation, folders: Folders, key: PrivateKey, ledger: Ledger
+) -> Candidate | Report:
     """Check a claimed bundle from outside to inside: form, signature, sender, hashes, origin, architecture, values.
 
     Args:
@@ -134,7 +138,9 @@ def inspect(path: Path, member: Site, state: Federation, folders: Folders, key: 
     expected = weights.read_header(folders.model(state.genesis["model"]["sha256"]))
     model = folders.opened / path.with_suffix(".safetensors").name
     # The same tensors can take a little more room than ours: names are written with other spaces.
-    manifest = bundle.open_bundle(path, model, Submission, signer, key, max_bytes=expected.size + weights.MAX_HEADER_BYTES)
+    manifest = bundle.open_bundle(
+        path, model, Submission, signer, key, max_bytes=expected.size + weights.MAX_HEADER_BYTES
+    )
     try:
         check_id(manifest.id)
         _check_origin(manifest, member, ledger)

@@ -74,7 +74,9 @@ class Scorer:
         return np.concatenate(parts)
 
 
-def genesis(spec: dict[str, Any], data: Path, holdout: images.Images, seed: int, plan: dict[str, Any], out: Path) -> dict[str, Any]:
+def genesis(
+    spec: dict[str, Any], data: Path, holdout: images.Images, seed: int, plan: dict[str, Any], out: Path
+) -> dict[str, Any]:
     """Make the federation's first model: random weights, then one epoch on the coordinator's own images.
 
     Args:
@@ -97,7 +99,7 @@ def genesis(spec: dict[str, Any], data: Path, holdout: images.Images, seed: int,
 
 
 def export_keras(model: Path, spec: dict[str, Any], plan: dict[str, Any], out: Path) -> None:
-    """Write a stored model as a `.keras` file, compiled as the sites train it. For the owner; never read from a peer."""
+    """Write a stored model as a `.keras` file, compiled as the sites train it. For the owner; never read again."""
     load_keras()
     network = build(spec)
     shapes = {name: tuple(array.shape) for name, array in get_weights(network).items()}

@@ -6,6 +6,7 @@ object per line in each direction; the first line from the judge says that it is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -28,7 +29,17 @@ class JudgeError(AgentError):
 
 def judge_command(data: Path, spec: dict[str, Any], split: str = "val") -> list[str]:
     """How to start the real judge on one split of the coordinator's images."""
-    return [sys.executable, "-m", "agents.charity.judge", "--data", str(data), "--split", split, "--spec", json.dumps(spec)]
+    return [
+        sys.executable,
+        "-m",
+        "agents.charity.judge",
+        "--data",
+        str(data),
+        "--split",
+        split,
+        "--spec",
+        json.dumps(spec),
+    ]
 
 
 class Judge:
@@ -122,10 +133,8 @@ class Judge:
         if self._process is None:
             return
         assert self._process.stdin and self._process.stdout
-        try:
+        with contextlib.suppress(OSError):  # it died with a question half written
             self._process.stdin.close()
-        except OSError:
-            pass  # it died with a question half written
         self._process.terminate()
         try:
             self._process.wait(timeout=2)
@@ -165,7 +174,9 @@ class Judge:
             code = self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
             return "the judge closed its pipe"
-        return f"the judge died of {signal.Signals(-code).name}" if code < 0 else f"the judge ended with exit code {code}"
+        return (
+            f"the judge died of {signal.Signals(-code).name}" if code < 0 else f"the judge ended with exit code {code}"
+        )
 
     def _failed(self, reason: str) -> JudgeError:
         self._failure = reason

@@ -110,7 +110,9 @@ class Coordinator:
         if record is not None:
             _tell_release(record)
         if state.finished and not before.finished:
-            tell(logger, "finished", "the federation is finished; the best model stays released", sequence=state.sequence)
+            tell(
+                logger, "finished", "the federation is finished; the best model stays released", sequence=state.sequence
+            )
 
     def _pass_turn(self) -> None:
         """Give the turn to the next site when the one that has it was silent for too long."""
@@ -130,10 +132,14 @@ def tell_verdict(settled: Settled) -> None:
     """Say what became of a bundle."""
     fields = settled.record.fields
     event, site = fields["event"], fields["site"]
-    about = {name: fields.get(name) for name in ("site", "submission", "session", "epoch", "claim", "metrics", "reason")}
+    about: dict[str, Any] = {
+        name: fields.get(name) for name in ("site", "submission", "session", "epoch", "claim", "metrics", "reason")
+    }
     about["sequence"] = fields["sequence"]
     if settled.replay:
-        text = f"{site} sent {fields['submission'] or 'a bundle'} again; the verdict of record {fields['sequence']} stands"
+        text = (
+            f"{site} sent {fields['submission'] or 'a bundle'} again; the verdict of record {fields['sequence']} stands"
+        )
         tell(logger, "replayed", text, **about)
         return
     if event == "report":
@@ -184,7 +190,7 @@ def serve(
         folders.make()
         coordinator = Coordinator(Vault(folders), judge, rescan_seconds, turn_seconds)
         wake = threading.Event()
-        threading.Thread(target=lambda: (stop.wait(), wake.set()), daemon=True).start()
+        threading.Thread(target=_pass_on, args=(stop, wake), daemon=True).start()
         observer = watch(folders, wake)
         try:
             coordinator.vault.repair()  # the door can show the history while the judge starts
@@ -192,12 +198,17 @@ def serve(
             coordinator.recover()
             state = coordinator.vault.state
             text = f"serving {state.genesis['federation']} from record {state.sequence}; {settings}".rstrip("; ")
-            tell(logger, "started", text, sequence=state.sequence, pid_judge=judge.pid, settings=settings)
+            tell(logger, "start", text, sequence=state.sequence, pid_judge=judge.pid, settings=settings)
             _loop(coordinator, stop, wake, check)
         finally:
             observer.stop()
             judge.stop()
-        tell(logger, "stopped", f"stopped after record {coordinator.vault.state.sequence}")
+        tell(logger, "stop", f"stopped after record {coordinator.vault.state.sequence}")
+
+
+def _pass_on(stop: threading.Event, wake: threading.Event) -> None:
+    stop.wait()
+    wake.set()
 
 
 def _loop(coordinator: Coordinator, stop: threading.Event, wake: threading.Event, check: Callable[[], None]) -> None:
@@ -229,7 +240,13 @@ def _check_holdout(ready: dict[str, Any], vault: Vault) -> None:
 
 def watch(folders: Folders, wake: threading.Event) -> Any:
     """Set `wake` when a bundle arrives in an inbox or another command publishes something."""
-    from watchdog.events import FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
+    from watchdog.events import (
+        FileCreatedEvent,
+        FileModifiedEvent,
+        FileMovedEvent,
+        FileSystemEvent,
+        FileSystemEventHandler,
+    )
     from watchdog.observers import Observer
 
     class Waker(FileSystemEventHandler):

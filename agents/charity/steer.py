@@ -1,4 +1,4 @@
-"""What an operator decides: back to an earlier model, an end, a new beginning. A running `charity serve` releases it."""
+"""What an operator decides: back to an earlier model, an end, a new beginning. `charity serve` releases it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
     with vault.locked() as state:
         record = vault.ledger.record(sequence)
         if not model_records([record]):
-            raise SettingsError(f"record {sequence} is {record.event}", "roll back to genesis, an accepted record or a rollback")
+            raise SettingsError(
+                f"record {sequence} is {record.event}", "roll back to genesis, an accepted record or a rollback"
+            )
         model = record.fields["model"]
         if model == state.current.model:
             raise SettingsError(f"the model of record {sequence} is the current one")
@@ -52,5 +54,7 @@ def reopen(vault: Vault, sessions: int | None, reason: str) -> Record:
             raise SettingsError("the federation is open")
         done = min((site.sessions for site in state.sites), default=0)
         if sessions is not None and sessions <= done:
-            raise SettingsError(f"every site has trained {done} sessions already", f"give --sessions {done + 1} or more")
+            raise SettingsError(
+                f"every site has trained {done} sessions already", f"give --sessions {done + 1} or more"
+            )
         return vault.append("reopened", sessions=sessions, reason=reason)

@@ -190,7 +190,7 @@ def check_history(folders: Folders, ledger: Ledger) -> None:
                 continue
             if _is_whole(line):
                 raise LedgerError(
-                    f"{path} goes on with other records than the ledger after record {_sequence_before(record, ledger)}",
+                    f"{path} and the ledger part after record {_sequence_before(record, ledger)}",
                     "an older ledger.db was put back: restore a newer one, or the sites will refuse what follows",
                 )
             break

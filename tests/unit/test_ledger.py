@@ -87,7 +87,10 @@ def forged(records: list[Record], keys: dict[str, PrivateKey]) -> dict[str, tupl
         "records swapped": ([second, first, third], "record 2 stands where record 1 is expected"),
         "a text changed": ([first, other, third], "record 2 hashes to"),
         "a hash changed too": ([first, rehashed(other), third], "record 2: the signature by SHA256:.* does not match"),
-        "a signature of another": ([first, replace(second, signature=third.signature), third], "record 2: the signature"),
+        "a signature of another": (
+            [first, replace(second, signature=third.signature), third],
+            "record 2: the signature",
+        ),
         "a signature left out": ([first, replace(second, signature=""), third], "record 2: there is no signature"),
         "a number changed": ([replace(first, sequence=2)], "record 2 stands where record 1 is expected"),
         "a second beginning": ([first, replace(first, sequence=2)], "record 2 calls itself 1"),
@@ -100,8 +103,19 @@ def rehashed(record: Record) -> Record:
     return replace(record, hash=hashlib.sha256(record.text).hexdigest())
 
 
-@pytest.mark.parametrize("case", ["a record left out", "records swapped", "a text changed", "a hash changed too", "a signature of another",
-                                  "a signature left out", "a number changed", "a second beginning"])  # fmt: skip
+CASES = [
+    "a record left out",
+    "records swapped",
+    "a text changed",
+    "a hash changed too",
+    "a signature of another",
+    "a signature left out",
+    "a number changed",
+    "a second beginning",
+]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_verify_names_what_is_wrong(case: str, ledger: Ledger, keys: dict[str, PrivateKey]) -> None:
     records, message = forged(ledger.records(), keys)[case]
     with pytest.raises(LedgerError, match=message):
@@ -132,7 +146,9 @@ def test_a_missing_or_damaged_database_is_named(tmp_path: Path, ledger: Ledger) 
 
 @settings(max_examples=60, deadline=None)
 @given(position=st.integers(min_value=0, max_value=10**6), bit=st.integers(min_value=0, max_value=7), data=st.data())
-def test_any_flipped_bit_of_a_record_is_noticed(position: int, bit: int, data: st.DataObject, chain: tuple[list[Record], PrivateKey]) -> None:
+def test_any_flipped_bit_of_a_record_is_noticed(
+    position: int, bit: int, data: st.DataObject, chain: tuple[list[Record], PrivateKey]
+) -> None:
     records, key = chain
     index = data.draw(st.integers(min_value=0, max_value=len(records) - 1))
     text = bytearray(records[index].text)
