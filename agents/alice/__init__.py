@@ -1,0 +1,1 @@
+"""The trainer: sees a site's data and plain weights; has no network and no key."""

@@ -1,0 +1,81 @@
+"""What Alice remembers across restarts.
+
+    state/alice.json   {"federation", "sessions", "turns", "passed", "over"}
+    state/logs/        TensorBoard logs, a folder per session
+    state/lock         held by the one Alice that works here
+
+`over` is the report of a session that has ended: it stands here before it is published and until it is counted, so a
+kill in between neither loses a session nor counts it twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agents.alice.session import Trained
+from agents.errors import SettingsError
+from agents.files import sweep, write_whole
+from agents.manifest import SessionOver, canonical
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is remembered.
+
+    Attributes:
+        federation: The name of the federation that `trained` belongs to; None before the first release.
+        trained: What this site has trained in it.
+        over: The report of a session that is over but not counted in `trained` yet.
+    """
+
+    federation: str | None = None
+    trained: Trained = field(default_factory=Trained)
+    over: SessionOver | None = None
+
+
+def load(state: Path) -> Memory:
+    """Read what is remembered; nothing at the first start.
+
+    Raises:
+        SettingsError: The file is not one that Alice wrote.
+    """
+    path = state / "alice.json"
+    try:
+        fields = json.loads(path.read_bytes())
+        over = SessionOver.from_bytes(fields["over"].encode()) if fields["over"] else None
+        trained = Trained(int(fields["sessions"]), fields["turns"], bool(fields["passed"]))
+        return Memory(fields["federation"], trained, over)
+    except FileNotFoundError:
+        return Memory()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}", "remove it to count the sessions from 1 again") from None
+
+
+def save(state: Path, memory: Memory) -> None:
+    """Remember, durably."""
+    over = memory.over.to_bytes().decode() if memory.over else None
+    fields = {"federation": memory.federation, **dataclasses.asdict(memory.trained), "over": over}
+    write_whole(state / "alice.json", canonical(fields))
+
+
+@contextlib.contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """Make the state folder and keep other Alices out of it.
+
+    Raises:
+        SettingsError: Another Alice works here.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    with open(state / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(f"another alice works in {state}", "give each its own --state") from None
+        sweep(state)
+        yield

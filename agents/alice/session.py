@@ -1,0 +1,70 @@
+"""The rules of a training session. Pure: no file, network or clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agents.manifest import Local
+
+
+def improved(candidate: Local, best: Local) -> bool:
+    """Whether both accuracy and loss of a checkpoint are better than those of the best so far.
+
+    An accuracy of 1 cannot be beaten, so there it is enough to hold it. What is not a finite number is never better,
+    and anything finite is better than that.
+    """
+    if not _finite(candidate):
+        return False
+    if not _finite(best):
+        return True
+    more_accurate = candidate.accuracy > best.accuracy or candidate.accuracy == best.accuracy == 1.0
+    return more_accurate and candidate.loss < best.loss
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What this site has trained so far, as far as the rules need it.
+
+    Attributes:
+        sessions: How many sessions are over, in all.
+        turns: `turns` of the release whose turn was used last; None before the first turn.
+        passed: Whether the turn has been seen elsewhere since our last session.
+    """
+
+    sessions: int = 0
+    turns: int | None = None
+    passed: bool = True
+
+
+def may_start(federation: Mapping[str, Any], site: str, trained: Trained) -> bool:
+    """Whether this site may train now, from a release with this state of the federation.
+
+    With the schedule `free` always. With `relay` in its turn, once: a release that was made before the coordinator
+    had our last report still says that it is our turn. Its count of `turns` tells; without one, the turn must have
+    been seen elsewhere in between.
+    """
+    if federation["schedule"] != "relay":
+        return True
+    if federation["turn"] != site:
+        return False
+    if "turns" in federation:
+        return trained.turns is None or int(federation["turns"]) != trained.turns
+    return trained.passed or list(federation["sites"]) == [site]
+
+
+def is_over(federation: Mapping[str, Any], trained: Trained) -> bool:
+    """Whether this site has nothing more to train: the federation is finished, or its sessions are trained."""
+    agreed = federation["sessions"]
+    return federation["state"] == "finished" or (agreed is not None and trained.sessions >= agreed)
+
+
+def session_seed(seed: int, session: int) -> int:
+    """The seed of one session: the same after a restart, another in every session."""
+    return (seed * 1_000_003 + session) % 2**31
+
+
+def _finite(metrics: Local) -> bool:
+    return math.isfinite(metrics.loss) and math.isfinite(metrics.accuracy)

@@ -1,0 +1,328 @@
+"""The training loop: wait for a release, train a session from it, publish what improved, report, and again."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.alice import memory, session
+from agents.alice.exchange import Exchange, Received
+from agents.alice.memory import Memory
+from agents.alice.network import Epoch, Network, Stopped
+from agents.alice.plan import read_plan
+from agents.commands import tell
+from agents.errors import UnreachableError
+from agents.manifest import Claim, Local, SessionOver, new_id, now
+
+logger = logging.getLogger("alice")
+
+POLL_SECONDS = 0.2
+BELIEF_SECONDS = 10.0  # how long a release that lay there at the start may be yesterday's, with Bob still fetching
+
+
+@dataclass
+class Tally:
+    """A session as it goes on."""
+
+    number: int
+    epochs: int
+    started: str
+    best: Local
+    best_epoch: int | None = None
+    done: int = 0
+    checkpoints: int = 0
+
+
+class Alice:
+    """One site's trainer.
+
+    Args:
+        exchange: The folder shared with Bob.
+        state: Alice's own folder.
+        network: What is trained.
+        epochs: The most epochs of a session; None is what the plan says.
+        settle_seconds: After a session that published: how long to wait for its verdict to become a release.
+        stop: When set, `run` returns soon.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        state: Path,
+        network: Network,
+        epochs: int | None,
+        settle_seconds: float,
+        stop: threading.Event,
+    ) -> None:
+        self.exchange = exchange
+        self.state = state
+        self.network = network
+        self.epochs = epochs
+        self.settle_seconds = settle_seconds
+        self.stop = stop
+        self.memory = memory.load(state)
+        self._last_said = ""
+        self._known_at_last: int | None = None  # the newest release when the last checkpoint was published
+
+    def run(self, sessions: int | None = None, wait_seconds: float = 0) -> int:
+        """Train until the federation is finished, the sessions are trained, or somebody asks to stop.
+
+        A session that is interrupted does not count; the next `run` trains it again from the newest release.
+
+        Args:
+            sessions: How many to train now; None is without end.
+            wait_seconds: How long to wait for the first release; 0 is for ever.
+
+        Returns:
+            The number of sessions trained.
+
+        Raises:
+            UnreachableError: No release came in time.
+        """
+        self._finish_report()
+        trained = 0
+        try:
+            while sessions is None or trained < sessions:
+                self._settle()
+                received = self._next_release(trained == 0, wait_seconds)
+                if received is None:
+                    return trained
+                trained += self._train(received)
+            count = self.memory.trained.sessions
+            self._say("finished", f"{_sessions(trained)} trained, as asked; {count} in all", sessions=count)
+        except Stopped as reason:
+            self._say("stopped", str(reason))
+        return trained
+
+    # waiting
+
+    def _next_release(self, first: bool, wait_seconds: float) -> Received | None:
+        """Wait until there is a release to train from; None when there is nothing more to train, or on `stop`."""
+        begun = time.monotonic()
+        seen: Received | None = None
+        while not self.stop.is_set():
+            if self.exchange.newest_sequence() != (seen.release.sequence if seen else None):
+                was_first, seen = seen is None, self.exchange.newest()
+                if seen is not None:
+                    self._recall(seen)
+                    believed = not (first and was_first)
+                    if self._may_train(seen):
+                        return seen
+            waited = time.monotonic() - begun
+            if seen is None:
+                self._wait_for_first(waited, wait_seconds)
+            elif session.is_over(seen.release.federation, self.memory.trained):
+                if believed or waited >= BELIEF_SECONDS:
+                    self._say_over(seen)
+                    return None
+                sequence, patience = seen.release.sequence, f"{BELIEF_SECONDS:g} s"
+                text = f"release {sequence} leaves nothing to train; waiting {patience} for a newer one"
+                self._say_waiting(text, seen.site)
+            elif not self._may_train(seen):
+                self._say_waiting(f"waiting for our turn; it is {seen.release.federation['turn']}'s", seen.site)
+            self.stop.wait(POLL_SECONDS)
+        raise Stopped("stopped while waiting")
+
+    def _may_train(self, received: Received) -> bool:
+        federation, trained = received.release.federation, self.memory.trained
+        return not session.is_over(federation, trained) and session.may_start(federation, received.site, trained)
+
+    def _wait_for_first(self, waited: float, wait_seconds: float) -> None:
+        self._say_waiting(f"waiting for a release in {self.exchange.incoming}", None)
+        if wait_seconds and waited >= wait_seconds:
+            where = self.exchange.incoming
+            raise UnreachableError(f"no release came into {where} in {wait_seconds:g} s", "is bob running?")
+
+    def _recall(self, received: Received) -> None:
+        """Note what a release says about whose turn it is; count anew in another federation."""
+        federation = received.release.federation
+        known = self.memory
+        if known.federation != federation["name"]:
+            known = Memory(federation["name"])
+        if federation["turn"] != received.site and not known.trained.passed:
+            known = dataclasses.replace(known, trained=dataclasses.replace(known.trained, passed=True))
+        if known != self.memory:
+            self._remember(known)
+
+    # a session
+
+    def _train(self, received: Received) -> bool:
+        """Train a session; False when Bob has replaced the release before it was loaded."""
+        release = received.release
+        plan = read_plan(release.plan)
+        try:
+            score = self.network.adopt(received, plan)
+        except FileNotFoundError:
+            if self.exchange.newest_sequence() == release.sequence:
+                raise
+            return False
+        tally = Tally(self.memory.trained.sessions + 1, self.epochs or plan.epochs, now(), score)
+        self._say_release(received, score)
+        self._say_session(received, tally, plan.patience)
+        early = self.network.fit(
+            tally.number, tally.epochs, plan, lambda epoch: self._epoch_over(received, tally, epoch), self.stop
+        )
+        self._end_session(received, tally, early)
+        return True
+
+    def _epoch_over(self, received: Received, tally: Tally, epoch: Epoch) -> None:
+        tally.done = epoch.number
+        better = session.improved(epoch.metrics, tally.best)
+        loss, accuracy = epoch.metrics.loss, epoch.metrics.accuracy
+        self._say(
+            "epoch",
+            f"session {tally.number} epoch {epoch.number:>2}/{tally.epochs}: loss {loss:.4f}, accuracy {accuracy:.4f}"
+            + ("  improved" if better else ""),
+            site=received.site,
+            session=tally.number,
+            epoch=epoch.number,
+            epochs=tally.epochs,
+            loss=loss if math.isfinite(loss) else None,
+            accuracy=accuracy if math.isfinite(accuracy) else None,
+            improved=better,
+        )
+        if better:
+            self._publish(received, tally, epoch)
+
+    def _publish(self, received: Received, tally: Tally, epoch: Epoch) -> None:
+        release = received.release
+        claim = Claim(
+            id=new_id(),
+            architecture=release.architecture,
+            builds_on=release.sequence,
+            session=tally.number,
+            epoch=epoch.number,
+            examples=self.network.examples,
+            metrics=epoch.metrics,
+            started=tally.started,
+            created=now(),
+        )
+        where = f"session {tally.number} epoch {epoch.number}"
+        fields: dict[str, Any] = {"site": received.site, "session": tally.number, "epoch": epoch.number, "id": claim.id}
+        try:
+            size = self.exchange.publish(claim, self.network.weights(), received.header.spec)
+        except OSError as error:
+            # It does not become the best, so the next epoch that is as good tries again.
+            self._say("not-published", f"{where} could not be published: {error}", logging.WARNING, **fields)
+            return
+        tally.best, tally.best_epoch = epoch.metrics, epoch.number
+        tally.checkpoints += 1
+        self._known_at_last = self.exchange.newest_sequence()
+        self._say("published", f"{where} published for bob, {size / 1e6:.1f} MB", size=size, **fields)
+
+    def _end_session(self, received: Received, tally: Tally, early: bool) -> None:
+        report = SessionOver(
+            id=new_id(),
+            builds_on=received.release.sequence,
+            session=tally.number,
+            epochs=tally.done,
+            checkpoints=tally.checkpoints,
+            examples=self.network.examples,
+            metrics=tally.best if tally.checkpoints else None,
+            started=tally.started,
+            created=now(),
+        )
+        turns = received.release.federation.get("turns")
+        trained = dataclasses.replace(self.memory.trained, turns=turns, passed=False)
+        self._remember(dataclasses.replace(self.memory, trained=trained, over=report))
+        self._finish_report()
+        result = "nothing improved on the release"
+        if tally.checkpoints:
+            best = f"loss {tally.best.loss:.4f}, accuracy {tally.best.accuracy:.4f} in epoch {tally.best_epoch}"
+            result = f"{_checkpoints(tally.checkpoints)}, best {best}"
+        self._say(
+            "session-over",
+            f"session {tally.number} is over after {_epochs(tally.done)}{', stopped early' if early else ''}: {result}",
+            site=received.site,
+            session=tally.number,
+            epochs=tally.done,
+            checkpoints=tally.checkpoints,
+            early=early,
+            loss=report.metrics.loss if report.metrics else None,
+            accuracy=report.metrics.accuracy if report.metrics else None,
+        )
+
+    def _finish_report(self) -> None:
+        """Publish the report of a session that is over, then count the session; a kill in between repeats this."""
+        if self.memory.over is None:
+            return
+        self.exchange.report(self.memory.over)
+        trained = dataclasses.replace(self.memory.trained, sessions=self.memory.over.session)
+        self._remember(dataclasses.replace(self.memory, trained=trained, over=None))
+
+    def _settle(self) -> None:
+        """Give the verdict on the last checkpoint a moment, so that the next session can start from it."""
+        if self._known_at_last is None:
+            return
+        until = time.monotonic() + self.settle_seconds
+        while self._known_at_last == self.exchange.newest_sequence() and time.monotonic() < until:
+            if self.stop.wait(POLL_SECONDS / 4):
+                break
+        self._known_at_last = None
+
+    def _remember(self, known: Memory) -> None:
+        memory.save(self.state, known)
+        self.memory = known
+
+    # telling
+
+    def _say(self, event: str, text: str, level: int = logging.INFO, **fields: object) -> None:
+        self._last_said = ""
+        tell(logger, event, text, level, **fields)
+
+    def _say_waiting(self, text: str, site: str | None) -> None:
+        if text != self._last_said:
+            self._say("waiting", text, site=site)
+            self._last_said = text
+
+    def _say_release(self, received: Received, score: Local) -> None:
+        release, there = received.release, received.release.metrics
+        self._say(
+            "release",
+            f"release {release.sequence} scores loss {there['loss']:.4f}, accuracy {there['accuracy']:.4f} "
+            f"at the coordinator; here loss {score.loss:.4f}, accuracy {score.accuracy:.4f} "
+            f"on {self.network.validation_examples} images",
+            site=received.site,
+            sequence=release.sequence,
+            holdout={"loss": there["loss"], "accuracy": there["accuracy"]},
+            loss=score.loss if math.isfinite(score.loss) else None,
+            accuracy=score.accuracy if math.isfinite(score.accuracy) else None,
+        )
+
+    def _say_session(self, received: Received, tally: Tally, patience: int) -> None:
+        agreed, sequence = received.release.federation["sessions"], received.release.sequence
+        self._say(
+            "session",
+            f"session {tally.number}{f' of {agreed}' if agreed else ''} begins from release {sequence}: "
+            f"{self.network.examples:,} images, at most {_epochs(tally.epochs)}, patience {patience}",
+            site=received.site,
+            session=tally.number,
+            epochs=tally.epochs,
+            builds_on=sequence,
+            examples=self.network.examples,
+        )
+
+    def _say_over(self, received: Received) -> None:
+        federation, count = received.release.federation, self.memory.trained.sessions
+        text = f"all {_sessions(count)} trained"
+        if federation["state"] == "finished":
+            text = f"the federation is finished; {_sessions(count)} trained here"
+        self._say("finished", text, site=received.site, sessions=count)
+
+
+def _sessions(number: int) -> str:
+    return f"{number} session{'' if number == 1 else 's'}"
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'' if number == 1 else 's'}"
+
+
+def _checkpoints(number: int) -> str:
+    return f"{number} checkpoint{'' if number == 1 else 's'}"

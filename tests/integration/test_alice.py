@@ -1,0 +1,493 @@
+"""Alice with a real, small Keras model and few images; Bob's half of the exchange folder is played by hand."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import models
+from agents import files, manifest
+from agents.alice import memory
+from agents.alice.exchange import Exchange
+from agents.alice.network import Network
+from agents.alice.plan import read_plan
+from agents.alice.train import Alice
+from agents.errors import BundleError, SettingsError, UnreachableError, WeightsError
+from agents.weights import read_weights, write_weights
+from models import datasets
+from models.backend import load_keras
+from models.images import Images
+
+SPEC: dict[str, Any] = models.check_spec({"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16, "depth": 1})
+
+
+class SmallSite:
+    """Folders, images that are easy to tell apart, and releases on demand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder / "alice"
+        self.data = folder / "site.npz"
+        self.exchange = Exchange(folder / "exchange")
+        self.state.mkdir()
+        self.exchange.tidy()
+        datasets.save(self.data, {"train": easy_images(120)})
+
+    def release(
+        self,
+        sequence: int,
+        spec: dict[str, Any] = SPEC,
+        plan: Mapping[str, Any] | None = None,
+        weights: Mapping[str, np.ndarray] | None = None,
+        **federation: Any,
+    ) -> Path:
+        """Do what Bob does when a release arrives; returns the note."""
+        model = self.exchange.incoming / f"{sequence:08}.safetensors"
+        load_keras(1).utils.set_random_seed(1)  # random weights, but the same in every run
+        tensors = weights if weights is not None else models.get_weights(models.build(spec))
+        header = write_weights(model, tensors, spec)
+        blob = manifest.Blob(files.sha256_file(model), model.stat().st_size)
+        state = {"schedule": "free", "turn": None, "state": "open", "sessions": None, "sites": ["alice-1", "alice-2"]}
+        settings = {"batch_size": 16, "epochs": 4, "patience": 10, "optimizer": "adam", "learning_rate": 0.02}
+        release = manifest.Release(
+            id=manifest.new_id(),
+            sender="charity",
+            recipients=["SHA256:" + "A" * 43],
+            model=blob,
+            sealed=blob,
+            architecture=header.architecture,
+            sequence=sequence,
+            head="0" * 64,
+            metrics={"loss": 0.7, "accuracy": 0.5},
+            plan={**settings, "loss": "auto", "metric": "accuracy", **(plan or {})},
+            federation={"name": "test", "policy": "best", **state, **federation},
+            created=manifest.now(),
+        )
+        note = {"site": "alice-1", "manifest": json.loads(release.to_bytes())}
+        files.write_whole(model.with_suffix(".json"), manifest.canonical(note))
+        return model.with_suffix(".json")
+
+    def claims(self) -> list[manifest.Claim]:
+        """The claims that lie there, oldest first."""
+        beside = (path for path in self._notes() if path.with_suffix(".safetensors").exists())
+        return [manifest.Claim.from_bytes(path.read_bytes()) for path in beside]
+
+    def reports(self) -> list[manifest.SessionOver]:
+        """The reports that lie there, oldest first."""
+        alone = (path for path in self._notes() if not path.with_suffix(".safetensors").exists())
+        return [manifest.SessionOver.from_bytes(path.read_bytes()) for path in alone]
+
+    def _notes(self) -> list[Path]:
+        return sorted(self.exchange.outgoing.glob("*.json"))
+
+
+def easy_images(number: int, size: int = 6, seed: int = 0) -> Images:
+    """Dark images of class 0 and bright ones of class 1, with some that are hard to tell."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(number) % 2
+    pixels = random.normal(0.4 + 0.2 * labels[:, None, None, None], 0.25, (number, size, size, 1))
+    return Images(np.clip(pixels, 0, 1).astype(np.float32), labels.astype(np.int64))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SmallSite:
+    return SmallSite(tmp_path)
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """The events of one kind so far, as their fields and text."""
+    logger = logging.getLogger("alice")
+    before = logger.propagate
+    logger.propagate = True
+    caplog.set_level(logging.INFO, logger="alice")
+
+    def events(kind: str) -> list[dict[str, Any]]:
+        found = [record.__dict__ for record in caplog.records if record.__dict__.get("event") == kind]
+        return [{**record["fields"], "text": record["msg"] % record["args"]} for record in found]
+
+    yield events
+    logger.propagate = before
+
+
+Told = Callable[[str], list[dict[str, Any]]]
+
+
+def alice(site: SmallSite, stop: threading.Event | None = None, epochs: int | None = None, seed: int = 1) -> Alice:
+    network = Network(site.data, seed, 1, None)
+    return Alice(site.exchange, site.state, network, epochs, 0.0, stop or threading.Event())
+
+
+def until(condition: Callable[[], Any], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+# a session
+
+
+def test_a_session_publishes_what_improved_and_reports(site: SmallSite, told: Told) -> None:
+    site.release(3)
+    assert alice(site).run(sessions=1) == 1
+    epochs, published = told("epoch"), told("published")
+    assert [event["epoch"] for event in epochs] == [1, 2, 3, 4]
+    assert published
+    assert [event["epoch"] for event in published] == [event["epoch"] for event in epochs if event["improved"]]
+
+    claims = site.claims()
+    last = next(event for event in reversed(epochs) if event["improved"])
+    assert claims[-1].metrics == manifest.Local(last["loss"], last["accuracy"])
+    assert {(claim.builds_on, claim.session, claim.examples) for claim in claims} == {(3, 1, 102)}
+    (report,) = site.reports()
+    assert (report.session, report.epochs, report.checkpoints) == (1, 4, len(published))
+    assert report.metrics == claims[-1].metrics
+    assert report.id > claims[-1].id
+    assert memory.load(site.state).trained.sessions == 1
+
+
+def test_a_published_model_scores_what_its_claim_says(site: SmallSite) -> None:
+    site.release(1)
+    alice(site).run(sessions=1)
+    claim = site.claims()[-1]
+    model = site.exchange.outgoing / f"{claim.id}.safetensors"
+    site.release(2, weights=read_weights(model, shapes()))
+    received = site.exchange.newest()
+    assert received is not None
+    score = Network(site.data, 1, 1, None).adopt(received, read_plan(received.release.plan))
+    assert score.loss == pytest.approx(claim.metrics.loss, rel=1e-5)
+    assert score.accuracy == pytest.approx(claim.metrics.accuracy)
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in models.get_weights(models.build(SPEC)).items()}
+
+
+def test_the_received_model_is_the_first_best(site: SmallSite, told: Told) -> None:
+    """Training that makes the model worse publishes nothing, and says so in the report."""
+    site.release(1)
+    alice(site).run(sessions=1)
+    good = site.exchange.outgoing / f"{site.claims()[-1].id}.safetensors"
+    site.release(2, weights=read_weights(good, shapes()), plan={"optimizer": "sgd", "learning_rate": 50.0})
+    before = len(site.claims())
+    alice(site).run(sessions=1)
+    assert len(site.claims()) == before
+    assert site.reports()[-1].metrics is None
+    assert site.reports()[-1].checkpoints == 0
+    assert told("session-over")[-1]["text"].endswith("nothing improved on the release")
+
+
+def test_the_same_seed_gives_the_same_session_also_after_a_restart(site: SmallSite, told: Told) -> None:
+    site.release(1)
+    alice(site).run(sessions=2)
+    whole = [(event["session"], event["epoch"], event["loss"]) for event in told("epoch")]
+    (site.state / "alice.json").unlink()
+    alice(site).run(sessions=1)
+    alice(site).run(sessions=1)
+    assert [(event["session"], event["epoch"], event["loss"]) for event in told("epoch")][len(whole) :] == whole
+    assert whole[0][2] != whole[4][2], "each session has an order of its own"
+
+
+def test_early_stopping_ends_a_session(site: SmallSite, told: Told) -> None:
+    site.release(1, plan={"epochs": 50, "patience": 1, "optimizer": "sgd", "learning_rate": 50.0})
+    alice(site).run(sessions=1)
+    (over,) = told("session-over")
+    assert over["early"]
+    assert over["epochs"] < 50
+
+
+def test_epochs_can_be_overridden(site: SmallSite, told: Told) -> None:
+    site.release(1)
+    alice(site, epochs=2).run(sessions=1)
+    assert len(told("epoch")) == 2
+
+
+def test_one_model_object_serves_all_sessions_until_the_architecture_changes(site: SmallSite) -> None:
+    site.release(1)
+    trainer = alice(site)
+    trainer.run(sessions=1)
+    first = trainer.network._model
+    site.release(2)
+    trainer.run(sessions=1)
+    assert trainer.network._model is first
+    site.release(3, spec=models.check_spec({**SPEC, "width": 5}))
+    trainer.run(sessions=1)
+    assert trainer.network._model is not first
+    assert site.claims()[-1].builds_on == 3
+
+
+# which release
+
+
+def test_the_next_session_starts_from_the_newest_release(site: SmallSite, told: Told) -> None:
+    site.release(1)
+    trainer = alice(site)
+    trainer.run(sessions=1)
+    site.release(5)
+    site.release(12)
+    trainer.run(sessions=1)
+    assert [event["builds_on"] for event in told("session")] == [1, 12]
+
+
+def test_a_verdict_on_its_way_is_awaited(site: SmallSite, told: Told) -> None:
+    site.release(1)
+    trainer = alice(site)
+    trainer.settle_seconds = 10
+
+    def judge() -> None:
+        until(site.reports)
+        site.release(2)
+
+    late = threading.Thread(target=judge)
+    late.start()
+    trainer.run(sessions=2)
+    late.join()
+    assert told("published")
+    assert [event["builds_on"] for event in told("session")] == [1, 2]
+
+
+def test_no_release_in_time_is_said(site: SmallSite) -> None:
+    with pytest.raises(UnreachableError, match=r"no release came into .*incoming in 0.3 s"):
+        alice(site).run(wait_seconds=0.3)
+
+
+def test_a_finished_federation_ends_alice(site: SmallSite, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.alice.train.BELIEF_SECONDS", 0.3)
+    site.release(4, state="finished")
+    assert alice(site).run() == 0
+    assert told("waiting")[0]["text"].startswith("release 4 leaves nothing to train")
+    assert told("finished")[0]["text"] == "the federation is finished; 0 sessions trained here"
+
+
+def test_a_finished_release_from_yesterday_is_not_the_last_word(site: SmallSite, told: Told) -> None:
+    site.release(4, state="finished")
+    threading.Timer(0.5, lambda: site.release(5, sessions=1)).start()
+    assert alice(site).run() == 1
+    assert [event["builds_on"] for event in told("session")] == [5]
+    assert told("finished")[0]["text"] == "all 1 session trained"
+
+
+def test_in_relay_alice_trains_in_her_turn_only_and_once(site: SmallSite, told: Told) -> None:
+    site.release(1, schedule="relay", turn="alice-2", turns=0)
+    stop = threading.Event()
+    trainer = alice(site, stop)
+    thread = threading.Thread(target=trainer.run)
+    thread.start()
+    try:
+        until(lambda: told("waiting"))
+        assert "it is alice-2's" in told("waiting")[0]["text"]
+        site.release(2, schedule="relay", turn="alice-1", turns=1)
+        until(lambda: told("session-over"))
+        # Made from our own checkpoint, before the coordinator heard that our session is over.
+        site.release(3, schedule="relay", turn="alice-1", turns=1)
+        time.sleep(0.6)
+        assert len(told("session")) == 1
+        site.release(7, schedule="relay", turn="alice-1", turns=3)
+        until(lambda: len(told("session-over")) == 2)
+        assert [event["builds_on"] for event in told("session")] == [2, 7]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_another_federation_counts_from_one(site: SmallSite, told: Told) -> None:
+    site.release(1)
+    alice(site).run(sessions=1)
+    site.release(2, name="another")
+    alice(site).run(sessions=1)
+    assert [event["session"] for event in told("session")] == [1, 1]
+
+
+# what cannot be trusted or used
+
+
+def test_a_note_whose_model_was_changed_is_refused(site: SmallSite) -> None:
+    model = site.release(1).with_suffix(".safetensors")
+    changed = bytearray(model.read_bytes())
+    changed[-1] ^= 1
+    model.write_bytes(changed)
+    with pytest.raises(WeightsError, match="is not the model that release 1 names"):
+        alice(site).run(sessions=1)
+
+
+def test_a_malformed_note_is_refused(site: SmallSite) -> None:
+    site.release(1).write_text("{}")
+    with pytest.raises(BundleError, match="is not the note of a release"):
+        alice(site).run(sessions=1)
+
+
+def test_tensors_of_another_architecture_are_refused(site: SmallSite) -> None:
+    weights = models.get_weights(models.build(SPEC))
+    site.release(1, weights={**weights, "evil": np.zeros(3, np.float32)})
+    with pytest.raises(WeightsError, match="'evil' does not belong to the architecture"):
+        alice(site).run(sessions=1)
+
+
+def test_an_architecture_that_is_not_installed_here_is_named(site: SmallSite) -> None:
+    site.release(1, spec={**SPEC, "name": "nonesuch"}, weights={"a": np.zeros(3, np.float32)})
+    with pytest.raises(SettingsError, match="this site cannot build the network: no architecture is called 'nonesuch'"):
+        alice(site).run(sessions=1)
+
+
+def test_images_that_do_not_suit_the_network_are_named(site: SmallSite) -> None:
+    split = easy_images(40)
+    datasets.save(site.data, {"train": Images(split.images, split.labels + 1)})
+    site.release(1)
+    with pytest.raises(SettingsError, match=r"train_labels has the label 2 \(20 such\), expected 0..1"):
+        alice(site).run(sessions=1)
+
+
+def test_data_that_is_not_there_is_named_before_keras_loads(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="nowhere does not exist"):
+        Network(tmp_path / "nowhere", 1, 1, None)
+
+
+# disk and kills
+
+
+def test_old_checkpoints_that_bob_has_not_taken_are_pruned(site: SmallSite) -> None:
+    tensors = models.get_weights(models.build(SPEC))
+    for session, number in ((1, 3), (2, 3), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1)):
+        for epoch in range(number):
+            publish(site, tensors, session, epoch)
+    left = [(claim.session, claim.epoch) for claim in site.claims()]
+    assert left == [(2, 1), (2, 2), (3, 0), (4, 0), (5, 0), (6, 0), (7, 0), (8, 0)]
+    assert len(list(site.exchange.outgoing.iterdir())) == 2 * len(left)
+
+
+def publish(site: SmallSite, tensors: Mapping[str, np.ndarray], session: int, epoch: int) -> None:
+    architecture = manifest_architecture()
+    time.sleep(0.002)  # an id sorts by its millisecond
+    times = {"started": manifest.now(), "created": manifest.now()}
+    metrics = manifest.Local(0.5, 0.5)
+    claim = manifest.Claim(manifest.new_id(), architecture, 1, session, epoch, 10, metrics, **times)
+    site.exchange.publish(claim, tensors, SPEC)
+
+
+def manifest_architecture() -> str:
+    from agents.weights import architecture_hash
+
+    return architecture_hash(SPEC)
+
+
+def test_a_full_disk_costs_a_checkpoint_not_the_session(
+    site: SmallSite, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write of the first checkpoint's claim fails; training goes on and the next improvement is published."""
+    site.release(1, plan={"epochs": 8})
+    real, calls = files.write_whole, []
+
+    def once_full(path: Path, content: bytes, mode: int = 0o600) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        real(path, content, mode)
+
+    monkeypatch.setattr("agents.alice.exchange.write_whole", once_full)
+    alice(site).run(sessions=1)
+    assert "No space left" in told("not-published")[0]["text"]
+    assert told("published")
+    names = {path.stem for path in site.exchange.outgoing.glob("*.safetensors")}
+    assert names == {claim.id for claim in site.claims()}, "nothing is left of the one that failed"
+
+
+def test_what_a_killed_alice_left_is_swept(site: SmallSite) -> None:
+    (site.exchange.outgoing / ".x.safetensors.0a0b0c0d.part").write_bytes(b"half")
+    (site.exchange.outgoing / "orphan.safetensors").write_bytes(b"no claim")
+    site.exchange.tidy()
+    assert not list(site.exchange.outgoing.iterdir())
+
+
+@pytest.mark.parametrize("step", ["remembered", "reported", "counted"])
+def test_a_kill_at_the_end_of_a_session_neither_loses_nor_doubles_it(
+    site: SmallSite, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed_after(function: Callable[..., Any], when: Callable[..., bool]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            result = function(*arguments)
+            if when(*arguments):
+                raise Killed
+            return result
+
+        return call
+
+    site.release(1)
+    trainer = alice(site)
+    with monkeypatch.context() as patch:
+        if step == "reported":
+            patch.setattr(trainer.exchange, "report", killed_after(trainer.exchange.report, lambda report: True))
+        elif step == "remembered":
+            patch.setattr(memory, "save", killed_after(memory.save, lambda state, known: known.over is not None))
+        else:
+            patch.setattr(memory, "save", killed_after(memory.save, lambda state, known: known.trained.sessions == 1))
+        with pytest.raises(Killed):
+            trainer.run(sessions=1)
+    alice(site).run(sessions=0)
+    assert memory.load(site.state).trained.sessions == 1
+    assert [report.session for report in site.reports()] == [1]
+
+
+def test_two_alices_do_not_share_a_state(site: SmallSite) -> None:
+    expected = pytest.raises(SettingsError, match="another alice works in")
+    with memory.alone(site.state), expected, memory.alone(site.state):
+        pass
+
+
+# the command
+
+
+def command(site: SmallSite, *words: str) -> list[str]:
+    program = "from agents.alice.cli import main; main()"
+    folders = [f"--exchange={site.exchange.incoming.parent}", f"--state={site.state}"]
+    return [sys.executable, "-c", program, "--log-format=json", words[0], *folders, *words[1:]]
+
+
+def test_the_command_stops_within_a_batch_and_starts_the_session_again(site: SmallSite) -> None:
+    site.release(1, plan={"epochs": 100_000, "patience": 100_000})
+    words = command(site, "train", f"--data={site.data}", "--threads=1")
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if '"event": "epoch"' in line:
+            break
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    rest = process.communicate(timeout=20)[1]
+    assert process.returncode == 0, rest
+    assert time.monotonic() - start < 5
+    events = [json.loads(line) for line in rest.splitlines()]
+    assert events[-1]["event"] == "stopped"
+    assert memory.load(site.state).trained.sessions == 0
+    assert not site.reports()
+    assert list((site.state / "logs" / "session-0001" / "train").iterdir()), "TensorBoard logs are written"
+
+    site.release(2)
+    done = subprocess.run([*words, "--sessions=1"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [(report.session, report.builds_on) for report in site.reports()] == [(1, 2)]
+
+    shown = subprocess.run(command(site, "status", "--json"), capture_output=True, text=True, check=True).stdout
+    assert json.loads(shown) == {"federation": "test", "sessions": 1, "release": 2, "waiting": len(site.claims())}
+
+
+def test_bad_data_is_one_line_with_exit_code_2(site: SmallSite) -> None:
+    site.data.write_bytes(b"not an npz")
+    done = subprocess.run(command(site, "train", f"--data={site.data}"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is no readable .npz file or folder of images" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,118 @@
+"""The rules of a session as tables, and the plan's limits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from agents.alice.plan import read_plan
+from agents.alice.session import Trained, improved, is_over, may_start, session_seed
+from agents.errors import BundleError
+from agents.manifest import Local
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "best", "expected"),
+    [
+        ((0.2, 0.9), (0.3, 0.8), True),
+        ((0.2, 0.8), (0.3, 0.8), False),  # accuracy must improve as well
+        ((0.3, 0.9), (0.3, 0.8), False),  # and so must the loss
+        ((0.4, 0.9), (0.3, 0.8), False),
+        ((0.2, 0.7), (0.3, 0.8), False),
+        ((0.1, 1.0), (0.2, 1.0), True),  # more than all right is impossible
+        ((0.2, 1.0), (0.2, 1.0), False),
+        ((NAN, 0.9), (0.3, 0.8), False),
+        ((math.inf, 0.9), (0.3, 0.8), False),
+        ((0.2, 0.5), (NAN, 0.8), True),
+        ((NAN, 0.9), (NAN, 0.8), False),
+    ],
+)
+def test_improved(candidate: tuple[float, float], best: tuple[float, float], expected: bool) -> None:
+    assert improved(Local(*candidate), Local(*best)) is expected
+
+
+def federation(**changes: Any) -> dict[str, Any]:
+    sites = ["alice-1", "alice-2"]
+    return {"schedule": "relay", "turn": "alice-1", "state": "open", "sessions": None, "sites": sites, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained", "expected"),
+    [
+        ({"schedule": "free", "turn": None}, Trained(), True),
+        ({"turn": "alice-2"}, Trained(), False),
+        ({"turn": None}, Trained(), False),
+        ({}, Trained(), True),
+        ({}, Trained(1, None, passed=False), False),  # a release from before our report was heard
+        ({}, Trained(1, None, passed=True), True),  # the turn went round
+        ({"sites": ["alice-1"]}, Trained(1, None, passed=False), True),  # there is nobody else
+        ({"turns": 0}, Trained(), True),
+        ({"turns": 4}, Trained(1, 4, passed=True), False),
+        ({"turns": 5}, Trained(1, 4, passed=False), True),
+        ({"turns": 5, "turn": "alice-2"}, Trained(1, 4, passed=False), False),
+    ],
+)
+def test_may_start(changes: dict[str, Any], trained: Trained, expected: bool) -> None:
+    assert may_start(federation(**changes), "alice-1", trained) is expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "sessions", "expected"),
+    [
+        ({}, 99, False),
+        ({"sessions": 2}, 1, False),
+        ({"sessions": 2}, 2, True),
+        ({"sessions": 2}, 3, True),
+        ({"state": "finished"}, 0, True),
+    ],
+)
+def test_is_over(changes: dict[str, Any], sessions: int, expected: bool) -> None:
+    assert is_over(federation(**changes), Trained(sessions)) is expected
+
+
+def test_every_session_has_a_seed_of_its_own() -> None:
+    seeds = {session_seed(seed, session) for seed in range(20) for session in range(1, 50)}
+    assert len(seeds) == 20 * 49
+    assert session_seed(7, 3) == session_seed(7, 3)
+
+
+PLAN = {
+    "batch_size": 32,
+    "epochs": 8,
+    "patience": 10,
+    "optimizer": "adam",
+    "learning_rate": 0.001,
+    "loss": "auto",
+    "metric": "accuracy",
+}
+
+
+def test_a_plan_is_read() -> None:
+    plan = read_plan({**PLAN, "from": "the future"})
+    assert (plan.batch_size, plan.epochs, plan.patience, plan.optimizer) == (32, 8, 10, "adam")
+    assert read_plan({name: value for name, value in PLAN.items() if name != "patience"}).patience == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("batch_size", True),
+        ("epochs", 1.5),
+        ("epochs", None),
+        ("patience", -1),
+        ("optimizer", "os.system"),
+        ("optimizer", ["adam"]),
+        ("learning_rate", 0),
+        ("learning_rate", NAN),
+        ("learning_rate", "0.1"),
+        ("loss", "mean_squared_error"),
+    ],
+)
+def test_a_plan_out_of_range_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(BundleError, match=f"'{name}' of the training plan is"):
+        read_plan({**PLAN, name: value})
