@@ -29,7 +29,7 @@ class Event:
     """One line that an agent wrote.
 
     Attributes:
-        agent: The process, such as `bob alice-2`.
+        agent: The process that wrote it.
         fields: The JSON object of the line; {"text": line} for anything else.
     """
 
@@ -41,8 +41,8 @@ class Agent:
     """A child process in a process group of its own.
 
     Args:
-        name: For people and for the log file's name.
-        site: The site it belongs to, or None.
+        name: alice, bob, charity, door or setup.
+        site: The site it belongs to, or None for the coordinator's.
         command: Program and arguments.
         environ: Its whole environment.
         log: Where its lines are kept; earlier runs' lines stay.
@@ -96,10 +96,12 @@ class Agent:
         Raises:
             AgentFailed: With its last lines.
         """
+        if self.code() is not None:
+            self._reader.join(timeout=2)  # its last lines are on their way
         if self.code():
-            self._reader.join(timeout=2)
             lines = "".join(f"\n  {line}" for line in self.tail)
-            raise AgentFailed(f"{self.name} ended with code {self.code()}; its last lines:{lines}\n  all: {self._log}")
+            who = f"{self.name} at {self.site}" if self.site else self.name
+            raise AgentFailed(f"{who} ended with code {self.code()}; its last lines:{lines}\n  all: {self._log}")
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children, if any are left."""

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from processes import Event
 
+# What is in the logs but says nothing new on the screen: every checkpoint is told once per step, by whoever does it.
+HIDDEN = {
+    "alice": {"start", "device", "published", "release"},
+    "bob": {"started", "sealed", "verdict", "release", "stopped"},
+    "charity": {"start", "started", "received", "report", "stop", "stopped"},
+    "door": {"start", "host-key", "sites", "login", "stopped"},
+}
 # One colour per site, in order; red is kept for what went wrong, green for what was accepted.
 COLOURS = ("36", "33", "35", "34", "96", "93", "95", "94")
+COORDINATOR = "coordinator"
 RED, GREEN, FAINT, BOLD = "31", "32", "2", "1"
 
 
@@ -28,24 +36,31 @@ class Screen:
         self._out = out
         self._start = time.monotonic()
         self._colours = {site: COLOURS[index % len(COLOURS)] for index, site in enumerate(sites)}
-        self._width = max([len("bob "), *(len(f"alice {site}") for site in sites)])
+        self._width = max(map(len, (COORDINATOR, *sites)))
         self._coloured = out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
     def say(self, text: str) -> None:
         """A line of our own."""
-        self._line("quickstart", BOLD, text, "")
+        self._line("", "", text, BOLD)
 
     def show(self, event: Event) -> None:
         """A line of an agent's."""
-        text = str(event.fields["text"])
-        if text.strip():
-            self._line(event.agent.name, self._colours.get(event.agent.site or "", ""), text, mood(event.fields))
+        agent, text = event.agent, str(event.fields["text"])
+        if text.strip() and event.fields.get("event") not in HIDDEN.get(agent.name, ()):
+            who = f"{agent.site or COORDINATOR:<{self._width}}  {agent.name:<7}"
+            self._line(who, self._colours.get(agent.site or "", ""), text, mood(event.fields))
 
-    def _line(self, name: str, colour: str, text: str, text_colour: str) -> None:
+    def _line(self, who: str, colour: str, text: str, text_colour: str) -> None:
         seconds = int(time.monotonic() - self._start)
         clock = f"{seconds // 60:2d}:{seconds % 60:02d}"
-        who = self._paint(f"{name:<{self._width}}", colour)
-        print(self._paint(clock, FAINT), who, self._paint(text, text_colour), sep="  ", file=self._out, flush=True)
+        print(
+            self._paint(clock, FAINT),
+            self._paint(f"{who:<{self._width + 9}}", colour),
+            self._paint(text, text_colour),
+            sep="  ",
+            file=self._out,
+            flush=True,
+        )
 
     def _paint(self, text: str, code: str) -> str:
         return f"\033[{code}m{text}\033[0m" if code and self._coloured else text
@@ -56,6 +71,6 @@ def mood(fields: dict[str, object]) -> str:
     event = str(fields.get("event"))
     if event in ("accepted", "genesis", "finished"):
         return GREEN
-    if event in ("error", "invalid"):
+    if event in ("error", "invalid", "trouble"):
         return RED
-    return FAINT if event in ("start", "settings", "line", "refused") else ""
+    return FAINT if event in ("refused", "shipped") else ""

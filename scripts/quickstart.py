@@ -37,6 +37,10 @@ class Interrupted(BaseException):
     """Ctrl-C or a request to stop."""
 
 
+class RunError(Exception):
+    """What a person has to change before it can run."""
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/quickstart",
@@ -55,8 +59,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="where data sets are  [$FEDSSH_DATA or ./data]",
     )
     add("--partition", default="iid", metavar="iid|dirichlet:ALPHA", help="how training data is spread  [iid]")
-    add("--sessions", type=_at_least_one, default=2, metavar="N", help="training sessions per site in this run  [2]")
-    add("--epochs", type=_at_least_one, default=8, metavar="N", help="epochs per session, at most  [8]")
+    add("--sessions", type=_at_least_one, default=3, metavar="N", help="training sessions per site in this run  [3]")
+    add("--epochs", type=_at_least_one, default=10, metavar="N", help="epochs per session, at most  [10]")
     add("--schedule", choices=["free", "relay"], default="free", help="all sites at once, or in turn  [free]")
     add("--seed", type=int, default=1, metavar="N", help="for partitions and training  [1]")
     folder = environment.ROOT / "state"
@@ -79,10 +83,13 @@ def main(arguments: list[str]) -> int:
     try:
         environment.ensure("all")
         return Run(options).all()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone, as in `scripts/quickstart | head`
+        return 1
     except Interrupted:
         print(f"\nstopped; `scripts/quickstart --state {_near(options.state)}` goes on from here", file=sys.stderr)
         return 130
-    except (AgentFailed, SystemError) as error:
+    except (AgentFailed, RunError) as error:
         print(f"quickstart: error: {error}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
@@ -118,8 +125,8 @@ class Run:
         options = self.options
         self.logs.mkdir(parents=True, exist_ok=True)
         port = self._remember()
-        self._setup(port)
         try:
+            self._setup(port)
             self._start(port)
             self._watch()
             self._stop_sites()
@@ -143,7 +150,7 @@ class Run:
             known = json.loads(path.read_text())
             for name in FIXED:
                 if known[name] != wanted[name]:
-                    raise SystemError(
+                    raise RunError(
                         f"{_near(self.state)} was made with --{name} {known[name]}, not {wanted[name]}; "
                         "give the same, or another --state"
                     )
@@ -175,9 +182,10 @@ class Run:
             "--reopen",
         ]
         agent = self._run("setup", None, [str(environment.BIN / "python"), str(SCRIPTS / "setup"), *words])
-        while agent.code() is None or not self.events.empty():
+        while agent.code() is None:
             self._show(0.1)
         agent.check()
+        self._show(0)
         self.agents.remove(agent)
 
     def _start(self, port: int) -> None:
@@ -185,21 +193,23 @@ class Run:
         state = f"--state={self.coordinator}"
         self._run("charity", None, ["charity", "serve", state])
         self._run("door", None, ["charity", "door", "--embedded", state, f"--listen=127.0.0.1:{port}"])
+        self._wait_for_reopening()
         for number, name in enumerate(self.names):
             folder = self.state / "sites" / name
             exchange = f"--exchange={folder / 'exchange'}"
-            self._forget_the_end(folder / "exchange" / "incoming")
-            self._run(f"bob {name}", name, ["bob", "watch", f"--state={folder / 'bob'}", exchange])
-            self._run(f"alice {name}", name, [
+            self._run("bob", name, ["bob", "watch", f"--state={folder / 'bob'}", exchange])
+            self._run("alice", name, [
                 "alice", "train", f"--state={folder / 'alice'}", exchange, f"--data={folder / 'data' / 'site.npz'}",
                 f"--epochs={options.epochs}", f"--seed={options.seed + number}",
             ])  # fmt: skip
 
-    def _forget_the_end(self, incoming: Path) -> None:
-        """Take away a release that says the federation is finished: it was opened again, Bob will bring a newer one."""
-        for path in incoming.glob("*.json"):
-            if json.loads(path.read_text())["manifest"]["federation"]["state"] == "finished":
-                path.unlink()
+    def _wait_for_reopening(self) -> None:
+        """When the federation was finished and is open again: wait until a release says so, or Alice would go home."""
+        ledger = self.coordinator / "outbox" / "ledger.jsonl"
+        last = json.loads(json.loads(ledger.read_text().splitlines()[-1])["record"])
+        while last["event"] == "reopened" and ledger.read_text().count("\n") == last["sequence"]:
+            self._show(0.2)
+            self._check()
 
     def _run(self, name: str, site: str | None, command: list[str]) -> Agent:
         """Start one agent; its first word is a program of the environment."""
@@ -209,18 +219,20 @@ class Run:
         # ALICE_…, BOB_… and CHARITY_… variables belong to other folders than these.
         theirs = ("ALICE_", "BOB_", "CHARITY_")
         environ = {key: value for key, value in os.environ.items() if not key.startswith(theirs)}
-        environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-        agent = Agent(name, site, command, environ, self.logs / f"{name.replace(' ', '-')}.log", self.events)
-        self.agents.append(agent)
+        environ |= dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
+        environ["PYTHONUNBUFFERED"] = "1"
+        log = self.logs / f"{site or 'coordinator'}-{name}.log"
+        with _undisturbed():
+            agent = Agent(name, site, command, environ, log, self.events)
+            self.agents.append(agent)
         return agent
 
     def _watch(self) -> None:
         """Show what happens until every Alice is done and everything that was shipped is judged."""
-        trainers = [agent for agent in self.agents if agent.name.startswith("alice ")]
+        trainers = [agent for agent in self.agents if agent.name == "alice"]
         while any(agent.code() is None for agent in trainers) or self._on_the_way():
             self._show(0.2)
-            for agent in self.agents:
-                agent.check()
+            self._check()
         self._show(0)
 
     def _on_the_way(self) -> bool:
@@ -246,8 +258,12 @@ class Run:
     def _serve_on(self) -> None:
         while True:
             self._show(0.5)
-            for agent in self.agents:
-                agent.check()
+            self._check()
+
+    def _check(self) -> None:
+        """Raise when an agent ended with an error."""
+        for agent in self.agents:
+            agent.check()
 
     def _report(self, port: int) -> None:
         state = f"--state={self.coordinator}"
@@ -263,21 +279,30 @@ class Run:
         print("\n== check it by hand")
         keys, programs = _near(self.state / "keys"), _near(environment.BIN)
         print(f"  {programs}/charity verify --state {_near(self.coordinator)}")
-        print(f"  {programs}/charity export best best.keras --state {_near(self.coordinator)}")
+        outbox, near = self.coordinator / "outbox", _near(self.state)
+        release = max((outbox / "releases").glob("*.bundle"))
+        print(
+            f"  tar xf {_near(release)} -C {near} manifest.json manifest.json.sig && "
+            f"ssh-keygen -Y verify -f {_near(outbox)}/allowed_signers -I charity -n release@fedssh "
+            f"-s {near}/manifest.json.sig < {near}/manifest.json"
+        )
         ssh = f"ssh -p {port} -i {keys}/auditor -o UserKnownHostsFile={keys}/known_hosts charity@127.0.0.1 history"
         print(f"  {ssh}{'' if self.options.keep_running else '   # with --keep-running'}", flush=True)
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let the stopping finish, however often Ctrl-C is pressed; it takes seconds."""
+    """Let a step of a second or a few finish before Ctrl-C counts."""
+    asked: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    before = {number: signal.signal(number, lambda asked_by, frame: asked.append(asked_by)) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if asked:
+        raise Interrupted
 
 
 def _near(path: Path) -> str:

@@ -141,5 +141,5 @@ def test_a_failing_agent_ends_the_run_with_its_last_lines(root: Path, state: Pat
     log = tmp_path / "log"
     process = start(root, copy, log)
     assert process.wait(timeout=120) == 1, log.read_text()
-    assert "alice alice-2 ended with code" in log.read_text()
+    assert "alice at alice-2 ended with code" in log.read_text()
     assert not children(copy)
