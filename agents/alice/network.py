@@ -189,7 +189,9 @@ class Network:
             optimizer = self._keras.optimizers.get(plan.optimizer)
             optimizer.learning_rate = plan.learning_rate
             optimizer.build(self._model.trainable_variables)
-            at_once = STEPS_AT_ONCE if self._model.count_params() < SMALL_NETWORK else 1
+            # Keras 3.15 cannot run several steps at once on several replicas: its loop loses a placeholder.
+            small = self._model.count_params() < SMALL_NETWORK and self._strategy.num_replicas_in_sync == 1
+            at_once = STEPS_AT_ONCE if small else 1
             self._model.compile(optimizer, loss=loss, metrics=["accuracy"], steps_per_execution=at_once)
         self._fresh = [np.array(variable.numpy()) for variable in optimizer.variables]
         self._compiled = wanted
@@ -205,13 +207,18 @@ class Network:
 
         pixels, labels = self._tensors()[:2]
         order = tensorflow.data.Dataset.range(len(self._train)).shuffle(len(self._train), seed=seed)
-        chosen = order.batch(batch_size)
+        replicas = self._strategy.num_replicas_in_sync
+        # Several replicas share a batch. In a short last one some would get nothing, and the mean of nothing is NaN.
+        size = min(batch_size, len(self._train)) // replicas * replicas if replicas > 1 else batch_size
+        chosen = order.batch(max(size, replicas), drop_remainder=replicas > 1)
         return _tamed(chosen.map(lambda at: (tensorflow.gather(pixels, at), tensorflow.gather(labels, at))).prefetch(2))
 
     def _batches_of_val(self, batch_size: int) -> Any:
         import tensorflow
 
-        return _tamed(tensorflow.data.Dataset.from_tensor_slices(self._tensors()[2:]).batch(max(batch_size, 64)))
+        pixels, labels = self._tensors()[2:]
+        size = even_batch(len(self._val), max(batch_size, 64), self._strategy.num_replicas_in_sync)
+        return _tamed(tensorflow.data.Dataset.from_tensor_slices((pixels, labels)).batch(size))
 
     def _tensors(self) -> tuple[Any, ...]:
         """Images and labels of train and val as tensors in main memory, made once."""
@@ -224,6 +231,22 @@ class Network:
             # The pixels are in the tensors now; keeping both would double the memory.
             self._train, self._val = _without_pixels(self._train), _without_pixels(self._val)
         return self._batches
+
+
+def even_batch(examples: int, wanted: int, replicas: int) -> int:
+    """The batch size next to `wanted` at which every replica gets something of every batch, also of the last.
+
+    Raises:
+        SettingsError: There is no such size, because there are hardly any examples.
+    """
+    if replicas == 1:
+        return wanted
+    sizes = sorted(range(replicas, examples + 1, replicas), key=lambda size: abs(size - wanted))
+    for size in sizes:
+        rest = examples % size
+        if not rest or rest > size // replicas * (replicas - 1):
+            return size
+    raise SettingsError(f"{examples} validation images cannot be shared by {replicas} GPUs", "use fewer GPUs")
 
 
 def _strategy() -> Any:

@@ -228,6 +228,40 @@ def test_one_model_object_serves_all_sessions_until_the_architecture_changes(sit
     assert site.claims()[-1].builds_on == 3
 
 
+SEVERAL_DEVICES = """
+import sys, threading
+from pathlib import Path
+from models.backend import load_keras
+load_keras(1)
+import tensorflow
+cpu = tensorflow.config.list_physical_devices("CPU")[0]
+tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
+from agents.alice import network
+from agents.alice.exchange import Exchange
+from agents.alice.plan import read_plan
+network._strategy = lambda: tensorflow.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+found = network.Network(Path(sys.argv[1]), 1, 1, None)
+received = Exchange(Path(sys.argv[2])).newest()
+plan = read_plan(received.release.plan)
+before = found.adopt(received, plan)
+ended = []
+for session in (1, 2):
+    found.adopt(received, plan)
+    found.fit(session, 4, plan, ended.append, threading.Event())
+assert found._strategy.num_replicas_in_sync == 2
+assert ended[-1].metrics.loss < before.loss, (before, ended)
+assert len(found.weights()) == 4
+"""
+
+
+def test_several_devices_train_together(site: SmallSite) -> None:
+    """Two parts of the CPU stand in for two GPUs."""
+    site.release(1)
+    words = [sys.executable, "-c", SEVERAL_DEVICES, str(site.data), str(site.exchange.incoming.parent)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # which release
 
 
