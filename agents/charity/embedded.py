@@ -337,8 +337,9 @@ class Command(asyncio.SubprocessProtocol):
     def client_gone(self) -> None:
         """Close the pipes, as sshd does: the command notices, tidies up and ends; if not, it is ended."""
         for fd in (0, 1, 2):
-            if pipe := self._process.get_pipe_transport(fd):
-                pipe.abort() if fd == 0 else pipe.close()
+            pipe = self._process.get_pipe_transport(fd)
+            if not pipe.is_closing():
+                pipe.abort() if fd == 0 else pipe.close()  # what the client sent last is of no use any more
         asyncio.get_running_loop().call_later(LAST_STEPS_SECONDS, self._end)
 
     def _end(self) -> None:

@@ -151,6 +151,7 @@ class Door:
         self._seen: object = "nothing yet"
         self._sites: list[Enrolled] = []
         self._end_others_at: float | None = None
+        self._changed_at = 0
 
     def run(self, stop: threading.Event) -> None:
         """Start sshd, start it again when it dies, follow sites.json, until `stop`."""
@@ -235,6 +236,7 @@ class Door:
         self._sites = sites or []
         if gone and self._server:
             self._end_others_at = time.monotonic() + LAST_WORDS_SECONDS
+            self._changed_at = ticks_now()
         if sites is None:
             text = f"waiting for {self.settings.sites}: nobody can log in before `charity init`"
             tell(self._logger, "no-sites", text)
@@ -243,14 +245,14 @@ class Door:
             tell(self._logger, "sites", f"{', '.join(names) or 'nobody'} may log in", sites=names)
 
     def end_connections(self) -> None:
-        """End every connection that is not known to belong to somebody who may log in."""
+        """End every connection from before the change that is not known to belong to somebody who may log in."""
         if not self._server:
             return
         valid = {f"{one.site} {one.role} {one.key_ends}" for one in self._sites}
         keep = noted_connections(self.settings.folder / "connections", valid)
         for pid in children(self._server.pid):
             branch = {pid, *descendants(pid)}
-            if not branch & keep:
+            if not branch & keep and int(start_time(pid) or 0) <= self._changed_at:
                 for one in sorted(branch, reverse=True):
                     terminate(one)
 
@@ -366,6 +368,14 @@ def start_time(pid: int) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return None
+
+
+def ticks_now() -> int:
+    """Now, as `start_time` counts."""
+    try:
+        return int(float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK"))
+    except OSError:
+        return 0
 
 
 def alive(pid: int) -> bool:
