@@ -58,6 +58,8 @@ class Federation:
         head: Its hash.
         members: Everybody ever enrolled, in order of enrolment; enrolled again means at the end again.
         turn: Whose turn it is to train, in the schedule `relay`.
+        turns: How often the turn was passed. It tells a site's next turn from the one it has just used, also when the
+            same site gets it again.
         sessions: How many sessions each site shall train; None is without end.
         release: The newest release record, if there was one.
     """
@@ -69,6 +71,7 @@ class Federation:
     sessions: int | None
     members: tuple[Site, ...] = ()
     turn: str | None = None
+    turns: int = 0
     finished: bool = False
     release: Record | None = None
 
@@ -93,6 +96,7 @@ class Federation:
             "policy": self.genesis["policy"],
             "schedule": self.genesis["schedule"],
             "turn": self.turn,
+            "turns": self.turns,
             "state": "finished" if self.finished else "open",
             "sessions": self.sessions,
             "sites": [site.name for site in self.sites],
@@ -202,6 +206,7 @@ def _with_turn(before: Federation, state: Federation, event: str, fields: dict[s
     if state.genesis["schedule"] != "relay":
         return state
     over = event in ("report", "turn-passed", "site-revoked") and fields.get("site") == before.turn
-    if before.turn is None or over:
-        return dataclasses.replace(state, turn=state.turn_after(before.turn or ""))
-    return state
+    if before.turn is not None and not over:
+        return state
+    turn = state.turn_after(before.turn or "")
+    return state if turn is None and before.turn is None else dataclasses.replace(state, turn=turn, turns=state.turns + 1)
