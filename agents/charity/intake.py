@@ -57,11 +57,11 @@ def _bundles(root: Path) -> list[Claimed]:
     found = []
     for folder in root.iterdir():
         try:
-            found += [
-                Claimed(check_site(folder.name), path) for path in folder.iterdir() if ARRIVAL.fullmatch(path.name)
-            ]
+            site = check_site(folder.name)
+            names = [entry.name for entry in os.scandir(folder) if not entry.is_dir(follow_symlinks=False)]
         except (BundleError, NotADirectoryError):
             continue  # not a site's folder: nothing of ours
+        found += [Claimed(site, folder / name) for name in names if ARRIVAL.fullmatch(name)]
     return sorted(found, key=lambda claimed: claimed.path.name)
 
 
@@ -72,8 +72,7 @@ def claim(waiting: Claimed, folders: Folders) -> Claimed | None:
     folder it watches. A crash in between leaves two names of one bundle: the second is a replay and changes nothing.
     """
     if not stat.S_ISREG(waiting.path.lstat().st_mode):
-        if not waiting.path.is_dir():
-            waiting.path.unlink()
+        waiting.path.unlink()
         return None
     target = folders.claimed / waiting.site / waiting.path.name
     target.parent.mkdir(exist_ok=True)
