@@ -209,4 +209,6 @@ def _with_turn(before: Federation, state: Federation, event: str, fields: dict[s
     if before.turn is not None and not over:
         return state
     turn = state.turn_after(before.turn or "")
-    return state if turn is None and before.turn is None else dataclasses.replace(state, turn=turn, turns=state.turns + 1)
+    if turn is None and before.turn is None:
+        return state
+    return dataclasses.replace(state, turn=turn, turns=state.turns + 1)
