@@ -42,7 +42,10 @@ LAST_WORDS_SECONDS = 1.0  # what a revoked site's open channels have to end by t
 OLDEST = (8, 5)  # PubkeyAcceptedAlgorithms
 
 _ACCEPTED = re.compile(r"Accepted publickey for \S+ from (\S+) port \d+ ssh2: \S+ (SHA256:\S+)")
-_QUIET = re.compile(r"Received disconnect from|Disconnected from|Connection closed by|Received signal 15|Close session")
+_QUIET = re.compile(
+    r"Received disconnect from|Disconnected from|Connection closed by|Connection reset by|Received signal 15"
+    r"|Close session|Root login accepted for forced command"
+)
 
 
 def config(settings: DoorSettings, account: str, sshd_version: tuple[int, int]) -> str:
@@ -75,6 +78,9 @@ def config(settings: DoorSettings, account: str, sshd_version: tuple[int, int]) 
         "UsePAM no",
         "PermitUserEnvironment no",
         "PermitUserRC no",
+        # The account's shell starts the command. Without these it would run the account's own start-up files first
+        # (bash, for instance, does under sshd), which costs time and could print something into an answer.
+        f'SetEnv "HOME={folder}" SHLVL=1',
         "DisableForwarding yes",
         "AllowTcpForwarding no",
         "AllowStreamLocalForwarding no",
