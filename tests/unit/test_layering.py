@@ -29,7 +29,6 @@ USES_MODELS = {"alice": None, "bob": set(), "charity": {"judge", "genesis"}}
 # A library behind one seam -> the only modules that may import it.
 SEAMS = {
     "paramiko": {"agents.transport"},
-    "scp": {"agents.transport"},
     "sqlite3": {"agents.ledger"},
     "asyncssh": {"agents.charity.embedded"},
     "pyrage": {"agents.bundle"},
