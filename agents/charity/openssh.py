@@ -39,6 +39,7 @@ from agents.files import write_whole
 
 LONGEST_PAUSE_SECONDS = 60.0
 LAST_WORDS_SECONDS = 1.0  # what a revoked site's open channels have to end by themselves
+TIDY_SECONDS = 600.0
 OLDEST = (8, 5)  # PubkeyAcceptedAlgorithms
 
 _ACCEPTED = re.compile(r"Accepted publickey for \S+ from (\S+) port \d+ ssh2: \S+ (SHA256:\S+)")
@@ -158,6 +159,7 @@ class Door:
         self._sites: list[Enrolled] = []
         self._end_others_at: float | None = None
         self._changed_at = 0
+        self._tidy_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Start sshd, start it again when it dies, follow sites.json, until `stop`."""
@@ -167,6 +169,9 @@ class Door:
             while not stop.wait(TICK_SECONDS if started else 0):
                 now = time.monotonic()
                 self.follow_sites()
+                if now >= self._tidy_at:
+                    self._tidy_at = now + TIDY_SECONDS
+                    noted_connections(self.settings.folder / "connections", ())
                 if self._server and (code := self._server.poll()) is not None:
                     pause = 1.0 if now - started > LONGEST_PAUSE_SECONDS else min(2 * pause, LONGEST_PAUSE_SECONDS)
                     next_start, self._server = now + pause, None

@@ -160,6 +160,16 @@ def test_a_failing_door_tells_the_client_no_traceback(tmp_path: Path) -> None:
     assert (told.returncode, told.stderr) == (1, b"charity: the door failed: JSONDecodeError\n")
 
 
+def test_a_disk_that_takes_no_more_is_to_be_tried_later(tmp_path: Path) -> None:
+    enrol(tmp_path)
+    argv = forced_command(DoorSettings(state=tmp_path), Enrolled("alice-1", "site", KEY))
+    environment = {**os.environ, "SSH_ORIGINAL_COMMAND": "scp -t ."}
+    small = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *argv]  # no file above 512 or 1024 bytes
+    told = subprocess.run(small, capture_output=True, env=environment, input=b"C0644 5000 x\n", check=False, timeout=20)
+    assert (told.returncode, told.stdout) == (4, b"\0\1later: the coordinator cannot store it: File too large\n")
+    assert list((tmp_path / "inbox" / "alice-1").iterdir()) == []
+
+
 # What the forced command costs
 
 
