@@ -30,7 +30,8 @@ def compose(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
     source = os.environ.get("FEDSSH_DATA") or str(tmp_path_factory.mktemp("data"))
     dataset = "pneumoniamnist" if Path(source, "pneumoniamnist.npz").exists() else "digits"
     environ = {
-        **os.environ, "FEDSSH_DATA": source, "FEDSSH_DATASET": dataset, "FEDSSH_PORT": PORT, "FEDSSH_SESSIONS": "1", "FEDSSH_EPOCHS": "3",
+        **os.environ, "FEDSSH_DATA": source, "FEDSSH_DATASET": dataset, "FEDSSH_PORT": PORT,
+        "FEDSSH_SESSIONS": "1", "FEDSSH_EPOCHS": "3",
         "BUILDKIT_PROGRESS": "plain", "COMPOSE_PROJECT_NAME": PROJECT,
     }  # fmt: skip
 
