@@ -26,6 +26,7 @@ from agents.commands import tell
 from agents.errors import LedgerError, SettingsError
 from agents.files import is_part
 from agents.ledger import Record, verify
+from agents.weights import count_non_finite
 
 logger = logging.getLogger("charity")
 
@@ -62,6 +63,10 @@ class Coordinator:
         vault.repair()
         for path in vault.folders.opened.iterdir():
             path.unlink()
+        current = vault.folders.model(vault.state.current.model["sha256"])
+        if not current.is_file():
+            raise LedgerError(f"the current model is not at {current}", "put it back, or `charity rollback` to another")
+        count_non_finite(current)  # loads NumPy now, for which the first submission would otherwise wait
         for claimed in intake.unfinished(vault.folders):
             if intake.count_try(claimed) > intake.MAX_TRIES:
                 _, subject = intake.identify(claimed.path)

@@ -127,13 +127,6 @@ class Vault:
                 if path.stem not in named:
                     path.unlink()
 
-    def check_models(self) -> list[tuple[int, Path, str]]:
-        """Every stored model: sequence of its record, file, and the hash the file must have."""
-        return [
-            (record.sequence, self.folders.model(record.fields["model"]["sha256"]), record.fields["model"]["sha256"])
-            for record in model_records(self.ledger.records())
-        ]
-
 
 def model_records(records: list[Record]) -> list[Record]:
     """The records that made a model current; their model files are kept."""

@@ -177,7 +177,14 @@ def new_room(tmp_path: Path, keys: dict[str, PrivateKey], begun: dict[str, Path]
         folders.make()
         folders.key.write_bytes(keys["coordinator"].pem)
         folders.key.chmod(0o600)
-        terms = {"federation": "test", "spec": SPEC, "plan": PLAN, "policy": "best", "schedule": "free", "sessions": None}
+        terms = {
+            "federation": "test",
+            "spec": SPEC,
+            "plan": PLAN,
+            "policy": "best",
+            "schedule": "free",
+            "sessions": None,
+        }
         genesis.begin(folders, tmp_path, terms | agreement, 0, {"address": None}, judge)
         vault = Vault(folders)
         for site in sites:

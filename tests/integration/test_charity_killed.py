@@ -14,6 +14,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,9 @@ def test_killed_at_every_step_of_its_work(busy: Any, tmp_path: Path) -> None:
         state = tmp_path / f"killed-{step}"
         shutil.copytree(prepared, state)
         folders = Folders(state)
-        died = killed_at(step, lambda: serve_once(folders))
+        died = killed_at(step, partial(serve_once, folders))
         if died:
-            killed_at(step, lambda: serve_once(folders))
+            killed_at(step, partial(serve_once, folders))
             serve_once(folders)
         check(folders, room.keys, wanted)
         shutil.rmtree(state)
@@ -185,10 +186,8 @@ def check(folders: Folders, keys: dict[str, PrivateKey], wanted: dict[str, tuple
 
 
 def test_init_killed_at_every_step_can_be_given_again(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
-    terms = {
-        "federation": "test", "spec": {"name": "x"}, "plan": {"metric": "accuracy"}, "policy": "best", "schedule": "free",
-        "sessions": None,
-    }  # fmt: skip
+    terms: dict[str, Any] = {"federation": "test", "spec": {"name": "x"}, "plan": {"metric": "accuracy"}}
+    terms |= {"policy": "best", "schedule": "free", "sessions": None}
     step = 0
     died = True
     while died:
@@ -260,7 +259,10 @@ with locked(Path({str(room.folders.vault)!r}) / "serve.lock", "busy"):
     sys.stdin.read()
 """
     holder = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).resolve().parents[2]
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[2],
     )
     assert holder.stdout and holder.stdout.readline() == b"holds\n"
     from threading import Event

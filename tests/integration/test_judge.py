@@ -1,0 +1,276 @@
+"""The real judge, and `charity` as processes: genesis, serve, enrolling while it runs, score, export, memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents import weights
+from agents.bundle import open_bundle, pending, seal
+from agents.charity.folders import Folders
+from agents.charity.judge_client import Judge, JudgeError, judge_command
+from agents.errors import AgentError
+from agents.keys import PrivateKey
+from agents.manifest import Local, Release, Submission, new_id, now
+from agents.weights import read_weights, write_weights
+
+SPEC = {"name": "cnn", "depth": 4, "input": [28, 28, 1], "classes": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images whose class shows in a bright square; as many in the holdout as PneumoniaMNIST has."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, number in (("train", 1000), ("val", 524), ("test", 60)):
+        labels = random.integers(0, 2, number)
+        pixels = random.integers(0, 120, (number, 28, 28), dtype=np.uint8)
+        pixels[labels == 1, 8:18, 8:18] += 100
+        arrays |= {f"{split}_images": pixels, f"{split}_labels": labels[:, np.newaxis]}
+    path = tmp_path_factory.mktemp("data") / "charity.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+class Charity:
+    """The command, as a person runs it."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.folders = Folders(state)
+
+    def run(self, *words: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "agents.charity.cli", *words, f"--state={self.state}"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[2]
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.run(*words, "--json"))
+
+
+@pytest.fixture(scope="module")
+def charity(data: Path, tmp_path_factory: pytest.TempPathFactory, keys: dict[str, PrivateKey]) -> Charity:
+    """A federation with one site, made by the commands of the README."""
+    charity = Charity(tmp_path_factory.mktemp("charity") / "coordinator")
+    said = charity.run("init", f"--data={data}", "--batch-size=32", "--address=charity@127.0.0.1:2222", "--name=test")
+    assert said.startswith("genesis of test: accuracy ")
+    invitation = json.loads(charity.run("nodes", "add", "alice-1", str(keys["alice-1"].path) + ".pub"))
+    assert invitation["site_key"] == keys["alice-1"].public.fingerprint
+    return charity
+
+
+@pytest.fixture(scope="module")
+def served(charity: Charity) -> Iterator[subprocess.Popen[str]]:
+    """`charity serve` at work; its events come on standard error."""
+    environ = {**os.environ, "CHARITY_LOG_FORMAT": "json"}
+    command = [sys.executable, "-m", "agents.charity.cli", "serve", f"--state={charity.state}"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environ, cwd=Path(__file__).resolve().parents[2]
+    )
+    try:
+        assert event(process, "start")["sequence"] == 3
+        yield process
+    finally:
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+
+
+def event(process: subprocess.Popen[str], name: str, seconds: float = 60) -> dict[str, Any]:
+    """The next event of that name."""
+    assert process.stderr
+    end = threading.Timer(seconds, process.kill)  # a reader of a pipe has no time-out of its own
+    end.start()
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            found: dict[str, Any] = json.loads(line)
+            if found["event"] == name:
+                return found
+    finally:
+        end.cancel()
+    raise AssertionError(f"it ended without the event {name}, after {''.join(said)}")
+
+
+def submit(charity: Charity, key: PrivateKey, model: Path) -> tuple[str, float]:
+    """Put a submission into alice-1's inbox as the door does; returns its id and when."""
+    builds_on = charity.json("status")["release"]
+    submission = Submission(
+        id=new_id(), sender="alice-1", recipients=[], model=pending(), sealed=pending(),
+        architecture=weights.architecture_hash(SPEC), builds_on=builds_on, session=1, epoch=1, examples=9,
+        metrics=Local(0.5, 0.5), started=now(), created=now(),
+    )  # fmt: skip
+    inbox = charity.folders.inbox / "alice-1"
+    coordinator = charity.folders.key.with_name("coordinator_key.pub")
+    from agents.keys import load_public
+
+    seal(model, submission, key, [load_public(coordinator)], inbox / ".arriving.part")
+    (inbox / ".arriving.part").rename(inbox / f"{time.time_ns():020}-{'0' * 8}.bundle")
+    return submission.id, time.perf_counter()
+
+
+def resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def trained(charity: Charity, path: Path) -> Path:
+    """The genesis model with other weights in its last layer: a model that scores differently."""
+    genesis = charity.folders.model(charity.json("show", "1")["model"]["sha256"])
+    header = weights.read_header(genesis)
+    tensors = read_weights(genesis, header.tensors)
+    tensors["output/bias"] = tensors["output/bias"] - 50
+    write_weights(path, tensors, header.spec)
+    return path
+
+
+def test_a_submission_gets_its_verdict_at_once(
+    served: subprocess.Popen[str], charity: Charity, keys: dict[str, PrivateKey], tmp_path: Path
+) -> None:
+    release = max(charity.folders.releases.glob("*.bundle"))
+    model = tmp_path / "model.safetensors"
+    open_bundle(release, model, Release, coordinator_of(charity), keys["alice-1"])
+    latencies = []
+    for number in range(4):
+        path = model if number % 2 else trained(charity, tmp_path / "trained.safetensors")
+        submission, start = submit(charity, keys["alice-1"], path)
+        while not charity.folders.verdict("alice-1", submission).exists():
+            time.sleep(0.002)
+            assert time.perf_counter() - start < 20
+        latencies.append(time.perf_counter() - start)
+        said = event(served, "refused")
+        assert said["submission"] == submission
+        assert said["metrics"]["accuracy"] <= 1
+        assert {"open_ms", "judge_ms", "commit_ms"} <= said.keys()
+        print({name: said[name] for name in ("open_ms", "judge_ms", "commit_ms")}, f"{latencies[-1] * 1000:.0f} ms")
+    assert min(latencies) < 1
+
+
+def coordinator_of(charity: Charity) -> Any:
+    from agents.keys import load_public
+
+    return load_public(charity.folders.key.with_name("coordinator_key.pub"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_stays_within_the_budget(served: subprocess.Popen[str]) -> None:
+    children = Path(f"/proc/{served.pid}/task/{served.pid}/children").read_text().split()
+    vault, judges = resident_mb(served.pid), [resident_mb(int(pid)) for pid in children]
+    print(f"vault {vault:.0f} MB, judge {judges} MB")
+    assert vault <= 96
+    assert len(judges) == 1 and judges[0] <= 800
+
+
+def test_enrolling_while_it_serves_takes_effect_at_once(
+    served: subprocess.Popen[str], charity: Charity, keys: dict[str, PrivateKey]
+) -> None:
+    charity.run("nodes", "add", "alice-2", str(keys["alice-2"].path) + ".pub")
+    assert event(served, "release")["sites"] == ["alice-1", "alice-2"]
+    charity.run("nodes", "revoke", "alice-2", "--reason=test")
+    assert event(served, "release")["sites"] == ["alice-1"]
+    rows = {row["site"]: row["state"] for row in charity.json("nodes", "list")}
+    assert rows == {"alice-1": "enrolled", "alice-2": "revoked"}
+
+
+def test_a_second_coordinator_on_the_same_folder_is_refused(served: subprocess.Popen[str], charity: Charity) -> None:
+    assert "error: another `charity serve` works on" in charity.run("serve", code=2)
+
+
+def test_many_commands_and_the_coordinator_write_one_history(
+    served: subprocess.Popen[str], charity: Charity, keys: dict[str, PrivateKey], tmp_path: Path
+) -> None:
+    model = trained(charity, tmp_path / "trained.safetensors")
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "agents.charity.cli", "nodes"]
+    state = f"--state={charity.state}"
+    running = []
+    for name in ("alice-2", "stranger"):
+        words = ["add", name, f"{keys[name].path}.pub", state]
+        running.append(subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL, cwd=root))
+    submission, _ = submit(charity, keys["alice-1"], model)
+    assert [process.wait(timeout=30) for process in running] == [0, 0]
+    while event(served, "refused")["submission"] != submission:
+        pass
+    charity.run("finish", "--reason=enough")
+    assert event(served, "finished")
+    verified = charity.json("verify")
+    assert verified["records"] == charity.json("status")["records"]
+    assert charity.json("status")["state"] == "finished"
+    lines = charity.run("history", "--export").splitlines()
+    assert lines == (charity.folders.outbox / "ledger.jsonl").read_text().splitlines()
+
+
+def test_score_on_the_test_split_and_diff_and_best(charity: Charity) -> None:
+    value = charity.json("score", "--split=test")
+    assert (value["examples"], value["split"]) == (60, "test")
+    assert 0 <= value["metrics"]["accuracy"] <= 1
+    assert charity.json("best")["sequence"] == 1
+    change = charity.json("diff", "1", "3")
+    assert {row["tensor"] for row in change["tensors"]} >= {"conv1/kernel", "output/bias"}
+    assert all(row["distance"] == 0 for row in change["tensors"])
+    assert "MOVED BY (L2)" in charity.run("diff", "1", "3")
+    assert "the history has no record 99" in charity.run("show", "99", code=3)
+
+
+def test_export_writes_a_keras_file_that_predicts_the_same(charity: Charity, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "best.keras"
+    charity.run("export", "best", str(out))
+    code = (
+        "import keras, numpy, sys; a = numpy.load(sys.argv[2]); m = keras.models.load_model(sys.argv[1]);"
+        "p = m.predict(a['test_images'][..., None] / numpy.float32(255), verbose=0)[:, 0];"
+        "print(float(((p > 0.5) == a['test_labels'][:, 0]).mean()))"
+    )
+    environ = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out), str(data)], capture_output=True, text=True, env=environ, check=True
+    )
+    assert float(done.stdout) == pytest.approx(charity.json("score")["metrics"]["accuracy"])
+
+
+def test_the_same_seed_begins_with_the_same_model(data: Path, tmp_path: Path) -> None:
+    plan = {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 32}
+    answers = []
+    for number in (1, 2):
+        judge = Judge(judge_command(data, SPEC))
+        try:
+            answers.append(
+                judge.ask({"genesis": {"out": str(tmp_path / f"{number}.safetensors"), "seed": 7, "plan": plan}})
+            )
+        finally:
+            judge.stop()
+    assert answers[0] == answers[1]
+    assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+
+
+def test_the_judge_says_what_it_cannot_do(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(AgentError, match=r"the judge cannot start: .* has no val split"):
+        np.savez(tmp_path / "empty.npz", other=np.zeros(1))
+        Judge(judge_command(tmp_path / "empty.npz", SPEC)).start()
+    judge = Judge(judge_command(data, SPEC))
+    try:
+        with pytest.raises(JudgeError, match="could not score it"):
+            judge.score(tmp_path / "nowhere.safetensors")
+        write_weights(tmp_path / "other.safetensors", {"w": np.zeros(3, np.float32)}, SPEC)
+        with pytest.raises(JudgeError, match="the tensor conv1/bias is missing"):
+            judge.score(tmp_path / "other.safetensors")
+        assert judge.pid is not None, "an answer with an error is no reason to start again"
+        os.kill(judge.pid, signal.SIGSTOP)
+        judge.answer_seconds = 0.3
+        with pytest.raises(JudgeError, match=r"did not answer in 0.3 s"):
+            judge.score(tmp_path / "other.safetensors")
+    finally:
+        judge.stop()
