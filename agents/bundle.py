@@ -120,6 +120,16 @@ def read_kind(bundle: Path) -> tuple[str, str | None]:
     return str(value.get("kind"))[:40], value.get("id") if isinstance(value.get("id"), str) else None
 
 
+def read_model_hash(bundle: Path) -> str | None:
+    """SHA-256 of the plain model that a bundle's manifest names, unverified.
+
+    Raises:
+        BundleError: The file does not have a bundle's form or its manifest is not canonical JSON.
+    """
+    model = parse(read_manifest(bundle)).get("model")
+    return str(model.get("sha256"))[:64] if isinstance(model, dict) else None
+
+
 def open_report(bundle: Path, signer: PublicKey) -> Report:
     """Check a report's signature and form.
 

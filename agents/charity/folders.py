@@ -1,6 +1,7 @@
 """The coordinator's folders: what lies where under `--state`, and who may see it.
 
-vault/     Charity only: coordinator_key, ledger.db, charity.json, models/, claimed/, opened/
+vault/     Charity only: coordinator_key, ledger.db, charity.json, models/, claimed/, opened/,
+               evidence/
 inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
 outbox/    written by the vault, read by the door: ledger.jsonl, sites.json, verdicts/, releases/
 door/      the door only: host_key, its logs and generated files
@@ -65,6 +66,10 @@ class Folders:
         return self.vault / "models"
 
     @property
+    def evidence(self) -> Path:
+        return self.vault / "evidence"
+
+    @property
     def releases(self) -> Path:
         return self.outbox / "releases"
 
@@ -82,7 +87,8 @@ class Folders:
 
     def make(self) -> None:
         """Create what is missing; only the owner can enter the vault."""
-        for folder in (self.claimed, self.opened, self.models, self.inbox, self.releases, self.outbox / "verdicts"):
+        vault = (self.claimed, self.opened, self.models, self.evidence)
+        for folder in (*vault, self.inbox, self.releases, self.outbox / "verdicts"):
             folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # a volume whose root belongs to somebody else
             self.vault.chmod(0o700)

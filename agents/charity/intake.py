@@ -2,8 +2,9 @@
 
     inbox/<site>/<arrival>.bundle  ->  vault/claimed/<site>/<arrival>.bundle
 
-A claimed bundle stays until its verdict is published, so a crash loses nothing. Nothing a bundle says is believed
-before its signature was checked, and no name in it is ever used as a path before it has an identifier's form.
+A claimed bundle stays until its verdict is published, so a crash loses nothing; the newest accepted ones are kept as
+vault/evidence/<sequence of the record>.bundle. Nothing a bundle says is believed before its signature was checked,
+and no name in it is ever used as a path before it has an identifier's form.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from agents.charity.folders import Folders
 from agents.errors import BundleError, LedgerError, UntrustedError
 from agents.files import fsync_folder, move_whole, sha256_file
 from agents.keys import PrivateKey, parse_public
-from agents.ledger import Ledger
+from agents.ledger import Ledger, Record
 from agents.manifest import Report, Submission, check_id, check_site
 
 ARRIVAL = re.compile(r"\d{20}-[0-9a-f]{8}\.bundle")
 MAX_TRIES = 3
+KEPT_EVIDENCE = 10
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,17 @@ def count_try(claimed: Claimed) -> int:
     tries = len(counter.read_bytes()) + 1 if counter.exists() else 1
     counter.write_bytes(b"." * tries)
     return tries
+
+
+def keep_evidence(claimed: Claimed, record: Record, folders: Folders) -> None:
+    """Keep an accepted bundle as its site signed it, for whoever wants to check one by hand; the newest few stay."""
+    target = folders.evidence / f"{record.sequence:08}.bundle"
+    if record.event != "accepted" or target.exists():
+        return
+    if bundle.read_model_hash(claimed.path) == record.fields["model"]["sha256"]:  # not another one with the same id
+        move_whole(claimed.path, target)
+        for old in sorted(folders.evidence.glob("*.bundle"))[:-KEPT_EVIDENCE]:
+            old.unlink()
 
 
 def done(claimed: Claimed) -> None:

@@ -101,6 +101,7 @@ class Coordinator:
         if claimed.site == self.vault.state.turn:
             self._heard = (claimed.site, self.clock())
         self._release()
+        intake.keep_evidence(claimed, settled.record, self.vault.folders)
         intake.done(claimed)
         self.judge.start()  # at once, when this submission was its end
 
