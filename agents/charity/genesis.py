@@ -13,9 +13,9 @@ from typing import Any
 from agents import weights
 from agents.charity.folders import Folders, locked
 from agents.charity.host_key import make_host_key
-from agents.charity.judge_client import Judge, judge_command
+from agents.charity.judge_client import Judge, JudgeError, judge_command
 from agents.charity.vault import COORDINATOR, PUBLIC, Vault, publish_history
-from agents.errors import SettingsError
+from agents.errors import AgentError, SettingsError
 from agents.files import move_whole, sha256_file, sweep, write_whole
 from agents.keys import PrivateKey, load_private, make_key
 from agents.ledger import Ledger, Record
@@ -115,6 +115,10 @@ def _first_model(
     try:
         holdout = judge.start()["holdout"]
         answer = judge.ask({"genesis": {"out": str(out), "seed": seed, "plan": agreement["plan"]}})
+    except JudgeError as error:
+        raise AgentError(
+            f"genesis failed: {error}", "the training plan or the data do not suit the architecture"
+        ) from None
     finally:
         judge.stop()
     model: dict[str, Any] = {"sha256": sha256_file(out), "size": out.stat().st_size}

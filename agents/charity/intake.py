@@ -97,6 +97,12 @@ def count_try(claimed: Claimed) -> int:
     return tries
 
 
+def forget_tries(folders: Folders) -> None:
+    """Remove the counts of bundles that are settled; the caller has just settled all of them."""
+    for counter in folders.claimed.glob("*/*.tries"):
+        counter.unlink()
+
+
 def keep_evidence(claimed: Claimed, record: Record, folders: Folders) -> None:
     """Keep an accepted bundle as its site signed it, for whoever wants to check one by hand; the newest few stay."""
     target = folders.evidence / f"{record.sequence:08}.bundle"

@@ -115,7 +115,7 @@ class Judge:
             raise self._failed(self._how_it_died()) from None
         answer = self._read(self.answer_seconds, "answer")
         if "error" in answer:
-            raise JudgeError(f"the judge could not score it: {answer['error']}")
+            raise JudgeError(f"the judge cannot do it: {answer['error']}")
         return answer
 
     def score(self, model: Path) -> dict[str, Any]:

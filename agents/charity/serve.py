@@ -75,6 +75,7 @@ class Coordinator:
                     reason = f"the coordinator failed {intake.MAX_TRIES} times while judging it"
                     record_invalid(vault, claimed, subject, reason)
             self._settle(claimed)
+        intake.forget_tries(vault.folders)
         self._release()
         vault.sweep_models()
 

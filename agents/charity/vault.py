@@ -106,7 +106,7 @@ class Vault:
         folders = self.folders
         for folder in (folders.vault, folders.models, folders.opened, folders.outbox, folders.releases):
             sweep(folder)
-        for folder in (folders.outbox / "verdicts").iterdir():
+        for folder in (*(folders.outbox / "verdicts").iterdir(), *folders.claimed.iterdir()):
             sweep(folder)
         with self.locked():
             check_history(folders, self.ledger)

@@ -6,6 +6,7 @@ a run comes to its end. The next run is killed at its n-th step as well; the thi
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -134,12 +135,30 @@ def busy(room: Room, tmp_path: Path) -> tuple[Room, dict[str, tuple[str, str]]]:
     return room, wanted
 
 
-def test_killed_at_every_step_of_its_work(busy: Any, tmp_path: Path) -> None:
+def separate_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every step from the inbox into the vault one between file systems, as with two container volumes."""
+    link, replace = os.link, os.replace
+
+    def crossing(function: Callable[..., Any], source: Any, target: Any, **options: Any) -> None:
+        if "/inbox/" in str(source) and "/vault/" in str(target):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        function(source, target, **options)
+
+    monkeypatch.setattr(os, "link", partial(crossing, link))
+    monkeypatch.setattr(os, "replace", partial(crossing, replace))
+
+
+@pytest.mark.parametrize(("volumes", "stride"), [(1, 1), (2, 3)])
+def test_killed_at_every_step_of_its_work(
+    volumes: int, stride: int, busy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     room, wanted = busy
     prepared = room.folders.state
     step = 0
+    if volumes == 2:  # only what differs is new; every third step is enough
+        separate_volumes(monkeypatch)
     while True:
-        step += 1
+        step += stride
         state = tmp_path / f"killed-{step}"
         shutil.copytree(prepared, state)
         folders = Folders(state)

@@ -262,7 +262,7 @@ def test_the_judge_says_what_it_cannot_do(data: Path, tmp_path: Path) -> None:
         Judge(judge_command(tmp_path / "empty.npz", SPEC)).start()
     judge = Judge(judge_command(data, SPEC))
     try:
-        with pytest.raises(JudgeError, match="could not score it"):
+        with pytest.raises(JudgeError, match="cannot do it"):
             judge.score(tmp_path / "nowhere.safetensors")
         write_weights(tmp_path / "other.safetensors", {"w": np.zeros(3, np.float32)}, SPEC)
         with pytest.raises(JudgeError, match="the tensor conv1/bias is missing"):
