@@ -330,9 +330,12 @@ def best(settings: StateSettings, as_json: bool) -> None:
     from agents.charity import views
 
     value = views.best(_rows(settings))
-    _print("best", value, as_json)
-    if not as_json:
-        click.echo(f"stored         {_folders(settings.state).model(value['model']['sha256'])}")
+    if as_json:
+        _print("best", value, True)
+        return
+    text = views.best_text(value)
+    width = text.index(value["model"]["sha256"])  # the model's hash stands on the first line
+    click.echo(f"{text}{'stored at':<{width}}{_folders(settings.state).model(value['model']['sha256'])}")
 
 
 @charity.command(epilog=_example("charity status --json"))
@@ -360,7 +363,7 @@ def verify(settings: StateSettings, as_json: bool) -> None:
     value = audit(_folders(settings.state))
     _print("verify", value, as_json)
     if not as_json:
-        click.echo(f"{value['models']} stored models: every file has the hash that its record names")
+        click.echo(f"stored models: {value['models']}, and every file has the hash that its record names")
 
 
 @charity.command(epilog=_example("charity score --split test", "charity score --split test 1"))
