@@ -1,0 +1,196 @@
+"""The README does what it says: its commands for a real coordinator and site, its checks by hand, its installation."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Commands of a console block that other tests run, word for word or with a state folder of their own.
+ELSEWHERE = {
+    "scripts/quickstart": "tests/e2e/test_processes.py",
+    "scripts/test": "what runs this test",
+    "docker compose up --build --detach": "tests/e2e/test_compose.py",
+    "docker compose cp setup:/keys/. keys/": "tests/e2e/test_compose.py",
+    "ssh -p 2222 -i keys/auditor -o UserKnownHostsFile=keys/known_hosts charity@localhost history": "test_compose.py",
+    "ssh -p PORT -i state/keys/auditor -o UserKnownHostsFile=state/keys/known_hosts charity@127.0.0.1 history": "same",
+}
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
+def sections(root: Path) -> dict[str, str]:
+    """The README's text by heading."""
+    parts = re.split(r"^## (.+)$", (root / "README.md").read_text(), flags=re.MULTILINE)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def blocks(text: str, kind: str) -> list[str]:
+    """The code blocks of a kind, in order."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_every_command_of_the_readme_is_run_by_a_test(root: Path) -> None:
+    shown = {
+        line[2:] for text in sections(root).values() for block in blocks(text, "console") for line in block.splitlines()
+    }
+    installing = {line for line in shown if "pip install" in line or "-m venv" in line}
+    assert len(installing) == 3  # see test_the_installation_of_bob_has_no_tensorflow
+    assert shown - installing == set(ELSEWHERE)
+
+
+def test_links_lead_somewhere(root: Path) -> None:
+    for name in ("README.md", "SECURITY.md"):
+        for target in re.findall(r"\]\(([^)#]+)", (root / name).read_text()):
+            assert (root / target).exists(), f"{name} links to {target}"
+
+
+@dataclass
+class Told:
+    """What happened when the commands were followed."""
+
+    folder: Path
+    root: Path
+
+    def shell(self, script: str, **variables: str) -> str:
+        environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | variables
+        done = subprocess.run(
+            ["sh", "-euc", script],
+            cwd=self.folder,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def records(self) -> list[dict[str, object]]:
+        lines = (self.folder / "coordinator/outbox/ledger.jsonl").read_text().splitlines()
+        return [json.loads(json.loads(line)["record"]) for line in lines]
+
+
+def make_images(path: Path, seed: int, count: int) -> None:
+    """Images whose class shows: the left or the right half is brighter."""
+    random = np.random.default_rng(seed)
+    arrays = {}
+    for split in ("train", "val", "test"):
+        labels = np.arange(count) % 2
+        images = random.integers(0, 150, (count, 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[:, 14 * label : 14 * label + 14] += 60
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels[:, None].astype(np.uint8)}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def told(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+    """Everything under "On real machines" in one folder: the daemons in the background, the rest one after another."""
+    folder = tmp_path_factory.mktemp("readme")
+    told = Told(folder, root)
+    make_images(folder / "xrays.npz", 1, 40)
+    make_images(folder / "partition.npz", 2, 120)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    there = {
+        "charity@charity.example:2222": f"{getpass.getuser()}@127.0.0.1:{port}",
+        "0.0.0.0:2222": f"127.0.0.1:{port}",
+    }
+    if SSHD is None:
+        there = {"charity@charity.example:2222": f"charity@127.0.0.1:{port}", "--door sshd": "--door embedded"} | there
+    daemons = []
+    lines = [line for block in blocks(sections(root)["On real machines"], "sh") for line in block.splitlines()]
+    assert len(lines) == 7
+    try:
+        for line in lines:
+            for written, here in there.items():
+                line = line.replace(written, here)
+            if "serve" in line or "watch" in line:
+                daemons.append(start(line, folder))
+            else:
+                told.shell(line)
+            if "keygen" in line:
+                shutil.copy(folder / "site/site_key.pub", folder / "hospital-a.pub")  # sent to the coordinator
+            if "serve" in line:
+                wait_for_port(port, daemons[-1])
+        yield told
+    finally:
+        for daemon in daemons:
+            os.killpg(daemon.pid, signal.SIGTERM)
+        for daemon in daemons:
+            daemon.wait(timeout=20)
+
+
+def start(line: str, folder: Path) -> subprocess.Popen[bytes]:
+    program = str(Path(sys.executable).with_name(shlex.split(line)[0]))
+    with open(folder / "daemons.log", "ab") as log:
+        return subprocess.Popen([program, *shlex.split(line)[1:]], cwd=folder, stderr=log, start_new_session=True)
+
+
+def wait_for_port(port: int, daemon: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end and daemon.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail("the door did not open")
+
+
+def test_a_real_coordinator_and_a_real_site(told: Told) -> None:
+    events = [record["event"] for record in told.records()]
+    assert events[0] == "genesis"
+    assert "accepted" in events
+    assert events.count("report") == 3
+    assert "finished" in events
+    assert told.shell("charity status --json")
+    assert "hospital-a" in told.shell("charity nodes list")
+
+
+def test_checking_by_hand(told: Told) -> None:
+    missing = [tool for tool in ("age", "jq", "sha256sum", "ssh-keygen") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    accepted = [record for record in told.records() if record["event"] == "accepted"][-1]
+    bundle, history = (
+        block.replace("state/coordinator", "coordinator").replace("scripts/", f"{told.root}/scripts/")
+        for block in blocks(sections(told.root)["Checking by hand"], "sh")
+    )
+    said = told.shell(bundle, RECORD=f"{accepted['sequence']:08}", SITE=str(accepted["site"]))
+    assert said.startswith('Good "submission@fedssh" signature for hospital-a')
+    model = accepted["model"]
+    assert isinstance(model, dict)
+    assert told.shell("sha256sum model.safetensors").split()[0] == model["sha256"]
+    assert "every hash, link and signature is good" in told.shell(history)
+
+
+def test_the_installation_of_bob_has_no_tensorflow(root: Path, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns(".git", ".venv", "state", "__pycache__", ".*_cache", "data")
+    shutil.copytree(root, checkout, ignore=ignored)
+    lines = [block for block in blocks(sections(root)["On real machines"], "console") if "pip install" in block]
+    script = "\n".join(line[2:] for block in lines for line in block.splitlines()).replace("python3", sys.executable)
+    done = subprocess.run(
+        ["sh", "-euc", f"{script}\nbob --version\npip list"], cwd=checkout, capture_output=True, text=True, check=False
+    )
+    if done.returncode and "Failed to establish a new connection" in done.stdout + done.stderr:
+        pytest.skip("no package index can be reached")
+    assert done.returncode == 0, done.stderr
+    assert "bob, version" in done.stdout and "paramiko" in done.stdout
+    assert "tensorflow" not in done.stdout and "keras" not in done.stdout
