@@ -15,6 +15,7 @@ import binascii
 import hashlib
 import struct
 import textwrap
+from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -75,11 +76,9 @@ def verify(message: bytes, signature: str, namespace: str, signer: PublicKey) ->
         raise SignatureError(f"the signature by {signer.fingerprint} does not match the signed bytes") from None
 
 
-def allowed_signers(signers: dict[str, PublicKey | str]) -> str:
-    """An OpenSSH allowed_signers file: one line per name, key as object or as `ssh-rsa AAAA…`."""
-    return "".join(
-        f"{name} {key.line if isinstance(key, PublicKey) else key}\n" for name, key in sorted(signers.items())
-    )
+def allowed_signers(signers: Mapping[str, PublicKey]) -> str:
+    """An OpenSSH allowed_signers file: one line per name."""
+    return "".join(f"{name} {key.line}\n" for name, key in sorted(signers.items()))
 
 
 def read_allowed_signers(text: str) -> dict[str, PublicKey]:

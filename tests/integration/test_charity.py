@@ -8,7 +8,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from agents import weights
 from agents.bundle import open_bundle
 from agents.charity import enrol, steer
 from agents.charity.audit import audit
+from agents.charity.judge_client import Judge
 from agents.charity.release import KEPT, path_of
 from agents.charity.serve import Coordinator
 from agents.charity.vault import Vault
@@ -106,8 +107,8 @@ def tampered(room: Room, change: Callable[[dict[str, Any]], None] = lambda manif
     room.submit("alice-1", 0.9, **submission)
     path = max((room.folders.inbox / "alice-1").iterdir())
     with tarfile.open(path) as tar:
-        body = tar.extractfile("model.age").read()
-        manifest = json.loads(tar.extractfile("manifest.json").read())
+        body, text = (tar.extractfile(name).read() for name in ("model.age", "manifest.json"))  # type: ignore[union-attr]
+        manifest = json.loads(text)
     change(manifest)
     message = manifest.pop("raw", None) or canonical(manifest)
     armored = sign(message, room.keys["alice-1"], SUBMISSION).encode()
@@ -318,7 +319,7 @@ def test_a_site_revoked_while_it_is_being_judged_is_refused(room: Room) -> None:
         def start(self) -> None: ...
 
     submission = room.submit("alice-1", 0.9)
-    Coordinator(room.vault, Revoking()).work()
+    Coordinator(room.vault, cast(Judge, Revoking())).work()
     assert room.verdict("alice-1", submission)["reason"] == "revoked"
     assert room.vault.state.current.of == 1
 
@@ -359,7 +360,8 @@ def test_an_auditor_reads_and_gets_no_release(room: Room, tmp_path: Path) -> Non
     public = tmp_path / "x.pub"
     public.write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti me@laptop")
     enrol.add(room.vault, "auditor", public, "auditor")
-    manifest, _ = opened(room) if room.release() else (None, None)
+    room.release()
+    manifest, _ = opened(room)
     assert manifest.federation["sites"] == ["alice-1", "alice-2"]
     sites = json.loads((room.folders.outbox / "sites.json").read_text())["sites"]
     assert [row["role"] for row in sites] == ["site", "site", "auditor"]
@@ -411,7 +413,8 @@ def test_in_a_relay_the_turn_goes_round(new_room: Callable[..., Room]) -> None:
     room = new_room(schedule="relay", sessions=2)
     turns = []
     for site in ("alice-1", "alice-2", "alice-1", "alice-2"):
-        manifest, _ = opened(room) if room.release() else (None, None)
+        room.release()
+        manifest, _ = opened(room)
         turns.append(manifest.federation["turn"])
         room.report(site)
         room.work()
@@ -536,7 +539,7 @@ def test_a_bundle_that_brings_the_coordinator_down_again_and_again_is_given_up(r
         def start(self) -> None: ...
 
     submission = room.submit("alice-1", 0.9)
-    coordinator = Coordinator(room.vault, Fatal())
+    coordinator = Coordinator(room.vault, cast(Judge, Fatal()))
     for attempt in (coordinator.work, coordinator.recover, coordinator.recover, coordinator.recover):
         with pytest.raises(KeyboardInterrupt):
             attempt()

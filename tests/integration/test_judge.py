@@ -32,14 +32,14 @@ SPEC = {"name": "cnn", "depth": 4, "input": [28, 28, 1], "classes": 2}
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images whose class shows in a bright square; as many in the holdout as PneumoniaMNIST has."""
     random = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for split, number in (("train", 1000), ("val", 524), ("test", 60)):
         labels = random.integers(0, 2, number)
         pixels = random.integers(0, 120, (number, 28, 28), dtype=np.uint8)
         pixels[labels == 1, 8:18, 8:18] += 100
         arrays |= {f"{split}_images": pixels, f"{split}_labels": labels[:, np.newaxis]}
     path = tmp_path_factory.mktemp("data") / "charity.npz"
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     return path
 
 

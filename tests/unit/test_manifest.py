@@ -49,10 +49,24 @@ def test_canonical_is_its_own_inverse(value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b"1", b"{} ", b'{"b":1,"a":2}', b'{"a": 1}', b'{"a":1,"a":1}', b'{"a":NaN}', b'{"a":1e999}', b'{"a":1.0e0}',
-     b'{"a":"\\u0041"}', b'\xef\xbb\xbf{}', b'{"a":"\xff"}', b'{"a":' + b"[" * 30000 + b"]" * 30000 + b"}", b'{"a":' + b"1" * 5000 + b"}",
-     b'{"a":"\\ud800"}', b'{"' + b"a" * 70000 + b'":1}'],
-)  # fmt: skip
+    [
+        *(
+            b"",
+            b"[]",
+            b"1",
+            b"{} ",
+            b'{"b":1,"a":2}',
+            b'{"a": 1}',
+            b'{"a":1,"a":1}',
+            b"\xef\xbb\xbf{}",
+            b'{"a":"\xff"}',
+        ),
+        *(b'{"a":NaN}', b'{"a":1e999}', b'{"a":1.0e0}', b'{"a":"\\u0041"}', b'{"a":"\\ud800"}'),
+        b'{"a":' + b"[" * 30000 + b"]" * 30000 + b"}",
+        b'{"a":' + b"1" * 5000 + b"}",
+        b'{"' + b"a" * 70000 + b'":1}',
+    ],
+)
 def test_anything_but_the_canonical_form_is_refused(data: bytes) -> None:
     with pytest.raises(BundleError):
         m.parse(data)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agents import weights
 from agents.errors import WeightsError
+from agents.manifest import canonical
 
 SPEC = {"name": "mlp", "input": [2], "classes": 2}
 TENSORS = {"dense/kernel": np.arange(6, dtype="f4").reshape(2, 3), "dense/bias": np.zeros(3, "f4")}
@@ -25,7 +26,7 @@ def write_raw(path: Path, header: Any, body: bytes, length: int | None = None) -
 
 def good_header(**changes: Any) -> dict[str, Any]:
     header: dict[str, Any] = {
-        "__metadata__": {"format": "fedssh 1", "spec": weights.canonical(SPEC).decode()},
+        "__metadata__": {"format": "fedssh 1", "spec": canonical(SPEC).decode()},
         "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
         "b": {"dtype": "F32", "shape": [1, 1], "data_offsets": [8, 12]},
     }

@@ -18,6 +18,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def main() -> None:
         alice, coordinator = keys["alice-1"], keys["coordinator_key"]
         model = HERE / "model.safetensors"
         header = weights.write_weights(model, TENSORS, SPEC)
-        common = {
+        common: dict[str, Any] = {
             "builds_on": 2,
             "session": 1,
             "examples": 4,
@@ -64,9 +65,9 @@ def main() -> None:
             architecture=header.architecture,
             epoch=3,
             **common,
-        )  # type: ignore[arg-type]
+        )
         submission = bundle.seal(model, submission, alice, [coordinator.public], HERE / "submission.bundle")
-        report = m.Report(id=m.new_id(), sender="alice-1", epochs=9, checkpoints=1, **common)  # type: ignore[arg-type]
+        report = m.Report(id=m.new_id(), sender="alice-1", epochs=9, checkpoints=1, **common)
         bundle.seal_report(report, alice, HERE / "report.bundle")
         release = m.Release(
             id=m.new_id(),
