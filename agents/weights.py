@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.errors import BundleError, WeightsError
-from agents.files import adopt, part_of
+from agents.files import whole_file
 from agents.manifest import canonical, parse
 
 if TYPE_CHECKING:
@@ -117,29 +117,31 @@ def match_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tu
 
 
 def write_weights(path: Path, tensors: Mapping[str, np.ndarray], spec: dict[str, Any]) -> Header:
-    """Write a model file, whole or not at all.
+    """Write a model file, whole or not at all. Equal weights give equal bytes.
 
     Args:
-        tensors: float32 arrays by Keras variable path. The file lists them by name.
+        tensors: float32 arrays by Keras variable path, in build order, which the file keeps.
         spec: The architecture they belong to.
 
     Raises:
         WeightsError: An array is not float32.
+        OSError: The disk is full or read-only. Nothing is left behind.
     """
     import numpy as np
-    from safetensors.numpy import save_file
 
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "spec": canonical(spec).decode()}}
+    end = 0
     for name, array in tensors.items():
         if array.dtype != np.float32:
             raise WeightsError(f"the tensor {name} is {array.dtype}, expected float32")
-    part = part_of(path)
-    try:
-        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        save_file(contiguous, part, metadata={"format": FORMAT, "spec": canonical(spec).decode()})
-        part.chmod(0o600)
-        adopt(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    with whole_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in tensors.values():
+            file.write(np.ascontiguousarray(array, "<f4").data.cast("B") if array.size else b"")
     return read_header(path)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,24 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
+    """Also those of another process and of another layout in memory, or hashes would say that models differ."""
     weights.write_weights(tmp_path / "m", TENSORS, SPEC)
-    weights.write_weights(tmp_path / "n", dict(reversed(TENSORS.items())), SPEC)
-    assert (tmp_path / "m").read_bytes() == (tmp_path / "n").read_bytes()
+    weights.write_weights(tmp_path / "n", {n: np.asfortranarray(a) for n, a in TENSORS.items()}, SPEC)
+    program = "import sys, numpy as np; from pathlib import Path; from agents.weights import write_weights; "
+    program += "write_weights(Path(sys.argv[1]), {'dense/kernel': np.arange(6, dtype='f4').reshape(2, 3), "
+    program += f"'dense/bias': np.zeros(3, 'f4')}}, {SPEC!r})"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "o")], check=True)
+    assert (tmp_path / "m").read_bytes() == (tmp_path / "n").read_bytes() == (tmp_path / "o").read_bytes()
+
+
+def test_tensors_stand_in_build_order(tmp_path: Path) -> None:
+    tensors = {"b": np.ones((2, 2), "f4"), "a": np.full(3, 2.0, "f4"), "empty": np.zeros((0, 4), "f4")}
+    header = weights.write_weights(tmp_path / "m", tensors, SPEC)
+    assert list(header.tensors) == ["b", "a", "empty"]
+    assert header.offset % 8 == 0
+    assert (tmp_path / "m").read_bytes()[header.offset :] == np.array([1] * 4 + [2] * 3, "<f4").tobytes()
+    loaded = weights.read_weights(tmp_path / "m", header.tensors)
+    assert all(np.array_equal(loaded[name], tensors[name]) for name in tensors)
 
 
 def test_only_float32_is_written(tmp_path: Path) -> None:
