@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -13,6 +13,9 @@ from agents.bob.settings import JoinSettings, StateSettings, StatusSettings, Wat
 from agents.commands import entry, new_group, print_json, print_table, settings_options, stop_event, tell
 from agents.errors import SettingsError, UnreachableError
 from agents.settings import describe
+
+if TYPE_CHECKING:
+    from agents.bob.site import Folder, Site
 
 log = logging.getLogger("bob")
 say = partial(tell, log)
@@ -52,7 +55,7 @@ def keygen(settings: StateSettings) -> None:
 @click.option("--again", is_flag=True, help="Accept another host key or coordinator than before.")
 @click.option("--offline", is_flag=True, help="Do not try the connection.")
 @settings_options(JoinSettings, "bob")
-def join(invitation: click.utils.LazyFile, again: bool, offline: bool, settings: JoinSettings) -> None:
+def join(invitation: TextIO, again: bool, offline: bool, settings: JoinSettings) -> None:
     """Join a coordinator by the INVITATION that `charity nodes add` printed (a file, or - for standard input)."""
     from agents.bob import site as sites
     from agents.keys import fingerprint
@@ -71,11 +74,9 @@ def join(invitation: click.utils.LazyFile, again: bool, offline: bool, settings:
     print("the door lets this site in; next: bob watch")
 
 
-def _try_connection(folder: object, site: object, timeout: float) -> None:
-    from agents.bob.site import Folder, Site
+def _try_connection(folder: Folder, site: Site, timeout: float) -> None:
     from agents.transport import Address, Connection
 
-    assert isinstance(folder, Folder) and isinstance(site, Site)
     connection = Connection(Address(site.user, site.host, site.port), folder.key, folder.known_hosts, timeout)
     try:
         answer = connection.ask("status", timeout=timeout)
@@ -144,4 +145,4 @@ def receipts(last: int, as_json: bool, settings: StateSettings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from agents import bundle, files
+from agents import bundle, files, weights
 from agents.bob import chain
 from agents.bob.receipts import Receipts
 from agents.bob.site import Folder, Site
@@ -82,7 +82,7 @@ class Incoming:
         sealed = files.part_of(self._state.path / "release.bundle")
         try:
             words = ("release", "--after", self.after(), "--wait", wait_seconds)
-            limit = self._max_bytes + (bundle.MAX_BYTES - bundle.weights.MAX_BYTES)
+            limit = self._max_bytes + (bundle.MAX_BYTES - weights.MAX_BYTES)
             answer = door.stream(*words, into=sealed, max_bytes=limit, timeout=wait_seconds + patience)
             if answer.nothing_yet:
                 return False
@@ -133,12 +133,12 @@ class Incoming:
         files.write_whole(model.with_suffix(".json"), canonical(note), mode=0o640)
 
     def _prune(self) -> None:
-        notes = sorted(path for path in self.folder.glob("*.json") if not files.is_part(path))
+        notes = sorted(self.folder.glob("*.json"))
         for note in notes[:-KEEP]:
             note.unlink(missing_ok=True)
         kept = {note.stem for note in notes[-KEEP:]}
         for model in self.folder.glob("*.safetensors"):
-            if model.stem not in kept and not files.is_part(model):
+            if model.stem not in kept:
                 model.unlink(missing_ok=True)
 
     def _tell(self, release: Release) -> None:

@@ -23,7 +23,7 @@ from agents.bob.site import Site
 from agents.bob.spool import Entry, Spool
 from agents.bundle import pending, seal, seal_report
 from agents.errors import BundleError, UntrustedError
-from agents.files import fsync_folder, is_part, write_whole
+from agents.files import fsync_folder, write_whole
 from agents.keys import PrivateKey
 from agents.manifest import MAX_BYTES, Claim, Report, SessionOver, Submission, check_id, parse
 from agents.weights import read_header
@@ -60,7 +60,7 @@ class Outgoing:
 
     def waiting(self) -> list[Path]:
         """The claims and reports that lie there, oldest first."""
-        return sorted(path for path in self.folder.glob("*.json") if not is_part(path))
+        return sorted(self.folder.glob("*.json"))
 
     def take_all(self, stop: threading.Event) -> int:
         """Seal all that lies there, oldest first; returns how many are new in the spool.
@@ -134,7 +134,7 @@ class Outgoing:
     def _clear_orphans(self) -> None:
         """Models whose claim is gone because a killed Bob had taken them."""
         for model in self.folder.glob("*.safetensors"):
-            if (model.stem in self._spool or model.stem in (self._judged or ())) and not is_part(model):
+            if model.stem in self._spool or model.stem in (self._judged or ()):
                 self._clear(model.with_suffix(".json"))
 
     def _reject(self, path: Path, reason: str) -> None:

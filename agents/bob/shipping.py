@@ -112,9 +112,9 @@ class Shipping:
 
     def _see_through(self, entry: Entry, connection: Connection, stop: threading.Event) -> None:
         trip = _Trip(entry, self._spool.bundle(entry.id).stat().st_size)
-        if entry.shipped is None or not 0 <= time.time() - entry.shipped < SEND_AGAIN_SECONDS:
-            if not self._ship(trip, connection):
-                return
+        there = entry.shipped is not None and 0 <= time.time() - entry.shipped < SEND_AGAIN_SECONDS
+        if not there and not self._ship(trip, connection):
+            return
         digest = sha256_file(self._spool.bundle(entry.id))  # while Charity is at work
         line = self._wait_for_verdict(trip, connection, stop)
         if line is not None:

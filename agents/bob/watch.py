@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
@@ -97,7 +98,7 @@ class Bob:
         return f"{self._site.name} works with {self._site.address}"
 
     @property
-    def introduction_fields(self) -> dict[str, str]:
+    def introduction_fields(self) -> dict[str, Any]:
         """The same for programs."""
         return {
             "site": self._site.name,
@@ -162,7 +163,7 @@ class Bob:
                 thread.join(PATIENCE_SECONDS)
 
     def _supervise(self, connection: Connection | None, seconds: float = float("inf")) -> bool:
-        """Watch over the threads for a while; True when Bob is to end, with the first thread's error if there is one."""
+        """Watch over the threads for a while; True when Bob is to end. Raises the first thread's error."""
         end = time.monotonic() + seconds
         while not self._stop.is_set():
             left = end - time.monotonic()
