@@ -183,7 +183,7 @@ def _check_change(folder: Folder, before: Site, after: Site, again: bool) -> Non
         )
     if waiting := len(list(folder.spool.glob("*.bundle"))):
         raise SettingsError(
-            f"{waiting} bundles sealed for the former coordinator wait in {folder.spool}",
+            f"{waiting} {'bundle' if waiting == 1 else 'bundles'} sealed for the former coordinator in {folder.spool}",
             "ship them with `bob watch --drain`, or remove them",
         )
     if folder.seen.exists():  # another coordinator has another history

@@ -1,0 +1,587 @@
+"""Bob between the exchange folder and a door that is played here: sealing, shipping, releases, and `kill -9`.
+
+The door implements what Bob uses of a connection, on files, so that it outlives a killed Bob.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents import bundle, files
+from agents.bob.incoming import Incoming, read_seen
+from agents.bob.outgoing import Outgoing
+from agents.bob.receipts import Receipts
+from agents.bob.shipping import Shipping
+from agents.bob.site import Folder, Site
+from agents.bob.spool import Spool
+from agents.bob.watch import Backoff
+from agents.errors import (
+    BundleError,
+    LedgerError,
+    RollbackError,
+    SettingsError,
+    SignatureError,
+    UnreachableError,
+    UntrustedError,
+)
+from agents.keys import PrivateKey
+from agents.ledger import Ledger, Record
+from agents.manifest import Blob, Claim, Local, Release, SessionOver, canonical, new_id, now
+from agents.transport import Address, Answer, BusyError
+from agents.weights import read_header, write_weights
+
+SPEC = {"name": "mlp", "input": [2], "classes": 2}
+RUN = threading.Event()  # never set: do not stop
+Step = Callable[[], None]
+
+
+class Door:
+    """A coordinator with a door, on files: takes bundles, judges an id once, hands out releases.
+
+    Attributes:
+        step: Called between any two things that the other side does.
+        trouble: Raised instead of taking the next bundle.
+        answer: Given instead of a verdict.
+    """
+
+    address = Address("charity", "charity.example", 22)
+    alive = True
+
+    def __init__(self, folder: Path, key: PrivateKey, site: PrivateKey) -> None:
+        self.arrived, self.releases = folder / "arrived", folder / "releases"
+        self.key, self.site = key, site
+        self.model = folder / "model.safetensors"
+        self.step: Step = lambda: None
+        self.trouble: Exception | None = None
+        self.answer: Answer | None = None
+        self.path = folder / "ledger.db"
+        if not self.arrived.exists():
+            self.arrived.mkdir(parents=True)
+            self.releases.mkdir()
+            write_weights(self.model, {"w": np.zeros(4, np.float32)}, SPEC)
+            self.append("genesis", coordinator=key.public.line)
+            self.release()
+
+    def append(self, event: str, **fields: Any) -> Record:
+        ledger = Ledger.create(self.path)
+        try:
+            return ledger.append(event, fields, self.key)
+        finally:
+            ledger.close()
+
+    def release(self, signer: PrivateKey | None = None, **changes: Any) -> Record:
+        """A new release of the same model."""
+        blob = Blob(files.sha256_file(self.model), self.model.stat().st_size)
+        record = self.append("release", model=vars(blob))
+        fields: dict[str, Any] = {
+            "id": new_id(), "sender": "charity", "recipients": [], "model": blob, "sealed": blob,
+            "architecture": read_header(self.model).architecture, "sequence": record.sequence,
+            "head": record.hash, "metrics": {"accuracy": 0.5}, "plan": {}, "federation": {"state": "open"},
+            "created": now(),
+        }  # fmt: skip
+        path = self.releases / f"{record.sequence:08}.bundle"
+        bundle.seal(self.model, Release(**(fields | changes)), signer or self.key, [self.site.public], path)
+        return record
+
+    def ship(self, path: Path, progress: object = None, meanwhile: Step | None = None) -> None:
+        self.step()
+        if self.trouble:
+            trouble, self.trouble = self.trouble, None
+            raise trouble
+        if meanwhile:
+            meanwhile()
+        part = self.arrived.parent / "part"
+        part.write_bytes(path.read_bytes())
+        os.rename(part, self.arrived / f"{len(list(self.arrived.iterdir())):04}.bundle")
+        self.step()
+
+    def begin(self, *words: str | int) -> Any:
+        class Call:
+            def answer(call, timeout: float = 0, max_bytes: int = 0) -> Answer:
+                return self.ask(*words)
+
+            def close(call) -> None: ...
+
+        return Call()
+
+    def ask(self, *words: str | int, timeout: float = 0, max_bytes: int = 0) -> Answer:
+        self.step()
+        if self.answer:
+            return self.answer
+        verb, id = str(words[0]), str(words[-1])
+        assert verb == "verdict"
+        line = self.judge(id)
+        return Answer(0, line, "") if line else Answer(4, b"", f"no verdict on {id} yet")
+
+    def judge(self, id: str) -> bytes | None:
+        ledger = Ledger.create(self.path)
+        try:
+            if found := ledger.find("alice-1", id):
+                return found.line()
+            for path in sorted(self.arrived.iterdir()):
+                manifest = json.loads(bundle.read_manifest(path))
+                if manifest["id"] == id:
+                    event = "report" if manifest["kind"] == "report" else "accepted"
+                    fields = {"site": "alice-1", "submission": id, "model": manifest.get("model"), "reason": "why not"}
+                    return ledger.append(event, fields | {"metrics": {"accuracy": 0.75, "loss": 0.5}}, self.key).line()
+            return None
+        finally:
+            ledger.close()
+
+    def stream(self, *words: str | int, into: Path, max_bytes: int, timeout: float = 0) -> Answer:
+        self.step()
+        after = int(words[words.index("--after") + 1])
+        if words[0] == "history":
+            ledger = Ledger.create(self.path)
+            into.write_bytes(b"".join(record.line() for record in ledger.records(after)))
+            ledger.close()
+        else:
+            newest = max(self.releases.iterdir())
+            if int(newest.stem) <= after:
+                return Answer(4, b"", "no release yet")
+            into.write_bytes(newest.read_bytes())
+        self.step()
+        return Answer(0, b"", "")
+
+
+@dataclass
+class World:
+    """A site's Bob without threads, and the door it talks to."""
+
+    root: Path
+    keys: dict[str, PrivateKey]
+    said: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        key = self.keys["alice-1"]
+        self.exchange, self.folder = self.root / "exchange", Folder(self.root / "site")
+        self.folder.path.mkdir(exist_ok=True)
+        (self.exchange / "outgoing").mkdir(parents=True, exist_ok=True)
+        site = Site("alice-1", "charity", "charity.example", 22, "", self.keys["coordinator"].public)
+        self.receipts, self.spool = Receipts(self.folder.receipts), Spool(self.folder.spool)
+        self.outgoing = Outgoing(self.exchange, site, key, self.spool, self.receipts, self.say, 1 << 20)
+        self.incoming = Incoming(self.exchange, self.folder, site, key, self.say, 1 << 20)
+        self.shipping = Shipping(site, self.spool, self.receipts, self.say, 0)
+        self.door = Door(self.root / "coordinator", self.keys["coordinator"], key)
+
+    def say(self, event: str, text: str, **fields: Any) -> None:
+        self.said.append((event, text))
+
+    def start(self) -> None:
+        """What Bob does at start."""
+        self.incoming.tidy()
+        self.spool.tidy()
+        self.shipping.tidy()
+
+    def ship_all(self) -> None:
+        self.outgoing.take_all(RUN)
+        while self.shipping.ship_next(self.door, RUN):  # type: ignore[arg-type]
+            pass
+
+    def fetch(self) -> bool:
+        return self.incoming.fetch(self.door, 0, 1.0)
+
+    def publish(self, session: int = 1, epoch: int = 1, **changes: Any) -> str:
+        """What Alice lays out; returns the id."""
+        id = changes.pop("id", None) or new_id()
+        model = self.exchange / "outgoing" / f"{id}.safetensors"
+        header = write_weights(model, {"w": np.full(4, epoch, np.float32)}, SPEC)
+        fields: dict[str, Any] = {
+            "id": id, "architecture": header.architecture, "builds_on": 2, "session": session, "epoch": epoch,
+            "examples": 9, "metrics": Local(0.5, 0.5), "started": now(), "created": now(),
+        }  # fmt: skip
+        files.write_whole(model.with_suffix(".json"), Claim(**(fields | changes)).to_bytes())
+        return str(id)
+
+    def report(self, session: int = 1) -> str:
+        over = SessionOver(
+            id=new_id(), builds_on=2, session=session, epochs=3, checkpoints=1, examples=9, metrics=None,
+            started=now(), created=now(),
+        )  # fmt: skip
+        files.write_whole(self.exchange / "outgoing" / f"{over.id}.json", over.to_bytes())
+        return over.id
+
+    def verdicts(self) -> dict[str, str]:
+        """By id; an id that has two receipts is an error."""
+        found: dict[str, str] = {}
+        for receipt in self.receipts:
+            assert receipt["id"] not in found
+            found[receipt["id"]] = receipt["verdict"]
+        return found
+
+    def names(self, folder: str) -> list[str]:
+        return sorted(path.name for path in (self.exchange / folder).glob("*"))
+
+    def arrivals(self) -> list[str]:
+        return [json.loads(bundle.read_manifest(path))["id"] for path in sorted(self.door.arrived.iterdir())]
+
+
+@pytest.fixture
+def world(tmp_path: Path, keys: dict[str, PrivateKey]) -> World:
+    world = World(tmp_path, keys)
+    world.start()
+    return world
+
+
+def test_a_checkpoint_and_a_report_go_their_way(world: World) -> None:
+    checkpoint, report = world.publish(), world.report()
+    world.ship_all()
+    assert world.verdicts() == {checkpoint: "accepted", report: "report"}
+    assert world.arrivals() == [checkpoint, report]
+    assert world.names("outgoing") == [] and len(world.spool) == 0
+    assert [event for event, _ in world.said] == ["sealed", "sealed", "shipped", "verdict", "shipped", "verdict"]
+    assert "accepted session 1 epoch 1: holdout accuracy 0.7500, loss 0.5000: why not (record 3)" in world.said[3][1]
+    (first, _) = world.receipts
+    arrived = world.door.arrived / "0000.bundle"
+    assert (first["size"], first["sha256"]) == (arrived.stat().st_size, files.sha256_file(arrived))
+    assert first["recipient"] == world.keys["coordinator"].public.fingerprint
+
+
+def test_only_the_newest_of_a_session_is_sent(world: World) -> None:
+    old, older, newest, other = (world.publish(1, 1), world.publish(1, 2), world.publish(1, 3), world.publish(2, 1))
+    world.ship_all()
+    verdicts = {old: "superseded", older: "superseded", newest: "accepted", other: "accepted"}
+    assert world.verdicts() == verdicts
+    assert world.arrivals() == [newest, other]
+    assert [receipt["attempts"] for receipt in world.receipts] == [0, 0, 1, 1]
+
+
+def test_without_a_network_only_the_newest_is_kept(world: World) -> None:
+    for epoch in range(1, 6):
+        world.publish(1, epoch)
+        world.outgoing.take_all(RUN)
+        world.shipping.drop_superseded()
+    assert [entry.epoch for entry in world.spool.entries()] == [5]
+
+
+def link_to_secret(world: World, claim: Path) -> None:
+    model = claim.with_suffix(".safetensors")
+    model.unlink()
+    model.symlink_to(world.keys["alice-1"].path)
+
+
+BROKEN: dict[str, tuple[Callable[[World, Path], object], str]] = {
+    "no json": (lambda w, p: p.write_text("{"), "not canonical JSON"),
+    "another id": (lambda w, p: p.write_bytes(p.read_bytes().replace(p.stem.encode(), new_id().encode())), "says that"),
+    "unknown kind": (lambda w, p: p.write_bytes(canonical({"kind": "gift"})), "of kind 'gift'"),
+    "huge": (lambda w, p: p.write_bytes(b" " * 70_000), "expected at most"),
+    "no model": (lambda w, p: p.with_suffix(".safetensors").unlink(), "its model file is missing"),
+    "not a model": (lambda w, p: p.with_suffix(".safetensors").write_bytes(b"x" * 99), "header claims"),
+    "too large": (lambda w, p: os.truncate(p.with_suffix(".safetensors"), 2 << 20), "expected at most"),
+    "other architecture": (
+        lambda w, p: p.write_bytes(canonical(json.loads(p.read_bytes()) | {"architecture": "f" * 64})),
+        "another architecture",
+    ),
+    "a link to a secret": (link_to_secret, "is a link"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_broken_is_set_aside_with_its_reason(world: World, case: str) -> None:
+    damage, words = BROKEN[case]
+    broken, good = world.publish(1), world.publish(2)
+    damage(world, world.exchange / "outgoing" / f"{broken}.json")
+    world.ship_all()
+    assert world.verdicts() == {good: "accepted"}
+    assert world.names("outgoing") == []
+    assert words in (world.exchange / "rejected" / f"{broken}.reason").read_text()
+    assert f"{broken}.json" in world.names("rejected")
+
+
+def test_the_rejected_do_not_fill_the_disk(world: World) -> None:
+    for number in range(14):
+        (world.exchange / "outgoing" / f"{number:02}.json").write_text("{}")
+    world.ship_all()
+    assert len([name for name in world.names("rejected") if name.endswith(".reason")]) == 10
+
+
+def test_a_checkpoint_that_alice_took_back_is_no_trouble(world: World) -> None:
+    path = world.exchange / "outgoing" / f"{world.publish()}.json"
+    path.with_suffix(".safetensors").unlink()
+    claims = world.outgoing.waiting()
+    path.unlink()
+    world.outgoing.waiting = lambda: claims  # type: ignore[method-assign]
+    assert world.outgoing.take_all(RUN) == 0
+    assert world.names("rejected") == []
+
+
+def test_what_is_judged_already_is_only_cleared_away(world: World) -> None:
+    id = world.publish()
+    world.ship_all()
+    again = World(world.root, world.keys)
+    again.start()
+    again.publish(id=id)
+    (again.exchange / "outgoing" / f"{id}.json").unlink()  # killed between the two removals
+    again.ship_all()
+    assert again.names("outgoing") == [] and again.arrivals() == [id] and again.verdicts() == {id: "accepted"}
+
+
+def test_a_cut_connection_is_tried_again(world: World) -> None:
+    id = world.publish()
+    world.door.trouble = UnreachableError("cut")
+    with pytest.raises(UnreachableError):
+        world.ship_all()
+    assert [entry.attempts for entry in world.spool.entries()] == [1] and world.verdicts() == {}
+    world.ship_all()
+    assert world.verdicts() == {id: "accepted"} and next(iter(world.receipts))["attempts"] == 2
+
+
+def test_what_the_door_has_is_not_sent_again(world: World) -> None:
+    id = world.publish()
+    world.door.answer = Answer(1, b"", "the door failed")
+    with pytest.raises(BusyError, match=r"charity\.example:22 answered `verdict` with: the door failed"):
+        world.ship_all()
+    world.door.answer = None
+    again = World(world.root, world.keys)
+    again.start()
+    newer = again.publish(1, 2)  # does not supersede: the verdict on the first is due
+    again.ship_all()
+    assert again.verdicts() == {id: "accepted", newer: "accepted"} and again.arrivals() == [id, newer]
+
+
+def test_what_the_coordinator_lost_is_sent_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = world.publish()
+    world.door.answer = Answer(1, b"", "the door failed")
+    with pytest.raises(BusyError):
+        world.ship_all()
+    world.door.answer = None
+    for path in world.door.arrived.iterdir():
+        path.unlink()
+    (entry,) = world.spool.entries()
+    world.spool.mark(entry, shipped=(entry.shipped or 0) - 3700)
+    world.ship_all()
+    assert world.verdicts() == {id: "accepted"}
+
+
+def test_a_bundle_that_the_door_never_takes_does_not_stop_the_others(world: World) -> None:
+    bad, good = world.publish(1), world.publish(2)
+    world.door.trouble = BundleError("charity.example:22 does not take the bundle: refused: too large")
+    world.ship_all()
+    assert world.verdicts() == {bad: "refused at the door", good: "accepted"}
+    assert "refused: too large" in next(iter(world.receipts))["reason"]
+
+
+def test_a_revoked_site_loses_no_bundle(world: World) -> None:
+    world.publish()
+    world.door.trouble = BundleError("refused: alice-1 is not enrolled with this key any more")
+    world.door.answer = Answer(3, b"", "charity: refused: alice-1 is not enrolled with this key any more")
+    with pytest.raises(SettingsError, match="not enrolled"):
+        world.ship_all()
+    assert len(world.spool) == 1 and world.verdicts() == {}
+
+
+def test_a_verdict_by_somebody_else_ends_bob(world: World) -> None:
+    id = world.publish()
+    forged = Door(world.root / "forged", world.keys["stranger"], world.keys["alice-1"])
+    world.outgoing.take_all(RUN)
+    forged.ship(world.spool.bundle(id))
+    line = forged.judge(id)
+    assert line
+    world.door.answer = Answer(0, line, "")
+    with pytest.raises(SignatureError, match="signed by key"):
+        world.ship_all()
+    assert len(world.spool) == 1 and world.verdicts() == {}
+
+
+def test_a_verdict_on_something_else_ends_bob(world: World) -> None:
+    other = world.publish(1)
+    world.ship_all()
+    world.publish(2)
+    line = world.door.judge(other)
+    assert line
+    world.door.answer = Answer(0, line, "")
+    with pytest.raises(LedgerError, match="is about"):
+        world.ship_all()
+    assert len(world.spool) == 1
+
+
+def test_a_release_is_laid_out_for_alice(world: World) -> None:
+    assert world.fetch() and not world.fetch()
+    assert world.names("incoming") == ["00000002.json", "00000002.safetensors"]
+    note = json.loads((world.exchange / "incoming" / "00000002.json").read_bytes())
+    assert note["site"] == "alice-1" and note["manifest"]["sequence"] == 2
+    assert (world.exchange / "incoming" / "00000002.safetensors").read_bytes() == world.door.model.read_bytes()
+    assert read_seen(world.folder.seen).sequence == 2
+    for _ in range(3):
+        world.door.release()
+        assert world.fetch()
+    assert world.names("incoming") == [f"0000000{n}.{kind}" for n in (4, 5) for kind in ("json", "safetensors")]
+
+
+def test_a_release_that_alice_lost_is_brought_again(world: World) -> None:
+    world.fetch()
+    shutil.rmtree(world.exchange / "incoming")
+    world.start()
+    assert world.fetch() and world.names("incoming") == ["00000002.json", "00000002.safetensors"]
+
+
+def tell_other_history(world: World) -> None:
+    """From now on the coordinator has another past, as long as the first and one release longer."""
+    shutil.rmtree(world.root / "coordinator")
+    world.door = Door(world.root / "coordinator", world.keys["coordinator"], world.keys["alice-1"])
+    for _ in range(2):
+        world.door.release()
+
+
+FALSE_RELEASES: dict[str, tuple[Callable[[World], object], type[UntrustedError], str]] = {
+    "signed by a site": (lambda w: w.door.release(w.keys["alice-2"]), SignatureError, "signed by key"),
+    "older": (lambda w: w.door.release(sequence=1), RollbackError, "release 1, this site has seen 2"),
+    "another with the same number": (
+        lambda w: w.door.release(sequence=2, head="c" * 64), RollbackError, "release 2 has head cccc",
+    ),
+    "another history": (tell_other_history, RollbackError, "does not follow record 2"),
+    "a head that is not in the history": (
+        lambda w: w.door.release(head="c" * 64), RollbackError, "head cccc",
+    ),
+    "a record that is not there": (lambda w: w.door.release(sequence=9), RollbackError, "ends at record 3"),
+    "a record that is no release": (
+        lambda w: [w.door.append("turn-passed"), w.door.release(sequence=3)], RollbackError, "not the release",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FALSE_RELEASES)
+def test_a_false_release_is_refused_and_changes_nothing(world: World, case: str) -> None:
+    tell, error, words = FALSE_RELEASES[case]
+    world.fetch()
+    seen, names = world.folder.seen.read_bytes(), world.names("incoming")
+    tell(world)
+    world.incoming.after = lambda: 0  # type: ignore[method-assign]
+    with pytest.raises(error, match=words):
+        world.fetch()
+    assert world.folder.seen.read_bytes() == seen and world.names("incoming") == names
+    assert not [path for path in world.folder.path.iterdir() if files.is_part(path)]
+
+
+def test_a_verdict_that_the_history_lacks_is_noticed(world: World) -> None:
+    world.fetch()
+    world.publish()
+    world.ship_all()
+    text = world.folder.receipts.read_text()
+    (receipt,) = world.receipts
+    world.folder.receipts.write_text(text.replace(receipt["record"], "d" * 64))
+    world.door.release()
+    with pytest.raises(RollbackError, match="is not the verdict this site was given"):
+        world.fetch()
+
+
+def test_a_damaged_memory_is_not_guessed_anew(world: World) -> None:
+    world.folder.seen.write_text("{")
+    with pytest.raises(SettingsError, match=r"seen\.json is damaged"):
+        world.fetch()
+
+
+@pytest.mark.parametrize("module", ["agents.bundle.pyrage.encrypt_io", "agents.files.os.fsync"])
+def test_a_full_disk_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    id = world.publish()
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, full)
+        with pytest.raises(OSError, match="No space left"):
+            world.ship_all()
+    assert len(world.names("outgoing")) == 2 and len(world.spool) == 0
+    assert not [path for path in world.folder.spool.iterdir() if files.is_part(path)]
+    world.ship_all()
+    assert world.verdicts() == {id: "accepted"}
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    backoff = Backoff(1.0, 300.0, chance=lambda: 0.0)
+    assert [backoff.next() for _ in range(10)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]
+    backoff.reset()
+    assert backoff.next() == 1.0
+    assert Backoff(1.0, 300.0, chance=lambda: 0.999).next() == pytest.approx(0.5, abs=0.01)
+
+
+# kill -9
+
+STEPS = ("replace", "unlink", "fsync", "sendfile", "ftruncate")
+
+
+def die_at(step: int, world: World) -> None:
+    """Kill this process when it is about to do its n-th durable step, or when the door has done one."""
+    left = [step]
+
+    def count() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            count()
+            return function(*arguments, **options)
+
+        return call
+
+    for name in STEPS:
+        setattr(os, name, counted(getattr(os, name)))
+    world.door.step = count
+
+
+def killed_at(step: int, root: Path, keys: dict[str, PrivateKey]) -> bool:
+    """Run a Bob from his start until nothing is left to do, in a child that dies at its n-th step."""
+    child = os.fork()
+    if child == 0:
+        try:
+            world = World(root, keys)
+            die_at(step, world)
+            world.start()
+            world.ship_all()
+            world.fetch()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0, "the run failed instead of being killed; see above"
+    return False
+
+
+def test_killed_anywhere_nothing_is_lost_and_nothing_counts_twice(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
+    """Each run dies at its n-th step, and the next one too; the third may finish."""
+    (tmp_path / "origin").mkdir()
+    origin = World(tmp_path / "origin", keys)
+    old, newest, report, other = origin.publish(1, 1), origin.publish(1, 2), origin.report(1), origin.publish(2, 1)
+    expected = {old: "superseded", newest: "accepted", report: "report", other: "accepted"}
+    step, alive = 0, False
+    while not alive:
+        step += 1
+        root = tmp_path / f"killed-{step}"
+        shutil.copytree(origin.root, root)
+        alive = not killed_at(step, root, keys)
+        if not alive:
+            killed_at(step, root, keys)
+        assert not killed_at(10_000, root, keys)
+        world = World(root, keys)
+        found = world.verdicts()
+        assert found == expected, f"killed at step {step}"
+        assert world.names("outgoing") == [] and not list(world.folder.spool.iterdir()), f"killed at step {step}"
+        assert world.names("incoming") == ["00000002.json", "00000002.safetensors"], f"killed at step {step}"
+        assert not [path for path in world.folder.path.iterdir() if files.is_part(path)]
+        sent: dict[str, str] = {}
+        for path in world.door.arrived.iterdir():
+            id, digest = json.loads(bundle.read_manifest(path))["id"], files.sha256_file(path)
+            assert sent.setdefault(id, digest) == digest, f"two submissions of {id}; killed at step {step}"
+        assert sent.keys() == expected.keys() - {old}
+        shutil.rmtree(root)
+    assert step > 40, "hardly any step was counted: are the names still those that Bob uses?"

@@ -1,0 +1,194 @@
+"""The history as a site follows it: each way in which it can go back or aside, as a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agents.bob import chain
+from agents.bob.chain import Seen
+from agents.errors import LedgerError, RollbackError, SignatureError, UntrustedError
+from agents.keys import PrivateKey
+from agents.manifest import Blob, Release, canonical, new_id, now
+from agents.signature import LEDGER, RELEASE, sign
+
+MODEL = "ab" * 32
+HEX = "0" * 64
+
+
+class History:
+    """A coordinator's records as ledger lines; every test may write a false one."""
+
+    def __init__(self, key: PrivateKey) -> None:
+        self.key = key
+        self.lines: list[bytes] = []
+        self.heads = [chain.Seen().head]
+        self.add("genesis", coordinator=key.public.line)
+
+    def add(self, event: str, signer: PrivateKey | None = None, namespace: str = LEDGER, **fields: Any) -> History:
+        record = {"sequence": len(self.lines) + 1, "previous": self.heads[-1], "event": event, "time": now(), **fields}
+        text = canonical(record)
+        head = hashlib.sha256(text).hexdigest()
+        signature = sign(text, signer or self.key, namespace)
+        outer = {"sequence": record["sequence"], "hash": head, "record": text.decode(), "signature": signature}
+        self.lines.append(canonical(outer) + b"\n")
+        self.heads.append(head)
+        return self
+
+    def seen(self, sequence: int) -> Seen:
+        return Seen(sequence, self.heads[sequence])
+
+    def release(self, **changes: Any) -> Release:
+        """The manifest of a release whose record is the newest one."""
+        fields: dict[str, Any] = {
+            "id": new_id(), "sender": "charity", "recipients": ["SHA256:" + "A" * 43], "model": Blob(MODEL, 9),
+            "sealed": Blob(HEX, 99), "architecture": HEX, "sequence": len(self.lines), "head": self.heads[-1],
+            "metrics": {}, "plan": {}, "federation": {}, "created": now(),
+        }  # fmt: skip
+        return Release(**(fields | changes))
+
+
+@pytest.fixture
+def history(keys: dict[str, PrivateKey]) -> History:
+    """Genesis, a release, an accepted submission, the release that follows from it."""
+    history = History(keys["coordinator"])
+    history.add("release", model={"sha256": MODEL, "size": 9})
+    history.add("accepted", site="alice-1", submission=new_id(), model={"sha256": MODEL, "size": 9})
+    return history.add("release", model={"sha256": MODEL, "size": 9})
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_a_history_is_followed_from_wherever_the_site_stands(history: History, start: int) -> None:
+    release = history.release()
+    found = chain.follow(history.lines[start:], history.seen(start), release, history.key.public)
+    assert found == Seen(4, release.head)
+
+
+def test_what_comes_after_the_release_is_not_looked_at(history: History) -> None:
+    release = history.release()
+    assert chain.follow([*history.lines, b"garbage"], Seen(), release, history.key.public) == Seen(4, release.head)
+
+
+def other(history: History) -> History:
+    """Another history by the same coordinator."""
+    return History(history.key).add("release", model=MODEL).add("site-added").add("release", model={"sha256": MODEL})
+
+
+def test_the_newest_release_is_neither_back_nor_aside(history: History) -> None:
+    seen = history.seen(4)
+    assert not chain.check_order(seen, history.release())
+    assert chain.check_order(history.seen(2), history.release())
+    with pytest.raises(RollbackError, match="offers release 3, this site has seen 4"):
+        chain.check_order(seen, history.release(sequence=3))
+    with pytest.raises(RollbackError, match="release 4 has head"):
+        chain.check_order(seen, other(history).release())
+
+
+Forge = Callable[[History], tuple[list[bytes], Seen, Release]]
+
+FALSE: dict[str, tuple[Forge, type[UntrustedError], str]] = {
+    "forked before what was seen": (
+        lambda h: (other(h).lines[2:], h.seen(2), other(h).release()),
+        RollbackError, "record 3 does not follow record 2",
+    ),
+    "a record is left out": (
+        lambda h: ([*h.lines[:2], h.lines[3]], Seen(), h.release()), RollbackError, "record 4 stands where record 3",
+    ),
+    "it ends before the release": (lambda h: (h.lines[:3], Seen(), h.release()), RollbackError, "ends at record 3"),
+    "nothing at all": (lambda h: ([], h.seen(2), h.release()), RollbackError, "ends at record 2"),
+    "the release is of another head": (
+        lambda h: (h.lines, Seen(), h.release(head="c" * 64)), RollbackError, "head cccc",
+    ),
+    "the release is of another model": (
+        lambda h: (h.lines, Seen(), h.release(model=Blob("c" * 64, 9))), RollbackError, "another model",
+    ),
+    "the record is no release": (
+        lambda h: (h.lines, Seen(), h.release(sequence=3, head=h.heads[3])), RollbackError, "is 'accepted', not the",
+    ),
+    "it begins with another genesis": (
+        lambda h: (h.lines[1:], Seen(), h.release()), RollbackError, "record 2 stands where record 1",
+    ),
+    "a line is not JSON": (lambda h: ([*h.lines[:3], b"{"], Seen(), h.release()), LedgerError, "not a ledger line"),
+    "a line is a list": (lambda h: ([*h.lines[:3], b"[]"], Seen(), h.release()), LedgerError, "not a ledger line"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FALSE)
+def test_a_history_that_does_not_connect_is_refused(history: History, case: str) -> None:
+    forge, error, words = FALSE[case]
+    lines, seen, release = forge(history)
+    with pytest.raises(error, match=words):
+        chain.follow(lines, seen, release, history.key.public)
+
+
+def edited(line: bytes, **changes: Any) -> bytes:
+    return canonical(json.loads(line) | changes)
+
+
+def test_a_line_that_was_touched_is_refused(history: History, keys: dict[str, PrivateKey]) -> None:
+    line, public = history.lines[2], history.key.public
+    assert chain.read_line(line, public).event == "accepted"
+    record = json.loads(line)["record"]
+    with pytest.raises(LedgerError, match="its hash is given as 0000"):
+        chain.read_line(edited(line, hash=HEX), public)
+    with pytest.raises(LedgerError, match="number 7 holds record 3"):
+        chain.read_line(edited(line, sequence=7), public)
+    changed = record.replace("alice-1", "alice-2")
+    with pytest.raises(SignatureError, match="does not match"):
+        chain.read_line(edited(line, record=changed, hash=hashlib.sha256(changed.encode()).hexdigest()), public)
+    with pytest.raises(SignatureError, match="signed by key"):
+        chain.read_line(line, keys["stranger"].public)
+    with pytest.raises(SignatureError, match="signed for"):
+        chain.read_line(history.add("accepted", namespace=RELEASE).lines[-1], public)
+
+
+def test_a_genesis_that_names_another_coordinator_is_refused(keys: dict[str, PrivateKey]) -> None:
+    history = History(keys["stranger"])
+    history.key = keys["coordinator"]  # signs on, over a genesis of somebody else
+    history.lines, history.heads = [], [chain.Seen().head]
+    history.add("genesis", coordinator=keys["stranger"].public.line).add("release", model=MODEL)
+    with pytest.raises(RollbackError, match="does not begin with this coordinator's genesis"):
+        chain.follow(history.lines, Seen(), history.release(), keys["coordinator"].public)
+
+
+def test_a_verdict_that_is_not_in_the_history_is_noticed(history: History) -> None:
+    kept = {3: history.heads[3]}
+    chain.follow(history.lines, Seen(), history.release(), history.key.public, kept)
+    with pytest.raises(RollbackError, match="record 3 is not the verdict this site was given"):
+        chain.follow(history.lines, Seen(), history.release(), history.key.public, {3: "c" * 64})
+
+
+ID, OTHER, BUNDLE = new_id(), new_id(), "e" * 64
+VERDICTS: dict[str, tuple[dict[str, Any], str | None, str | None]] = {
+    "accepted": ({"event": "accepted"}, MODEL, None),
+    "refused": ({"event": "refused"}, MODEL, None),
+    "hash alone": ({"event": "refused", "model": MODEL}, MODEL, None),
+    "invalid": ({"event": "invalid", "model": None, "bundle": BUNDLE}, MODEL, None),
+    "invalid without id": ({"event": "invalid", "model": None, "bundle": BUNDLE, "submission": None}, MODEL, None),
+    "report": ({"event": "report", "model": None}, None, None),
+    "report refused": ({"event": "refused", "model": None}, None, None),
+    "other site": ({"event": "accepted", "site": "alice-2"}, MODEL, "is about 'alice-2', not 'alice-1'"),
+    "other id": ({"event": "accepted", "submission": OTHER}, MODEL, f"is about {OTHER}"),
+    "other model": ({"event": "accepted", "model": {"sha256": HEX}}, MODEL, "about another model"),
+    "no model": ({"event": "accepted", "model": None}, MODEL, "about another model"),
+    "other bytes": ({"event": "invalid", "bundle": HEX}, MODEL, "other bytes"),
+    "no verdict": ({"event": "release"}, MODEL, "is 'release'"),
+    "report for a checkpoint": ({"event": "report"}, MODEL, "is 'report'"),
+    "accepted for a report": ({"event": "accepted", "model": None}, None, "is 'accepted'"),
+}
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_a_verdict_is_about_what_was_sent(case: str) -> None:
+    changes, model, trouble = VERDICTS[case]
+    fields = {"site": "alice-1", "submission": ID, "model": {"sha256": MODEL, "size": 9}} | changes
+    record = chain.Record(7, HEX, fields)
+    if trouble is None:
+        chain.check_verdict(record, "alice-1", ID, model, BUNDLE)
+    else:
+        with pytest.raises(LedgerError, match=trouble):
+            chain.check_verdict(record, "alice-1", ID, model, BUNDLE)
