@@ -1,0 +1,306 @@
+"""The SSH client against a stock sshd, with a network that fails on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agents.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError
+from agents.keys import PrivateKey
+from agents.transport import Address, BusyError, Connection, pinned_keys
+
+pytestmark = pytest.mark.sshd
+
+# Stands behind every login: a door that stores one file in $STORE, or does what the verb says.
+DOOR = """#!/bin/sh
+case "$SSH_ORIGINAL_COMMAND" in
+  "scp -t .") case $(cat $STORE/mood 2>/dev/null) in
+      refuse) printf '\\001refused: the bundle has 9 bytes too many\\n';;
+      later) printf '\\001later: the disk is full\\n';;
+      halfway) printf '\\000'; head -c 300000 >/dev/null; echo 'charity: later: the disk is full' >&2; exit 4;;
+      spoil) printf '\\000'; head -c 300000 >/dev/null; echo 'charity: refused: one bundle per scp' >&2; exit 3;;
+      die) printf '\\000'; head -c 300000 >/dev/null; kill -9 $$;;
+      *) exec scp -t $STORE;;
+    esac;;
+  words) printf 'one two';;
+  flood) exec head -c 5000000 /dev/zero;;
+  nothing) echo 'no verdict yet' >&2; exit 4;;
+  refused) printf 'charity: refused:\\033[31m not\\n enrolled' >&2; exit 3;;
+  broken) exit 1;;
+  killed) printf half; kill -9 $$;;
+  sleep) exec sleep 60;;
+esac
+"""
+
+
+@dataclass
+class Host:
+    """A stock sshd and a proxy in front of it that can be cut."""
+
+    folder: Path
+    key: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    def make_host_key(self, kind: str = "ed25519") -> None:
+        for path in (self.folder / "host", self.folder / "host.pub"):
+            path.unlink(missing_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", self.folder / "host"], check=True)
+
+    def pin(self, port: int | None = None) -> None:
+        public = (self.folder / "host.pub").read_text()
+        self.known_hosts.write_text(f"# pinned\n@revoked x {public}[127.0.0.1]:{port or self.port},other {public}")
+
+    def start(self) -> None:
+        sshd = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+        assert sshd
+        self.process = subprocess.Popen([sshd, "-D", "-e", "-f", self.folder / "config"], stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.02)
+        raise AssertionError("sshd does not start")
+
+    def stop(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def connect(self, port: int | None = None, user: str | None = None, key: Path | None = None) -> Connection:
+        address = Address(user or getpass.getuser(), "127.0.0.1", port or self.port)
+        return Connection(address, key or self.key, self.known_hosts, timeout=5)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def host(tmp_path: Path, keys: dict[str, PrivateKey]) -> Iterator[Host]:
+    host = Host(tmp_path, keys["alice-1"].path, free_port())
+    host.store.mkdir()
+    host.make_host_key()
+    door = tmp_path / "door"
+    door.write_text(DOOR)
+    door.chmod(0o755)
+    (tmp_path / "authorized").write_text(
+        f'restrict,command="STORE={host.store} exec {door}" {keys["alice-1"].public.line}\n'
+    )
+    (tmp_path / "config").write_text(
+        f"ListenAddress 127.0.0.1:{host.port}\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/authorized\n"
+        "StrictModes no\nPidFile none\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+    )
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    host.start()
+    host.pin()
+    yield host
+    host.stop()
+
+
+@contextlib.contextmanager
+def proxy(to: int, cut_after: int) -> Iterator[int]:
+    """A port that leads to another one until the client has sent so many bytes; then both ends are cut."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, sink: socket.socket, left: int) -> None:
+        with contextlib.suppress(OSError):
+            while left > 0 and (data := source.recv(min(65536, left))):
+                sink.sendall(data)
+                left -= len(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                behind = socket.create_connection(("127.0.0.1", to))
+                for ends in ((client, behind, cut_after), (behind, client, 1 << 40)):
+                    threading.Thread(target=pump, args=ends, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield int(server.getsockname()[1])
+    server.close()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "a.bundle"
+    path.write_bytes(os.urandom(3_000_000))
+    return path
+
+
+def test_a_bundle_arrives_as_it_left(host: Host, bundle: Path) -> None:
+    connection = host.connect()
+    seen: list[tuple[int, int]] = []
+    said: list[str] = []
+    connection.ship(bundle, lambda sent, size: seen.append((sent, size)), lambda: said.append("on its way"))
+    arrived = host.store / "a.bundle"
+    assert hashlib.sha256(arrived.read_bytes()).digest() == hashlib.sha256(bundle.read_bytes()).digest()
+    assert seen[-1] == (3_000_000, 3_000_000) and said == ["on its way"]
+    empty = bundle.with_name("b.bundle")
+    empty.touch()
+    connection.ship(empty)  # over the same connection
+    assert (host.store / "b.bundle").stat().st_size == 0
+    assert connection.alive
+    connection.close()
+    assert not connection.alive
+
+
+@pytest.mark.parametrize(
+    ("mood", "error", "words"),
+    [
+        ("refuse", BundleError, "does not take the bundle: refused: the bundle has 9 bytes too many"),
+        ("later", BusyError, "does not take the bundle: later: the disk is full"),
+        ("halfway", BusyError, "does not take the bundle: later: the disk is full"),
+        ("spoil", BundleError, "does not take the bundle: refused: one bundle per scp"),
+        ("die", UnreachableError, "cut the connection while it received a bundle"),
+    ],
+)
+def test_the_door_says_why(host: Host, bundle: Path, mood: str, error: type[AgentError], words: str) -> None:
+    (host.store / "mood").write_text(mood)
+    connection = host.connect()
+    with pytest.raises(error, match=words):
+        connection.ship(bundle)
+    assert connection.alive
+    (host.store / "mood").unlink()
+    connection.ship(bundle)  # the connection is still good
+
+
+@pytest.mark.parametrize("after", [1_500, 20_000, 1_000_000, 3_000_200])
+def test_a_cut_is_an_unreachable_host_and_the_next_try_works(host: Host, bundle: Path, after: int) -> None:
+    with proxy(host.port, after) as port:
+        host.pin(port)
+        with pytest.raises(UnreachableError, match=f"127.0.0.1:{port} "):
+            host.connect(port).ship(bundle)
+    host.pin()
+    host.connect().ship(bundle)
+    assert (host.store / "a.bundle").read_bytes() == bundle.read_bytes()
+
+
+def test_a_changed_host_key_is_never_unreachable(host: Host) -> None:
+    host.stop()
+    host.make_host_key()
+    host.start()
+    with pytest.raises(HostKeyError, match=r"answered with host key SHA256:\S+, known_hosts has SHA256:") as caught:
+        host.connect()
+    assert not isinstance(caught.value, UnreachableError) and caught.value.exit_code == 3
+    assert caught.value.hint and "stop here" in caught.value.hint
+
+
+def test_another_type_of_host_key_shows_both_fingerprints(host: Host) -> None:
+    host.stop()
+    host.make_host_key("ecdsa")
+    host.start()
+    shown = subprocess.run(["ssh-keygen", "-lf", host.folder / "host.pub"], capture_output=True, text=True, check=True)
+    with pytest.raises(HostKeyError) as caught:
+        host.connect()
+    assert shown.stdout.split()[1] in str(caught.value)
+
+
+def test_an_unknown_host_is_refused(host: Host) -> None:
+    host.known_hosts.write_text("")
+    with pytest.raises(HostKeyError, match="known_hosts has none for it"):
+        host.connect()
+    host.known_hosts.unlink()
+    with pytest.raises(SettingsError, match="known_hosts does not exist"):
+        host.connect()
+
+
+def test_hashed_names_are_understood(host: Host) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", host.known_hosts], check=True, capture_output=True)
+    assert "127.0.0.1" not in host.known_hosts.read_text()
+    assert len(pinned_keys(host.known_hosts, f"[127.0.0.1]:{host.port}")) == 1
+    host.connect().close()
+
+
+def test_a_key_that_may_not_log_in_is_not_a_network_trouble(host: Host, keys: dict[str, PrivateKey]) -> None:
+    with pytest.raises(SettingsError, match=r"does not let .* in with the key SHA256:") as caught:
+        host.connect(key=keys["stranger"].path)
+    assert caught.value.hint and "revoked" in caught.value.hint
+    with pytest.raises(SettingsError):
+        host.connect(user="nobody")
+
+
+def test_nobody_there(host: Host) -> None:
+    with pytest.raises(UnreachableError, match="cannot be reached \\(connection refused"):
+        host.connect(port=free_port())
+    with pytest.raises(UnreachableError, match=r"the name nowhere\.invalid is not known"):
+        Connection(Address("x", "nowhere.invalid", 22), host.key, host.known_hosts)
+
+
+def test_a_host_that_stays_silent_or_talks_nonsense(host: Host) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = int(silent.getsockname()[1])
+        start = time.monotonic()
+        with pytest.raises(UnreachableError):
+            Connection(Address("x", "127.0.0.1", port), host.key, host.known_hosts, timeout=1)
+        assert time.monotonic() - start < 5
+
+        def nonsense() -> None:
+            with contextlib.suppress(OSError):
+                client, _ = silent.accept()
+                client, _ = silent.accept()
+                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                client.close()
+
+        threading.Thread(target=nonsense, daemon=True).start()
+        with pytest.raises(UnreachableError, match="does not speak SSH"):
+            Connection(Address("x", "127.0.0.1", port), host.key, host.known_hosts, timeout=2)
+
+
+def test_verbs_and_their_ends(host: Host, tmp_path: Path) -> None:
+    connection = host.connect()
+    assert connection.ask("words").output == b"one two"
+    assert connection.ask("nothing").nothing_yet
+    broken = connection.ask("broken")
+    assert isinstance(broken.error(connection.address, "broken"), BusyError)
+    refused = connection.ask("refused")
+    assert refused.complaint == "charity: refused:[31m not enrolled"  # one line, nothing a terminal acts on
+    assert isinstance(refused.error(connection.address, "refused"), SettingsError)
+    with pytest.raises(UnreachableError, match="ended the connection"):
+        connection.ask("killed")
+    with pytest.raises(UnreachableError, match="did not answer in 1 s"):
+        connection.ask("sleep", timeout=1)
+    with pytest.raises(BundleError, match="more than the 1,000,000 bytes"):
+        connection.ask("flood", max_bytes=1_000_000)
+    into = tmp_path / "into"
+    with pytest.raises(BundleError, match="more than"):
+        connection.stream("flood", into=into, max_bytes=4_999_999)
+    assert not into.exists()
+    assert connection.stream("nothing", into=into, max_bytes=9).nothing_yet and not into.exists()
+    assert connection.stream("flood", into=into, max_bytes=5_000_000).status == 0
+    assert into.stat().st_size == 5_000_000
+
+
+def test_closing_wakes_whoever_waits(host: Host) -> None:
+    connection = host.connect()
+    threading.Timer(0.3, connection.close).start()
+    start = time.monotonic()
+    with pytest.raises(UnreachableError):
+        connection.ask("sleep")
+    assert time.monotonic() - start < 5
