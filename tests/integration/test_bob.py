@@ -1,0 +1,313 @@
+"""`bob watch` as it runs: against both doors, a real vault, and what can happen to them."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.charity import enrol
+from agents.manifest import Claim, Local, SessionOver, new_id, now
+from agents.weights import read_header
+
+Room = Any  # tests/integration/conftest.py
+DOORS = ["embedded", pytest.param("sshd", marks=pytest.mark.sshd)]
+ONE_DOOR = pytest.mark.parametrize("stage", ["embedded"], indirect=True)  # where the kind of door does not matter
+QUICK = ("--retry", "0.2", "--retry-max", "1", "--rescan", "0.5", "--timeout", "5")
+
+
+@dataclass
+class Stage:
+    """A coordinator with a door, and a site with a Bob; Alice is played by the test."""
+
+    room: Room
+    kind: str
+    folder: Path
+    port: int
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    door: subprocess.Popen[str] | None = None
+    bobs: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "site"
+
+    @property
+    def exchange(self) -> Path:
+        return self.folder / "exchange"
+
+    def open_door(self) -> None:
+        embedded = ["--embedded"] if self.kind == "embedded" else []
+        words = ["agents.charity.cli", "door", "--state", str(self.room.folders.state), *embedded]
+        self.door = self.start([*words, "--listen", f"127.0.0.1:{self.port}"], self.folder / "door.log")
+        self.wait(lambda: bool(self.banner()))
+
+    def banner(self) -> bytes:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as client:
+            return client.recv(4)
+        return b""
+
+    def close_door(self) -> None:
+        assert self.door
+        self.door.terminate()
+        self.door.wait(10)
+
+    def start(self, words: list[str], log: Path) -> subprocess.Popen[str]:
+        with log.open("a") as out:
+            process = subprocess.Popen([sys.executable, "-m", *words], stderr=out, stdout=out, text=True)
+        self.processes.append(process)
+        return process
+
+    def join(self) -> None:
+        user = getpass.getuser() if self.kind == "sshd" else "charity"
+        self.state.mkdir()
+        shutil.copy(self.room.keys["alice-1"].path, self.state / "site_key")
+        invitation = enrol.invitation(self.room.vault, "alice-1", f"{user}@127.0.0.1:{self.port}")
+        (self.folder / "invitation.json").write_text(json.dumps(invitation))
+        done = self.run("join", "--state", self.state, self.folder / "invitation.json")
+        assert done.returncode == 0, done.stderr
+        assert "the door lets this site in" in done.stdout
+
+    def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "agents.bob.cli", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def watch(self, *words: str) -> Bob:
+        self.bobs += 1
+        log = self.folder / f"bob-{self.bobs}.log"
+        places = ["--state", str(self.state), "--exchange", str(self.exchange)]
+        return Bob(
+            self, log, self.start(["agents.bob.cli", "--log-format", "json", "watch", *places, *QUICK, *words], log)
+        )
+
+    def publish(self, accuracy: float, session: int = 1, epoch: int = 1) -> str:
+        """A checkpoint of Alice's that the stand-in judge scores so."""
+        id, outgoing = new_id(), self.exchange / "outgoing"
+        outgoing.mkdir(parents=True, exist_ok=True)
+        model = self.room.model(accuracy)
+        claim = Claim(
+            id=id, architecture=read_header(model).architecture, builds_on=self.room.release(), session=session,
+            epoch=epoch, examples=9, metrics=Local(0.5, accuracy), started=now(), created=now(),
+        )  # fmt: skip
+        os.rename(model, outgoing / f"{id}.safetensors")
+        self.put(outgoing / f"{id}.json", claim.to_bytes())
+        return id
+
+    def report(self, session: int = 1) -> str:
+        over = SessionOver(
+            id=new_id(), builds_on=self.room.release(), session=session, epochs=3, checkpoints=1, examples=9,
+            metrics=None, started=now(), created=now(),
+        )  # fmt: skip
+        self.put(self.exchange / "outgoing" / f"{over.id}.json", over.to_bytes())
+        return over.id
+
+    def put(self, path: Path, data: bytes) -> None:
+        part = path.with_name(f".{path.name}.part")
+        part.write_bytes(data)
+        part.rename(path)
+
+    def judging(self) -> None:
+        """What `charity serve` does, in a thread."""
+        while not self.over.wait(0.02):
+            with self.busy:
+                self.room.work()
+
+    def receipts(self) -> dict[str, str]:
+        path = self.state / "receipts.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return {receipt["id"]: receipt["verdict"] for receipt in map(json.loads, lines)}
+
+    def wait(self, condition: Callable[[], object], seconds: float = 15) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            logs = "\n".join(f"{path.name}:\n{path.read_text()}" for path in self.folder.glob("*.log"))
+            assert time.monotonic() < end, f"it did not happen in time\n{logs}"
+            time.sleep(0.02)
+
+
+@dataclass
+class Bob:
+    """A running `bob watch`."""
+
+    stage: Stage
+    log: Path
+    process: subprocess.Popen[str]
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [event for event in lines if not kinds or event["event"] in kinds]
+
+    def says(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Wait for an event of this kind and these fields."""
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            found[:] = [event for event in self.events(kind) if fields.items() <= event.items()]
+            return bool(found)
+
+        self.stage.wait(look)
+        return found[-1]
+
+    def ends(self, code: int) -> str:
+        self.stage.wait(lambda: self.process.poll() is not None)
+        assert self.process.returncode == code, self.log.read_text()
+        return self.log.read_text()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.ends(0)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(params=DOORS)
+def stage(request: pytest.FixtureRequest, room: Room, tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(room, request.param, tmp_path, free_port())
+    room.release()
+    stage.open_door()
+    judging = threading.Thread(target=stage.judging)
+    try:
+        stage.join()
+        judging.start()
+        yield stage
+    finally:
+        stage.over.set()
+        if judging.ident:
+            judging.join()
+        for process in stage.processes:
+            process.kill()
+            process.wait()
+
+
+def test_a_day_at_a_site(stage: Stage) -> None:
+    bob = stage.watch()
+    first = bob.says("release", sequence=4)
+    assert first["accuracy"] == 0.5 and (stage.exchange / "incoming" / "00000004.json").exists()
+    better = stage.publish(0.75)
+    verdict = bob.says("verdict", id=better)
+    assert verdict["verdict"] == "accepted" and "accepted session 1 epoch 1: holdout accuracy 0.7500" in verdict["text"]
+    assert verdict["return_ms"] < 5000 and verdict["ship_ms"] > 0 and verdict["total_ms"] >= verdict["ship_ms"]
+    sealed = bob.says("sealed", id=better)
+    assert 0 <= sealed["detect_ms"] < 400 and sealed["seal_ms"] > 0
+    bob.says("release", accuracy=0.75)
+    worse, report = stage.publish(0.6, 2), stage.report(2)
+    refused = bob.says("verdict", id=worse)
+    assert refused["verdict"] == "refused" and refused["reason"]
+    assert bob.says("verdict", id=report)["verdict"] == "report"
+    assert stage.receipts() == {better: "accepted", worse: "refused", report: "report"}
+    status = json.loads(stage.run("status", "--state", stage.state, "--exchange", stage.exchange, "--json").stdout)
+    assert status["running"] and status["spool"] == [] and status["totals"]["sent"] == 3
+    assert status["last_verdict"]["id"] == worse and status["release"]["metrics"]["accuracy"] == 0.75
+    second = stage.run("watch", "--state", stage.state, "--exchange", stage.exchange)
+    assert second.returncode == 2 and "bob: error: another bob works in" in second.stderr
+    with open(f"/proc/{bob.process.pid}/status") as file:
+        peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    assert peak < 64e6
+    loaded = Path(f"/proc/{bob.process.pid}/maps").read_text()
+    assert "numpy" not in loaded and "tensorflow" not in loaded
+    bob.stop()
+    assert list((stage.exchange / "outgoing").iterdir()) == []
+
+
+@ONE_DOOR
+def test_without_a_door_the_newest_waits(stage: Stage) -> None:
+    bob = stage.watch()
+    bob.says("release")
+    stage.close_door()
+    old = stage.publish(0.6, 1, 1)
+    bob.says("sealed", id=old)
+    newest = stage.publish(0.7, 1, 2)
+    bob.says("superseded", id=old)
+    waiting = bob.says("unreachable", waiting=1)
+    assert (
+        f"127.0.0.1:{stage.port} " in waiting["text"] and "1 bundle waits in the spool, next try in" in waiting["text"]
+    )
+    stage.open_door()
+    bob.says("verdict", id=newest)
+    assert stage.receipts() == {old: "superseded", newest: "accepted"}
+    bob.says("release", accuracy=0.7)
+    bob.stop()
+
+
+@ONE_DOOR
+def test_killed_and_started_again(stage: Stage) -> None:
+    bob = stage.watch()
+    bob.says("release")
+    with stage.busy:  # nothing is judged meanwhile
+        id = stage.publish(0.8)
+        bob.says("shipped", id=id)
+        bob.process.kill()
+        bob.process.wait()
+    again = stage.watch()
+    again.says("verdict", id=id, verdict="accepted")
+    assert not again.events("sealed", "shipped")  # the door had it
+    again.says("release", accuracy=0.8)
+    again.stop()
+
+
+def test_a_revoked_site_is_told_so(stage: Stage) -> None:
+    bob = stage.watch()
+    bob.says("release")
+    with stage.busy:
+        enrol.revoke(stage.room.vault, "alice-1", "left the federation")
+    said = bob.ends(2)
+    assert "bob: error: " in said and "revoked" in said
+
+
+def test_another_host_key_ends_bob_at_once(stage: Stage) -> None:
+    bob = stage.watch()
+    bob.says("release")
+    stage.close_door()
+    host_key = stage.room.folders.host_key
+    for path in (host_key, host_key.with_name("host_key.pub")):
+        path.unlink()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", host_key], check=True)
+    stage.open_door()
+    said = bob.ends(3)
+    assert "answered with host key SHA256:" in said and "bob: hint: if the host was rebuilt" in said
+
+
+@ONE_DOOR
+def test_a_coordinator_that_goes_back_ends_bob(stage: Stage) -> None:
+    bob = stage.watch()
+    bob.says("release", sequence=4)
+    bob.stop()
+    seen = stage.state / "seen.json"
+    seen.write_text(json.dumps({"sequence": 4, "head": "c" * 64}))
+    stage.publish(0.9)
+    bob = stage.watch()
+    said = bob.ends(3)
+    assert "does not follow record 4 as" in said and "its operator" in said
+    assert len(list((stage.exchange / "incoming").glob("*.json"))) == 1
+
+
+@ONE_DOOR
+def test_drain_ships_waits_and_ends(stage: Stage) -> None:
+    checkpoint, report = stage.publish(0.65), stage.report()
+    stage.watch("--drain").ends(0)
+    assert stage.receipts() == {checkpoint: "accepted", report: "report"}
+    stage.watch("--drain").ends(0)  # nothing to do
+    stage.close_door()
+    stage.publish(0.7, 2)
+    said = stage.watch("--drain").ends(4)
+    assert "bob: error: 127.0.0.1" in said
