@@ -36,7 +36,7 @@ from typing import IO, Any
 
 import paramiko
 
-from agents.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError
+from agents.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError, UntrustedError
 
 STALL_SECONDS = 60.0
 KEEPALIVE_SECONDS = 15
@@ -92,7 +92,9 @@ class Answer:
         """
         said = self.complaint or f"no word, exit status {self.status}"
         message = f"{address} answered `{verb}` with: {said}"
-        if self.status in (SettingsError.exit_code, 3):
+        if self.status == SettingsError.exit_code:
+            return SettingsError(message, "does the coordinator run another version of fedssh?")
+        if self.status == UntrustedError.exit_code:
             return SettingsError(message, "ask the coordinator's operator whether this site is still enrolled")
         return BusyError(message)
 

@@ -212,12 +212,14 @@ class Bob:
     def _keep_shipping(self, connection: Connection) -> None:
         while not self._stop.is_set():
             self._sealed.clear()
+            if not connection.alive:
+                raise UnreachableError(f"{connection.address} ended the connection")
             try:
                 shipped = self._shipping.ship_next(connection, self._stop)
             except BusyError as error:
                 if self._settings.drain and self._backoff.tries + 1 >= DRAIN_TRIES:
                     raise
-                self._stop.wait(self._tell_unreachable(error))
+                self._rest(self._tell_unreachable(error), connection)
                 continue
             except OSError as error:
                 self._bear(error)
@@ -228,8 +230,6 @@ class Bob:
                 return
             else:
                 self._sealed.wait(_GLANCE_SECONDS if self._settings.drain else self._settings.rescan)
-            if not connection.alive:
-                raise UnreachableError(f"{connection.address} ended the connection")
 
     def _keep_fetching(self, connection: Connection) -> None:
         while not self._stop.is_set():
@@ -238,13 +238,19 @@ class Bob:
                 fetched = self._incoming.fetch(connection, self._settings.wait, PATIENCE_SECONDS)
                 self._backoff.reset()
             except BusyError as error:
-                self._stop.wait(self._tell_unreachable(error))
+                self._rest(self._tell_unreachable(error), connection)
                 continue
             except OSError as error:
                 self._bear(error)
                 continue
             if not fetched and time.monotonic() - asked < PAUSE_SECONDS:
                 self._stop.wait(PAUSE_SECONDS)
+
+    def _rest(self, seconds: float, connection: Connection) -> None:
+        """Wait, unless the connection ends meanwhile."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and connection.alive and not self._stop.wait(_GLANCE_SECONDS):
+            pass
 
     def _bear(self, error: OSError) -> None:
         """A full disk is waited for: what is not done yet is still where it was. Any other error of a disk ends Bob."""
