@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 pytestmark = pytest.mark.docker
@@ -85,9 +86,9 @@ def history(compose: Compose, ssh: Compose) -> list[dict[str, Any]]:
 
 
 def inspect(compose: Compose, service: str) -> dict[str, Any]:
+    """What the engine itself says of a service's container."""
     container = compose("ps", "--all", "--quiet", service).stdout.split()[0]
-    done = subprocess.run(["docker", "inspect", container], capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)[0]
+    found: dict[str, Any] = docker.from_env().containers.get(container).attrs
     return found
 
 
@@ -131,8 +132,7 @@ def test_the_rooms_that_see_data_have_no_network(history: list[dict[str, Any]], 
 
 def test_bob_reaches_only_the_door(history: list[dict[str, Any]], compose: Compose) -> None:
     (network,) = inspect(compose, "bob-1")["NetworkSettings"]["Networks"]
-    done = subprocess.run(["docker", "network", "inspect", network], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)[0]["Internal"]
+    assert docker.from_env().networks.get(network).attrs["Internal"]
 
 
 @pytest.mark.parametrize(
