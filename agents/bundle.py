@@ -110,14 +110,15 @@ def read_manifest(bundle: Path) -> bytes:
         return file.read(_members(file)[0].size)
 
 
-def read_kind(bundle: Path) -> tuple[str, str | None]:
-    """A bundle's kind and id, unverified.
+def read_kind(bundle: Path) -> tuple[str | None, str | None]:
+    """A bundle's kind and id, unverified; None for what is no text.
 
     Raises:
         BundleError: The file does not have a bundle's form or its manifest is not canonical JSON.
     """
     value = parse(read_manifest(bundle))
-    return str(value.get("kind"))[:40], value.get("id") if isinstance(value.get("id"), str) else None
+    kind, id = (found if isinstance(found := value.get(name), str) else None for name in ("kind", "id"))
+    return kind, id
 
 
 def read_model_hash(bundle: Path) -> str | None:
@@ -248,6 +249,9 @@ def _check_sizes(manifest: Submission | Release, sealed_size: int, max_bytes: in
         raise BundleError(f"the model has {manifest.model.size:,} bytes, expected at most {max_bytes:,}")
     if manifest.model.size >= sealed_size:
         raise BundleError("the plain model cannot be larger than the sealed one")
+    # Or else decrypting it could fill the disk before anybody sees that too much comes out.
+    if sealed_size > manifest.model.size + manifest.model.size // 4096 + MAX_AGE_HEADER_BYTES:
+        raise BundleError(f"the sealed model has {sealed_size:,} bytes, too many for a plain one of its size")
 
 
 def _check_sealed(file: BinaryIO, member: _Member, manifest: Submission | Release) -> None:
@@ -268,11 +272,15 @@ def _check_sealed(file: BinaryIO, member: _Member, manifest: Submission | Releas
 def _decrypt(file: BinaryIO, member: _Member, manifest: Submission | Release, key: PrivateKey, part: Path) -> None:
     file.seek(member.offset)
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as plain_file:
-        plain = _Hashed(plain_file)
+        plain, sealed = _Hashed(plain_file), _Region(file, member.size)
         try:
-            pyrage.decrypt_io(_Region(file, member.size), plain, [pyrage.ssh.Identity.from_buffer(key.pem)])
-        except pyrage.DecryptError as error:
-            raise BundleError(f"model.age cannot be opened with {key.public.fingerprint}: {error}") from None
+            pyrage.decrypt_io(sealed, plain, [pyrage.ssh.Identity.from_buffer(key.pem)])
+        except (pyrage.DecryptError, OSError) as error:
+            if plain.trouble or sealed.trouble:
+                raise
+            # What age itself finds wrong behind the header comes as an OSError too.
+            reason = " ".join(str(error).split())
+            raise BundleError(f"model.age cannot be opened with {key.public.fingerprint}: {reason}") from None
     if plain.blob() != manifest.model:
         raise BundleError("the model file does not have the hash and size its manifest says")
 
@@ -307,9 +315,14 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
 
 
 class _Hashed:
-    """A file that remembers the SHA-256 and the number of the bytes read from it or written to it."""
+    """A file that remembers the SHA-256 and the number of the bytes read from it or written to it.
+
+    Attributes:
+        trouble: Whether the file itself failed.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
+        self.trouble = False
         self._file = file
         self._digest = hashlib.sha256()
         self._size = 0
@@ -318,7 +331,11 @@ class _Hashed:
         return self._seen(self._file.read(size))
 
     def write(self, data: bytes) -> int:
-        self._file.write(self._seen(data))
+        try:
+            self._file.write(self._seen(data))
+        except OSError:
+            self.trouble = True
+            raise
         return len(data)
 
     def flush(self) -> None:
@@ -334,13 +351,18 @@ class _Hashed:
 
 
 class _Region:
-    """The next `size` bytes of a file, as a file of their own."""
+    """The next `size` bytes of a file, as a file of their own; `trouble` is whether the file itself failed."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
+        self.trouble = False
         self._file = file
         self._left = size
 
     def read(self, size: int = -1) -> bytes:
-        block = self._file.read(self._left if size < 0 else min(size, self._left))
+        try:
+            block = self._file.read(self._left if size < 0 else min(size, self._left))
+        except OSError:
+            self.trouble = True
+            raise
         self._left -= len(block)
         return block

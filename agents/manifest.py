@@ -14,9 +14,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import math
 import os
 import re
+import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from agents.errors import BundleError
 
 FORMAT = 1
 MAX_BYTES = 64 * 1024
+MAX_DEPTH = 16  # far less than what Python can walk, wherever it stands when it walks
 
 _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -56,12 +57,31 @@ def parse(data: bytes) -> dict[str, Any]:
         raise BundleError(f"the manifest has {len(data):,} bytes, expected at most {MAX_BYTES:,}")
     try:
         value = json.loads(data)
+        _check_depth(value)
         same = canonical(value) == data
     except (ValueError, RecursionError) as error:
         raise BundleError(f"the manifest is not canonical JSON: {error}") from None
     if not isinstance(value, dict) or not same:
         raise BundleError("the manifest is not canonical JSON")
     return value
+
+
+def shown(value: object, length: int = 60) -> str:
+    """A value of unknown origin, fit for a message: short, quoted, and without what a terminal would act on."""
+    return f"{value[:length]!r}" if isinstance(value, str) else f"a {type(value).__name__}"
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
 def new_id() -> str:
@@ -135,7 +155,7 @@ class _Message:
         value = parse(data)
         kind, found = value.pop("kind", None), value.pop("format", FORMAT if not cls.travels else None)
         if kind != cls.kind:
-            raise BundleError(f"the manifest is of kind {str(kind)[:40]!r}, expected {cls.kind!r}")
+            raise BundleError(f"the manifest is of kind {shown(kind, 40)}, expected {cls.kind!r}")
         if type(found) is not int or found != FORMAT:
             raise BundleError(f"the manifest has format {str(found)[:40]}, this program reads format {FORMAT}")
         message: Message = _build(cls, value, "manifest")
@@ -255,7 +275,8 @@ def _checked(name: str, wanted: Any, value: Any) -> Any:
             raise BundleError(f"{name!r} of the manifest is {str(value)[:40]}, expected a whole number from 0")
         return value
     if wanted is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        # A whole number too large for a float is as absurd here as an infinite one, and arithmetic raises on it.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
             raise BundleError(f"{name!r} of the manifest is {str(value)[:40]}, expected a number")
         return value
     if wanted == list[str]:
@@ -282,5 +303,5 @@ _FORMS = {
 
 def _matched(form: re.Pattern[str], value: object, name: str) -> str:
     if not isinstance(value, str) or not form.fullmatch(value):
-        raise BundleError(f"{name!r} is {str(value)[:60]!r}, which is not of its form")
+        raise BundleError(f"{name!r} is {shown(value)}, which is not of its form")
     return value

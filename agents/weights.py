@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.errors import BundleError, WeightsError
 from agents.files import whole_file
-from agents.manifest import canonical, parse
+from agents.manifest import canonical, parse, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,8 @@ def read_header(path: Path, max_bytes: int = MAX_BYTES) -> Header:
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             raise WeightsError(f"the model file's header claims {length:,} bytes of a file of {size:,}")
         try:
-            header = json.loads(file.read(length), object_pairs_hook=_unique)
+            # Decoded here: json would guess UTF-16 and UTF-32 too, which the safetensors library does not read.
+            header = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
             raise WeightsError(f"the model file's header is not JSON: {error}") from None
     if not isinstance(header, dict):
@@ -152,12 +153,16 @@ def read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
         float32 arrays by name.
 
     Raises:
-        WeightsError: The header is malformed or names other tensors.
+        WeightsError: The header is malformed or names other tensors, or the safetensors library does not read it.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     match_shapes(read_header(path).tensors, expected)
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"the model file is not a safetensors file: {error}") from None
 
 
 def count_non_finite(path: Path) -> int:
@@ -178,10 +183,10 @@ def _read_spec(metadata: object) -> dict[str, Any]:
     if not isinstance(metadata, dict) or metadata.keys() != {"format", "spec"}:
         raise WeightsError("the model file does not say which architecture it belongs to")
     if metadata["format"] != FORMAT:
-        raise WeightsError(f"the model file has format {str(metadata['format'])[:40]!r}, this program reads {FORMAT!r}")
+        raise WeightsError(f"the model file has format {shown(metadata['format'])}, this program reads {FORMAT!r}")
     try:
-        return parse(str(metadata["spec"]).encode())
-    except BundleError:
+        return parse(metadata["spec"].encode())
+    except (BundleError, AttributeError, UnicodeEncodeError):
         raise WeightsError("the model file's spec is not canonical JSON") from None
 
 
@@ -191,7 +196,7 @@ def _read_tensors(header: dict[str, Any], available: int) -> dict[str, tuple[int
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise WeightsError(f"the tensor {name[:80]!r} is not described by dtype, shape and data_offsets")
         if entry["dtype"] != "F32":
-            raise WeightsError(f"the tensor {name[:80]!r} is {str(entry['dtype'])[:20]}, expected F32")
+            raise WeightsError(f"the tensor {name[:80]!r} is {shown(entry['dtype'], 20)}, expected F32")
         shape, offsets = _whole_numbers(name, entry["shape"]), _whole_numbers(name, entry["data_offsets"])
         if len(offsets) != 2 or offsets[1] - offsets[0] != 4 * math.prod(shape):
             raise WeightsError(f"the tensor {name[:80]!r} does not have the size of its shape")

@@ -22,7 +22,7 @@ from agents.errors import BundleError, LedgerError, UntrustedError
 from agents.files import fsync_folder, move_whole, sha256_file
 from agents.keys import PrivateKey, parse_public
 from agents.ledger import Ledger, Record
-from agents.manifest import Report, Submission, check_id, check_site
+from agents.manifest import Report, Submission, check_id, check_site, shown
 
 ARRIVAL = re.compile(r"\d{20}-[0-9a-f]{8}\.bundle")
 MAX_TRIES = 3
@@ -152,7 +152,7 @@ def inspect(
         _check_origin(report, member, ledger)
         return report
     if kind != Submission.kind:
-        raise BundleError(f"the manifest is of kind {kind!r}, expected 'submission' or 'report'")
+        raise BundleError(f"the manifest is of kind {shown(kind, 40)}, expected 'submission' or 'report'")
     expected = weights.read_header(folders.model(state.genesis["model"]["sha256"]))
     model = folders.opened / path.with_suffix(".safetensors").name
     # The same tensors can take a little more room than ours: names are written with other spaces.

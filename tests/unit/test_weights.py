@@ -89,8 +89,8 @@ HEADERS: dict[str, tuple[Any, bytes, int | None]] = {
     "which architecture": (good_header(__metadata__={"format": "fedssh 1"}), BODY, None),
     "this program reads": (good_header(__metadata__={"format": "fedssh 9", "spec": "{}"}), BODY, None),
     "spec is not canonical": (good_header(__metadata__={"format": "fedssh 1", "spec": "{ }"}), BODY, None),
-    "'a' is F16, expected F32": (good_header(a={"dtype": "F16", "shape": [2], "data_offsets": [0, 8]}), BODY, None),
-    "'a' is I8": (good_header(a={"dtype": "I8", "shape": [2], "data_offsets": [0, 8]}), BODY, None),
+    "'a' is 'F16', expected F32": (good_header(a={"dtype": "F16", "shape": [2], "data_offsets": [0, 8]}), BODY, None),
+    "'a' is 'I8'": (good_header(a={"dtype": "I8", "shape": [2], "data_offsets": [0, 8]}), BODY, None),
     "size of its shape": (good_header(a={"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}), BODY, None),
     "overlap or leave gaps": (good_header(b={"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}), BODY, None),
     "absurd numbers": (good_header(a={"dtype": "F32", "shape": [2**62], "data_offsets": [0, 8]}), BODY, None),
@@ -99,6 +99,11 @@ HEADERS: dict[str, tuple[Any, bytes, int | None]] = {
     "not described by": (good_header(a={"dtype": "F32", "shape": [2], "data_offsets": [0, 8], "x": 1}), BODY, None),
     "holds 11 bytes": (good_header(), BODY[:11], None),
     "holds 13 bytes": (good_header(), BODY + b"!", None),
+    "spec is not canonical JSON ": (good_header(__metadata__={"format": "fedssh 1", "spec": "\ud800"}), BODY, None),
+    "spec is not canonical JSON  ": (good_header(__metadata__={"format": "fedssh 1", "spec": 7}), BODY, None),
+    "has format a list, this": (good_header(__metadata__={"format": [], "spec": "{}"}), BODY, None),
+    "'a' is a dict, expected F32": (good_header(a={"dtype": {}, "shape": [2], "data_offsets": [0, 8]}), BODY, None),
+    "header is not JSON: 'utf-8'": (json.dumps(good_header()).encode("utf-16"), BODY, None),
     "has no tensors": ({"__metadata__": good_header()["__metadata__"]}, b"", None),
 }
 

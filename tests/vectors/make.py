@@ -114,7 +114,7 @@ def _bad_models(good: bytes) -> dict[str, str]:
             (2**62).to_bytes(8, "little") + good[8:],
             "header claims 4,611,686,018,427,387,904 bytes",
         ),
-        "bad-dtype.safetensors": (good.replace(b'"F32"', b'"F16"', 1), "is F16, expected F32"),
+        "bad-dtype.safetensors": (good.replace(b'"F32"', b'"F16"', 1), "is 'F16', expected F32"),
         "bad-pickle.safetensors": (b"\x80\x04\x95" + good[3:], "header claims"),
         "bad-format.safetensors": (good.replace(b"fedssh 1", b"fedssh 7", 1), "has format 'fedssh 7'"),
     }
