@@ -473,11 +473,11 @@ def _network(address: Address, what: str, seconds: float | None = None) -> Itera
         raise UnreachableError(f"{address} {what}: the name {address.host} is not known ({error.strerror})") from None
     except (paramiko.SSHException, OSError, EOFError) as error:
         after = f"after {time.monotonic() - start:.1f} s"
-        raise UnreachableError(f"{address} {what} ({_reason(error)}, {after})") from None
+        raise UnreachableError(f"{address} {what} ({', '.join(filter(None, (_reason(error), after)))})") from None
 
 
 def _reason(error: Any) -> str:
-    return str(getattr(error, "strerror", None) or error or "no more bytes").lower()
+    return str(getattr(error, "strerror", None) or str(error)).lower()
 
 
 def _one_line(text: bytes) -> str:

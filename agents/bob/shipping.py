@@ -223,13 +223,9 @@ def verdict_text(entry: Entry, record: chain.Record) -> str:
     metrics, reason = record.fields.get("metrics"), record.fields.get("reason")
     if record.event == "report":
         return f"{entry} is on record as {record.sequence}"
-    scored = []
-    for name in ("accuracy", "loss"):
-        value = metrics.get(name) if isinstance(metrics, dict) else None
-        if isinstance(value, float | int):
-            scored.append(f"{name} {value:.4f}")
-    parts = [f"{record.event} {entry}", f"holdout {', '.join(scored)}" if scored else "", str(reason or "")]
-    return ": ".join(part for part in parts if part) + f" (record {record.sequence})"
+    accuracy = metrics.get("accuracy") if isinstance(metrics, dict) else None
+    scored = f"holdout accuracy {accuracy:.4f}" if isinstance(accuracy, float | int) else ""
+    return f"{record.event} {entry}: {reason or scored or 'no reason given'} (record {record.sequence})"
 
 
 def _seconds(text: object, otherwise: float) -> float:

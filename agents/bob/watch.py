@@ -193,7 +193,7 @@ class Bob:
 
     def _waiting(self) -> str:
         number = len(self._spool)
-        return f"{number} {'bundle waits' if number == 1 else 'bundles wait'} in the spool"
+        return f"{number or 'no'} {'bundle waits' if number == 1 else 'bundles wait'} in the spool"
 
     def _keep_sealing(self) -> None:
         while not self._stop.is_set():

@@ -205,7 +205,7 @@ def test_a_day_at_a_site(stage: Stage) -> None:
     assert first["accuracy"] == 0.5 and (stage.exchange / "incoming" / "00000004.json").exists()
     better = stage.publish(0.75)
     verdict = bob.says("verdict", id=better)
-    assert verdict["verdict"] == "accepted" and "accepted session 1 epoch 1: holdout accuracy 0.7500" in verdict["text"]
+    assert verdict["verdict"] == "accepted" and "accepted session 1 epoch 1: accuracy 0.75" in verdict["text"]
     assert verdict["return_ms"] < 5000 and verdict["ship_ms"] > 0 and verdict["total_ms"] >= verdict["ship_ms"]
     sealed = bob.says("sealed", id=better)
     assert 0 <= sealed["detect_ms"] < 400 and sealed["seal_ms"] > 0
