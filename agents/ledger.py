@@ -11,6 +11,7 @@ A line is all that is needed to check a record with `jq`, `sha256sum` and `ssh-k
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -115,6 +116,7 @@ class Ledger:
 
         Raises:
             LedgerError: The site's submission already has its verdict, or the database is damaged.
+            OSError: The disk is full, failing or read-only; the history is as it was.
         """
         with self._guard():
             self._database.execute("BEGIN IMMEDIATE")
@@ -198,11 +200,16 @@ class Ledger:
         except sqlite3.IntegrityError as error:
             raise LedgerError(f"the ledger refuses the record: {error}") from None
         except sqlite3.OperationalError as error:
+            if number := _DISK.get(getattr(error, "sqlite_errorcode", 0) & 0xFF):
+                raise OSError(number, str(error), str(self.path)) from None
             raise LedgerError(f"the ledger at {self.path} cannot be used: {error}") from None
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             hint = "restore it from a backup that is not older than outbox/ledger.jsonl"
             raise LedgerError(f"the ledger at {self.path} is damaged: {error}", hint) from None
 
+
+# Primary result codes that mean what OSError means everywhere else: nothing is wrong with the history, try later.
+_DISK = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO, sqlite3.SQLITE_READONLY: errno.EROFS}
 
 _COLUMNS = "SELECT sequence, hash, text, signature FROM record"
 

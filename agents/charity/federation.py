@@ -179,7 +179,8 @@ def _after(state: Federation, record: Record, fields: dict[str, Any]) -> Federat
             return dataclasses.replace(state, current=Current(record.sequence, fields["model"], fields["metrics"]))
         case "site-added":
             others = tuple(member for member in state.members if member.name != fields["site"])
-            added = Site(fields["site"], fields["role"], fields["key"])
+            before = state.member(fields["site"])  # with a new key perhaps, but still the one that trained
+            added = Site(fields["site"], fields["role"], fields["key"], before.sessions if before else 0)
             return dataclasses.replace(state, members=(*others, added))
         case "site-revoked":
             return _with_member(state, fields["site"], revoked=True)

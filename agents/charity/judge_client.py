@@ -27,6 +27,10 @@ class JudgeError(AgentError):
     """The judge did not answer; it is stopped, and the next question starts it again."""
 
 
+class JudgeDownError(AgentError):
+    """The judge does not get ready; that is not the fault of any submission."""
+
+
 def judge_command(data: Path, spec: dict[str, Any], split: str = "val") -> list[str]:
     """How to start the real judge on one split of the coordinator's images."""
     return [
@@ -67,6 +71,7 @@ class Judge:
         self._process: subprocess.Popen[bytes] | None = None
         self._failure: str | None = None
         self._rest = b""
+        self._holdout: Any = None  # at the first start; scores on another one could not be compared
 
     @property
     def pid(self) -> int | None:
@@ -77,7 +82,7 @@ class Judge:
         """Start the process, unless it runs, and return what it says when it is ready.
 
         Raises:
-            AgentError: It did not get ready; that is not the fault of any submission.
+            JudgeDownError: It did not get ready.
         """
         if self._process is not None and self._process.poll() is not None:
             self._failure = self._how_it_died()  # while nobody asked it anything
@@ -93,10 +98,14 @@ class Judge:
             try:
                 self.ready = self._read(self.start_seconds, "get ready")
             except JudgeError as error:
-                raise AgentError(str(error), "its own messages stand above") from None
+                raise JudgeDownError(str(error), "its own messages stand above") from None
             if "error" in self.ready:
                 self.stop()
-                raise AgentError(f"the judge cannot start: {self.ready['error']}")
+                raise JudgeDownError(f"the judge cannot start: {self.ready['error']}")
+            self._holdout = self._holdout or self.ready.get("holdout")
+            if self.ready.get("holdout") != self._holdout:
+                self.stop()
+                raise JudgeDownError("the judge found another holdout than before", "put back the images it began with")
         return self.ready
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +113,7 @@ class Judge:
 
         Raises:
             JudgeError: It died, was too slow, answered nonsense, or says that it cannot; the message says which.
-            AgentError: It could not be started again.
+            JudgeDownError: It could not be started again.
         """
         self.start()
         assert self._process and self._process.stdin

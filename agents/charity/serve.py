@@ -11,14 +11,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agents.charity import intake
 from agents.charity.folders import Folders, locked
 from agents.charity.intake import Claimed
-from agents.charity.judge_client import Judge
+from agents.charity.judge_client import Judge, JudgeDownError
 from agents.charity.release import release
 from agents.charity.settle import Settled, record_invalid, settle
 from agents.charity.vault import Vault
@@ -40,6 +40,7 @@ class Coordinator:
         judge: Scores candidates.
         rescan_seconds: How often to look even if nothing was noticed.
         turn_seconds: How long a site may be silent in its turn; None waits for ever.
+        stop: Ends `work` after the bundle at hand.
     """
 
     vault: Vault
@@ -47,6 +48,7 @@ class Coordinator:
     rescan_seconds: float = 5
     turn_seconds: float | None = None
     clock: Callable[[], float] = time.monotonic
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self._heard: tuple[str | None, float] = (None, self.clock())
@@ -74,18 +76,30 @@ class Coordinator:
                 if vault.ledger.find(claimed.site, known) is None:
                     reason = f"the coordinator failed {intake.MAX_TRIES} times while judging it"
                     record_invalid(vault, claimed, subject, reason)
-            self._settle(claimed)
+            try:
+                self._settle(claimed)
+            except (OSError, JudgeDownError):
+                intake.forget_tries(vault.folders)  # a full disk is not the fault of any bundle
+                raise
         intake.forget_tries(vault.folders)
         self._release()
         vault.sweep_models()
 
     def work(self) -> None:
-        """Settle everything that waits, and bring the release up to date."""
+        """Settle what waits now, and bring the release up to date; what arrives meanwhile is for the next round.
+
+        Raises:
+            OSError, JudgeDownError: Nothing was decided about the bundle at hand; the next round begins with it.
+        """
         self._release()  # what other commands changed
-        while waiting := intake.waiting(self.vault.folders):
-            for arrived in waiting:
-                if claimed := intake.claim(arrived, self.vault.folders):
-                    self._settle(claimed)
+        folders = self.vault.folders
+        for claimed in intake.unfinished(folders):
+            self._settle(claimed)
+        for arrived in intake.waiting(folders):
+            if self.stop.is_set():
+                return
+            if taken := intake.claim(arrived, folders):
+                self._settle(taken)
         self._pass_turn()
 
     def seconds_to_wait(self) -> float:
@@ -99,7 +113,8 @@ class Coordinator:
         tell(logger, "received", f"received {size:,} bytes from {claimed.site}", site=claimed.site, bytes=size)
         settled = settle(self.vault, self.judge, claimed)
         tell_verdict(settled)
-        if claimed.site == self.vault.state.turn:
+        # Garbage and copies are no sign that the site trains: else it could keep its turn for ever.
+        if claimed.site == self.vault.state.turn and not settled.replay and settled.record.event != "invalid":
             self._heard = (claimed.site, self.clock())
         self._release()
         intake.keep_evidence(claimed, settled.record, self.vault.folders)
@@ -195,7 +210,7 @@ def serve(
         raise LedgerError(f"there is no ledger at {folders.ledger}", "is --state right? `charity init` makes a new one")
     with locked(folders.vault / "serve.lock", f"another `charity serve` works on {folders.state}"):
         folders.make()
-        coordinator = Coordinator(Vault(folders), judge, rescan_seconds, turn_seconds)
+        coordinator = Coordinator(Vault(folders), judge, rescan_seconds, turn_seconds, stop=stop)
         wake = threading.Event()
         threading.Thread(target=_pass_on, args=(stop, wake), daemon=True).start()
         observer = watch(folders, wake)
@@ -224,7 +239,8 @@ def _loop(coordinator: Coordinator, stop: threading.Event, wake: threading.Event
         check()
         try:
             coordinator.work()
-        except OSError as error:  # the disk is full or read-only: nothing was decided, everything is still there
+        # The disk is full or read-only, or the judge does not start: nothing was decided, everything is still there.
+        except (OSError, JudgeDownError) as error:
             text = f"cannot work: {error}; next try in {coordinator.rescan_seconds:g} s"
             tell(logger, "trouble", text, logging.ERROR, reason=str(error))
             stop.wait(coordinator.rescan_seconds)

@@ -55,6 +55,7 @@ def settle(vault: Vault, judge: Scores, claimed: Claimed) -> Settled:
 
     Raises:
         OSError: The disk is full or read-only. Nothing is decided; try again later.
+        JudgeDownError: The judge does not start. Nothing is decided; try again later.
     """
     clock = _Clock()
     _, subject = intake.identify(claimed.path)
@@ -83,6 +84,8 @@ def _inspected(vault: Vault, claimed: Claimed, subject: str | None) -> Candidate
     try:
         if member is None:
             raise UntrustedError(f"{claimed.site} was never enrolled")
+        if member.role != "site":  # enrolled again as one, while this bundle waited
+            raise UntrustedError(f"{claimed.site} is enrolled as {member.role}, which submits nothing")
         return intake.inspect(claimed.path, member, state, vault.folders, vault.key, vault.ledger)
     except UntrustedError as error:
         return record_invalid(vault, claimed, subject, str(error))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
+import sys
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +18,9 @@ import pytest
 
 from agents import weights
 from agents.bundle import open_bundle
-from agents.charity import enrol, steer
+from agents.charity import enrol, serve, steer
 from agents.charity.audit import audit
-from agents.charity.judge_client import Judge
+from agents.charity.judge_client import Judge, JudgeDownError
 from agents.charity.release import KEPT, path_of
 from agents.charity.serve import Coordinator
 from agents.charity.vault import Vault
@@ -285,6 +288,50 @@ def test_a_model_that_cannot_be_scored_is_refused_with_the_judges_words(room: Ro
     assert "3 of the predictions are not finite numbers" in room.verdict("alice-1", odd)["reason"]
 
 
+def test_a_judge_that_does_not_start_again_decides_nothing(room: Room) -> None:
+    submission = room.submit("alice-1", 0.7)
+    command, room.judge.command = room.judge.command, [sys.executable, "-c", "raise SystemExit(7)"]
+    room.judge.stop()
+    for _ in range(4):
+        with pytest.raises(JudgeDownError, match="the judge ended with exit code 7"):
+            room.work()
+    room.judge.command = command
+    room.work()
+    assert room.verdict("alice-1", submission)["event"] == "accepted"
+
+
+def test_a_judge_that_finds_another_holdout_is_not_asked(room: Room, tmp_path: Path) -> None:
+    submission = room.submit("alice-1", 0.7)
+    room.judge.start()
+    script = tmp_path / "judge.py"
+    text = script.read_text()
+    script.write_text(text.replace('"examples": 2', '"examples": 3'))
+    room.judge.stop()
+    with pytest.raises(JudgeDownError, match="another holdout than before"):
+        room.work()
+    script.write_text(text)
+    room.work()
+    assert room.verdict("alice-1", submission)["event"] == "accepted"
+
+
+def test_the_coordinator_goes_on_when_work_fails_for_a_while() -> None:
+    stop, tries = threading.Event(), []
+
+    class Failing:
+        rescan_seconds = 0.01
+
+        def work(self) -> None:
+            tries.append(1)
+            if len(tries) == 1:
+                raise JudgeDownError("the judge ended with exit code 7")
+            if len(tries) == 2:
+                raise OSError(28, "No space left on device")
+            stop.set()
+
+    serve._loop(cast(Coordinator, Failing()), stop, threading.Event(), lambda: None)
+    assert len(tries) == 3
+
+
 def test_a_judge_killed_while_idle_costs_no_submission(room: Room) -> None:
     room.judge.start()
     room.judge._process.kill()
@@ -332,6 +379,17 @@ def test_a_revoked_site_can_come_back_with_a_new_key(room: Room, tmp_path: Path)
     submission = room.submit("alice-2", 0.8, signer="stranger")
     room.work()
     assert room.verdict("alice-2", submission)["event"] == "accepted"
+
+
+def test_what_a_site_left_behind_is_not_taken_from_an_auditor_of_its_name(room: Room, tmp_path: Path) -> None:
+    room.release()
+    left = room.submit("alice-2", 0.8)
+    enrol.revoke(room.vault, "alice-2", "only reads from now on")
+    public = tmp_path / "x.pub"
+    public.write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti me@laptop")
+    enrol.add(room.vault, "alice-2", public, "auditor")
+    room.work()
+    assert room.verdict("alice-2", left)["reason"] == "alice-2 is enrolled as auditor, which submits nothing"
 
 
 @pytest.mark.parametrize(
@@ -421,6 +479,66 @@ def test_in_a_relay_the_turn_goes_round(new_room: Callable[..., Room]) -> None:
     assert turns == ["alice-1", "alice-2", "alice-1", "alice-2"]
     assert room.vault.state.finished
     assert room.vault.state.turn is None
+
+
+def test_a_site_that_comes_back_has_trained_what_it_had_trained(new_room: Callable[..., Room], tmp_path: Path) -> None:
+    room = new_room(schedule="relay", sessions=1)
+    room.report("alice-1")
+    room.work()
+    enrol.revoke(room.vault, "alice-1", "a new key")
+    public = tmp_path / "new.pub"
+    public.write_text(room.keys["stranger"].public.line)
+    enrol.add(room.vault, "alice-1", public, "site")
+    room.report("alice-2")
+    room.work()
+    assert room.vault.state.finished, "else it would wait for a session that alice-1 has trained already"
+
+
+def test_garbage_and_copies_do_not_keep_a_turn(new_room: Callable[..., Room]) -> None:
+    room = new_room(schedule="relay")
+    time = [0.0]
+    coordinator = Coordinator(room.vault, room.judge, turn_seconds=10, clock=lambda: time[0])
+    coordinator.work()
+    room.submit("alice-1", 0.6, builds_on=room.vault.state.release.sequence)
+    copy = max((room.folders.inbox / "alice-1").iterdir()).read_bytes()
+    coordinator.work()
+    for time[0] in (4, 8):
+        room.arrive("alice-1").write_bytes(f"garbage {time[0]}".encode())
+        room.arrive("alice-1").write_bytes(copy)
+        coordinator.work()
+    assert room.vault.state.turn == "alice-1"
+    time[0] = 10
+    coordinator.work()
+    assert room.vault.state.turn == "alice-2"
+
+
+def test_a_site_that_never_stops_sending_holds_up_neither_turns_nor_the_end(new_room: Callable[..., Room]) -> None:
+    room = new_room(schedule="relay")
+    builds_on = room.release()
+
+    class Busy:
+        scored = 0
+
+        def score(self, model: Path) -> dict[str, Any]:
+            self.scored += 1
+            assert self.scored < 5, "the coordinator does nothing else any more"
+            for _ in range(2):
+                room.submit("alice-2", 0.4, builds_on=builds_on)
+            return {"accuracy": 0.4, "loss": 0.6}
+
+        def start(self) -> None: ...
+
+    time = [0.0]
+    coordinator = Coordinator(room.vault, cast(Judge, Busy()), turn_seconds=10, clock=lambda: time[0])
+    coordinator.work()
+    time[0] = 10
+    room.submit("alice-2", 0.4, builds_on=builds_on)
+    coordinator.work()
+    assert room.vault.state.turn == "alice-2"
+    coordinator.stop.set()
+    judged = len(room.vault.ledger.judged())
+    coordinator.work()
+    assert len(room.vault.ledger.judged()) == judged
 
 
 def test_a_report_out_of_turn_does_not_move_the_turn(new_room: Callable[..., Room]) -> None:
@@ -559,8 +677,40 @@ def test_a_full_disk_decides_nothing(room: Room, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(OSError, match="No space left"):
             room.work()
     assert room.events() == before
+    room.work()
+    assert room.verdict("alice-1", submission)["event"] == "accepted"
+
+
+def test_starting_on_a_full_disk_is_held_against_no_bundle(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    submission = room.submit("alice-1", 0.7)
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.bundle.adopt", full)
+        for attempt in (room.work, *[room.coordinator.recover] * 4):
+            with pytest.raises(OSError, match="No space left"):
+                attempt()
     room.coordinator.recover()
     assert room.verdict("alice-1", submission)["event"] == "accepted"
+
+
+def test_a_history_that_finds_no_room_decides_nothing(room: Room) -> None:
+    submission = room.submit("alice-1", 0.7)
+    before = room.events()
+    database = room.vault.ledger._database
+    database.execute(f"PRAGMA max_page_count = {database.execute('PRAGMA page_count').fetchone()[0]}")
+    with pytest.raises(OSError, match="database or disk is full"):
+        for _ in range(20):  # the last page may have room for a record
+            room.arrive("alice-2").write_bytes(os.urandom(16))
+            room.work()
+    assert set(room.events()[len(before) :]) <= {"accepted", "release", "invalid"}
+    database.execute("PRAGMA max_page_count = 1000000")
+    room.work()
+    assert room.verdict("alice-1", submission)["event"] == "accepted"
+    assert room.events().count("accepted") == 1
+    audit(room.folders)
 
 
 def test_the_claimed_metrics_stand_in_the_record(room: Room) -> None:
