@@ -64,6 +64,12 @@ class Incoming:
         self.folder.mkdir(parents=True, exist_ok=True)
         files.sweep(self.folder)
         files.sweep(self._state.path)
+        # Newer than what was seen: of a former coordinator, or to be brought in once more. Alice would take the first
+        # for the newest.
+        newest = read_seen(self._state.seen).sequence
+        for path in (*self.folder.glob("*.json"), *self.folder.glob("*.safetensors")):
+            if path.stem.isdecimal() and int(path.stem) > newest:
+                path.unlink(missing_ok=True)
 
     def after(self) -> int:
         """The sequence to ask beyond: that of the newest release, unless Alice's copy of it is gone."""
@@ -119,7 +125,9 @@ class Incoming:
             verdicts = {
                 receipt["sequence"]: receipt["record"]
                 for receipt in Receipts(self._state.receipts)
-                if receipt.get("record") and receipt["sequence"] > seen.sequence
+                if receipt.get("record")
+                and receipt["sequence"] > seen.sequence
+                and receipt["recipient"] == self._site.coordinator.fingerprint  # not a former coordinator's
             }
             return chain.follow(_lines(history), seen, release, self._site.coordinator, verdicts)
         finally:

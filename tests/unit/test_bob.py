@@ -478,6 +478,25 @@ def test_a_verdict_that_the_history_lacks_is_noticed(world: World) -> None:
         world.fetch()
 
 
+def test_another_coordinator_begins_with_another_history(world: World) -> None:
+    for _ in range(3):
+        world.door.release()
+    world.fetch()
+    world.publish()
+    world.ship_all()
+    assert world.names("incoming") == ["00000005.json", "00000005.safetensors"]
+    invited = Site("alice-1", "charity", "charity.example", 22, "", world.keys["stranger"].public)
+    world.folder.seen.rename(world.folder.seen.with_name("seen-former.json"))  # as `bob join --again` does
+    world.door = Door(world.root / "another", world.keys["stranger"], world.keys["alice-1"])
+    key, receipts = world.keys["alice-1"], world.receipts
+    world.incoming = Incoming(world.exchange, world.folder, invited, key, world.say, 1 << 20)
+    world.start()
+    assert world.fetch()
+    assert world.names("incoming") == ["00000002.json", "00000002.safetensors"]
+    assert not world.fetch()
+    assert len(list(receipts)) == 1
+
+
 def test_a_damaged_memory_is_not_guessed_anew(world: World) -> None:
     world.folder.seen.write_text("{")
     with pytest.raises(SettingsError, match=r"seen\.json is damaged"):
