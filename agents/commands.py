@@ -126,7 +126,7 @@ def log_events(agent: str, log_format: str = "text") -> logging.Logger:
     """Send an agent's events to standard error, as text or as JSON lines."""
     logger = logging.getLogger(agent)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if log_format == "json" else logging.Formatter("%(name)s: %(message)s"))
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter("%(name)s: %(message)s"))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -136,6 +136,16 @@ def log_events(agent: str, log_format: str = "text") -> logging.Logger:
 def tell(logger: logging.Logger, event: str, text: str, level: int = logging.INFO, **fields: Any) -> None:
     """Say what happened: `text` for people; event, text and fields for programs."""
     logger.log(level, "%s", text, extra={"event": event, "fields": fields})
+
+
+class _TextFormatter(logging.Formatter):
+    """One line per event; what a peer said cannot act on the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if text.isprintable() or record.exc_info:
+            return text
+        return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
 
 
 class _JsonFormatter(logging.Formatter):

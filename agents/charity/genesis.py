@@ -19,10 +19,12 @@ from agents.errors import AgentError, SettingsError
 from agents.files import move_whole, sha256_file, sweep, write_whole
 from agents.keys import PrivateKey, load_private, make_key
 from agents.ledger import Ledger, Record
+from agents.manifest import MAX_BYTES, canonical
 from models import check_spec, loss_name
 
 DEFAULT_INPUT = [28, 28, 1]
 DEFAULT_CLASSES = 2
+_OTHER_FIELDS_BYTES = 8192
 
 
 def read_spec(text: str) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def begin(
         make_host_key(folders.host_key)
         write_whole(folders.settings, json.dumps(private | {"data": str(data.resolve())}, indent=2).encode() + b"\n")
         model, answer, holdout = _first_model(folders, data, agreement, seed, judge)
+        _check_room(answer["metrics"], holdout["examples"], agreement["spec"])
         record = ledger.append("genesis", {
             **agreement,
             "coordinator": key.public.line,
@@ -91,6 +94,23 @@ def begin(
         ledger.close()
     Vault(folders).repair()
     return record
+
+
+def _check_room(metrics: dict[str, Any], examples: int, spec: dict[str, Any]) -> None:
+    """Check that no model's scores can outgrow a record, which holds the candidate's and the current model's.
+
+    Raises:
+        SettingsError: The confusion matrix has too many classes.
+    """
+    cells = sum(len(row) for row in metrics.get("confusion", ()))
+    spread = min(cells, examples) * (len(str(max(1, examples // max(1, cells)))) + 1) + cells
+    most = 2 * (max(len(canonical(metrics)), spread) + 30 * spec["classes"])
+    if most > MAX_BYTES - _OTHER_FIELDS_BYTES:
+        raise SettingsError(
+            f"scores of {spec['classes']} classes can take {most:,} bytes, a record has room for "
+            f"{MAX_BYTES - _OTHER_FIELDS_BYTES:,}",
+            "take an architecture with fewer classes",
+        )
 
 
 def is_begun(folders: Folders) -> bool:

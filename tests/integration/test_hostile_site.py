@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pyrage
@@ -14,6 +15,9 @@ import pytest
 
 from agents import files
 from agents.bundle import read_manifest
+from agents.charity.genesis import _check_room
+from agents.commands import log_events, tell
+from agents.errors import SettingsError
 from agents.keys import PublicKey
 from agents.manifest import canonical
 from agents.signature import SUBMISSION, sign
@@ -135,3 +139,17 @@ def test_what_a_site_signs_cannot_stop_the_coordinator(case: str, room: Room) ->
     assert room.verdict("alice-2", good)["event"] == "accepted"
     assert not list(room.folders.opened.iterdir())
     assert not [path for path in room.folders.claimed.rglob("*") if path.is_file()]
+
+
+def test_what_a_site_says_cannot_act_on_the_operators_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    tell(log_events("probe"), "invalid", 'the architecture is {"name":"\x9b2J\u202e\x7f\nprobe: all is well"}')
+    assert capfd.readouterr().err == (
+        'probe: the architecture is {"name":"\\u009b2J\\u202e\\u007f\\u000aprobe: all is well"}\n'
+    )
+
+
+@pytest.mark.parametrize(("classes", "fits"), [(2, True), (60, True), (200, False), (1000, False)])
+def test_scores_that_outgrow_a_record_are_refused_at_the_beginning(classes: int, fits: bool) -> None:
+    metrics = {"loss": 0.5, "confusion": [[0] * classes] * classes}
+    with nullcontext() if fits else pytest.raises(SettingsError, match="a record has room for"):
+        _check_room(metrics, 2000, {"classes": classes})
