@@ -137,6 +137,21 @@ def flip(room: Room, name: str, from_end: int) -> None:
     path.write_bytes(content)
 
 
+def unsigned(room: Room) -> None:
+    room.submit("alice-1", 0.9)
+    path = max((room.folders.inbox / "alice-1").iterdir())
+    with tarfile.open(path) as tar:
+        content = {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
+    write_tar(path, [*(content | {"manifest.json.sig": b"\n"}).items()])
+
+
+def link(room: Room) -> None:
+    entry = tarfile.TarInfo("manifest.json")
+    entry.type, entry.linkname = tarfile.SYMTYPE, "../../vault/coordinator_key"
+    with tarfile.open(room.arrive("alice-1"), "w") as tar:
+        tar.addfile(entry)
+
+
 def truncate(room: Room) -> None:
     room.submit("alice-1", 0.9)
     path = max((room.folders.inbox / "alice-1").iterdir())
@@ -162,6 +177,9 @@ def hide_name(room: Room) -> None:
 HOSTILE: dict[str, tuple[Callable[[Room], None], str]] = {
     "not a bundle": (lambda room: room.arrive("alice-1").write_bytes(b"hello"), "the bundle is not a tar"),
     "empty": (lambda room: room.arrive("alice-1").write_bytes(b""), "the bundle is not a tar"),
+    "unsigned": (unsigned, "there is no signature"),
+    "a link as member": (link, "the bundle has the member 'manifest.json' of type b'2'"),
+    "another member": (lambda room: write_tar(room.arrive("alice-1"), [("model.h5", b"x")]), "the member 'model.h5'"),
     "truncated": (truncate, "truncated"),
     "a bit of the signature flipped": (lambda room: flip(room, "manifest.json.sig", 100), "does not match the"),
     "a bit of the model flipped": (lambda room: flip(room, "model.age", 50), "model.age does not have the hash"),
