@@ -52,6 +52,7 @@ class Coordinator:
 
     def __post_init__(self) -> None:
         self._heard: tuple[str | None, float] = (None, self.clock())
+        self._enrolled = self.vault.state.enrolled
 
     def recover(self) -> None:
         """Finish what the last process left unfinished. Doing it again changes nothing.
@@ -92,6 +93,10 @@ class Coordinator:
             OSError, JudgeDownError: Nothing was decided about the bundle at hand; the next round begins with it.
         """
         self._release()  # what other commands changed
+        if self.vault.state.enrolled != self._enrolled:  # a command that was killed may not have told the door
+            with self.vault.locked() as state:
+                self.vault.publish_sites()
+                self._enrolled = state.enrolled
         folders = self.vault.folders
         for claimed in intake.unfinished(folders):
             self._settle(claimed)

@@ -375,6 +375,16 @@ def test_a_revoked_site_is_refused_and_left_out_of_the_release(room: Room) -> No
     assert [row["site"] for row in sites] == ["alice-1"]
 
 
+def test_a_revocation_whose_command_was_killed_reaches_the_door(room: Room) -> None:
+    coordinator = room.coordinator
+    coordinator.work()
+    other = Vault(room.folders)
+    other.ledger.append("site-revoked", {"site": "alice-2", "reason": "key lost"}, other.key)  # and nothing after it
+    coordinator.work()
+    sites = json.loads((room.folders.outbox / "sites.json").read_text())["sites"]
+    assert [row["site"] for row in sites] == ["alice-1"]
+
+
 def test_a_site_revoked_while_it_is_being_judged_is_refused(room: Room) -> None:
     class Revoking:
         def score(self, model: Path) -> dict[str, Any]:
