@@ -125,7 +125,9 @@ class Alice:
                 text = f"release {sequence} leaves nothing to train; waiting {patience} for a newer one"
                 self._say_waiting(text, seen.site)
             elif not self._may_train(seen):
-                self._say_waiting(f"waiting for our turn; it is {seen.release.federation['turn']}'s", seen.site)
+                turn = seen.release.federation["turn"]
+                until = "until our turn is passed on" if turn == seen.site else f"for our turn; it is {turn}'s"
+                self._say_waiting(f"waiting {until}", seen.site)
             self.stop.wait(POLL_SECONDS)
         raise Stopped("stopped while waiting")
 
