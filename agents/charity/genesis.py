@@ -79,7 +79,7 @@ def begin(
         make_host_key(folders.host_key)
         write_whole(folders.settings, json.dumps(private | {"data": str(data.resolve())}, indent=2).encode() + b"\n")
         model, answer, holdout = _first_model(folders, data, agreement, seed, judge)
-        _check_room(answer["metrics"], holdout["examples"], agreement["spec"])
+        _check_room(answer["metrics"], holdout["examples"])
         record = ledger.append("genesis", {
             **agreement,
             "coordinator": key.public.line,
@@ -96,18 +96,19 @@ def begin(
     return record
 
 
-def _check_room(metrics: dict[str, Any], examples: int, spec: dict[str, Any]) -> None:
+def _check_room(metrics: dict[str, Any], examples: int) -> None:
     """Check that no model's scores can outgrow a record, which holds the candidate's and the current model's.
 
     Raises:
         SettingsError: The confusion matrix has too many classes.
     """
-    cells = sum(len(row) for row in metrics.get("confusion", ()))
+    classes = len(metrics.get("confusion", ()))
+    cells = classes**2
     spread = min(cells, examples) * (len(str(max(1, examples // max(1, cells)))) + 1) + cells
-    most = 2 * (max(len(canonical(metrics)), spread) + 30 * spec["classes"])
+    most = 2 * (max(len(canonical(metrics)), spread) + 30 * classes)
     if most > MAX_BYTES - _OTHER_FIELDS_BYTES:
         raise SettingsError(
-            f"scores of {spec['classes']} classes can take {most:,} bytes, a record has room for "
+            f"scores of {classes} classes can take {most:,} bytes, a record has room for "
             f"{MAX_BYTES - _OTHER_FIELDS_BYTES:,}",
             "take an architecture with fewer classes",
         )

@@ -152,4 +152,4 @@ def test_what_a_site_says_cannot_act_on_the_operators_terminal(capfd: pytest.Cap
 def test_scores_that_outgrow_a_record_are_refused_at_the_beginning(classes: int, fits: bool) -> None:
     metrics = {"loss": 0.5, "confusion": [[0] * classes] * classes}
     with nullcontext() if fits else pytest.raises(SettingsError, match="a record has room for"):
-        _check_room(metrics, 2000, {"classes": classes})
+        _check_room(metrics, 2000)
