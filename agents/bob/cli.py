@@ -25,7 +25,7 @@ group = new_group(
     "Ships what Alice trained to the coordinator, over SSH, and brings back verdicts and releases.\n\n"
     "A site starts with keygen, then join, then watch.",
 )
-group.epilog = "Example:  bob watch --state /var/lib/fedssh/site --exchange /var/lib/fedssh/exchange"
+group.epilog = "\b\nExample:\n  bob watch --state /var/lib/fedssh/site --exchange /var/lib/fedssh/exchange"
 
 
 def main() -> None:

@@ -1,0 +1,274 @@
+"""The half of the command `charity` that reads: the history and its views, checks, scores, exports.
+
+Every command is added to the group in cli.py. Nothing here imports what a command does not need.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agents.commands import path_argument, settings_options
+from agents.errors import AgentError, LedgerError, SettingsError
+from agents.settings import setting
+
+if TYPE_CHECKING:
+    from agents.charity.folders import Folders
+    from agents.ledger import Ledger, Record
+
+STATE = Path("coordinator")
+
+
+@dataclass(frozen=True)
+class StateSettings:
+    """What every command needs."""
+
+    state: Path = setting(STATE, "The coordinator's folder.", metavar="DIR")
+
+
+def example(*lines: str) -> str:
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+class RecordNumber(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """The number of a record, or `best` for the one that made the current model current."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value == "best":
+            return 0
+        if not value.isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither the number of a record nor best", param, ctx)
+        return int(value)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.command(
+    epilog=example("charity history --last 20", "charity history --export | tail -n 1 | jq -r .record | jq .")
+)
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N records.")
+@click.option("--export", is_flag=True, help="The signed records themselves, one JSON line each.")
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="With --export: only records above SEQ."
+)
+@json_option
+@settings_options(StateSettings, "charity")
+def history(settings: StateSettings, last: int | None, export: bool, after: int, as_json: bool) -> None:
+    """Show every event: who sent what, what it scored, the verdict and why."""
+    from agents.charity import views
+
+    if export:
+        for record in ledger_of(folders_of(settings.state)).records(after=after):
+            sys.stdout.buffer.write(record.line())
+        sys.stdout.buffer.flush()
+        return
+    show_value("history", views.history(history_rows(settings), last), as_json)
+
+
+@click.command(epilog=example("charity show 17"))
+@click.argument("n", type=click.IntRange(min=1))
+@json_option
+@settings_options(StateSettings, "charity")
+def show(settings: StateSettings, n: int, as_json: bool) -> None:
+    """Show everything that record N says."""
+    from agents.charity import views
+
+    show_value("show", views.show(history_rows(settings, n), n), as_json)
+
+
+@click.command(epilog=example("charity diff 1 17"))
+@click.argument("a", type=click.IntRange(min=1))
+@click.argument("b", type=click.IntRange(min=1))
+@json_option
+@settings_options(StateSettings, "charity")
+def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
+    """Show what changed from record A to record B: scores, fields, and how far each tensor moved."""
+    from agents.charity import views
+    from agents.charity.distance import distances
+
+    change = views.diff(history_rows(settings, a, b), a, b)
+    folders = folders_of(settings.state)
+    ledger = ledger_of(folders)
+    models = [_stored(folders, ledger.record(number)) for number in (a, b)]
+    tensors = distances(*models) if all(models) else []  # type: ignore[arg-type]
+    if as_json:
+        show_value("diff", change | {"tensors": tensors}, True)
+        return
+    show_value("diff", change, False)
+    if tensors:
+        rows = [
+            (row["tensor"], "×".join(map(str, row["shape"])), f"{row['distance']:.4f}",
+             "–" if row["relative"] is None else f"{row['relative']:.2%}")
+            for row in tensors
+        ]  # fmt: skip
+        click.echo(
+            "\n" + views.table(("TENSOR", "SHAPE", "MOVED BY (L2)", "OF ITS NORM"), rows, right=(2, 3)), nl=False
+        )
+
+
+@click.command(epilog=example("charity best"))
+@json_option
+@settings_options(StateSettings, "charity")
+def best(settings: StateSettings, as_json: bool) -> None:
+    """Show the current model: where it comes from and what it scores."""
+    from agents.charity import views
+
+    value = views.best(history_rows(settings))
+    if as_json:
+        show_value("best", value, True)
+        return
+    text = views.best_text(value)
+    width = text.index(value["model"]["sha256"])  # the model's hash stands on the first line
+    click.echo(f"{text}{'stored at':<{width}}{folders_of(settings.state).model(value['model']['sha256'])}")
+
+
+@click.command(epilog=example("charity status --json"))
+@json_option
+@settings_options(StateSettings, "charity")
+def status(settings: StateSettings, as_json: bool) -> None:
+    """Show where the federation stands."""
+    from agents.charity import intake, views
+
+    folders = folders_of(settings.state)
+    rows = history_rows(settings)
+    waiting: dict[str, int] = {}
+    for claimed in (*intake.waiting(folders), *intake.unfinished(folders)):
+        waiting[claimed.site] = waiting.get(claimed.site, 0) + 1
+    show_value("status", views.status(rows, waiting), as_json)
+
+
+@click.command(epilog=example("charity verify"))
+@json_option
+@settings_options(StateSettings, "charity")
+def verify(settings: StateSettings, as_json: bool) -> None:
+    """Recompute the whole chain, every signature, and every stored model file."""
+    from agents.charity.audit import audit
+
+    value = audit(folders_of(settings.state))
+    show_value("verify", value, as_json)
+    if not as_json:
+        click.echo(f"stored models: {value['models']}, and every file has the hash that its record names")
+
+
+@click.command(epilog=example("charity score --split test", "charity score --split test 1"))
+@click.argument("n", type=RecordNumber(), default="best")
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True, help="Which images."
+)
+@click.option("--data", type=path_argument(), help="Other images than those given to init.")
+@json_option
+@settings_options(StateSettings, "charity")
+def score(settings: StateSettings, n: int, split: str, data: Path | None, as_json: bool) -> None:
+    """Score the current model, or that of record N, on images that nobody selected on."""
+    from agents.charity.judge_client import Judge, judge_command
+
+    folders = folders_of(settings.state)
+    ledger = ledger_of(folders)
+    record = _chosen(settings, n)
+    model = _model(folders, record)
+    judge = Judge(
+        judge_command(data or Path(private_settings(folders)["data"]), ledger.record(1).fields["spec"], split)
+    )
+    try:
+        examples = judge.start()["holdout"]["examples"]
+        metrics = judge.score(model)
+    finally:
+        judge.stop()
+    if as_json:
+        show_value(
+            "show", {"sequence": record.sequence, "split": split, "examples": examples, "metrics": metrics}, True
+        )
+    else:
+        show_value("show", {"record": record.sequence, "split": split, "images": examples, **metrics}, False)
+
+
+@click.command(epilog=example("charity export best best.keras", "charity export 17 seventeen.keras"))
+@click.argument("n", type=RecordNumber())
+@click.argument("file", type=path_argument(exists=False))
+@settings_options(StateSettings, "charity")
+def export(settings: StateSettings, n: int, file: Path) -> None:
+    """Write the model of record N as a Keras FILE.keras, for your own use."""
+    if file.suffix != ".keras":
+        raise SettingsError(f"{file} does not end in .keras")
+    from agents.charity.judge import export_keras
+
+    folders = folders_of(settings.state)
+    genesis = ledger_of(folders).record(1).fields
+    export_keras(_model(folders, _chosen(settings, n)), genesis["spec"], genesis["plan"], file)
+    click.echo(f"wrote {file}")
+
+
+def folders_of(state: Path) -> Folders:
+    from agents.charity.folders import Folders
+
+    return Folders(state)
+
+
+def ledger_of(folders: Folders) -> Ledger:
+    from agents.ledger import Ledger
+
+    ledger = Ledger(folders.ledger)
+    if ledger.head() is None:
+        raise LedgerError("the history is empty", "run `charity init` again; it continues where it stopped")
+    return ledger
+
+
+def private_settings(folders: Folders) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(folders.settings.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{folders.settings} cannot be read: {error}", "is --state right?") from None
+    return value
+
+
+def history_rows(settings: StateSettings, *needed: int) -> list[dict[str, Any]]:
+    """The history as the views want it."""
+    from agents.charity import views
+
+    ledger = ledger_of(folders_of(settings.state))
+    for number in needed:
+        ledger.record(number)
+    return views.read(record.line() for record in ledger.records())
+
+
+def _chosen(settings: StateSettings, number: int) -> Record:
+    """The record of that number; 0 is the one that made the current model current."""
+    from agents.charity import views
+
+    ledger = ledger_of(folders_of(settings.state))
+    return ledger.record(number or views.current(history_rows(settings))["sequence"])
+
+
+def show_value(verb: str, value: Any, as_json: bool) -> None:
+    from agents.charity import views
+
+    click.echo(views.to_json(value) if as_json else views.TEXTS[verb](value), nl=False)
+
+
+def _stored(folders: Folders, record: Record) -> Path | None:
+    """The model file that a record names, where it is stored."""
+    model = record.fields.get("model")
+    path = folders.model(model["sha256"]) if model else None
+    return path if path and path.is_file() else None
+
+
+def _model(folders: Folders, record: Record) -> Path:
+    path = _stored(folders, record)
+    if path is None:
+        raise AgentError(
+            f"record {record.sequence} ({record.event}) has no stored model", "refused models are not kept"
+        )
+    return path
+
+
+COMMANDS = (history, show, diff, best, status, verify, score, export)
