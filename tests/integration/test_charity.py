@@ -133,7 +133,8 @@ def flip(room: Room, name: str, from_end: int) -> None:
         member = tar.getmember(name)
     position = member.offset_data + member.size - from_end
     content = bytearray(path.read_bytes())
-    content[position] ^= 1
+    # A letter of base64 stays one: what is to be found is a wrong signature, not a malformed one.
+    content[position] = ord("B") if content[position] == ord("A") else ord("A")
     path.write_bytes(content)
 
 
@@ -181,8 +182,8 @@ HOSTILE: dict[str, tuple[Callable[[Room], None], str]] = {
     "a link as member": (link, "the bundle has the member 'manifest.json' of type b'2'"),
     "another member": (lambda room: write_tar(room.arrive("alice-1"), [("model.h5", b"x")]), "the member 'model.h5'"),
     "truncated": (truncate, "truncated"),
-    "a bit of the signature flipped": (lambda room: flip(room, "manifest.json.sig", 100), "does not match the"),
-    "a bit of the model flipped": (lambda room: flip(room, "model.age", 50), "model.age does not have the hash"),
+    "a letter of the signature changed": (lambda room: flip(room, "manifest.json.sig", 100), "does not match the"),
+    "a byte of the model changed": (lambda room: flip(room, "model.age", 50), "model.age does not have the hash"),
     "a path as member": (hide_name, "the bundle has the member '../manifest.json'"),
     "signed by another site": (lambda room: room.submit("alice-1", 0.9, signer="alice-2"), "signed by key SHA256:"),
     "signed by a stranger": (lambda room: room.submit("alice-1", 0.9, signer="stranger"), "signed by key SHA256:"),
