@@ -197,40 +197,25 @@ class SessionOver(_Message):
 
 
 @dataclass(frozen=True)
-class Submission(_Message):
-    """A site's checkpoint for the coordinator."""
+class Submission(Claim):
+    """A site's checkpoint for the coordinator: Alice's claim, and what Bob adds to it."""
 
     kind = "submission"
+    travels = True
 
     sender: str
     recipients: list[str]
     model: Blob
     sealed: Blob
-    architecture: str
-    builds_on: int
-    session: int
-    epoch: int
-    examples: int
-    metrics: Local
-    started: str
-    created: str
 
 
 @dataclass(frozen=True)
-class Report(_Message):
+class Report(SessionOver):
     """A site's session is over: after how many epochs, with how many checkpoints, how good."""
 
-    kind = "report"
+    travels = True
 
     sender: str
-    builds_on: int
-    session: int
-    epochs: int
-    checkpoints: int
-    examples: int
-    metrics: Local | None
-    started: str
-    created: str
 
 
 @dataclass(frozen=True)
