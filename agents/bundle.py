@@ -230,6 +230,9 @@ def _member(block: bytes, name: str, limit: int, offset: int) -> _Member:
         )
     if not 0 < entry.size <= limit:
         raise BundleError(f"{name} claims {entry.size:,} bytes, expected 1 to {limit:,}")
+    # The checksum covers every byte but its own eight, which could be written in other ways.
+    if block[148:156] != b"%06o\0 " % entry.chksum:
+        raise BundleError(f"the checksum in the header of {name} is not written as tar writes it")
     return _Member(offset, entry.size)
 
 

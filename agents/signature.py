@@ -45,8 +45,7 @@ def sign(message: bytes, key: PrivateKey, namespace: str) -> str:
             for part in (key.public.blob, namespace.encode(), b"", b"sha512", _string(b"rsa-sha2-512") + _string(raw))
         )
     )
-    body = "\n".join(textwrap.wrap(base64.b64encode(blob).decode(), 70))
-    return f"{_BEGIN}\n{body}\n{_END}\n"
+    return _armored(blob)
 
 
 def verify(message: bytes, signature: str, namespace: str, signer: PublicKey) -> None:
@@ -107,18 +106,26 @@ def _string(value: bytes) -> bytes:
     return struct.pack(">I", len(value)) + value
 
 
+def _armored(blob: bytes) -> str:
+    body = "\n".join(textwrap.wrap(base64.b64encode(blob).decode(), 70))
+    return f"{_BEGIN}\n{body}\n{_END}\n"
+
+
 def _unarmor(text: str) -> bytes:
     if len(text) > MAX_BYTES:
         raise SignatureError(f"the signature has {len(text)} characters, expected at most {MAX_BYTES}")
-    lines = text.strip().splitlines()
+    lines = text.strip().split("\n")
     if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
         raise SignatureError(
             "there is no signature" if not text.strip() else "the signature is not armored as SSH SIGNATURE"
         )
     try:
-        return base64.b64decode("".join(lines[1:-1]), validate=True)
+        blob = base64.b64decode("".join(lines[1:-1]), validate=True)
     except (binascii.Error, ValueError):
         raise SignatureError("the signature is not base64") from None
+    if _armored(blob) != text:  # one signature, one text: nothing can be changed about it unnoticed
+        raise SignatureError("the signature is not armored as ssh-keygen does it")
+    return blob
 
 
 class _Reader:

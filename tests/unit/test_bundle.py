@@ -257,10 +257,32 @@ def test_a_model_over_the_limit_is_refused_before_it_is_opened(sealed: Path, key
     refuse(sealed, keys, BundleError, "expected at most 1,000", max_bytes=1000)
 
 
+def test_no_bit_of_a_header_or_of_the_signature_is_free(sealed: Path, keys: Keys) -> None:
+    content = sealed.read_bytes()
+    start = content.index(b"-----BEGIN SSH"), content.index(b"-----END SSH") + len("-----END SSH SIGNATURE-----\n")
+    age = content.index(b"age-encryption.org/v1\n")
+    broken = sealed.with_name("broken.bundle")
+    broken.write_bytes(content)
+    unnoticed = []
+    with open(broken, "r+b", buffering=0) as file:
+        for position in (*range(512), *range(start[0] - 512, start[1]), *range(age - 512, age)):
+            for bit in range(8):
+                file.seek(position)
+                file.write(bytes([content[position] ^ 1 << bit]))
+                try:
+                    open_it(broken, keys)
+                except (BundleError, SignatureError):
+                    continue
+                unnoticed.append((position, bit))
+            file.seek(position)
+            file.write(content[position : position + 1])
+    assert not unnoticed
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_flipped_bit_and_no_cut_goes_unnoticed(sealed: Path, keys: Keys, data: st.DataObject) -> None:
-    """Every byte is covered by the signature, a hash, or a rule; tar's unused header fields alone are free."""
+    """Every byte is covered by the signature, a hash, a checksum or a rule."""
     content = sealed.read_bytes()
     damaged = bytearray(content)
     if data.draw(st.booleans()):

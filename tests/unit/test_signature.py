@@ -97,7 +97,7 @@ def test_what_does_not_verify_says_why(key: keys.PrivateKey, other: keys.Private
         "there is no signature": (b"message", "", signature.SUBMISSION, key),
         "not armored": (b"message", "hello\nyou\nthere", signature.SUBMISSION, key),
         "not base64": (b"message", "\n".join([lines[0], "?" * 70, lines[-1]]), signature.SUBMISSION, key),
-        "truncated": (b"message", "\n".join([*lines[:3], lines[-1]]), signature.SUBMISSION, key),
+        "truncated": (b"message", "\n".join([*lines[:3], lines[-1], ""]), signature.SUBMISSION, key),
         "expected at most 8192": (b"message", good + "A" * 9000, signature.SUBMISSION, key),
     }
     for reason, (message, armored, namespace, signer) in cases.items():
