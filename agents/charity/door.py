@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agents.charity.views import fingerprint
-from agents.errors import SettingsError
+from agents.errors import AgentError, SettingsError
 from agents.settings import setting
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,17 +98,24 @@ def read_sites(path: Path) -> list[Enrolled] | None:
 
     An entry that is not exactly a name, a role and a key is left out: it could otherwise become more than one
     line of authorized_keys.
+
+    Raises:
+        AgentError: The file is there and malformed. The vault writes it whole, so this is no passing state.
     """
     try:
-        found = json.loads(path.read_bytes())["sites"]
+        entries = [
+            Enrolled(str(entry["site"]), str(entry["role"]), " ".join(str(entry["key"]).split()[:2]))
+            for entry in json.loads(path.read_bytes())["sites"]
+        ]
     except FileNotFoundError:
         return None
-    sites = []
-    for entry in found:
-        one = Enrolled(str(entry["site"]), str(entry["role"]), " ".join(str(entry["key"]).split()[:2]))
-        if _SITE.fullmatch(one.site) and one.role in ("site", "auditor") and _KEY.fullmatch(one.key):
-            sites.append(one)
-    return sites
+    except (ValueError, KeyError, TypeError) as error:
+        raise AgentError(f"{path} is not what the vault writes: {error}") from None
+    return [
+        one
+        for one in entries
+        if _SITE.fullmatch(one.site) and one.role in ("site", "auditor") and _KEY.fullmatch(one.key)
+    ]
 
 
 def version(path: Path) -> tuple[int, int, int] | None:

@@ -30,7 +30,7 @@ from agents.charity.folders import locked
 from agents.charity.host_key import make_host_key
 from agents.charity.views import fingerprint
 from agents.commands import tell
-from agents.errors import AgentError, SettingsError
+from agents.errors import SettingsError
 
 USER = "charity"
 LOGIN_SECONDS = 20
@@ -124,10 +124,7 @@ class EmbeddedDoor:
         seen = version(self.settings.sites)
         if seen == self._seen:
             return
-        try:
-            sites = read_sites(self.settings.sites)
-        except (ValueError, KeyError, TypeError) as error:  # the vault writes it whole, so this is no passing state
-            raise AgentError(f"{self.settings.sites} is not what the vault writes: {error}") from None
+        sites = read_sites(self.settings.sites)
         self._seen = seen
         self.by_key = {base64.b64decode(one.key.split()[1]): one for one in sites or []}
         for connection in self.connections:

@@ -34,7 +34,7 @@ from agents.charity.folders import locked
 from agents.charity.host_key import make_host_key
 from agents.charity.views import fingerprint, printable
 from agents.commands import tell
-from agents.errors import AgentError, SettingsError
+from agents.errors import SettingsError
 from agents.files import write_whole
 
 LONGEST_PAUSE_SECONDS = 60.0
@@ -235,10 +235,7 @@ class Door:
         seen = version(self.settings.sites)
         if seen == self._seen:
             return
-        try:
-            sites = read_sites(self.settings.sites)
-        except (ValueError, KeyError, TypeError) as error:  # the vault writes it whole, so this is no passing state
-            raise AgentError(f"{self.settings.sites} is not what the vault writes: {error}") from None
+        sites = read_sites(self.settings.sites)
         write_whole(
             self.settings.folder / "authorized_keys", authorized_keys(self.settings, sites or []).encode(), 0o644
         )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agents.charity import command, fetch, upload
 from agents.charity.door import DoorSettings, Enrolled, authorized_keys, forced_command, read_sites
 from agents.charity.openssh import config
-from agents.errors import SettingsError
+from agents.errors import AgentError, SettingsError
 from agents.manifest import canonical
 
 KEY = "ssh-rsa " + "A" * 400
@@ -241,3 +241,12 @@ def test_the_configuration_knows_keys_only() -> None:
 def test_an_address_is_host_and_port(listen: str) -> None:
     with pytest.raises(SettingsError, match="expected HOST:PORT"):
         DoorSettings(listen=listen).address()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"sites": 3}', '{"sites": [{"site": "alice-1"}]}', '{"sites": ["x"]}']
+)
+def test_a_malformed_list_of_sites_is_an_error_and_not_an_empty_one(text: str, tmp_path: Path) -> None:
+    (tmp_path / "sites.json").write_text(text)
+    with pytest.raises(AgentError, match="is not what the vault writes"):
+        read_sites(tmp_path / "sites.json")
