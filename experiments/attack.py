@@ -88,7 +88,10 @@ def forge(
         case "noise":
             return {path: array + _normal(random, array, attack.value) for path, array in trained.items()}
         case "perturb":
-            return {path: array + _normal(random, array, attack.value * float(np.std(array))) for path, array in base.items()}
+            return {
+                path: array + _normal(random, array, attack.value * float(np.std(array)))
+                for path, array in base.items()
+            }
         case "nan":
             return {path: np.full_like(array, np.nan) for path, array in trained.items()}
     return dict(trained)

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from models.images import Images
 
     from .attack import Attack
@@ -110,7 +108,7 @@ class Prepared:
         holdout: What the coordinator judges by.
         test: What nobody judges by; every release is scored on it for the report.
         parts: Each site's images, by name in order; centralised: one entry with all of them.
-        weights: Given first weights, instead of random ones and an epoch.
+        weights: The file of given first weights, as for `charity init --weights`; what it lacks is random.
     """
 
     spec: dict[str, Any]
@@ -118,7 +116,7 @@ class Prepared:
     holdout: Images
     test: Images
     parts: Mapping[str, Images]
-    weights: Mapping[str, np.ndarray] | None = None
+    weights: Path | None = None
 
 
 @dataclass(frozen=True)
