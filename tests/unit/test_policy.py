@@ -1,17 +1,22 @@
-"""Which of two models is kept, as a table."""
+"""The policies as tables: how they are written, what is scored, and what is decided from the scores."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agents.charity.policy import POLICIES, best
+from agents.charity.policy import NAMES, Decision, Gate, best, decide, passes, read_policy, shares, told
 
 
-def metrics(accuracy: float, loss: float, auc: float | None = 0.5) -> dict[str, float | None]:
+def metrics(accuracy: float, loss: float, auc: float | None = 0.5) -> dict[str, Any]:
     return {"accuracy": accuracy, "loss": loss, "auc": auc}
 
 
 CURRENT = metrics(0.90, 0.30)
+ON = Gate("on", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -25,19 +30,192 @@ CURRENT = metrics(0.90, 0.30)
         (metrics(0.90, 0.31), False, "accuracy 0.9000 is equal, loss 0.3100 is not below the current 0.3000"),
     ],
 )
-def test_best_keeps_the_better_and_says_why(candidate: dict[str, float], accept: bool, reason: str) -> None:
-    decision = best(CURRENT, candidate)
-    assert (decision.accept, decision.reason) == (accept, reason)
+@pytest.mark.parametrize("gate", [ON, Gate("off", 0)])
+def test_best_keeps_the_better_and_says_why(gate: Gate, candidate: dict[str, Any], accept: bool, reason: str) -> None:
+    decision = decide(read_policy("best"), gate, "accuracy", CURRENT, 0.95, [(1.0, candidate)])
+    assert decision == Decision(accept, reason, 1.0, candidate)
 
 
 def test_best_compares_by_the_metric_of_the_plan() -> None:
-    assert best(metrics(0.9, 0.3, auc=0.80), metrics(0.1, 9.0, auc=0.81), "auc").accept
+    assert best(metrics(0.1, 9.0, auc=0.81), metrics(0.9, 0.3, auc=0.80), "auc")[0]
 
 
 def test_an_undefined_metric_leaves_the_decision_to_the_loss() -> None:
-    assert best(metrics(0.9, 0.3, auc=None), metrics(0.9, 0.2, auc=None), "auc").accept
-    assert not best(metrics(0.9, 0.3, auc=None), metrics(0.9, 0.4, auc=None), "auc").accept
+    assert best(metrics(0.9, 0.2, auc=None), metrics(0.9, 0.3, auc=None), "auc")[0]
+    assert not best(metrics(0.9, 0.4, auc=None), metrics(0.9, 0.3, auc=None), "auc")[0]
 
 
-def test_the_policy_of_a_federation_is_found_by_name() -> None:
-    assert POLICIES["best"] is best
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("best", "best"),
+        (" polyak ", "polyak:keep=0.5"),
+        ("polyak:0.25", "polyak:keep=0.25"),
+        ("merge:steps=2", "merge:steps=2,staleness=0.5"),
+        ("fedavg", "fedavg:fraction=1,minimum=0.5,deadline=600,sites=1"),
+        ("fedavg:deadline=60,fraction=.1", "fedavg:fraction=0.1,minimum=0.5,deadline=60,sites=1"),
+        (
+            "fedavg:server=adam,rate=0.1",
+            "fedavg:fraction=1,minimum=0.5,deadline=600,sites=1,server=adam,rate=0.1,momentum=0.9,beta2=0.99,tau=0.001",
+        ),
+        ("trimmed:2,clip=3", "trimmed:trim=2,fraction=1,minimum=0.5,deadline=600,sites=1,clip=3"),
+        (
+            "median:server=momentum",
+            "median:fraction=1,minimum=0.5,deadline=600,sites=1,server=momentum,rate=1,momentum=0.9",
+        ),
+        ("krum", "krum:faulty=1,fraction=1,minimum=0.5,deadline=600,sites=1"),
+    ],
+)
+def test_a_policy_is_written_out_in_full_and_reads_back(text: str, canonical: str) -> None:
+    policy = read_policy(text)
+    assert policy.text == canonical
+    assert read_policy(policy.text) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fedavgg", "no policy is called 'fedavgg'; did you mean 'fedavg'?"),
+        ("", "no policy is called ''"),
+        ("best:1", "'1' of the policy best is not OPTION=VALUE"),
+        ("polyak:1", "keep of the policy polyak is '1', expected a number >= 0 and < 1"),
+        ("polyak:nan", "keep of the policy polyak is 'nan', expected a number"),
+        ("polyak:x", "keep of the policy polyak is 'x', expected a number"),
+        ("polyak:0.5,keep=0.4", "has keep twice"),
+        ("merge:steps=0", "expected a whole number in 1..16"),
+        ("merge:staleness=inf", "expected a number"),
+        ("fedavg:fraction=0", "fraction of the policy fedavg is '0', expected a number > 0 and <= 1"),
+        ("fedavg:dedline=3", "no option 'dedline'; did you mean 'deadline'?"),
+        ("fedavg:server=sgd", "expected one of momentum, adam, yogi"),
+        ("fedavg:rate=0.1", "rate of the policy fedavg belongs to another server optimizer than none"),
+        ("fedavg:server=momentum,beta2=0.9", "beta2 of the policy fedavg belongs to another server optimizer"),
+        ("fedavg:clip=-1", "clip of the policy fedavg is '-1', expected a number > 0"),
+        ("krum:-1", "faulty of the policy krum is '-1', expected a whole number"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="policy") as caught:
+        read_policy(text)
+    assert message in str(caught.value)
+
+
+@given(
+    st.text(max_size=30)
+    | st.sampled_from(NAMES).flatmap(lambda name: st.text(max_size=20).map(lambda t: f"{name}:{t}"))
+)
+def test_any_text_is_a_policy_or_a_clear_error(text: str) -> None:
+    try:
+        policy = read_policy(text)
+    except ValueError as error:
+        assert "policy" in str(error)
+    else:
+        assert read_policy(policy.text) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [("best", 1), ("fedavg", 1), ("median", 1), ("trimmed:2", 5), ("krum:1", 5), ("multi-krum:2", 7)],
+)
+def test_what_a_rule_needs_at_least(text: str, least: int) -> None:
+    assert read_policy(text).least == least
+
+
+@pytest.mark.parametrize(
+    ("text", "staleness", "expected"),
+    [
+        ("best", 3, (1.0,)),
+        ("polyak:0.8", 3, (0.2,)),
+        ("merge", 0, (1.0, 0.75, 0.5, 0.25)),
+        ("merge", 3, (0.5, 0.375, 0.25, 0.125)),  # (1 + 3) ** 0.5 = 2
+        ("merge:steps=2,staleness=0", 9, (1.0, 0.5)),
+        ("merge:steps=1,staleness=1", 1, (0.5,)),
+    ],
+)
+def test_the_mixes_that_are_scored(text: str, staleness: int, expected: tuple[float, ...]) -> None:
+    assert shares(read_policy(text), staleness) == pytest.approx(expected)
+
+
+def test_merge_keeps_the_mix_that_scores_best() -> None:
+    mixes = [
+        (1.0, metrics(0.85, 0.4)),
+        (0.75, metrics(0.92, 0.3)),
+        (0.5, metrics(0.92, 0.2)),
+        (0.25, metrics(0.91, 0.1)),
+    ]
+    decision = decide(read_policy("merge"), ON, "accuracy", CURRENT, 0.9, mixes)
+    assert decision == Decision(True, "accuracy 0.9200 beats 0.9000 (share 0.5 of the candidate)", 0.5, mixes[2][1])
+
+
+def test_merge_keeps_the_current_model_when_no_mix_is_better() -> None:
+    decision = decide(
+        read_policy("merge"), Gate("off"), "accuracy", CURRENT, 0.9, [(1.0, metrics(0.8, 1)), (0.5, metrics(0.9, 0.3))]
+    )
+    assert not decision.accept
+    assert decision.share == 0.5
+    assert decision.reason.startswith("accuracy 0.9000 is equal")
+
+
+@pytest.mark.parametrize(
+    ("gate", "accuracy", "bar", "accept"),
+    [
+        (Gate("on", 0.01), 0.95, 0.90, True),
+        (Gate("on", 0.01), 0.895, 0.90, True),
+        (Gate("on", 0.01), 0.889, 0.90, False),
+        (Gate("on", 0.01), 0.895, 0.95, False),  # the best so far counts, not the last
+        (Gate("on", 0.0), 0.90, 0.90, True),
+        (Gate("off"), 0.1, 0.95, True),
+        (Gate("ladder", 0.02), 0.92, 0.90, False),
+        (Gate("ladder", 0.02), 0.93, 0.90, True),
+    ],
+)
+@pytest.mark.parametrize("policy", ["polyak", "rounds"])
+def test_the_gate(policy: str, gate: Gate, accuracy: float, bar: float, accept: bool) -> None:
+    offered = metrics(accuracy, 0.3)
+    if policy == "polyak":
+        assert decide(read_policy("polyak"), gate, "accuracy", CURRENT, bar, [(0.5, offered)]).accept == accept
+    assert passes(gate, "accuracy", offered, CURRENT, bar)[0] == accept
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.floats(0, 0.2))
+def test_behind_the_gate_no_release_is_worse_than_any_before_by_more_than_the_margin(
+    offers: list[float], margin: float
+) -> None:
+    gate, released = Gate("on", margin), [0.5]
+    for accuracy in offers:
+        if passes(gate, "accuracy", metrics(accuracy, 1), metrics(released[-1], 1), max(released))[0]:
+            assert accuracy >= max(released) - margin
+            released.append(accuracy)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.sampled_from([0.01, 0.05, 0.1]))
+def test_a_ladder_tells_steps_only_and_climbs_at_most_as_often_as_it_has_steps(
+    offers: list[float], step: float
+) -> None:
+    gate, current, climbed = Gate("ladder", step), 0.5, 0
+    for accuracy in offers:
+        decision = decide(
+            read_policy("best"), gate, "accuracy", metrics(current, 1.0), 1.0, [(1.0, metrics(accuracy, 0.1))]
+        )
+        if decision.accept:
+            known = told(gate, decision.metrics)
+            assert known is not None
+            assert known["accuracy"] > current
+            assert known["accuracy"] / step == pytest.approx(round(known["accuracy"] / step), abs=1e-6)
+            current, climbed = known["accuracy"], climbed + 1
+        else:
+            assert f"{accuracy:.4f}" == f"{current:.4f}" or f"{accuracy:.4f}" not in decision.reason
+    assert climbed <= 0.5 / step + 1
+
+
+def test_a_ladder_tells_no_tables() -> None:
+    known = told(Gate("ladder", 0.05), {"accuracy": 0.912, "auc": None, "confusion": [[1, 2], [3, 4]], "loss": 0.333})
+    assert known == {"accuracy": 0.9, "auc": None, "loss": 0.35}
+    assert told(ON, {"accuracy": 0.912, "confusion": [[1]]}) == {"accuracy": 0.912, "confusion": [[1]]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin"), [("ladder", 0), ("on", 1), ("on", -0.1), ("on", float("nan")), ("of", 0.1)]
+)
+def test_a_gate_that_cannot_be_is_refused(kind: str, margin: float) -> None:
+    with pytest.raises(ValueError, match="gate"):
+        Gate(kind, margin)

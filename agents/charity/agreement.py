@@ -1,0 +1,63 @@
+"""What a federation agrees on when it begins: policy, gate, schedule and training plan, written out in full. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agents.charity.policy import Gate, Policy, read_policy
+from agents.errors import SettingsError
+
+PUBLISH = ("improved", "session")
+EPOCHS = {"improved": 100, "session": 1}
+
+
+def agree(settings: Mapping[str, Any], spec: dict[str, Any], loss: str) -> dict[str, Any]:
+    """The terms that genesis records and every release repeats.
+
+    Args:
+        settings: Those of `charity init`, by name.
+        spec: The architecture, checked.
+        loss: The loss that fits it.
+
+    Raises:
+        SettingsError: A value is out of range, or two do not go together.
+    """
+    try:
+        policy = read_policy(settings["policy"])
+        gate = Gate(settings["gate"], float(settings["margin"]))
+    except ValueError as error:
+        raise SettingsError(str(error), "`charity policies` lists policies and their options") from None
+    return {
+        "federation": settings["name"],
+        "spec": spec,
+        "plan": _plan(settings, policy) | {"loss": loss},
+        "policy": policy.text,
+        "gate": gate.kind,
+        "margin": gate.margin,
+        "schedule": _schedule(settings["schedule"], policy),
+        "sessions": settings["sessions"],
+    }
+
+
+def _schedule(wanted: str, policy: Policy) -> str:
+    if not policy.rounds:
+        return wanted
+    if wanted == "relay":
+        raise SettingsError(
+            f"the policy {policy.name} trains in rounds, not in a relay", "leave --schedule out, or take another policy"
+        )
+    return "rounds"
+
+
+def _plan(settings: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    publish = settings["publish"] or ("session" if policy.rounds else "improved")
+    if policy.rounds and publish != "session":
+        raise SettingsError(f"the policy {policy.name} takes one update per round", "leave --publish out")
+    if settings["momentum"] and settings["optimizer"] != "sgd":
+        raise SettingsError(f"--momentum belongs to sgd, not to {settings['optimizer']}")
+    if not 0 <= settings["momentum"] < 1:
+        raise SettingsError(f"--momentum is {settings['momentum']:g}, expected a number from 0 to below 1")
+    same = ("batch_size", "patience", "optimizer", "learning_rate", "momentum", "proximal", "metric")
+    plan = {name: settings[name] for name in same}
+    return plan | {"epochs": settings["epochs"] or EPOCHS[publish], "publish": publish}
