@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-_NO_ARCHITECTURE = {"backend", "datasets", "images", "partition", "score"}
+_NO_ARCHITECTURE = {"archive", "backend", "datasets", "images", "outliers", "partition", "score"}
 
 MAX_PIXELS = 4096 * 4096
 MAX_CHANNELS = 16

@@ -4,9 +4,14 @@
                      MedMNIST v2 (Yang et al. 2023), from Kermany et al. 2018; CC BY 4.0
     mnist            28x28 handwritten digits; 60,000 train, 10,000 test (LeCun et al. 1998); CC BY-SA 3.0
     digits           8x8 handwritten digits; 1797, inside scikit-learn, so they need no network (Alpaydin, Kaynak 1998)
+    cats_dogs        128x128 photographs, 0 cats, 1 dogs; 1000 of each to train, 1000 of each to test; a part of Asirra
+                     (Elson et al. 2007). They may not be passed on, so there is no download: put a tar archive of
+                     train|test/cats|dogs/*.jpg into the data directory
+    cats_dogs_published   the same pictures in the division of the published study of Polyak averaging: 999 cats and
+                     1004 dogs to train, 506 and 507 to test; val is what it left out of test, 494 and 489
 
 `open_dataset` gives every data set the splits train, val and test; what is not there is taken from train, always the
-same examples. `save` writes splits as an .npz file that `models.images` loads.
+same examples. `cut` divides any split further. `save` writes splits as an .npz file that `models.images` loads.
 """
 
 from __future__ import annotations
@@ -35,14 +40,22 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a published data set is, and how to tell that it is the right one."""
+    """Where a published data set is, and how to tell that it is the right one. Without `url` it cannot be downloaded."""
 
     file: str
     url: str
     digest: str  # algorithm:hexadecimal
     classes: int
+    input: tuple[int, int, int] = (28, 28, 1)
 
 
+_PICTURES = Source(
+    "cats_dogs_128.tar",
+    "",
+    "sha256:173b6d775dbb5376e091b8eaa83529810f8387ba1ed8feef61183aa1bdfb6f0b",
+    2,
+    (128, 128, 3),
+)
 SOURCES = {
     "pneumoniamnist": Source(
         "pneumoniamnist.npz",
@@ -56,6 +69,8 @@ SOURCES = {
         "sha256:731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
         10,
     ),
+    "cats_dogs": _PICTURES,
+    "cats_dogs_published": _PICTURES,
 }
 NAMES = (*SOURCES, "digits")
 
@@ -84,7 +99,7 @@ class Dataset:
 
 
 def open_dataset(source: str, folder: Path, progress: Progress | None = None) -> Dataset:
-    """Load a data set by name, or from a path to an .npz file or a folder of images per class.
+    """Load a data set by name, or from a path to an .npz file, a folder of images per class or a .tar archive of one.
 
     Args:
         source: One of `NAMES`, or a path.
@@ -93,7 +108,7 @@ def open_dataset(source: str, folder: Path, progress: Progress | None = None) ->
 
     Raises:
         DownloadError: Not in `folder`, and it could not be downloaded.
-        FileNotFoundError: No such name, file or folder.
+        FileNotFoundError: No such name, file or folder; or a data set that nobody may download is not in `folder`.
         ValueError: What is there is no data set.
     """
     if source == "digits":
@@ -101,12 +116,14 @@ def open_dataset(source: str, folder: Path, progress: Progress | None = None) ->
     if source in SOURCES:
         found = SOURCES[source]
         path, note = obtain(found, folder, progress)
-        return _complete(source, path, (28, 28, 1), found.classes, note)
+        if source == "cats_dogs_published":
+            return Dataset(source, _published(path, found.input), found.input, found.classes, note)
+        return _complete(source, path, found.input, found.classes, note)
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{source} is neither a file nor a folder nor one of {', '.join(NAMES)}")
     (height, width, channels), classes = images.describe(path)
-    if path.is_dir():
+    if path.is_dir() or path.suffix == images.ARCHIVE:
         shrink = min(1.0, LARGEST_SIDE / max(height, width))
         height, width = max(round(height * shrink), 1), max(round(width * shrink), 1)
     return _complete(path.stem, path, (height, width, channels), classes, "")
@@ -139,11 +156,14 @@ def obtain(source: Source, folder: Path, progress: Progress | None = None) -> tu
 
     Raises:
         DownloadError: It could not be downloaded; nothing is left behind.
+        FileNotFoundError: It is not in `folder`, and there is nowhere to download it from.
     """
     path = folder / source.file
     if path.is_file():
         found = _digest(path, source.digest)
         return path, "" if found == source.digest else f"using {path}, whose checksum differs from the published one"
+    if not source.url:
+        raise FileNotFoundError(f"{source.file} is not in {folder}, and it cannot be downloaded")
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{source.file}.{secrets.token_hex(4)}.part"
     try:
@@ -158,6 +178,26 @@ def obtain(source: Source, folder: Path, progress: Progress | None = None) -> tu
     finally:
         part.unlink(missing_ok=True)
     return path, ""
+
+
+def cut(content: Images, share: float, seed: int) -> tuple[Images, Images]:
+    """Divide a split in two, such as train into train and a holdout, as `images.hold_out`: the classes keep their shares.
+
+    Args:
+        content: At least two examples; whole patients go to one side where they are known.
+        share: Of the second part, between 0 and 1; neither part is ever empty.
+        seed: The same seed gives the same parts.
+
+    Returns:
+        What stays, and what is held out.
+
+    Raises:
+        ValueError: `share` is not between 0 and 1, or there is only one example or patient.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"the share to hold out must be between 0 and 1, found {share:g}")
+    kept, held = images.hold_out(content.labels, share, seed, content.patients)
+    return content.take(kept), content.take(held)
 
 
 def save(path: Path, splits: Mapping[str, Images]) -> None:
@@ -191,10 +231,32 @@ def _with_all_splits(found: Mapping[str, Images]) -> dict[str, Images]:
     splits = dict(found)
     for split, share in (("test", TEST_SHARE), ("val", VAL_SHARE)):
         if split not in splits:
-            train = splits["train"]
-            kept, held = images.hold_out(train.labels, share, SPLIT_SEED, train.patients)
-            splits["train"], splits[split] = train.take(kept), train.take(held)
+            splits["train"], splits[split] = cut(splits["train"], share, SPLIT_SEED)
     return {split: splits[split] for split in images.SPLITS}
+
+
+def _published(path: Path, wanted: tuple[int, int, int]) -> dict[str, Images]:
+    """The published division of the cats and dogs; read picture by picture, because the whole takes 790 MB.
+
+    Raises:
+        ValueError: The archive does not have 1000 pictures of each kind in train and in test.
+    """
+    found = images.pictures(path)
+    keys = [(split, kind) for split in ("train", "test") for kind in ("cats", "dogs")]
+    kinds = {key: [one for one in found if (one.split, one.category) == key] for key in keys}
+    for (split, kind), those in kinds.items():
+        if len(those) != 1000:
+            raise ValueError(f"{path} has {len(those)} pictures in {split}/{kind}, the published division needs 1000")
+    cats, dogs = kinds["test", "cats"], kinds["test", "dogs"]
+    chosen = {
+        "train": (kinds["train", "cats"][:999], kinds["train", "dogs"] + dogs[507:511]),
+        "val": (cats[506:], dogs[511:]),
+        "test": (cats[:506], dogs[:507]),
+    }
+    return {
+        split: images.decode(path, [*zeros, *ones], np.repeat([0, 1], [len(zeros), len(ones)]), wanted)
+        for split, (zeros, ones) in chosen.items()
+    }
 
 
 def _digest(path: Path, like: str) -> str:

@@ -7,6 +7,7 @@ A data set is one of
                       train_patients, val_patients, … [n], if known
     a folder          CLASS/*.png, or SPLIT/CLASS/*.png with the splits train and test, or train, val and test;
                       classes are numbered in alphabetical order; a folder without splits is all train
+    a .tar archive    [FOLDER/]SPLIT/CLASS/*.png, uncompressed; read in memory, never extracted
 
 Images of any size and mode are converted to the size and the number of channels that the network takes. Integer pixels
 are divided by the largest value of their type; floating-point pixels must be in 0..1 already.
@@ -15,18 +16,23 @@ are divided by the largest value of their type; floating-point pixels must be in
 from __future__ import annotations
 
 import contextlib
+import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+from . import archive
+from .archive import Picture
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SPLITS = ("train", "val", "test")
+ARCHIVE = ".tar"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 MAX_LABEL = 10_000
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2 luma, as Pillow's mode L
@@ -64,6 +70,9 @@ def splits(path: Path) -> tuple[str, ...]:
     """
     if path.is_dir():
         return _folder_splits(path)
+    if path.suffix == ARCHIVE:
+        found = {picture.split for picture in pictures(path)}
+        return tuple(split for split in SPLITS if split in found)
     with _opened(path) as arrays:
         return tuple(split for split in SPLITS if _keys(arrays, split))
 
@@ -72,7 +81,7 @@ def load(path: Path, spec_input: tuple[int, int, int] | list[int], classes: int,
     """Load one split of a data set, as the network takes it.
 
     Args:
-        path: An .npz file or a folder.
+        path: An .npz file, a folder or a .tar archive.
         spec_input: Height, width and channels that the images shall have.
         classes: How many classes the network tells apart.
         split: train, val or test.
@@ -84,6 +93,8 @@ def load(path: Path, spec_input: tuple[int, int, int] | list[int], classes: int,
     height, width, channels = spec_input
     if path.is_dir():
         return _load_folder(path, (height, width, channels), classes, split)
+    if path.suffix == ARCHIVE:
+        return _load_archive(path, (height, width, channels), classes, split)
     with _opened(path) as arrays:
         keys = _keys(arrays, split)
         if not keys:
@@ -132,7 +143,9 @@ def hold_out(
 
 
 def describe(path: Path) -> tuple[tuple[int, int, int], int]:
-    """The size of a data set's images (of the first, in a folder) as height, width and channels, and its classes.
+    """The size of a data set's images as height, width and channels, and how many classes it has.
+
+    In a folder or an archive the first image's size stands for all.
 
     Raises:
         FileNotFoundError: No such file or folder.
@@ -146,16 +159,20 @@ def describe(path: Path) -> tuple[tuple[int, int, int], int]:
             raise ValueError(f"{path} has no images")
         height, width, channels = read_image(first).shape
         classes = len(names)
+    elif path.suffix == ARCHIVE:
+        found = pictures(path)
+        height, width, channels = _decode(path, found[0]).shape
+        classes = len({picture.category for picture in found})
     else:
         with _opened(path) as arrays:
-            keys = [found for split in SPLITS if (found := _keys(arrays, split))]
+            keys = [key for split in SPLITS if (key := _keys(arrays, split))]
             if not keys:
                 raise ValueError(f"{path} has no images and labels; it holds {', '.join(arrays.files) or 'nothing'}")
             shape = _read(path, arrays, keys[0][0]).shape
             if len(shape) not in (3, 4):
                 raise ValueError(f"{path}: {keys[0][0]} has shape {shape}, expected [n, height, width, channels]")
             labels = [_check_labels(_read(path, arrays, key[1]), MAX_LABEL, f"{path}: {key[1]}") for key in keys]
-            classes = int(max(found.max() for found in labels)) + 1
+            classes = int(max(array.max() for array in labels)) + 1
         height, width, channels = (*shape[1:], 1)[:3]
         channels = 1 if channels < 3 else 3
     if classes < 2:
@@ -299,6 +316,49 @@ def _load_folder(path: Path, wanted: tuple[int, int, int], classes: int, split: 
     return Images(images, np.array(labels, dtype=np.int64))
 
 
+def pictures(path: Path) -> list[Picture]:
+    """The pictures of a .tar archive by split, class and name, numbers in names counting as numbers.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is no archive of pictures.
+    """
+    return archive.pictures(path, SPLITS, SUFFIXES)
+
+
+def decode(path: Path, chosen: Sequence[Picture], labels: np.ndarray, wanted: tuple[int, int, int]) -> Images:
+    """Read chosen pictures of a .tar archive, in their order.
+
+    Args:
+        path: The archive.
+        chosen: What `pictures` found.
+        labels: int [n], their class numbers.
+        wanted: Height, width and channels that the images shall have.
+
+    Raises:
+        ValueError: One cannot be read; the message names it.
+    """
+    images = np.empty((len(chosen), *wanted), dtype=np.float32)
+    for index, picture in enumerate(chosen):
+        images[index] = _fit(_decode(path, picture), wanted, archive.shown(picture))
+    return Images(images, labels.astype(np.int64))
+
+
+def _load_archive(path: Path, wanted: tuple[int, int, int], classes: int, split: str) -> Images:
+    found = [picture for picture in pictures(path) if picture.split == split]
+    if not found:
+        raise ValueError(f"{path} has no {split} split")
+    names = sorted({picture.category for picture in found})
+    if len(names) != classes:
+        raise ValueError(f"{path}: {split} has {len(names)} folders of images, expected one per class, {classes}")
+    return decode(path, found, np.array([names.index(picture.category) for picture in found]), wanted)
+
+
+def _decode(path: Path, picture: Picture) -> np.ndarray:
+    content = io.BytesIO(archive.read(path, picture))
+    return read_image(content, f"{path}: {archive.shown(picture)}")
+
+
 def _folders(path: Path) -> list[Path]:
     return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
@@ -312,8 +372,12 @@ def image_files(folder: Path) -> list[Path]:
     )
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(file: Path | BinaryIO, name: str = "") -> np.ndarray:
     """Read an image of any mode: float32 [height, width, 1 or 3], in 0..1, upright.
+
+    Args:
+        file: A path, or an open file.
+        name: What messages call it; its path if nothing is given.
 
     Raises:
         ValueError: The file is no image that can be read.
@@ -321,12 +385,12 @@ def read_image(path: Path) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image)
             pixels = _pixels(upright)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no readable image: {error}") from None
-    return _unit(pixels if pixels.ndim == 3 else pixels[..., np.newaxis], str(path))
+        raise ValueError(f"{name or file} is no readable image: {error}") from None
+    return _unit(pixels if pixels.ndim == 3 else pixels[..., np.newaxis], name or str(file))
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

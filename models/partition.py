@@ -1,6 +1,7 @@
-"""Dividing one set of examples among sites. Same seed, same parts; every example lands in exactly one part.
+"""Dividing one set of examples among sites, or into folds. Same seed, same parts; every example in exactly one part.
 
-`split` understands the three rules by name: `iid`, `dirichlet:ALPHA` and `by_patient`.
+`split` understands the three rules by name: `iid`, `dirichlet:ALPHA` and `by_patient`. `folds` divides for k-fold
+validation, and `per_label` takes as many examples of every class.
 """
 
 from __future__ import annotations
@@ -106,6 +107,53 @@ def by_patient(patients: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
         part_of[name] = sizes.argmin()
         sizes[part_of[name]] += counts[name]
     return [np.flatnonzero(part_of[owner] == part) for part in range(parts)]
+
+
+def folds(labels: np.ndarray, k: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Divide for k-fold validation: each example is validated on once, and every fold keeps the shares of the classes.
+
+    Args:
+        labels: int [n].
+        k: At least 2, and at most the size of the smallest class.
+        seed: 0..2**32-1; the same seed gives the same folds.
+
+    Returns:
+        For each fold the indices to train on and those to validate on, each ascending.
+
+    Raises:
+        ValueError: A class has fewer than k examples, or k is less than 2.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    classes, counts = np.unique(labels, return_counts=True)
+    if k < 2 or not len(classes) or counts.min() < k:
+        least = f"class {classes[counts.argmin()]} has {counts.min()}" if len(classes) else "there are none"
+        raise ValueError(f"{k} folds need k >= 2 and at least k examples of every class, {least}")
+    rule = StratifiedKFold(k, shuffle=True, random_state=seed)
+    return [(train, val) for train, val in rule.split(np.zeros(len(labels)), labels)]
+
+
+def per_label(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Draw `number` examples of every class without replacement.
+
+    Args:
+        labels: int [n].
+        number: At least 1, and at most the size of the smallest class.
+        seed: The same seed gives the same examples.
+
+    Returns:
+        Their indices, ascending.
+
+    Raises:
+        ValueError: A class has fewer examples.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    for one, count in zip(classes, counts, strict=True):
+        if not 1 <= number <= count:
+            raise ValueError(f"class {one} has {count} examples, {number} cannot be drawn from them")
+    random = np.random.default_rng(seed)
+    drawn = [random.choice(np.flatnonzero(labels == one), number, replace=False) for one in classes]
+    return np.sort(np.concatenate(drawn)) if drawn else np.array([], dtype=np.int64)
 
 
 def _take(waiting: list[list[int]], shares: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
