@@ -33,23 +33,11 @@ from agents.files import write_whole
 from . import machine
 from .config import Outcome, Run, read_outcome
 from .read import Experiment
+from .results import Result, read_result
 
 RESULT = "result.json"
 STOP_SECONDS = 15.0
 TELL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run.
-
-    Attributes:
-        made: Where and when: commit, dirty, date, engine, and what the machine is.
-    """
-
-    run: Run
-    outcome: Outcome
-    made: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -98,7 +86,7 @@ def finished(out: Path, run: Run, engine: str) -> Result | None:
     found = _read(out, run)
     if found is None or found["digest"] != run.digest(engine):
         return None
-    return Result(run, read_outcome(found["outcome"]), found["made"])
+    return read_result(run.experiment, found)
 
 
 def _kept(out: Path, run: Run, engine: str, tell: Tell) -> bool:
@@ -181,7 +169,8 @@ class _Crew:
     def _hire(self) -> Connection:
         ours, theirs = self._context.Pipe()
         worker = self._context.Process(target=_work, args=(theirs, *self._arguments), daemon=False)
-        worker.start()
+        with _deaf():
+            worker.start()
         theirs.close()
         self._workers[ours] = worker
         return ours
@@ -199,12 +188,21 @@ class _Crew:
         return Told(event, run, share, text)
 
 
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Children that are started here do not hear Ctrl-C, which reaches the whole group; the parent decides."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # in a worker
 
 
 def _work(connection: Connection, engine: str, engines: str, out: Path, data: Path, cores: int) -> None:
     """Do the runs that come, until no more do; SIGTERM unwinds the one at hand."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):
         module = importlib.import_module(f"{engines}.{engine}")
@@ -257,15 +255,8 @@ def _do(run: Run, engine: Any, name: str, out: Path, data: Path, cores: int, pro
         fields = outcome.plain()
         fields |= {key: value for key, value in measured.items() if fields[key] is None}
         made = {"engine": name, "date": _now(), **machine.commit(), "machine": machine.describe()}
-        result = {
-            "format": 1,
-            "slug": run.slug,
-            "digest": run.digest(name),
-            "settings": run.settings(),
-            "made": made,
-            "outcome": fields,
-        }
-        write_whole(part / RESULT, json.dumps(result, indent=1).encode() + b"\n")
+        result = Result(run, run.digest(name), read_outcome(fields), made)
+        write_whole(part / RESULT, json.dumps(result.plain(), indent=1).encode() + b"\n")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(part, final)
     finally:

@@ -1,0 +1,210 @@
+"""What outcomes mean side by side: time, bytes and scores until convergence, over all seeds. Pure.
+
+A run has *converged* with the first release that scores within `SLACK` of what centralised training reaches in the
+end, on the holdout, with the same seed, data and network.
+
+Time is simulated: every site has a machine of its own, and an image takes each of them as long as it took on average
+in all runs with that network here. The coordinator's own work and the network's are not counted; the bytes are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from agents.charity.policy import Policy, read_policy
+
+from .config import Point, Run
+from .results import Result
+
+SLACK = 0.01
+# Settings of the data that centralised training does not have, or that tell how sites divide it.
+_DIVIDING = ("partition",)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The same settings with several seeds.
+
+    Attributes:
+        label: The runs' name without their seed.
+        results: One per seed.
+    """
+
+    label: str
+    results: tuple[Result, ...]
+
+    @property
+    def run(self) -> Run:
+        """One of them."""
+        return self.results[0].run
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean of some seeds, the lowest and the highest, and of how many it is."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a group came to.
+
+    Attributes:
+        label: The group's.
+        way: Policy, schedule and gate in words; what tells rows of the table of scenarios apart.
+        seeds: How many.
+        test, holdout: Scores of the last release by metric.
+        converged: How many seeds did; None when there is no centralised training to compare with.
+        seconds, megabytes, examples: Until convergence, of those seeds that converged.
+        speedup: Centralised's seconds until convergence divided by ours.
+        all_seconds, all_megabytes: Until the end.
+        wall_seconds, peak_mb: What the run took here.
+    """
+
+    label: str
+    way: str
+    seeds: int
+    test: Mapping[str, Mean | None]
+    holdout: Mapping[str, Mean | None]
+    converged: int | None
+    seconds: Mean | None
+    megabytes: Mean | None
+    examples: Mean | None
+    speedup: Mean | None
+    all_seconds: Mean | None
+    all_megabytes: Mean | None
+    wall_seconds: Mean | None
+    peak_mb: Mean | None
+
+
+class Measured:
+    """Results, compared with each other.
+
+    Args:
+        results: Of one experiment.
+    """
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self.results = results
+        self.groups = grouped(results)
+        self._rates = _rates(results)
+        self._centralised = {_data_key(one.run): one for one in results if one.run.schedule == "centralised"}
+
+    def seconds(self, result: Result, clock: float) -> float:
+        """Simulated seconds of a clock that counts images."""
+        return clock * self._rates[_network_key(result.run)]
+
+    def target(self, result: Result) -> float | None:
+        """What the holdout must say for convergence; None when nothing centralised was done to compare with."""
+        reference = self._centralised.get(_data_key(result.run))
+        if reference is None:
+            return None
+        value = reference.outcome.final.holdout[reference.run.metric]
+        return None if value is None else float(value) - SLACK
+
+    def reached(self, result: Result) -> Point | None:
+        """The release with which a run had converged."""
+        target = self.target(result)
+        if target is None:
+            return None
+        metric = result.run.metric
+        return next((one for one in result.outcome.points if (one.holdout[metric] or 0) >= target), None)
+
+    def speedup(self, result: Result) -> float | None:
+        """How many times as long centralised training takes until convergence; None when either never does."""
+        reference = self._centralised.get(_data_key(result.run))
+        ours, theirs = self.reached(result), self.reached(reference) if reference else None
+        if reference is None or ours is None or theirs is None or not ours.clock:
+            return None
+        return self.seconds(reference, theirs.clock) / self.seconds(result, ours.clock)
+
+    def row(self, group: Group) -> Row:
+        """What a group came to."""
+        results = group.results
+        outcomes = [one.outcome for one in results]
+        reached = [(one, point) for one in results if (point := self.reached(one))]
+        comparable = any(self.target(one) is not None for one in results)
+        return Row(
+            label=group.label,
+            way=way(group.run),
+            seeds=len(results),
+            test=_scores(outcome.final.test for outcome in outcomes),
+            holdout=_scores(outcome.final.holdout for outcome in outcomes),
+            converged=len(reached) if comparable else None,
+            seconds=mean(self.seconds(one, point.clock) for one, point in reached),
+            megabytes=mean(point.bytes / 1e6 for _, point in reached),
+            examples=mean(point.examples for _, point in reached),
+            speedup=mean(map(self.speedup, results)),
+            all_seconds=mean(self.seconds(one, one.outcome.clock) for one in results),
+            all_megabytes=mean(outcome.bytes / 1e6 for outcome in outcomes),
+            wall_seconds=mean(outcome.wall_seconds for outcome in outcomes),
+            peak_mb=mean(outcome.peak_mb for outcome in outcomes),
+        )
+
+
+def grouped(results: Iterable[Result]) -> list[Group]:
+    """Results with the same settings but for the seed together, in order of their first."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.run.slug.removesuffix(f"-seed{result.run.seed}"), []).append(result)
+    return [Group(label, tuple(ones)) for label, ones in found.items()]
+
+
+def way(run: Run) -> str:
+    """How the sites' models become one, in words."""
+    if run.schedule == "centralised":
+        return "centralised"
+    words = [short(read_policy(run.policy))]
+    if run.schedule in ("free", "relay"):
+        words[0] += f" {run.schedule}"
+    if run.gate != "on":
+        words.append("no gate" if run.gate == "off" else run.gate)
+    return ", ".join(words)
+
+
+def short(policy: Policy) -> str:
+    """A policy without the options that are as they are by default."""
+    usual = read_policy(policy.name).values
+    different = {key: value for key, value in policy.values.items() if usual.get(key) != value}
+    options = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in different.items()]
+    return f"{policy.name}:{','.join(options)}" if options else policy.name
+
+
+def mean(values: Iterable[float | None]) -> Mean | None:
+    """Of those that are there; None when none is."""
+    found = [float(value) for value in values if value is not None]
+    return Mean(fmean(found), min(found), max(found), len(found)) if found else None
+
+
+def _scores(scores: Iterable[Mapping[str, Any]]) -> dict[str, Mean | None]:
+    every = list(scores)
+    names = ("accuracy", "auc", "loss", "precision", "recall")
+    return {name: mean(one[name] for one in every) for name in names}
+
+
+def _rates(results: Sequence[Result]) -> dict[str, float]:
+    """Seconds per image by network: of all its runs together, so that they can be compared."""
+    rates = {}
+    for key in {_network_key(one.run) for one in results}:
+        outcomes = [one.outcome for one in results if _network_key(one.run) == key]
+        images = sum(outcome.trained_examples for outcome in outcomes)
+        rates[key] = sum(outcome.train_seconds for outcome in outcomes) / images if images else 0.0
+    return rates
+
+
+def _network_key(run: Run) -> str:
+    return json.dumps([run.architecture, run.data["dataset"], run.plan["batch_size"]], sort_keys=True)
+
+
+def _data_key(run: Run) -> str:
+    """What a run must share with the centralised one that it is compared with."""
+    data = {key: value for key, value in run.data.items() if key not in _DIVIDING}
+    return json.dumps([run.seed, run.architecture, data, run.metric], sort_keys=True)

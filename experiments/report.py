@@ -1,0 +1,266 @@
+"""Results for people: one experiment's report, and the page that all of them make together."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from statistics import median
+
+from agents.files import write_whole
+
+from .measure import SLACK, Group, Mean, Measured, Row, mean
+from .plots import draw_all
+from .read import Experiment, Figure
+from .results import Result, Results
+
+NONE = "–"
+PAGE = "results.md"
+READING = f"""\
+Scores are those of the last release on the test split, on which nobody trained, decided or selected; means over the
+seeds, with the lowest and the highest behind them. A run has *converged* with the first release whose holdout score is
+within {SLACK:g} of what centralised training reaches in the end. Seconds are simulated: each site has a machine of its
+own, an image takes it as long as it took here on average, and the network costs nothing; so sites that wait for each
+other cost what they would cost. MB are the model files that travelled, up and down; centralised training ships none,
+it needs the images themselves in one place. `wall` is what the whole run took here, scoring included.
+"""
+
+
+def write_report(out: Path, found: Results) -> Path:
+    """Write `report.md` and its plots into the folder of an experiment's results."""
+    measured = Measured(found.results)
+    plots = draw_all(found.experiment, measured, out)
+    text = (
+        f"# {found.experiment.name}\n\n"
+        + "\n".join(section(found, measured, plots))
+        + f"\n## Reading this\n\n{READING}"
+    )
+    write_whole(out / "report.md", text.encode(), 0o644)
+    return out / "report.md"
+
+
+def write_page(every: Sequence[Results], docs: Path) -> Path:
+    """Write `docs/results.md` and its plots: which policy to use when, then a section per experiment."""
+    folder = docs / "results"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    both = [(found, Measured(found.results)) for found in every]
+    parts = ["# What each policy is worth\n", _made_by(every), "## Which to use when\n", scenarios(both)]
+    for found, measured in both:
+        plots = [(title, f"results/{name}") for title, name in draw_all(found.experiment, measured, folder)]
+        parts += [f"## {found.experiment.name}\n", *section(found, measured, plots)]
+    parts += [f"## Reading the tables\n\n{READING}"]
+    write_whole(docs / PAGE, "\n".join(parts).encode(), 0o644)
+    return docs / PAGE
+
+
+def section(found: Results, measured: Measured, plots: Sequence[tuple[str, str]]) -> list[str]:
+    """An experiment's question, conclusion, numbers and plots, as Markdown."""
+    experiment = found.experiment
+    parts = [f"*{experiment.question}*\n", _origin(found)]
+    if experiment.conclusion:
+        parts.append(f"{_wrapped(experiment.conclusion)}\n")
+    if experiment.figures:
+        parts.append(published(experiment, measured))
+    parts.append(table_of_rows([measured.row(group) for group in measured.groups]))
+    parts += [part(measured.groups) for part in (table_of_sites, table_of_attacks) if part(measured.groups)]
+    parts += [f"![{title}]({name})\n" for title, name in plots]
+    return parts
+
+
+def scenarios(both: Sequence[tuple[Results, Measured]]) -> str:
+    """The table of policies and scenarios: test accuracy, seconds until convergence, megabytes until then."""
+    columns: list[str] = []
+    cells: dict[str, dict[str, str]] = {}
+    for found, measured in both:
+        for scenario in found.experiment.scenarios:
+            columns.append(scenario.name)
+            for group in measured.groups:
+                if fnmatchcase(group.label, scenario.runs):
+                    row = measured.row(group)
+                    cells.setdefault(row.way, {})[scenario.name] = _cell(row)
+    if not columns:
+        return ""
+    rows = [[way, *(there.get(name, NONE) for name in columns)] for way, there in cells.items()]
+    text = "Each cell: accuracy on the test split; seconds until convergence; megabytes shipped until then.\n\n"
+    return text + _table(["policy", *columns], rows)
+
+
+def published(experiment: Experiment, measured: Measured) -> str:
+    """Published figures beside ours."""
+    rows = [[one.what, one.published, _ours(one, measured)] for one in experiment.figures]
+    source = f"\nPublished: {experiment.source}\n" if experiment.source else ""
+    return _table(["figure", "published", "ours"], rows) + source
+
+
+def table_of_rows(rows: Sequence[Row]) -> str:
+    """A row per group; columns that say nothing are left out."""
+    columns: list[tuple[str, Callable[[Row], str]]] = [
+        ("run", lambda row: row.label),
+        ("seeds", lambda row: str(row.seeds)),
+        ("accuracy", lambda row: _spread(row.test["accuracy"])),
+        ("AUC", lambda row: _one(row.test["auc"], 4)),
+        ("loss", lambda row: _one(row.test["loss"], 3)),
+        ("holdout accuracy", lambda row: _one(row.holdout["accuracy"], 4)),
+        ("converged", lambda row: NONE if row.converged is None else f"{row.converged} of {row.seeds}"),
+        ("s to conv.", lambda row: _one(row.seconds, 1)),
+        ("speed-up", lambda row: _one(row.speedup, 2)),
+        ("MB to conv.", lambda row: _one(row.megabytes, 1)),
+        ("s in all", lambda row: _one(row.all_seconds, 1)),
+        ("MB in all", lambda row: _one(row.all_megabytes, 1)),
+        ("wall s", lambda row: _one(row.wall_seconds, 0)),
+        ("peak MB", lambda row: _one(row.peak_mb, 0)),
+    ]
+    cells = [[show(row) for _, show in columns] for row in rows]
+    said = [index for index in range(len(columns)) if any(row[index] not in (NONE, "0.0") for row in cells)]
+    return _table([columns[index][0] for index in said], [[row[index] for index in said] for row in cells])
+
+
+def table_of_sites(groups: Sequence[Group]) -> str:
+    """What the sites' own models score on the test split, beside the one that came of them; of the first seed."""
+    rows = []
+    for group in groups:
+        result = group.results[0]
+        for site, scores in result.outcome.site_scores.items():
+            rows.append([group.label, site, *_sub_model(scores)])
+        if result.outcome.site_scores or result.run.schedule == "centralised":
+            rows.append([group.label, "**result**", *_sub_model(result.outcome.final.test)])
+    if not any(group.results[0].outcome.site_scores for group in groups):
+        return ""
+    heading = ["run", "model of", "accuracy", "precision", "recall", "confusion (row: truth)"]
+    return "What each site trained by itself, on the test split (first seed):\n\n" + _table(heading, rows)
+
+
+def table_of_attacks(groups: Sequence[Group]) -> str:
+    """What became of what attackers sent, all seeds together."""
+    rows = []
+    for group in groups:
+        counts: Counter[str] = Counter()
+        for result in group.results:
+            counts.update(result.outcome.attacker)
+        if counts and group.run.attack:
+            verdicts = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
+            rows.append([group.label, group.run.attack.text, verdicts])
+    return "What became of the attackers' models:\n\n" + _table(["run", "attack", "verdicts"], rows) if rows else ""
+
+
+# pieces
+
+
+def _origin(found: Results) -> str:
+    """Command, commit, machine and date, and what the reader should know about them."""
+    made = [result.made for result in found.results]
+    commits = Counter(_commit(one) for one in made)
+    machines = Counter(f"{one['machine']['processor']}, {one['machine']['cores']} cores" for one in made)
+    lines = [
+        f"`{found.command}`, {found.date[:10]}, commit {' and '.join(commits)}, on {' and '.join(machines)}; "
+        f"engine {found.experiment.engine}, {len(found.results)} runs."
+    ]
+    if found.experiment.quick:
+        lines.append("**This is the reduced version: it shows that all works, not what is worth using.**")
+    if found.missing:
+        number, of = len(found.missing), len(found.experiment.runs)
+        lines.append(f"**{number} of the {of} runs that the experiment now asks for are missing here.**")
+    return "\n\n".join(lines) + "\n"
+
+
+def _commit(made: Mapping[str, object]) -> str:
+    commit = made["commit"]
+    return "unknown" if commit is None else str(commit)[:12] + (" with changes" if made["dirty"] else "")
+
+
+def _made_by(every: Sequence[Results]) -> str:
+    names = ", ".join(f"[{found.experiment.name}](#{found.experiment.name})" for found in every)
+    return (
+        "Made by `scripts/experiment --report` from finished experiments; change nothing here by hand. Every number\n"
+        f"comes from runs that anyone can repeat: {names}.\n"
+    )
+
+
+def _ours(figure: Figure, measured: Measured) -> str:
+    groups = [group for group in measured.groups if fnmatchcase(group.label, figure.ours)]
+    if not groups:
+        return NONE
+    return "; ".join(f"{_figure(figure, group, measured)}" + _named(group, groups) for group in groups)
+
+
+def _named(group: Group, groups: Sequence[Group]) -> str:
+    return f" ({group.label})" if len(groups) > 1 else ""
+
+
+def _figure(figure: Figure, group: Group, measured: Measured) -> str:
+    if figure.of == "speedup":
+        found = mean(measured.speedup(result) for result in group.results)
+        return NONE if found is None else f"{found.value:.2f} times as fast" + _of(found, group)
+    if figure.of == "sites":
+        scores = [one[figure.metric] for result in group.results for one in result.outcome.site_scores.values()]
+        return f"{min(scores):.4f} to {max(scores):.4f}, median {median(scores):.4f}" if scores else NONE
+    return _spread(mean(_score(result, figure) for result in group.results))
+
+
+def _score(result: Result, figure: Figure) -> float | None:
+    for point in reversed(result.outcome.points):
+        if figure.version is None or point.version <= figure.version:
+            value = point.test[figure.metric]
+            return None if value is None else float(value)
+    return None
+
+
+def _of(found: Mean, group: Group) -> str:
+    seeds = len(group.results)
+    return "" if found.count == seeds else f" in {found.count} of {seeds} runs"
+
+
+def _sub_model(scores: Mapping[str, object]) -> list[str]:
+    confusion = scores["confusion"]
+    assert isinstance(confusion, Sequence)
+    if len(confusion) > 3:
+        shown = f"{len(confusion)} classes"
+    else:
+        shown = " / ".join(" ".join(str(count) for count in row) for row in confusion)
+    return [*(f"{scores[name]:.4f}" for name in ("accuracy", "precision", "recall")), shown]
+
+
+def _cell(row: Row) -> str:
+    accuracy = row.test["accuracy"]
+    parts = [NONE if accuracy is None else f"{accuracy.value:.3f}"]
+    if row.converged is not None:
+        missed = f" ({row.converged}/{row.seeds})" if 0 < row.converged < row.seeds else ""
+        parts.append("never" if row.seconds is None else f"{row.seconds.value:.0f} s{missed}")
+        if row.megabytes is not None and row.megabytes.value:
+            parts.append(f"{row.megabytes.value:.0f} MB")
+    return "; ".join(parts)
+
+
+def _spread(value: Mean | None) -> str:
+    if value is None:
+        return NONE
+    if value.low == value.high:
+        return f"{value.value:.4f}"
+    return f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
+
+
+def _one(value: Mean | None, digits: int) -> str:
+    return NONE if value is None else f"{value.value:,.{digits}f}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs as they are, in lines of at most 120 letters."""
+    import textwrap
+
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    return "\n\n".join(textwrap.fill(" ".join(one.split()), 120, break_long_words=False) for one in paragraphs)
+
+
+def near(path: Path) -> str:
+    """A path as a person would type it from here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
