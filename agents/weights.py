@@ -13,9 +13,10 @@ NumPy nor Keras.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,6 +166,23 @@ def read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
         raise WeightsError(f"the model file is not a safetensors file: {error}") from None
 
 
+def map_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> Mapping[str, np.ndarray]:
+    """The tensors of a model file whose shapes are as expected, without reading them.
+
+    Each look at a tensor maps its part of the file anew, and the memory goes when the array goes. So many files can be
+    gone through tensor by tensor, however large they are. The file must stay as it is meanwhile.
+
+    Returns:
+        Read-only float32 arrays by name, in the order of the file.
+
+    Raises:
+        WeightsError: The header is malformed or names other tensors.
+    """
+    header = read_header(path)
+    match_shapes(header.tensors, expected)
+    return _Mapped(path, header)
+
+
 def count_non_finite(path: Path) -> int:
     """How many values of a model file are NaN or infinite; streamed, so memory does not grow with the file."""
     import numpy as np
@@ -177,6 +195,31 @@ def count_non_finite(path: Path) -> int:
             values = np.frombuffer(block, "<f4")
             bad += values.size - int(np.count_nonzero(np.isfinite(values)))
     return bad
+
+
+class _Mapped(Mapping[str, "np.ndarray"]):
+    """What `map_weights` returns."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self._path = path
+        self._shapes = header.tensors
+        sizes = (4 * math.prod(shape) for shape in header.tensors.values())
+        starts = itertools.accumulate(sizes, initial=header.offset)
+        self._starts = dict(zip(header.tensors, starts, strict=False))  # the last one is the end of the file
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        import numpy as np
+
+        shape = self._shapes[name]
+        if not math.prod(shape):  # nothing to map, which mmap refuses
+            return np.zeros(shape, "<f4")
+        return np.memmap(self._path, "<f4", "r", self._starts[name], shape).view(np.ndarray)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
 
 
 def _read_spec(metadata: object) -> dict[str, Any]:
@@ -200,10 +243,11 @@ def _read_tensors(header: dict[str, Any], available: int) -> dict[str, tuple[int
         shape, offsets = _whole_numbers(name, entry["shape"]), _whole_numbers(name, entry["data_offsets"])
         if len(offsets) != 2 or offsets[1] - offsets[0] != 4 * math.prod(shape):
             raise WeightsError(f"the tensor {name[:80]!r} does not have the size of its shape")
-        spans.append(offsets)
+        spans.append((offsets, name))
         tensors[name] = shape
+    spans.sort(key=lambda span: span[0])  # empty tensors keep the header's order
     end = 0
-    for start, stop in sorted(spans):
+    for (start, stop), _ in spans:
         if start != end:
             raise WeightsError("the tensors of the model file overlap or leave gaps")
         end = stop
@@ -211,7 +255,7 @@ def _read_tensors(header: dict[str, Any], available: int) -> dict[str, tuple[int
         raise WeightsError(f"the model file holds {available:,} bytes of tensors, its header describes {end:,}")
     if not tensors:
         raise WeightsError("the model file has no tensors")
-    return tensors
+    return {name: tensors[name] for _, name in spans}
 
 
 def _whole_numbers(name: str, value: object) -> tuple[int, ...]:

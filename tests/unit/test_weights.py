@@ -65,6 +65,44 @@ def test_tensors_stand_in_build_order(tmp_path: Path) -> None:
     assert all(np.array_equal(loaded[name], tensors[name]) for name in tensors)
 
 
+def test_mapped_tensors_are_those_of_the_file(tmp_path: Path) -> None:
+    tensors = {**TENSORS, "empty": np.zeros((0, 4), "f4"), "scalar": np.array(7.0, "f4")}
+    header = weights.write_weights(tmp_path / "m", tensors, SPEC)
+    mapped = weights.map_weights(tmp_path / "m", dict(reversed(header.tensors.items())))
+    assert list(mapped) == list(tensors)
+    for name, array in tensors.items():
+        assert type(mapped[name]) is np.ndarray and mapped[name].dtype == np.float32
+        assert mapped[name].shape == array.shape and np.array_equal(mapped[name], array)
+        assert array.size == 0 or not mapped[name].flags.writeable
+    with pytest.raises(KeyError):
+        mapped["other"]
+
+
+def test_mapped_tensors_are_found_by_their_offsets(tmp_path: Path) -> None:
+    """A header may name tensors in another order than they lie, and begin them at any byte."""
+    changes = {
+        "a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+        "b": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]},
+    }
+    for spaces in range(4):
+        text = json.dumps(good_header(**changes)).encode() + b" " * spaces
+        path = write_raw(tmp_path / f"m{spaces}", text, np.array([1, 2, 3], "<f4").tobytes())
+        mapped = weights.map_weights(path, {"a": (2,), "b": (1, 1)})
+        assert list(mapped) == ["b", "a"]
+        assert mapped["a"].tolist() == [2, 3] and mapped["b"].tolist() == [[1]]
+        loaded = weights.read_weights(path, {"a": (2,), "b": (1, 1)})
+        assert all(np.array_equal(loaded[name], mapped[name]) for name in loaded)
+
+
+def test_only_files_with_the_expected_header_are_mapped(tmp_path: Path) -> None:
+    weights.write_weights(tmp_path / "m", TENSORS, SPEC)
+    with pytest.raises(WeightsError, match="the tensor other is missing"):
+        weights.map_weights(tmp_path / "m", {"other": (1,)})
+    (tmp_path / "m").write_bytes((tmp_path / "m").read_bytes()[:-4])
+    with pytest.raises(WeightsError, match="its header describes"):
+        weights.map_weights(tmp_path / "m", {name: array.shape for name, array in TENSORS.items()})
+
+
 def test_only_float32_is_written(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="kernel is float64, expected float32"):
         weights.write_weights(tmp_path / "m", {"kernel": np.zeros(2)}, SPEC)
