@@ -28,7 +28,7 @@ from agents.signature import LEDGER, sign
 from agents.signature import verify as verify_signature
 
 START = "0" * 64
-JUDGED = ("accepted", "refused", "invalid", "report")
+JUDGED = ("accepted", "refused", "counted", "invalid", "report")
 
 # `subject` is what is judged once per site: a submission's or report's id, or, where none could be read,
 # "bundle " and the SHA-256 of what arrived.

@@ -15,7 +15,7 @@ from agents.keys import PrivateKey, make_key
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PrivateKey]:
     """RSA keys by name; made once because an RSA key of 3072 bits takes a tenth of a second or more."""
     folder = tmp_path_factory.mktemp("keys")
-    names = ("coordinator", "alice-1", "alice-2", "stranger")
+    names = ("coordinator", "alice-1", "alice-2", "alice-3", "stranger")
     return {name: make_key(folder / name, name) for name in names}
 
 

@@ -19,7 +19,7 @@ from agents.manifest import MAX_BYTES, Release, parse
 from agents.signature import LEDGER, verify
 
 MAX_LINE_BYTES = 4 * MAX_BYTES  # the record, escaped, and its signature
-VERDICTS = ("accepted", "refused", "invalid", "report")
+VERDICTS = ("accepted", "refused", "counted", "invalid", "report")
 _HINT = (
     "the coordinator was restored from an old copy, or shows different histories to different sites; ask its operator"
 )

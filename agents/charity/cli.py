@@ -38,16 +38,23 @@ class InitSettings:
     architecture: str = setting("cnn", "A registered name, a spec as JSON, or @FILE.", metavar="SPEC")
     name: str = setting("fedssh", "The federation's name.")
     schedule: str = setting("free", "All sites at once, or one at a time.", choices=("free", "relay"))
-    sessions: int | None = setting(None, "Sessions per site; without it, no end.", metavar="N", at_least=1)
-    policy: str = setting("best", "Which of two models she keeps.", choices=("best",))
+    sessions: int | None = setting(None, "Sessions per site, or rounds; without it, no end.", metavar="N", at_least=1)
+    policy: str = setting("best", "How models become one: `charity policies`.", metavar="POLICY")
+    gate: str = setting("on", "Whether a release must hold on the holdout.", choices=("on", "off", "ladder"))
+    margin: float = setting(0.01, "How far below the best a release may score.", metavar="X", at_least=0)
     metric: str = setting(
         "accuracy", "What the policy compares first.", choices=("accuracy", "auc", "precision", "recall")
     )
+    publish: str | None = setting(
+        None, "What a site sends of a session.  [improved; session in rounds]", choices=("improved", "session")
+    )
     batch_size: int = setting(64, "Images per training step.", metavar="N", at_least=1)
-    epochs: int = setting(100, "Most epochs of a session.", metavar="N", at_least=1)
+    epochs: int | None = setting(None, "Most epochs of a session.  [100; 1 in rounds]", metavar="N", at_least=1)
     patience: int = setting(10, "Epochs without improvement that end a session.", metavar="N", at_least=1)
     optimizer: str = setting("adam", "A Keras optimizer.", metavar="NAME")
     learning_rate: float = setting(0.001, "Its learning rate.", metavar="X", at_least=0)
+    momentum: float = setting(0.0, "Momentum of sgd.", metavar="X", at_least=0)
+    proximal: float = setting(0.0, "FedProx: the pull towards the release.", metavar="MU", at_least=0)
     seed: int = setting(0, "For random weights and the first epoch.", metavar="N", at_least=0)
     address: str | None = setting(None, "Where sites reach the door; for invitations.", metavar="USER@HOST:PORT")
     if_needed: bool = setting(False, "Do nothing where a federation exists.")
@@ -100,6 +107,7 @@ charity.epilog = example(
 def init(settings: InitSettings) -> None:
     """Begin a federation: make her keys, and train the first model for one epoch."""
     from agents.charity import enrol, genesis
+    from agents.charity.agreement import agree
 
     folders = folders_of(settings.state)
     if settings.if_needed and genesis.is_begun(folders):
@@ -110,23 +118,33 @@ def init(settings: InitSettings) -> None:
     if not settings.data.exists():
         raise SettingsError(f"{settings.data} does not exist")
     spec = genesis.read_spec(settings.architecture)
-    plan = {
-        name: getattr(settings, name)
-        for name in ("batch_size", "epochs", "patience", "optimizer", "learning_rate", "metric")
-    }
-    agreement = {
-        "federation": settings.name,
-        "spec": spec,
-        "plan": plan | {"loss": genesis.loss_of(spec)},
-        "policy": settings.policy,
-        "schedule": settings.schedule,
-        "sessions": settings.sessions,
-    }
+    agreement = agree(vars(settings), spec, genesis.loss_of(spec))
     record = genesis.begin(folders, settings.data, agreement, settings.seed, {"address": settings.address})
     metrics = record.fields["metrics"]
     click.echo(
         f"genesis of {settings.name}: accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f} on the holdout"
     )
+
+
+@charity.command(
+    epilog=example("charity policies", "charity init --data xrays.npz --policy fedavg:fraction=0.5,deadline=60")
+)
+@json_option
+def policies(as_json: bool) -> None:
+    """List the policies for `charity init --policy NAME[:VALUE][,OPTION=VALUE…]`."""
+    from agents.charity.policy import ROUND_OPTIONS, described, described_options
+    from agents.commands import print_json, print_table
+
+    rows, options = described(), described_options()
+    if as_json:
+        print_json({"policies": rows, "options": options})
+        return
+    shown = [[key for key in row["options"] if key not in ROUND_OPTIONS] for row in rows]
+    columns = ("POLICY", "WHAT IT DOES", "OPTIONS")
+    print_table(columns, [(row["policy"], row["does"], " ".join(own)) for row, own in zip(rows, shown, strict=True)])
+    print("\nThe policies with rounds also have the options from `fraction` on.\n")
+    columns = ("OPTION", "DEFAULT", "WHAT IT MEANS")
+    print_table(columns, [(row["option"], row["default"], row["means"]) for row in options])
 
 
 @charity.command(

@@ -7,10 +7,14 @@ only reads what came after it, and whatever reads the whole history arrives at t
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from agents.charity.policy import Gate, Policy, read_policy
+from agents.charity.rounds import Round, Update
 from agents.errors import LedgerError
 from agents.keys import fingerprint
 from agents.ledger import Record
@@ -38,14 +42,20 @@ class Current:
     """The model the federation holds now.
 
     Attributes:
-        of: Sequence of the record that made it current: genesis, accepted or rollback.
+        of: Sequence of the record that made it current: genesis, accepted, round-accepted or rollback.
         model: Its file: {"sha256", "size"}.
-        metrics: What it scored on the holdout.
+        metrics: What it scored on the holdout, as the federation knows it.
+        version: How often the current model has changed, this time included; genesis is 0.
+        bar: The best value of the main metric since genesis or the last rollback.
+        server: Files of the server optimizer's state, each {"sha256", "size"}; none after genesis and rollback.
     """
 
     of: int
     model: dict[str, Any]
     metrics: dict[str, Any]
+    version: int = 0
+    bar: float = 0.0
+    server: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,11 @@ class Federation:
         turn: Whose turn it is to train, in the schedule `relay`.
         turns: How often the turn was passed. It tells a site's next turn from the one it has just used, also when the
             same site gets it again.
-        sessions: How many sessions each site shall train; None is without end.
+        sessions: How many sessions each site shall train, or how many rounds there shall be; None is without end.
         release: The newest release record, if there was one.
+        round: The round that is open.
+        rounds: How many rounds have closed.
+        last: The last round that closed: {"round", "event", "reason"}.
     """
 
     genesis: dict[str, Any]
@@ -74,6 +87,24 @@ class Federation:
     turns: int = 0
     finished: bool = False
     release: Record | None = None
+    round: Round | None = None
+    rounds: int = 0
+    last: dict[str, Any] | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy as agreed."""
+        return _policy(self.genesis["policy"])
+
+    @property
+    def gate(self) -> Gate:
+        """The gate as agreed; a federation that began without one had none."""
+        return Gate(self.genesis.get("gate", "off"), self.genesis.get("margin", 0.0))
+
+    @property
+    def metric(self) -> str:
+        """The main metric as agreed."""
+        return str(self.genesis["plan"]["metric"])
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -94,13 +125,23 @@ class Federation:
         return {
             "name": self.genesis["federation"],
             "policy": self.genesis["policy"],
+            "gate": self.gate.kind,
+            "margin": self.gate.margin,
+            "version": self.current.version,
             "schedule": self.genesis["schedule"],
             "turn": self.turn,
             "turns": self.turns,
+            "round": self._round_block(),
+            "last": self.last,
             "state": "finished" if self.finished else "open",
-            "sessions": self.sessions,
+            "sessions": None if self.policy.rounds else self.sessions,
             "sites": [site.name for site in self.sites],
         }
+
+    def _round_block(self) -> dict[str, Any] | None:
+        if self.round is None:
+            return None
+        return {"number": self.round.number, "sites": list(self.round.sites), "of": self.sessions}
 
     def wanted_release(self) -> dict[str, Any] | None:
         """What the newest release should say, or None while there is nobody to release to."""
@@ -124,7 +165,9 @@ class Federation:
         return any(released.get(name) != value for name, value in wanted.items())
 
     def all_sessions_done(self) -> bool:
-        """Whether every site has trained as many sessions as agreed."""
+        """Whether every site has trained as many sessions as agreed, or as many rounds have closed."""
+        if self.policy.rounds:
+            return self.sessions is not None and self.rounds >= self.sessions
         return (
             self.sessions is not None
             and bool(self.sites)
@@ -164,7 +207,8 @@ def advance(state: Federation | None, record: Record) -> Federation:
         if state is None:
             if record.event != "genesis" or record.sequence != 1:
                 raise LedgerError(f"the history begins with {record.event}, expected genesis")
-            current = Current(record.sequence, fields["model"], fields["metrics"])
+            bar = _bar(fields, fields["metrics"])
+            current = Current(record.sequence, fields["model"], fields["metrics"], bar=bar)
             return Federation(fields, record.sequence, record.hash, current, fields["sessions"])
         changed = _after(state, record, fields)
     except KeyError as error:
@@ -176,14 +220,30 @@ def advance(state: Federation | None, record: Record) -> Federation:
 def _after(state: Federation, record: Record, fields: dict[str, Any]) -> Federation:
     match record.event:
         case "accepted" | "rollback":
-            return dataclasses.replace(state, current=Current(record.sequence, fields["model"], fields["metrics"]))
+            return dataclasses.replace(state, current=_next(state, record, fields))
+        case "round-opened":
+            opened = datetime.datetime.fromisoformat(fields["time"]).timestamp()
+            sites = tuple(fields["sites"])
+            began = Round(fields["round"], sites, len(sites), opened)
+            return dataclasses.replace(state, round=began, turns=fields["round"])
+        case "counted":
+            return _with_update(state, record, fields)
+        case "round-extended":
+            extended = dataclasses.replace(_open_round(state, record), sites=tuple(fields["sites"]))
+            return dataclasses.replace(state, round=extended)
+        case "round-accepted" | "round-refused":
+            last = {name: fields[name] for name in ("round", "event", "reason")}
+            closed = dataclasses.replace(state, round=None, rounds=state.rounds + 1, last=last)
+            if record.event == "round-refused":
+                return closed
+            return dataclasses.replace(closed, current=_next(state, record, fields))
         case "site-added":
             others = tuple(member for member in state.members if member.name != fields["site"])
             before = state.member(fields["site"])  # with a new key perhaps, but still the one that trained
             added = Site(fields["site"], fields["role"], fields["key"], before.sessions if before else 0)
             return dataclasses.replace(state, members=(*others, added))
         case "site-revoked":
-            return _with_member(state, fields["site"], revoked=True)
+            return _without(_with_member(state, fields["site"], revoked=True), fields["site"])
         case "report":
             member = state.member(fields["site"])
             done = member.sessions + 1 if member else 0
@@ -191,10 +251,52 @@ def _after(state: Federation, record: Record, fields: dict[str, Any]) -> Federat
         case "release":
             return dataclasses.replace(state, release=record)
         case "finished":
-            return dataclasses.replace(state, finished=True)
+            return dataclasses.replace(state, finished=True, round=None)
         case "reopened":
             return dataclasses.replace(state, finished=False, sessions=fields["sessions"])
     return state
+
+
+def _next(state: Federation, record: Record, fields: dict[str, Any]) -> Current:
+    bar = _bar(state.genesis, fields["metrics"])
+    if record.event != "rollback":  # after a rollback the bar is what the operator went back to
+        bar = max(bar, state.current.bar)
+    server = tuple(fields.get("state", ()))
+    return Current(record.sequence, fields["model"], fields["metrics"], state.current.version + 1, bar, server)
+
+
+def _bar(genesis: dict[str, Any], metrics: dict[str, Any]) -> float:
+    value = metrics[genesis["plan"]["metric"]]
+    return -1.0 if value is None else float(value)
+
+
+def _with_update(state: Federation, record: Record, fields: dict[str, Any]) -> Federation:
+    current = _open_round(state, record)
+    update = Update(fields["site"], record.sequence, fields["model"], fields["examples"])
+    return dataclasses.replace(state, round=dataclasses.replace(current, updates=(*current.updates, update)))
+
+
+def _open_round(state: Federation, record: Record) -> Round:
+    if state.round is None:
+        raise LedgerError(f"record {record.sequence} is {record.event}, but no round is open")
+    return state.round
+
+
+def _without(state: Federation, name: str) -> Federation:
+    """A site that is revoked has no part in the open round any more."""
+    if state.round is None:
+        return state
+    sites = tuple(site for site in state.round.sites if site != name)
+    updates = tuple(update for update in state.round.updates if update.site != name)
+    return dataclasses.replace(state, round=dataclasses.replace(state.round, sites=sites, updates=updates))
+
+
+@functools.lru_cache(maxsize=16)
+def _policy(text: str) -> Policy:
+    try:
+        return read_policy(text)
+    except ValueError as error:
+        raise LedgerError(f"record 1: {error}", "this federation needs a newer fedssh") from None
 
 
 def _with_member(state: Federation, name: str, **changes: Any) -> Federation:

@@ -1,7 +1,7 @@
 """The coordinator's folders: what lies where under `--state`, and who may see it.
 
 vault/     Charity only: coordinator_key, ledger.db, charity.json, models/, claimed/, opened/,
-               evidence/
+               evidence/, updates/ (of the open round), server/ (state of a server optimizer)
 inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
 outbox/    written by the vault, read by the door: ledger.jsonl, sites.json, verdicts/, releases/
 door/      the door only: host_key, its logs and generated files
@@ -70,6 +70,14 @@ class Folders:
         return self.vault / "evidence"
 
     @property
+    def updates(self) -> Path:
+        return self.vault / "updates"
+
+    @property
+    def server(self) -> Path:
+        return self.vault / "server"
+
+    @property
     def releases(self) -> Path:
         return self.outbox / "releases"
 
@@ -81,13 +89,21 @@ class Folders:
         """The file of an accepted model."""
         return self.models / f"{sha256}.safetensors"
 
+    def update(self, sha256: str) -> Path:
+        """The file of an update of the open round."""
+        return self.updates / f"{sha256}.safetensors"
+
+    def server_state(self, sha256: str) -> Path:
+        """A file of the server optimizer's state."""
+        return self.server / f"{sha256}.safetensors"
+
     def verdict(self, site: str, submission: str) -> Path:
         """The file of a verdict."""
         return self.outbox / "verdicts" / site / f"{submission}.json"
 
     def make(self) -> None:
         """Create what is missing; only the owner can enter the vault."""
-        vault = (self.claimed, self.opened, self.models, self.evidence)
+        vault = (self.claimed, self.opened, self.models, self.evidence, self.updates, self.server)
         for folder in (*vault, self.inbox, self.releases, self.outbox / "verdicts"):
             folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # a volume whose root belongs to somebody else

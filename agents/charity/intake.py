@@ -108,7 +108,8 @@ def keep_evidence(claimed: Claimed, record: Record, folders: Folders) -> None:
     target = folders.evidence / f"{record.sequence:08}.bundle"
     if record.event != "accepted" or target.exists():
         return
-    if bundle.read_model_hash(claimed.path) == record.fields["model"]["sha256"]:  # not another one with the same id
+    sent = record.fields.get("candidate", record.fields["model"])
+    if bundle.read_model_hash(claimed.path) == sent["sha256"]:  # not another one with the same id
         move_whole(claimed.path, target)
         for old in sorted(folders.evidence.glob("*.bundle"))[:-KEPT_EVIDENCE]:
             old.unlink()

@@ -4,6 +4,10 @@ Reads one JSON object per line and answers each with one:
 
     (start)                                                          {"ready": true, "holdout": {"sha256", "examples"}}
     {"model": PATH}                                                  {"metrics": {"loss", "accuracy", …}}
+    {"mix": {"current": PATH, "candidate": PATH, "shares": [S, …], "out": PATH|null}}
+                                                                     {"metrics": [{…}, …]}
+    {"round": {"policy": TEXT, "base": PATH, "updates": [[PATH, EXAMPLES], …], "server": [PATH, …], "out": PATH}}
+                                                                     {"metrics": {…}, "shares": [S, …], "server": N}
     {"genesis": {"out": PATH, "seed": N, "plan": {…}}}               {"metrics": {…}, "examples": N}
     whatever it cannot do                                            {"error": reason}
 
@@ -18,11 +22,12 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents import weights
+from agents.charity import combining
 from agents.errors import AgentError
 from models import build, get_weights, images, loss_name, score, set_weights
 from models.backend import load_keras
@@ -56,6 +61,15 @@ class Scorer:
         """What the model in a file scores."""
         set_weights(self.network, weights.read_weights(path, self.shapes))
         return self.score()
+
+    def score_weights(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What weights in memory score."""
+        set_weights(self.network, tensors)
+        return self.score()
+
+    def read(self, path: Path) -> Mapping[str, np.ndarray]:
+        """The tensors of a model file of this architecture, read as they are used."""
+        return weights.map_weights(path, self.shapes)
 
     def score(self) -> dict[str, Any]:
         """What the weights at hand score."""
@@ -154,6 +168,10 @@ def main() -> None:
         if wanted := request.get("genesis"):
             return genesis(spec, arguments.data, holdout, wanted["seed"], wanted["plan"], Path(wanted["out"]))
         scorer = scorer or Scorer(spec, holdout)
+        if "mix" in request:
+            return combining.mix(scorer, request["mix"])
+        if "round" in request:
+            return combining.combine(scorer, request["round"])
         return {"metrics": scorer.score_file(Path(request["model"]))}
 
     warm = Scorer(spec, holdout)

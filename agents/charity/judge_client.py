@@ -31,6 +31,11 @@ class JudgeDownError(AgentError):
     """The judge does not get ready; that is not the fault of any submission."""
 
 
+def server_files(out: Path) -> list[Path]:
+    """Where the judge leaves a server optimizer's state beside a round's result: at most two sets of tensors."""
+    return [out.with_suffix(f".server{number}.safetensors") for number in range(2)]
+
+
 def judge_command(data: Path, spec: dict[str, Any], split: str = "val") -> list[str]:
     """How to start the real judge on one split of the coordinator's images."""
     return [
@@ -108,8 +113,11 @@ class Judge:
                 raise JudgeDownError("the judge found another holdout than before", "put back the images it began with")
         return self.ready
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any], worth: int = 1) -> dict[str, Any]:
         """Ask one question and wait for the answer.
+
+        Args:
+            worth: How many scores it costs; it may take that many times as long.
 
         Raises:
             JudgeError: It died, was too slow, answered nonsense, or says that it cannot; the message says which.
@@ -122,7 +130,7 @@ class Judge:
             self._process.stdin.flush()
         except OSError:
             raise self._failed(self._how_it_died()) from None
-        answer = self._read(self.answer_seconds, "answer")
+        answer = self._read(self.answer_seconds * worth, "answer")
         if "error" in answer:
             raise JudgeError(f"the judge cannot do it: {answer['error']}")
         return answer
@@ -136,6 +144,44 @@ class Judge:
         metrics = self.ask({"model": str(model)})["metrics"]
         assert isinstance(metrics, dict)
         return metrics
+
+    def mix(
+        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
+    ) -> list[dict[str, Any]]:
+        """What mixes of two models score.
+
+        Args:
+            shares: The candidate's share in each.
+            out: Where to write the mix, when it is one.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        request = {"current": str(current), "candidate": str(candidate), "shares": list(shares)}
+        answer = self.ask({"mix": request | {"out": str(out) if out else None}}, len(shares))["metrics"]
+        assert isinstance(answer, list)
+        return answer
+
+    def combine(
+        self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
+    ) -> dict[str, Any]:
+        """Combine the updates of a round into a model file, and score it.
+
+        Args:
+            policy: As its text.
+            base: The current model.
+            updates: Model files with their numbers of examples.
+            server: The server optimizer's state, which lies beside `out` afterwards.
+
+        Returns:
+            `metrics`, `shares` of the updates, `server`: how many files the server optimizer's state has now.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        named = [[str(path), examples] for path, examples in updates]
+        request = {"policy": policy, "base": str(base), "updates": named, "server": list(map(str, server))}
+        return self.ask({"round": request | {"out": str(out)}}, 1 + len(updates))
 
     def stop(self) -> None:
         """End the process, at once if it does not go by itself."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.bundle import pending, seal
+from agents.charity.federation import Federation
 from agents.charity.folders import Folders
 from agents.charity.vault import COORDINATOR, PUBLIC, Vault
 from agents.files import adopt, part_of
@@ -27,7 +28,7 @@ def release(vault: Vault) -> Record | None:
     with vault.locked() as state:
         record = None
         if not state.finished and state.all_sessions_done():
-            vault.append("finished", reason=f"every site has trained {state.sessions} {_sessions(state.sessions)}")
+            vault.append("finished", reason=_why_finished(state))
         if vault.state.release_is_due():
             wanted = vault.state.wanted_release()
             assert wanted is not None
@@ -80,5 +81,7 @@ def _seal(vault: Vault, record: Record, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _sessions(number: int | None) -> str:
-    return "session" if number == 1 else "sessions"
+def _why_finished(state: Federation) -> str:
+    if state.policy.rounds:
+        return f"{state.rounds} {'round' if state.rounds == 1 else 'rounds'} closed, as agreed"
+    return f"every site has trained {state.sessions} {'session' if state.sessions == 1 else 'sessions'}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.charity import intake
+from agents.charity.conduct import conduct, seconds_to_wait
 from agents.charity.folders import Folders, locked
 from agents.charity.intake import Claimed
 from agents.charity.judge_client import Judge, JudgeDownError
@@ -48,6 +49,7 @@ class Coordinator:
     rescan_seconds: float = 5
     turn_seconds: float | None = None
     clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time  # deadlines of rounds are told in the history, so they outlive a restart
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -106,12 +108,15 @@ class Coordinator:
             if taken := intake.claim(arrived, folders):
                 self._settle(taken)
         self._pass_turn()
+        self._conduct()
 
     def seconds_to_wait(self) -> float:
         """How long the loop may sleep."""
-        if self.turn_seconds is None or self.vault.state.turn is None:
-            return self.rescan_seconds
-        return max(0.05, min(self.rescan_seconds, self._heard[1] + self.turn_seconds - self.clock()))
+        waits = [self.rescan_seconds]
+        if self.turn_seconds is not None and self.vault.state.turn is not None:
+            waits.append(self._heard[1] + self.turn_seconds - self.clock())
+        deadline = seconds_to_wait(self.vault.state, self.now())
+        return max(0.05, min(waits if deadline is None else [*waits, deadline]))
 
     def _settle(self, claimed: Claimed) -> None:
         size = claimed.path.stat().st_size
@@ -140,6 +145,15 @@ class Coordinator:
             tell(
                 logger, "finished", "the federation is finished; the best model stays released", sequence=state.sequence
             )
+
+    def _conduct(self) -> None:
+        """Open, extend or close rounds until none is due, and release what came of it."""
+        done = None
+        while not self.stop.is_set() and (record := conduct(self.vault, self.judge, self.now())):
+            _tell_round(record)
+            done = record
+        if done is not None:
+            self._release()
 
     def _pass_turn(self) -> None:
         """Give the turn to the next site when the one that has it was silent for too long."""
@@ -179,6 +193,15 @@ def tell_verdict(settled: Settled) -> None:
         text = f"{event} {site} session {fields['session']} epoch {fields['epoch']}: {fields['reason']}"
     level = logging.WARNING if event == "invalid" else logging.INFO
     tell(logger, event, text, level, **about, **settled.timings)
+
+
+def _tell_round(record: Record) -> None:
+    fields = record.fields
+    verb = record.event.removeprefix("round-")
+    about = {name: fields.get(name) for name in ("round", "sites", "metrics", "missing", "reason")}
+    level = logging.WARNING if verb == "extended" else logging.INFO
+    text = f"round {fields['round']} {verb}: {fields['reason']}"
+    tell(logger, record.event, text, level, sequence=record.sequence, **about)
 
 
 def _tell_release(record: Record) -> None:

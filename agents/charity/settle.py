@@ -4,35 +4,43 @@ Every step may be done again after a crash, so a bundle is settled exactly once 
 
     1  a verdict for its id exists already        publish it again, done
     2  inspect                                    trouble: record `invalid`
-    3  score, with nothing locked
+    3  score it or its mixes, with nothing locked; nothing to score in a round
     4  under the lock, on the newest state: decide, store the model, record, publish the verdict
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from agents.charity import intake
 from agents.charity.federation import Federation, Site
 from agents.charity.intake import Candidate, Claimed
 from agents.charity.judge_client import JudgeError
-from agents.charity.policy import POLICIES, Decision
+from agents.charity.policy import MIXING, Decision, decide, shares, told
+from agents.charity.rounds import why_not
 from agents.charity.vault import Vault
 from agents.errors import UntrustedError
+from agents.files import move_whole, sha256_file
 from agents.ledger import Record
 from agents.manifest import Report, Submission
 
 Metrics = dict[str, Any]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Scores(Protocol):
     """What settling needs of a judge."""
 
     def score(self, model: Path) -> Metrics: ...
+
+    def mix(
+        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
+    ) -> list[Metrics]: ...
 
 
 @dataclass
@@ -68,11 +76,7 @@ def settle(vault: Vault, judge: Scores, claimed: Claimed) -> Settled:
     clock.lap("open_ms")
     if isinstance(found, Record):
         return Settled(found, timings=clock.laps)
-    metrics, trouble = None, None
-    if isinstance(found, Candidate):
-        metrics, trouble = _scored(vault, judge, found)
-        clock.lap("judge_ms")
-    record = _commit(vault, claimed.site, found, metrics, trouble)
+    record = _judged(vault, judge, found, clock) if isinstance(found, Candidate) else _commit_report(vault, found)
     clock.lap("commit_ms")
     return Settled(record, timings=clock.laps)
 
@@ -98,40 +102,124 @@ def record_invalid(vault: Vault, claimed: Claimed, subject: str | None, reason: 
         return vault.append("invalid", site=claimed.site, submission=subject, bundle=sha256, reason=reason[:1000])
 
 
-def _scored(vault: Vault, judge: Scores, candidate: Candidate) -> tuple[Metrics | None, str | None]:
-    """What the candidate scores, or why that is not known."""
-    member = vault.refresh().member(candidate.manifest.sender)
-    if member is None or member.revoked:
-        return None, None  # `_commit` refuses it; not worth the judge's time
+def _judged(vault: Vault, judge: Scores, candidate: Candidate, clock: _Clock) -> Record:
+    """Score and decide, again if another command made another model current meanwhile."""
+    while True:
+        against = vault.refresh()
+        weighed = _weighed(vault, judge, against, candidate)
+        clock.lap("judge_ms")
+        with vault.locked() as state:
+            moved = state.current.of != against.current.of
+            if moved and weighed.mixes and weighed.mixes[0][0] != 1:
+                continue
+            return _commit(vault, state, candidate, weighed)
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """What the judge said of a candidate.
+
+    Attributes:
+        mixes: Share of the candidate and scores; nothing when there was trouble.
+        mixed: The file of the chosen mix, where it is not the candidate itself.
+    """
+
+    staleness: int = 0
+    mixes: tuple[tuple[float, Metrics], ...] = ()
+    mixed: Path | None = None
+    trouble: str = "it was not scored"
+
+
+def _weighed(vault: Vault, judge: Scores, state: Federation, candidate: Candidate) -> _Weighed:
+    manifest = candidate.manifest
+    member = state.member(manifest.sender)
+    if member is None or member.revoked or state.policy.rounds:
+        return _Weighed()  # not worth the judge's time
+    staleness = state.current.version - _version(vault, manifest.builds_on)
+    wanted = shares(state.policy, staleness)
     try:
-        return judge.score(candidate.model), None
+        if wanted == (1.0,):
+            return _Weighed(staleness, ((1.0, judge.score(candidate.model)),))
+        current = vault.folders.model(state.current.model["sha256"])
+        mixes = tuple(zip(wanted, judge.mix(current, candidate.model, wanted), strict=True))
+        decision = _decision(state, mixes)
+        if not decision.accept or decision.share == 1:
+            return _Weighed(staleness, mixes)
+        assert decision.share is not None
+        mixed = candidate.model.with_suffix(".mixed.safetensors")
+        judge.mix(current, candidate.model, (decision.share,), mixed)
+        return _Weighed(staleness, mixes, mixed)
     except JudgeError as error:
-        return None, str(error)
+        return _Weighed(trouble=str(error))
 
 
-def _commit(vault: Vault, site: str, found: Candidate | Report, metrics: Metrics | None, trouble: str | None) -> Record:
-    with vault.locked() as state:
-        member = state.member(site)
-        assert member is not None
-        if isinstance(found, Report):
-            return _commit_report(vault, member, found)
-        decision = _decide(state, member, metrics, trouble)
-        fields = _fields(state, found.manifest, metrics, decision.reason)
-        if decision.accept:
-            vault.keep(found.model, found.manifest.model.sha256)
-            return vault.append("accepted", **fields)
-        record = vault.append("refused", **fields)
+def _version(vault: Vault, release: int) -> int:
+    """How often the current model had changed when a release was made."""
+    return int(vault.ledger.record(release).fields["federation"].get("version", 0))
+
+
+def _decision(state: Federation, mixes: Sequence[tuple[float, Metrics]]) -> Decision:
+    return decide(state.policy, state.gate, state.metric, state.current.metrics, state.current.bar, mixes)
+
+
+def _commit(vault: Vault, state: Federation, found: Candidate, weighed: _Weighed) -> Record:
+    """Record the verdict on a candidate. The caller holds the lock."""
+    manifest = found.manifest
+    member = state.member(manifest.sender)
+    assert member is not None
+    if member.revoked:
+        return _refuse(vault, state, found, Decision(False, "revoked"))
+    if state.policy.rounds:
+        return _count(vault, state, found)
+    if not weighed.mixes:
+        return _refuse(vault, state, found, Decision(False, weighed.trouble))
+    decision = _decision(state, weighed.mixes)
+    extra: dict[str, Any] = {}
+    if state.policy.name in MIXING:
+        extra = {"candidate": vars(manifest.model), "share": decision.share, "staleness": weighed.staleness}
+    if not decision.accept:
+        return _refuse(vault, state, found, decision, extra)
+    model = vars(manifest.model)
+    if weighed.mixed is not None:
+        model = {"sha256": sha256_file(weighed.mixed), "size": weighed.mixed.stat().st_size}
+    vault.keep(weighed.mixed or found.model, model["sha256"])
+    if weighed.mixed is not None:
+        found.model.unlink(missing_ok=True)
+    metrics = told(state.gate, decision.metrics)
+    fields = _fields(state, manifest, metrics, decision.reason) | extra | {"model": model}
+    return vault.append("accepted", **fields)
+
+
+def _refuse(
+    vault: Vault,
+    state: Federation,
+    found: Candidate,
+    decision: Decision,
+    extra: Mapping[str, Any] = _NOTHING,
+) -> Record:
+    # Under a ladder a refused candidate's scores are not told: that is what keeps the holdout from being climbed.
+    metrics = None if state.gate.kind == "ladder" or decision.metrics is None else dict(decision.metrics)
+    record = vault.append("refused", **_fields(state, found.manifest, metrics, decision.reason), **extra)
     found.model.unlink(missing_ok=True)
+    found.model.with_suffix(".mixed.safetensors").unlink(missing_ok=True)
     return record
 
 
-def _decide(state: Federation, member: Site, metrics: Metrics | None, trouble: str | None) -> Decision:
-    if member.revoked:
-        return Decision(False, "revoked")
-    if metrics is None:
-        return Decision(False, trouble or "it was not scored")
-    policy = POLICIES[state.genesis["policy"]]
-    return policy(state.current.metrics, metrics, state.genesis["plan"]["metric"])
+def _count(vault: Vault, state: Federation, found: Candidate) -> Record:
+    """Take a site's update into the open round, or say why not."""
+    manifest, current = found.manifest, state.round
+    reason = why_not(current, manifest.sender, _round_of(vault, manifest.builds_on))
+    if current is None or reason:
+        return _refuse(vault, state, found, Decision(False, reason))
+    model = vars(manifest.model)
+    move_whole(found.model, vault.folders.update(model["sha256"]))
+    reason = f"update {len(current.updates) + 1} of {len(current.sites)} in round {current.number}"
+    return vault.append("counted", **_fields(state, manifest, None, reason), round=current.number)
+
+
+def _round_of(vault: Vault, release: int) -> int:
+    """The round that a release was made for."""
+    return int(vault.ledger.record(release).fields["federation"]["turns"])
 
 
 def _fields(state: Federation, manifest: Submission, metrics: Metrics | None, reason: str) -> dict[str, Any]:
@@ -152,7 +240,14 @@ def _fields(state: Federation, manifest: Submission, metrics: Metrics | None, re
     }
 
 
-def _commit_report(vault: Vault, member: Site, report: Report) -> Record:
+def _commit_report(vault: Vault, report: Report) -> Record:
+    with vault.locked() as state:
+        member = state.member(report.sender)
+        assert member is not None
+        return _reported(vault, member, report)
+
+
+def _reported(vault: Vault, member: Site, report: Report) -> Record:
     claim = vars(report.metrics) if report.metrics else None
     shared = {"site": member.name, "submission": report.id, "session": report.session, "examples": report.examples}
     if member.revoked:

@@ -25,6 +25,7 @@ from agents.signature import allowed_signers
 
 COORDINATOR = "charity"  # her name as a sender and in allowed_signers
 PUBLIC = 0o644
+MAKES_CURRENT = ("genesis", "accepted", "round-accepted", "rollback")
 _TAIL = 1 << 20
 
 
@@ -104,7 +105,8 @@ class Vault:
             LedgerError: The outbox tells another history than the ledger.
         """
         folders = self.folders
-        for folder in (folders.vault, folders.models, folders.opened, folders.outbox, folders.releases):
+        vault = (folders.vault, folders.models, folders.opened, folders.updates, folders.server)
+        for folder in (*vault, folders.outbox, folders.releases):
             sweep(folder)
         for folder in (*(folders.outbox / "verdicts").iterdir(), *folders.claimed.iterdir()):
             sweep(folder)
@@ -119,9 +121,25 @@ class Vault:
         """Store an accepted model under its hash, durably, before the record that names it."""
         move_whole(opened, self.folders.model(sha256))
 
+    def sweep_rounds(self) -> None:
+        """Let go of updates that are not of the open round, and of old states of the server optimizer.
+
+        The caller holds the lock.
+        """
+        current = self.state.round
+        wanted = {
+            self.folders.updates: {update.model["sha256"] for update in current.updates} if current else set(),
+            self.folders.server: {blob["sha256"] for blob in self.state.current.server},
+        }
+        for folder, named in wanted.items():
+            for path in folder.glob("*.safetensors"):
+                if path.stem not in named:
+                    path.unlink()
+
     def sweep_models(self) -> None:
         """Remove models that no record names: a crash came between storing one and recording it."""
         with self.locked():
+            self.sweep_rounds()
             named = {record.fields["model"]["sha256"] for record in model_records(self.ledger.records())}
             for path in self.folders.models.glob("*.safetensors"):
                 if path.stem not in named:
@@ -130,7 +148,7 @@ class Vault:
 
 def model_records(records: list[Record]) -> list[Record]:
     """The records that made a model current; their model files are kept."""
-    return [record for record in records if record.event in ("genesis", "accepted", "rollback")]
+    return [record for record in records if record.event in MAKES_CURRENT]
 
 
 def publish_history(folders: Folders, ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,22 @@ from typing import Any
 import pytest
 
 from agents.bundle import open_bundle
-from agents.charity import enrol, genesis
+from agents.charity import combining, enrol, genesis
 from agents.charity.audit import audit
 from agents.charity.folders import Folders
+from agents.charity.policy import read_policy
 from agents.charity.serve import Coordinator
 from agents.charity.vault import Vault
 from agents.files import is_part, sha256_file
 from agents.keys import PrivateKey
 from agents.ledger import Ledger, verify
 from agents.manifest import Release
-from agents.weights import write_weights
+from agents.weights import read_weights, write_weights
 
 Room = Any  # tests/integration/conftest.py
 
+SPEC = {"name": "mlp", "depth": 1, "width": 2, "input": [2, 2, 1], "classes": 2}  # those of the room
+SHAPES = {"dense1/kernel": (4, 2), "output/bias": (1,)}
 STEPS = ("replace", "rename", "link", "unlink", "fsync", "ftruncate", "sendfile")
 
 
@@ -55,6 +58,28 @@ class Scores:
 
         value = round(struct.unpack("<f", model.read_bytes()[-4:])[0], 4)
         return {"accuracy": value, "loss": 1 - value}
+
+    spec = SPEC
+
+    def read(self, path: Path) -> Mapping[str, Any]:
+        return read_weights(path, SHAPES)
+
+    def score_weights(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        value = round(float(tensors["output/bias"][0]), 4)
+        return {"accuracy": value, "loss": 1 - value}
+
+    def mix(
+        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
+    ) -> list[dict[str, Any]]:
+        wanted = {"current": current, "candidate": candidate, "shares": shares, "out": out}
+        metrics: list[dict[str, Any]] = combining.mix(self, wanted)["metrics"]
+        return metrics
+
+    def combine(
+        self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
+    ) -> dict[str, Any]:
+        wanted = {"policy": policy, "base": base, "updates": updates, "server": server, "out": out}
+        return combining.combine(self, wanted)
 
     def start(self) -> dict[str, Any]:
         return {"holdout": {"sha256": "ab" * 32, "examples": 2}}
@@ -171,6 +196,57 @@ def test_killed_at_every_step_of_its_work(
         if not died:
             break
     assert step > 60, "the steps were not counted"
+
+
+@pytest.mark.parametrize(
+    ("policy", "accuracy"),
+    [
+        ("fedavg:server=momentum", 0.7),  # a round closes, and the server optimizer's state lies beside the model
+        ("merge:steps=2,staleness=0", 0.8),
+    ],
+)
+def test_killed_at_every_step_of_averaging(
+    policy: str, accuracy: float, new_room: Callable[..., Room], tmp_path: Path
+) -> None:
+    agreed = read_policy(policy)
+    schedule = "rounds" if agreed.rounds else "free"
+    room = new_room(policy=agreed.text, schedule=schedule, gate="on", margin=0.01)
+    release = room.release()
+    room.judge.stop()
+    wanted = {
+        room.submit("alice-1", 0.6, builds_on=release): "counted" if agreed.rounds else "accepted",
+        room.submit("alice-2", 0.8, builds_on=release): "counted" if agreed.rounds else "accepted",
+    }
+    room.vault.ledger.close()
+    step, died = 0, True
+    while died:
+        step += 1
+        folders = Folders(tmp_path / f"killed-{step}")
+        shutil.copytree(room.folders.state, folders.state)
+        died = killed_at(step, partial(serve_once, folders))
+        if died:
+            killed_at(step, partial(serve_once, folders))
+            serve_once(folders)
+        check_averaged(folders, wanted, accuracy)
+        shutil.rmtree(folders.state)
+    assert step > 30, "the steps were not counted"
+
+
+def check_averaged(folders: Folders, wanted: dict[str, str], accuracy: float) -> None:
+    """Every update judged once, one new model from them, released; nothing left over."""
+    audit(folders)
+    vault = Vault(folders)
+    assert {record.fields["submission"]: record.event for record in vault.ledger.judged()} == wanted
+    assert vault.state.current.metrics["accuracy"] == pytest.approx(accuracy)
+    assert not vault.state.release_is_due()
+    events = [record.event for record in vault.ledger.records()]
+    in_rounds = vault.state.policy.rounds
+    assert (events.count("round-accepted"), events.count("round-opened")) == ((1, 2) if in_rounds else (0, 0))
+    assert len(list(folders.server.iterdir())) == (1 if in_rounds else 0)
+    for folder in (folders.inbox, folders.claimed, folders.opened, folders.updates):
+        assert not [path for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in folders.state.rglob("*") if is_part(path)]
+    vault.ledger.close()
 
 
 def check(folders: Folders, keys: dict[str, PrivateKey], wanted: dict[str, tuple[str, str]]) -> None:

@@ -1,0 +1,160 @@
+"""Conducting rounds: open one, extend it, close it, each when it is due, and bring what it made into the vault.
+
+A round closes in steps that may all be done again after a crash:
+
+    1  with nothing locked   the judge combines the updates in vault/updates and scores the result
+    2  under the lock        if the round is still the same: store the model, record, and let go of the updates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from agents.charity.federation import Federation
+from agents.charity.judge_client import JudgeError, server_files
+from agents.charity.policy import Decision, passes, told
+from agents.charity.rounds import Due, Round, Update, can_open, due, needed, seconds_left, select
+from agents.charity.vault import Vault
+from agents.files import move_whole, sha256_file
+from agents.ledger import Record
+
+
+class Combines(Protocol):
+    """What closing a round needs of a judge."""
+
+    def combine(
+        self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
+    ) -> dict[str, Any]: ...
+
+
+def conduct(vault: Vault, judge: Combines, now: float) -> Record | None:
+    """Do what the rounds are due for next; None when that is nothing.
+
+    Args:
+        now: In seconds since 1970.
+
+    Raises:
+        OSError: The disk is full or read-only. Nothing is decided; try again later.
+        JudgeDownError: The judge does not start. Nothing is decided; try again later.
+    """
+    state = vault.refresh()
+    if not state.policy.rounds or state.finished:
+        return None
+    if state.round is None:
+        return _open(vault)
+    what = due(state.policy, state.round, [site.name for site in state.sites], now)
+    if what is Due.EXTEND:
+        return _extend(vault, now)
+    return _close(vault, judge, state, state.round) if what is Due.CLOSE else None
+
+
+def seconds_to_wait(state: Federation, now: float) -> float | None:
+    """Seconds until the open round has to be looked at though nothing arrives; None when there is no such time."""
+    if state.round is None:
+        return None
+    left = seconds_left(state.policy, state.round, now)
+    return left if left > 0 else None
+
+
+def _open(vault: Vault) -> Record | None:
+    with vault.locked() as state:
+        sites = [site.name for site in state.sites]
+        if state.round or state.finished or state.all_sessions_done() or not can_open(state.policy, sites):
+            return None
+        number = state.rounds + 1
+        chosen = select(sites, float(state.policy.values["fraction"]), state.genesis["seed"], number)
+        if state.policy.least > len(chosen):
+            chosen = tuple(sites)  # fewer would not do for the rule
+        reason = (
+            f"{len(chosen)} of {len(sites)} sites; closes with all of them, or after "
+            f"{state.policy.values['deadline']:g} s with {needed(state.policy, len(chosen))}"
+        )
+        return vault.append("round-opened", round=number, sites=list(chosen), reason=reason)
+
+
+def _extend(vault: Vault, now: float) -> Record | None:
+    with vault.locked() as state:
+        sites = [site.name for site in state.sites]
+        if state.round is None or due(state.policy, state.round, sites, now) is not Due.EXTEND:
+            return None
+        wanted = needed(state.policy, min(state.round.selected, len(state.round.sites)))
+        reason = f"{len(state.round.updates)} of {wanted} updates by the deadline; now every site may send one"
+        return vault.append("round-extended", round=state.round.number, sites=sites, reason=reason)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a round came to."""
+
+    decision: Decision
+    shares: dict[str, float]
+    out: Path
+    server: tuple[Path, ...] = ()
+
+
+def _close(vault: Vault, judge: Combines, before: Federation, current: Round) -> Record | None:
+    result = _combined(vault, judge, before, current)
+    with vault.locked() as state:
+        if state.round != current or state.current.of != before.current.of:
+            return None  # somebody was revoked or the model rolled back meanwhile; the next call looks again
+        decision = result.decision
+        fields: dict[str, Any] = {
+            "round": current.number,
+            "metrics": told(state.gate, decision.metrics) if decision.accept or state.gate.kind != "ladder" else None,
+            "current_metrics": state.current.metrics,
+            "against": state.current.of,
+            "updates": [_part(update, result.shares) for update in _sorted(current)],
+            "missing": list(current.missing),
+            "reason": decision.reason,
+        }
+        if decision.accept:
+            model = _blob(result.out)
+            server = [_blob(path) for path in result.server]
+            vault.keep(result.out, model["sha256"])
+            for path, blob in zip(result.server, server, strict=True):
+                move_whole(path, vault.folders.server_state(blob["sha256"]))
+            record = vault.append("round-accepted", **fields, model=model, state=server)
+        else:
+            record = vault.append("round-refused", **fields)
+        vault.sweep_rounds()
+    for path in (result.out, *server_files(result.out)):
+        path.unlink(missing_ok=True)
+    return record
+
+
+def _combined(vault: Vault, judge: Combines, state: Federation, current: Round) -> _Result:
+    folders = vault.folders
+    out = folders.opened / "round.safetensors"
+    updates = [(folders.update(update.model["sha256"]), update.examples) for update in _sorted(current)]
+    server = [folders.server_state(blob["sha256"]) for blob in state.current.server]
+    try:
+        answer = judge.combine(state.policy.text, folders.model(state.current.model["sha256"]), updates, server, out)
+    except JudgeError as error:
+        return _Result(Decision(False, str(error)), {}, out)
+    metrics = answer["metrics"]
+    accept, reason = passes(state.gate, state.metric, metrics, state.current.metrics, state.current.bar)
+    shares = {update.site: share for update, share in zip(_sorted(current), answer["shares"], strict=True)}
+    parts = f"{state.policy.name} of {len(updates)} {'update' if len(updates) == 1 else 'updates'}"
+    decision = Decision(accept, f"{parts}: {reason}", None, metrics)
+    return _Result(decision, shares, out, tuple(server_files(out)[: answer["server"]]))
+
+
+def _sorted(current: Round) -> list[Update]:
+    """By name: the sum must not depend on who was first."""
+    return sorted(current.updates, key=lambda update: update.site)
+
+
+def _part(update: Update, shares: dict[str, float]) -> dict[str, Any]:
+    return {
+        "site": update.site,
+        "record": update.record,
+        "examples": update.examples,
+        "share": shares.get(update.site),
+    }
+
+
+def _blob(path: Path) -> dict[str, Any]:
+    return {"sha256": sha256_file(path), "size": path.stat().st_size}

@@ -1,0 +1,372 @@
+"""The policies through the real vault, with a stand-in judge whose accuracy is a weight: a mix scores the mix."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.bundle import open_bundle
+from agents.charity import enrol, steer
+from agents.charity.audit import audit
+from agents.charity.serve import Coordinator
+from agents.charity.vault import Vault
+from agents.manifest import Release, new_id
+from agents.weights import read_weights
+
+Room = Any  # tests/integration/conftest.py
+NewRoom = Callable[..., Room]
+THREE = ("alice-1", "alice-2", "alice-3")
+FEDAVG = "fedavg:fraction=1,minimum=0.5,deadline=60,sites=1"
+
+
+def rounds(new_room: NewRoom, policy: str = FEDAVG, **agreement: Any) -> Room:
+    terms = {"policy": policy, "schedule": "rounds", "gate": "on", "margin": 0.01}
+    return new_room(agreement.pop("sites", THREE), **terms | agreement)
+
+
+def accuracy(room: Room) -> float:
+    return float(room.vault.state.current.metrics["accuracy"])
+
+
+def told(room: Room, site: str = "alice-1") -> dict[str, Any]:
+    """The state of the federation in the newest release, as a site opens it."""
+    newest = max(room.folders.releases.glob("*.bundle"))
+    model = room.folders.state.parent / f"opened-{new_id()}.safetensors"
+    release = open_bundle(newest, model, Release, room.keys["coordinator"].public, room.keys[site])
+    return release.federation
+
+
+# without rounds
+
+
+def test_polyak_moves_the_current_model_by_its_share(new_room: NewRoom) -> None:
+    room = new_room(policy="polyak:keep=0.75", gate="on", margin=0.01)
+    submission = room.submit("alice-1", 0.9)
+    room.work()
+    verdict = room.verdict("alice-1", submission)
+    assert verdict["event"] == "accepted"
+    assert (verdict["share"], verdict["staleness"]) == (0.25, 0)
+    assert accuracy(room) == pytest.approx(0.6)  # 0.75 * 0.5 + 0.25 * 0.9
+    stored = room.folders.model(verdict["model"]["sha256"])
+    tensors = read_weights(stored, {"dense1/kernel": (4, 2), "output/bias": (1,)})
+    assert tensors["output/bias"] == np.float32(0.75 * 0.5 + 0.25 * np.float64(np.float32(0.9)))
+    assert not room.folders.model(verdict["candidate"]["sha256"]).exists()
+    assert not list(room.folders.opened.iterdir())
+    assert list(room.folders.evidence.glob("*.bundle"))  # the bundle as the site signed it
+    assert audit(room.folders)["models"] == 2
+
+
+def test_polyak_behind_the_gate_refuses_what_pulls_the_model_down(new_room: NewRoom) -> None:
+    room = new_room(policy="polyak:keep=0.5", gate="on", margin=0.01)
+    refused, near = room.submit("alice-1", 0.4), room.submit("alice-2", 0.49)
+    room.work()
+    verdict = room.verdict("alice-1", refused)
+    assert verdict["event"] == "refused"
+    assert "0.4500 is more than 0.01 below the best so far, 0.5000" in verdict["reason"]
+    assert room.verdict("alice-2", near)["event"] == "accepted"
+    assert accuracy(room) == pytest.approx(0.495)
+    assert not list(room.folders.opened.iterdir())
+
+
+def test_polyak_without_a_gate_takes_what_comes(new_room: NewRoom) -> None:
+    room = new_room(policy="polyak:keep=0.5", gate="off", margin=0.01)
+    room.submit("alice-1", 0.1)
+    room.work()
+    assert accuracy(room) == pytest.approx(0.3)
+
+
+def test_merge_discounts_what_started_from_an_older_release(new_room: NewRoom) -> None:
+    room = new_room(policy="merge:steps=2,staleness=1", gate="on", margin=0.01)
+    old = room.release()
+    fresh, stale = room.submit("alice-1", 0.6, builds_on=old), room.submit("alice-2", 0.8, builds_on=old)
+    room.work()
+    assert room.verdict("alice-1", fresh)["share"] == 1.0
+    verdict = room.verdict("alice-2", stale)
+    assert (verdict["share"], verdict["staleness"]) == (0.5, 1)
+    assert accuracy(room) == pytest.approx(0.7)
+    worse = room.submit("alice-1", 0.2)
+    room.work()
+    assert room.verdict("alice-1", worse)["event"] == "refused"
+
+
+def test_a_candidate_scored_against_a_model_that_was_rolled_back_meanwhile_is_scored_again(new_room: NewRoom) -> None:
+    room = new_room(policy="polyak:keep=0.5", gate="off", margin=0.01)
+    room.submit("alice-1", 0.9)
+    room.work()
+    assert accuracy(room) == pytest.approx(0.7)
+    room.submit("alice-2", 0.9)
+    judge = room.judge
+    asked: list[Any] = []
+    mix = judge.mix
+
+    def rolls_back(*arguments: Any) -> Any:
+        if not asked:
+            steer.roll_back(Vault(room.folders), 1, "while the judge was busy")
+        asked.append(arguments)
+        return mix(*arguments)
+
+    judge.mix = rolls_back
+    room.work()
+    assert accuracy(room) == pytest.approx(0.7)  # half of genesis' 0.5, not of the 0.7 that was current before
+    assert len(asked) == 4  # scored and written, twice
+
+
+def test_a_judge_that_dies_of_a_mix_refuses_the_candidate_only(new_room: NewRoom) -> None:
+    room = new_room(policy="merge:steps=2,staleness=1", gate="on", margin=0.01)
+    bad, good = room.submit("alice-1", 3.0), room.submit("alice-2", 0.8)
+    room.work()
+    assert room.verdict("alice-1", bad)["reason"] == "the judge died of SIGKILL"
+    assert room.verdict("alice-2", good)["event"] == "accepted"
+
+
+def test_a_ladder_tells_no_more_than_its_steps(new_room: NewRoom) -> None:
+    room = new_room(policy="best", gate="ladder", margin=0.1)
+    little, much = room.submit("alice-1", 0.57), room.submit("alice-2", 0.84)
+    room.work()
+    verdict = room.verdict("alice-1", little)
+    assert (verdict["event"], verdict["metrics"]) == ("refused", None)
+    assert "0.57" not in json.dumps(verdict)
+    assert room.verdict("alice-2", much)["metrics"] == {"accuracy": 0.8, "auc": None, "loss": 0.2}
+    again = room.submit("alice-1", 0.87)
+    room.work()
+    assert room.verdict("alice-1", again)["event"] == "refused"  # 0.87 is not above 0.8 + 0.1
+
+
+# rounds
+
+
+def test_a_round_opens_by_itself_and_is_told_in_the_release(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    room.work()
+    federation = told(room)
+    assert federation["round"] == {"number": 1, "sites": list(THREE), "of": None}
+    assert (federation["turns"], federation["schedule"], federation["sessions"]) == (1, "rounds", None)
+
+
+def test_a_round_closes_with_the_last_update_and_the_next_one_opens(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    base = room.release()
+    counted = [room.submit(site, value, builds_on=base, examples=n) for site, value, n in
+               zip(THREE, (0.6, 0.7, 0.9), (10, 10, 20), strict=True)]  # fmt: skip
+    room.work()
+    assert [room.verdict(site, one)["event"] for site, one in zip(THREE, counted, strict=True)] == ["counted"] * 3
+    closed = next(record for record in room.vault.ledger.records() if record.event == "round-accepted").fields
+    assert accuracy(room) == pytest.approx((0.6 * 10 + 0.7 * 10 + 0.9 * 20) / 40, abs=1e-4)
+    assert [(part["site"], part["share"]) for part in closed["updates"]] == [
+        ("alice-1", 0.25), ("alice-2", 0.25), ("alice-3", 0.5)]  # fmt: skip
+    assert room.events()[-4:] == ["counted", "round-accepted", "round-opened", "release"]
+    assert told(room)["round"]["number"] == 2
+    assert told(room)["last"]["event"] == "round-accepted"
+    assert not list(room.folders.updates.iterdir())
+    assert not list(room.folders.opened.iterdir())
+    assert audit(room.folders)["models"] == 2
+
+
+def test_the_order_of_arrival_changes_nothing(new_room: NewRoom, tmp_path: Path) -> None:
+    models = []
+    for order in (THREE, THREE[::-1]):
+        room = rounds(new_room)
+        base = room.release()
+        for site in order:
+            room.submit(site, 0.6 + 0.1 * int(site[-1]) / 3, builds_on=base, examples=7 * int(site[-1]))
+        room.work()
+        models.append(room.vault.state.current.model["sha256"])
+        room.folders.state.rename(tmp_path / f"done-{len(models)}")
+    assert models[0] == models[1]
+
+
+def test_a_round_closes_at_its_deadline_without_the_missing(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    base = room.release()
+    room.submit("alice-1", 0.7, builds_on=base)
+    room.submit("alice-3", 0.7, builds_on=base)
+    room.work()
+    assert accuracy(room) == 0.5
+    room.late = 61
+    room.work()
+    assert accuracy(room) == pytest.approx(0.7)
+    closed = [record for record in room.vault.ledger.records() if record.event == "round-accepted"]
+    assert [record.fields["missing"] for record in closed] == [["alice-2"]]
+    late = room.submit("alice-2", 0.9, builds_on=base)
+    room.work()
+    assert room.verdict("alice-2", late)["reason"] == "round 1 is closed; round 2 is open"
+
+
+def test_too_few_at_the_deadline_and_all_may_help(new_room: NewRoom) -> None:
+    room = rounds(new_room, "fedavg:fraction=0.67,minimum=1,deadline=60,sites=1")
+    base = room.release()
+    chosen = room.vault.state.round.sites
+    (other,) = set(THREE) - set(chosen)
+    early = room.submit(other, 0.6, builds_on=base)
+    room.submit(chosen[0], 0.7, builds_on=base)
+    room.work()
+    assert room.verdict(other, early)["reason"] == f"{other} is not among the sites of round 1"
+    room.late = 61
+    room.work()
+    assert "round-extended" in room.events()
+    assert set(told(room)["round"]["sites"]) == set(THREE)
+    room.submit(other, 0.9)
+    room.work()
+    assert accuracy(room) == pytest.approx(0.8)
+
+
+def test_a_site_that_sends_twice_counts_once(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    base = room.release()
+    first, second = room.submit("alice-1", 0.7, builds_on=base), room.submit("alice-1", 0.9, builds_on=base)
+    room.work()
+    assert room.verdict("alice-1", first)["event"] == "counted"
+    assert room.verdict("alice-1", second)["reason"] == "alice-1 has an update in round 1 already"
+    assert len(list(room.folders.updates.iterdir())) == 1
+
+
+def test_a_failed_gate_is_recorded_and_told(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    base = room.release()
+    for site in THREE:
+        room.submit(site, 0.3, builds_on=base)
+    room.work()
+    refused = next(record for record in room.vault.ledger.records() if record.event == "round-refused")
+    assert refused.fields["metrics"]["accuracy"] == 0.3
+    assert accuracy(room) == 0.5
+    last = told(room)["last"]
+    assert (last["round"], last["event"]) == (1, "round-refused")
+    assert "0.3000 is more than 0.01 below the best so far, 0.5000" in last["reason"]
+    assert told(room)["round"]["number"] == 2
+    assert not list(room.folders.opened.iterdir())
+
+
+def test_without_a_gate_the_round_counts(new_room: NewRoom) -> None:
+    room = rounds(new_room, gate="off")
+    base = room.release()
+    for site in THREE:
+        room.submit(site, 0.3, builds_on=base)
+    room.work()
+    assert accuracy(room) == pytest.approx(0.3)
+
+
+def test_a_site_revoked_in_the_middle_has_no_part(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    base = room.release()
+    room.submit("alice-1", 0.1, builds_on=base)
+    room.submit("alice-2", 0.7, builds_on=base)
+    room.work()
+    enrol.revoke(room.vault, "alice-1", "its data are not its own")
+    room.submit("alice-3", 0.9, builds_on=base)
+    room.work()
+    assert accuracy(room) == pytest.approx(0.8)
+    closed = next(record for record in room.vault.ledger.records() if record.event == "round-accepted")
+    assert [part["site"] for part in closed.fields["updates"]] == ["alice-2", "alice-3"]
+    assert not list(room.folders.updates.iterdir())
+
+
+def test_a_site_that_joins_late_is_in_the_next_round(new_room: NewRoom, tmp_path: Path) -> None:
+    room = rounds(new_room, sites=("alice-1", "alice-2"))
+    base = room.release()
+    public = tmp_path / "alice-3.pub"
+    public.write_text(f"{room.keys['alice-3'].public.line} alice-3\n")
+    enrol.add(room.vault, "alice-3", public, "site")
+    room.work()
+    assert told(room, "alice-3")["round"]["sites"] == ["alice-1", "alice-2"]
+    eager = room.submit("alice-3", 0.9)
+    for site in ("alice-1", "alice-2"):
+        room.submit(site, 0.7, builds_on=base)
+    room.work()
+    assert room.verdict("alice-3", eager)["reason"] == "alice-3 is not among the sites of round 1"
+    assert told(room, "alice-3")["round"] == {"number": 2, "sites": list(THREE), "of": None}
+
+
+def test_rounds_end_the_federation_when_as_many_have_closed_as_agreed(new_room: NewRoom) -> None:
+    room = rounds(new_room, sessions=2)
+    for _ in range(2):
+        base = room.release()
+        for site in THREE:
+            room.submit(site, 0.7, builds_on=base)
+        room.work()
+    assert room.vault.state.finished
+    assert told(room)["state"] == "finished"
+    assert told(room)["round"] is None
+    assert next(r for r in room.vault.ledger.records() if r.event == "finished").fields["reason"] == (
+        "2 rounds closed, as agreed"
+    )
+    steer.reopen(room.vault, 3, "one more")
+    room.work()
+    assert told(room)["round"] == {"number": 3, "sites": list(THREE), "of": 3}
+
+
+def test_no_round_opens_before_the_rule_has_enough_sites(new_room: NewRoom) -> None:
+    room = rounds(new_room, "krum:faulty=1,fraction=1,minimum=0.5,deadline=60,sites=1")
+    room.work()
+    assert room.vault.state.round is None
+    assert told(room)["round"] is None
+
+
+def test_a_poisoned_update_does_not_move_the_median(new_room: NewRoom) -> None:
+    room = rounds(new_room, "median:fraction=1,minimum=0.5,deadline=60,sites=1", gate="off")
+    base = room.release()
+    for site, value in zip(THREE, (0.7, 0.72, -1e6), strict=True):
+        room.submit(site, value, builds_on=base)
+    room.work()
+    assert accuracy(room) == pytest.approx(0.7)
+
+
+def test_the_server_optimizer_goes_on_where_it_was(new_room: NewRoom) -> None:
+    options = "fraction=1,minimum=0.5,deadline=60,sites=1,server=momentum,rate=1,momentum=0.5"
+    room = rounds(new_room, f"fedavg:{options}", gate="off")
+    seen = []
+    for value in (0.6, 0.6):
+        base = room.release()
+        for site in THREE:
+            room.submit(site, value, builds_on=base)
+        room = restarted(room)
+        room.work()
+        seen.append(accuracy(room))
+    # step 1: 0.5 + 0.1; step 2: momentum 0.5 * 0.1 + (0.6 - 0.6)
+    assert seen == [pytest.approx(0.6), pytest.approx(0.65)]
+    assert len(list(room.folders.server.iterdir())) == 1
+    steer.roll_back(room.vault, 1, "anew")
+    base = room.release()
+    for site in THREE:
+        room.submit(site, 0.6, builds_on=base)
+    room.work()
+    assert accuracy(room) == pytest.approx(0.6)  # after a rollback the optimizer begins anew
+
+
+def restarted(room: Room) -> Room:
+    room.vault = Vault(room.folders)
+    Coordinator(room.vault, room.judge).recover()
+    return room
+
+
+def test_an_update_that_is_gone_from_the_disk_refuses_the_round_with_a_reason(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    base = room.release()
+    for site, value in (("alice-1", 0.7), ("alice-2", 0.71)):
+        room.submit(site, value, builds_on=base)
+    room.work()
+    next(room.folders.updates.iterdir()).unlink()
+    room.submit("alice-3", 0.72, builds_on=base)
+    room.work()
+    assert told(room)["last"]["event"] == "round-refused"
+    assert "No such file" in told(room)["last"]["reason"]
+    assert told(room)["round"]["number"] == 2
+
+
+def test_an_update_equal_to_the_release_does_not_take_the_current_model_away(new_room: NewRoom) -> None:
+    room = rounds(new_room, sites=("alice-1", "alice-2"))
+    base = room.release()
+    current = room.folders.model(room.vault.state.current.model["sha256"])
+    for site in ("alice-1", "alice-2"):
+        copy = room.folders.state.parent / f"{site}.safetensors"
+        os.link(current, copy)
+        room.submit(site, 0.5, builds_on=base, model=copy)
+    room.work()
+    assert accuracy(room) == 0.5
+    assert audit(room.folders)["models"] == 1
+    assert told(room)["round"]["number"] == 2
