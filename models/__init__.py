@@ -25,7 +25,19 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-_NO_ARCHITECTURE = {"archive", "backend", "datasets", "images", "outliers", "partition", "score"}
+_NO_ARCHITECTURE = {
+    "archive",
+    "backend",
+    "datasets",
+    "images",
+    "outliers",
+    "partition",
+    "pixels",
+    "pool",
+    "replicas",
+    "score",
+    "training",
+}
 
 MAX_PIXELS = 4096 * 4096
 MAX_CHANNELS = 16

@@ -7,7 +7,7 @@ import os
 from types import ModuleType
 
 
-def load_keras(threads: int = 0) -> ModuleType:
+def load_keras(threads: int = 0, computations: int = 1) -> ModuleType:
     """Import Keras with TensorFlow behind it and return it; later calls only return it.
 
     TensorFlow's own log lines are switched off, and GPU memory is taken as needed instead of all at once.
@@ -15,6 +15,8 @@ def load_keras(threads: int = 0) -> ModuleType:
     Args:
         threads: CPU threads for one computation; 0 leaves the choice to TensorFlow (all cores). Only the first call
             in a process can set it, because TensorFlow fixes its thread pools when it starts.
+        computations: How many computations run at the same time, each in a Python thread of its own. With one thread
+            each, every computation gives the same bits as alone.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,7 +30,7 @@ def load_keras(threads: int = 0) -> ModuleType:
         tensorflow.get_logger().setLevel(logging.ERROR)
         if threads:
             tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-            tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
+            tensorflow.config.threading.set_inter_op_parallelism_threads(max(threads, computations))
         for gpu in tensorflow.config.list_physical_devices("GPU"):
             tensorflow.config.experimental.set_memory_growth(gpu, True)
     return keras  # type: ignore[no-any-return]

@@ -10,15 +10,36 @@ from typing import Any
 from agents.manifest import Local
 
 
+class Patience:
+    """When to stop early, by Keras' rule for the validation loss (EarlyStopping without a smallest difference).
+
+    Args:
+        epochs: After so many epochs in a row without a lower loss than the lowest so far, it is over.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self._patience = epochs
+        self._lowest: float | None = None
+        self._waited = 0
+
+    def over(self, loss: float) -> bool:
+        """Take in an epoch's loss. NaN is not lower than anything; as the first one it leaves nothing to be lower."""
+        if self._lowest is None or loss < self._lowest:
+            self._lowest, self._waited = loss, 0
+            return False
+        self._waited += 1
+        return self._waited >= self._patience
+
+
 def improved(candidate: Local, best: Local) -> bool:
     """Whether both accuracy and loss of a checkpoint are better than those of the best so far.
 
     An accuracy of 1 cannot be beaten, so there it is enough to hold it. What is not a finite number is never better,
     and anything finite is better than that.
     """
-    if not _finite(candidate):
+    if not finite(candidate):
         return False
-    if not _finite(best):
+    if not finite(best):
         return True
     more_accurate = candidate.accuracy > best.accuracy or candidate.accuracy == best.accuracy == 1.0
     return more_accurate and candidate.loss < best.loss
@@ -42,10 +63,12 @@ class Trained:
 def may_start(federation: Mapping[str, Any], site: str, trained: Trained) -> bool:
     """Whether this site may train now, from a release with this state of the federation.
 
-    With the schedule `free` always. With `relay` in its turn, once: a release that was made before the coordinator
-    had our last report still says that it is our turn. Its count of `turns` tells; without one, the turn must have
-    been seen elsewhere in between.
+    With the schedule `free` always. With `rounds` when the open round selected it, once a round, which `turns` counts.
+    With `relay` in its turn, once: a release that was made before the coordinator had our last report still says that
+    it is our turn. Its count of `turns` tells; without one, the turn must have been seen elsewhere in between.
     """
+    if federation["schedule"] == "rounds":
+        return in_round(federation, site) and int(federation["turns"]) != trained.turns
     if federation["schedule"] != "relay":
         return True
     if federation["turn"] != site:
@@ -53,6 +76,11 @@ def may_start(federation: Mapping[str, Any], site: str, trained: Trained) -> boo
     if "turns" in federation:
         return trained.turns is None or int(federation["turns"]) != trained.turns
     return trained.passed or list(federation["sites"]) == [site]
+
+
+def in_round(federation: Mapping[str, Any], site: str) -> bool:
+    """Whether there is an open round, and this site is selected for it."""
+    return federation["round"] is not None and site in federation["round"]["sites"]
 
 
 def is_over(federation: Mapping[str, Any], trained: Trained) -> bool:
@@ -66,5 +94,6 @@ def session_seed(seed: int, session: int) -> int:
     return (seed * 1_000_003 + session) % 2**31
 
 
-def _finite(metrics: Local) -> bool:
+def finite(metrics: Local) -> bool:
+    """Whether both are finite numbers."""
     return math.isfinite(metrics.loss) and math.isfinite(metrics.accuracy)

@@ -1,0 +1,140 @@
+"""One session of training: how many epochs, in which order, when it ends early, and what is worth publishing.
+
+Knows neither files nor the federation, so a simulation of many sites trains by exactly these rules: the same weights,
+examples, plan and seed give the same session, bit for bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+import models
+from agents.alice.plan import Plan
+from agents.alice.session import Patience, finite, improved
+from agents.errors import SettingsError
+from agents.manifest import Local
+from models.training import Examples, Trainer
+
+
+class Trains(Protocol):
+    """What a session needs of a trainer: `models.training.Trainer`, or one that spreads over several GPUs."""
+
+    def weights(self) -> dict[str, np.ndarray]: ...
+
+    def fresh(self, seed: int) -> None: ...
+
+    def epoch(
+        self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
+    ) -> tuple[float, float]: ...
+
+    def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How an epoch ended.
+
+    Attributes:
+        number: From 1.
+        training: Loss and accuracy on the training images, each as its batch found it.
+        metrics: On the validation images; None when they are not scored. May be infinite or NaN after a divergence.
+        better: Whether `metrics` are better than the best of the session so far, the start included.
+        due: Whether the plan wants these weights published.
+        diverged: They are due, but a weight or a score is not a finite number: nobody may get them.
+    """
+
+    number: int
+    training: Local
+    metrics: Local | None
+    better: bool
+    due: bool
+    diverged: bool
+
+    @property
+    def publish(self) -> bool:
+        """Whether the weights as they are now are to be published."""
+        return self.due and not self.diverged
+
+
+def new_trainer(spec: Mapping[str, Any], plan: Plan) -> Trainer:
+    """The trainer for a plan.
+
+    Raises:
+        SettingsError: The plan's loss does not fit the network.
+    """
+    loss = loss_of(spec, plan)
+    return Trainer(spec, plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, loss)
+
+
+def loss_of(spec: Mapping[str, Any], plan: Plan) -> str:
+    """The name of the loss that a plan means for a network.
+
+    Raises:
+        SettingsError: It does not fit the number of classes.
+    """
+    fitting = models.loss_name(spec)
+    if plan.loss not in ("auto", fitting):
+        raise SettingsError(f"the loss {plan.loss} does not fit {spec['classes']} classes")
+    return fitting
+
+
+def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    """In which order an epoch (from 1) of a session with this seed goes through its examples: int64 [examples]."""
+    return np.random.default_rng([seed, epoch]).permutation(examples)
+
+
+def fit(
+    trainer: Trains,
+    train: Examples,
+    val: Examples | None,
+    plan: Plan,
+    seed: int,
+    start: Local | None,
+    ended: Callable[[Epoch], bool],
+    stop: threading.Event | None = None,
+) -> bool:
+    """Train one session from the weights that the trainer has loaded.
+
+    Args:
+        train: What it is trained on.
+        val: What it is scored on after each epoch. None leaves scoring out, when `plan.publish` is `session`; the
+            weights are the same with and without.
+        seed: Of this session: order of the examples, and dropout.
+        start: What the loaded weights score on `val`: the best so far. Without it, the first finite epoch is better.
+        ended: Called after each epoch, while the trainer has its weights. Returns whether weights to be published
+            (`Epoch.publish`) were; if not, they do not count as the best. Ignored for other epochs.
+        stop: When it is set, training ends within about a second.
+
+    Returns:
+        Whether patience ended it early.
+
+    Raises:
+        ValueError: `val` is None, and the plan publishes what improved.
+        models.training.Interrupted: `stop` was set.
+    """
+    by_session = plan.publish == "session"
+    if val is None and not by_session:
+        raise ValueError("what improved cannot be told without validation images")
+    trainer.fresh(seed)
+    best, patience = start, Patience(plan.patience)
+    for number in range(1, plan.epochs + 1):
+        training = trainer.epoch(train, epoch_order(seed, number, len(train)), plan.batch_size, stop)
+        metrics = Local(*trainer.evaluate(val, stop)) if val is not None else None
+        better = metrics is not None and (improved(metrics, best) if best else finite(metrics))
+        due = number == plan.epochs if by_session else better
+        diverged = due and not ((metrics is None or finite(metrics)) and _all_finite(trainer.weights()))
+        epoch = Epoch(number, Local(*training), metrics, better, due, diverged)
+        if (ended(epoch) and epoch.publish) or (by_session and better):
+            best = metrics
+        if not by_session and metrics is not None and patience.over(metrics.loss):
+            return True
+    return False
+
+
+def _all_finite(weights: Mapping[str, np.ndarray]) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in weights.values())

@@ -1,0 +1,276 @@
+"""Training one network: a whole epoch is one call of a compiled graph, and the same seed gives the same weights.
+
+A `Trainer` builds its network, its optimizer and its graphs once. After that any number of sites can train in it, one
+after the other: `load` brings a site's weights, `fresh` makes the optimizer and the random numbers of dropout as new,
+`epoch` trains. Which trainer did it, and what was trained in it before, leaves no trace in the weights.
+
+    images   float32 [n, height, width, channels], in 0..1     resident: made once, see `resident`
+    labels   int64 [n], in 0..classes-1
+    order    int [m], indices into both: what an epoch goes through, batch by batch, the last batch may be short
+
+Keras' own `fit` does the same arithmetic, but enters the graph once per batch and prepares each call anew, which for a
+small network and a few hundred images takes many times as long as the arithmetic.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import build, check_spec, get_weights, loss_name, set_weights
+from .backend import load_keras
+
+if TYPE_CHECKING:
+    from .images import Images
+
+SCORED_AT_ONCE = 64  # images; larger batches are no quicker on a CPU and take more memory
+SLICE_SECONDS = 0.3  # how long a graph may run when somebody may want to stop
+
+
+class Interrupted(Exception):
+    """Somebody asked to stop; the weights are somewhere between two epochs."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled images as tensors, which any number of trainers may read at the same time.
+
+    Attributes:
+        images: float32 [n, height, width, channels], in 0..1.
+        labels: int64 [n].
+        count: n.
+    """
+
+    images: Any
+    labels: Any
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def resident(images: Images) -> Examples:
+    """Put images where the graphs read them, in main memory. Do it once and keep the result."""
+    load_keras()
+    import tensorflow
+
+    with tensorflow.device("/CPU:0"):
+        pixels = tensorflow.constant(np.asarray(images.images, np.float32))
+        return Examples(pixels, tensorflow.constant(np.asarray(images.labels, np.int64)), len(images))
+
+
+def new_optimizer(name: str, learning_rate: float, momentum: float = 0.0) -> Any:
+    """A Keras optimizer by its lower-case name.
+
+    Raises:
+        ValueError: Momentum with another optimizer than `sgd`.
+    """
+    config: dict[str, Any] = {"learning_rate": learning_rate}
+    if momentum:
+        if name != "sgd":
+            raise ValueError(f"momentum {momentum:g} needs the optimizer sgd, found {name}")
+        config["momentum"] = momentum
+    return load_keras().optimizers.get({"class_name": name, "config": config})
+
+
+class Trainer:
+    """One network with its optimizer and its compiled graphs. For one thread at a time.
+
+    Args:
+        spec: The architecture.
+        optimizer: The lower-case name of a Keras optimizer.
+        learning_rate: Greater than 0.
+        momentum: In 0..1, with `sgd` only: v = momentum * v - learning_rate * g; w = w + v.
+        proximal: The mu of FedProx (Li et al. 2020, equation 2): the loss gains mu/2 * |w - w_loaded|^2 over the
+            weights that are trained, so each gradient gains mu * (w - w_loaded). 0 is plain training.
+        loss: The name of a Keras loss; None is the one that fits the number of classes.
+
+    Raises:
+        ValueError: The spec names no network that can be built here, or the optimizer has no momentum.
+    """
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        optimizer: str,
+        learning_rate: float,
+        momentum: float = 0.0,
+        proximal: float = 0.0,
+        loss: str | None = None,
+    ) -> None:
+        keras = load_keras()
+        import tensorflow
+
+        self.spec = check_spec(spec)
+        self.network = build(self.spec)
+        self._loss = keras.losses.get(loss or loss_name(self.spec))
+        self._optimizer = new_optimizer(optimizer, learning_rate, momentum)
+        self._optimizer.build(self.network.trainable_variables)
+        self._seeds = _seed_variables(self.network)
+        self._reset = _filling([variable.value for variable in self._optimizer.variables])
+        self._proximal = proximal
+        self._trained = [variable.value for variable in self.network.trainable_variables]
+        self._loaded = [tensorflow.Variable(variable, trainable=False) for variable in self._trained if proximal]
+        self._training = _Loop(self._train_batches, self.spec["input"])
+        self._scoring = _Loop(self._score_batches, self.spec["input"])
+
+    def load(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take over all weights, by variable path; `proximal` pulls towards them from now on.
+
+        Raises:
+            ValueError: They are not those of this network.
+        """
+        set_weights(self.network, weights)
+        for loaded, variable in zip(self._loaded, self._trained, strict=bool(self._proximal)):
+            loaded.assign(variable)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """All weights by variable path, in build order: float32 arrays that share nothing with the network."""
+        return get_weights(self.network)
+
+    def fresh(self, seed: int) -> None:
+        """Give the optimizer the state of a new one, and every source of random numbers a seed derived from `seed`."""
+        self._reset()
+        for number, variable in enumerate(self._seeds):
+            # A generator's state is its seed and a count of what was drawn. Keras' own seeding does not touch it.
+            own = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0] >> 1
+            variable.assign(np.array([own, 0]).astype(variable.dtype))
+
+    def epoch(
+        self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
+    ) -> tuple[float, float]:
+        """Train once through `order`, in batches of `batch_size` and a last one of what is left.
+
+        Args:
+            stop: When it is set, training ends within about a second. Only then are the batches computed in several
+                calls, which changes no weight.
+
+        Returns:
+            Mean loss (without the proximal term) and accuracy of the examples, each as its batch found it.
+
+        Raises:
+            Interrupted: `stop` was set.
+        """
+        return self._training.run(examples, np.asarray(order, np.int64), batch_size, stop)
+
+    def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]:
+        """Mean loss and accuracy of all examples, as Keras' `evaluate` has them.
+
+        Raises:
+            Interrupted: `stop` was set.
+        """
+        return self._scoring.run(examples, np.arange(len(examples)), SCORED_AT_ONCE, stop)
+
+    def _train_batches(self, images: Any, labels: Any) -> tuple[Any, Any]:
+        """A step on one batch, in a graph. Returns its mean loss and how many it had right."""
+        import tensorflow
+
+        with tensorflow.GradientTape() as tape:
+            outputs = self.network(images, training=True)
+            loss = self._mean_loss(labels, outputs)
+        gradients = tape.gradient(loss, self._trained)
+        if self._proximal:
+            changes = zip(gradients, self._trained, self._loaded, strict=True)
+            gradients = [gradient + self._proximal * (now - before) for gradient, now, before in changes]
+        self._optimizer.apply(gradients, self.network.trainable_variables)
+        return loss, self._right(labels, outputs)
+
+    def _score_batches(self, images: Any, labels: Any) -> tuple[Any, Any]:
+        outputs = self.network(images, training=False)
+        return self._mean_loss(labels, outputs), self._right(labels, outputs)
+
+    def _mean_loss(self, labels: Any, outputs: Any) -> Any:
+        import tensorflow
+
+        if self.spec["classes"] == 2:
+            labels = tensorflow.cast(labels[:, None], outputs.dtype)
+        return tensorflow.reduce_mean(self._loss(labels, outputs))
+
+    def _right(self, labels: Any, outputs: Any) -> Any:
+        """How many predictions are right; as Keras, 0.5 is class 0 and the first of equal classes counts."""
+        import tensorflow
+
+        if self.spec["classes"] == 2:
+            predicted = tensorflow.cast(outputs[:, 0] > 0.5, labels.dtype)
+        else:
+            predicted = tensorflow.argmax(outputs, axis=1, output_type=labels.dtype)
+        return tensorflow.math.count_nonzero(predicted == labels)
+
+
+class _Loop:
+    """A compiled loop over batches. Translated once: images and batches may come in any number.
+
+    Args:
+        batch: What is done with the images and labels of one batch; returns mean loss and number of right ones.
+        shape: Height, width and channels.
+    """
+
+    def __init__(self, batch: Callable[[Any, Any], tuple[Any, Any]], shape: list[int]) -> None:
+        import tensorflow
+        from tensorflow import TensorSpec, float32, float64, int64
+
+        def loop(
+            images: Any, labels: Any, order: Any, size: Any, first: Any, last: Any, loss: Any, right: Any
+        ) -> tuple[Any, Any]:
+            def step(number: Any, loss: Any, right: Any) -> tuple[Any, Any, Any]:
+                with tensorflow.device("/CPU:0"):  # where all images lie; a GPU gets only the batch
+                    at = order[number * size : (number + 1) * size]
+                    count = tensorflow.cast(tensorflow.size(at), float64)
+                    chosen = tensorflow.gather(images, at), tensorflow.gather(labels, at)
+                mean, found = batch(*chosen)
+                return number + 1, loss + tensorflow.cast(mean, float64) * count, right + found
+
+            end = tensorflow.while_loop(lambda number, *_: number < last, step, (first, loss, right))
+            return end[1], end[2]
+
+        whole, number = TensorSpec([None], int64), TensorSpec([], int64)
+        signature = [TensorSpec([None, *shape], float32), whole, whole, number, number, number]
+        function = tensorflow.function(loop, input_signature=[*signature, TensorSpec([], float64), number])
+        self._graph = function.get_concrete_function()
+        self._constant = tensorflow.constant
+        self._at_once = 1
+
+    def run(
+        self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None
+    ) -> tuple[float, float]:
+        """Mean loss and share of right ones over `order`."""
+        batches, done = -(-len(order) // batch_size), 0
+        where, size = self._constant(order, "int64"), self._constant(batch_size, "int64")
+        loss, right = self._constant(0.0, "float64"), self._constant(0, "int64")
+        while done < batches:
+            if stop is not None and stop.is_set():
+                raise Interrupted
+            count = batches - done if stop is None else min(self._at_once, batches - done)
+            begun = time.perf_counter()
+            first, last = (self._constant(number, "int64") for number in (done, done + count))
+            loss, right = self._graph(examples.images, examples.labels, where, size, first, last, loss, right)
+            int(right)  # waits for the device
+            self._at_once = max(1, int(count * SLICE_SECONDS / (time.perf_counter() - begun)))
+            done += count
+        return float(loss) / len(order), int(right) / len(order)
+
+
+def _filling(variables: list[Any]) -> Callable[[], None]:
+    """What gives variables the values again that they have now; every Keras optimizer begins with uniform ones."""
+    import tensorflow
+
+    values = [np.unique(variable.numpy()) for variable in variables]
+    assert all(len(value) == 1 for value in values), "an optimizer's state does not begin uniform"
+
+    def fill() -> None:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(tensorflow.fill(variable.shape, tensorflow.constant(value[0], variable.dtype)))
+
+    filled: Callable[[], None] = tensorflow.function(fill).get_concrete_function()
+    return filled
+
+
+def _seed_variables(network: Any) -> list[Any]:
+    """The states of a network's random number generators (of dropout layers), in build order."""
+    weights = {id(variable) for variable in network.weights}
+    return [variable for variable in network.variables if id(variable) not in weights]
