@@ -20,7 +20,7 @@ compiled anew each time, and imports nothing large before a verb needs it. `json
     command.py   who asks, what for, and the answer's way back
     upload.py    scp -t
     fetch.py     verdict, release
-    read.py      the views of the ledger
+    read.py      the views of the ledger, as text or JSON
 """
 
 from __future__ import annotations

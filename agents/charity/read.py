@@ -6,18 +6,18 @@ import os
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from agents.charity import views
+from agents.charity import texts, verbs, views
 from agents.charity.command import Room, Stop, answer, later, number, options
 from agents.charity.upload import waiting
 
 
 def read(room: Room, verb: str, words: list[str]) -> int:
     """Print one view of the ledger, for people or, with `--json`, for programs."""
-    allowed, places, form = views.FORMS[verb]
+    allowed, places, form = verbs.FORMS[verb]
     found, rest = options(words, {name: number if valued else None for name, valued in allowed.items()}, places, form)
     numbers = [number(word, "the record") for word in rest]
     if verb == "help":
-        value: Any = views.help_value()
+        value: Any = verbs.help_value()
     else:
         try:
             with open(room.path("outbox", "ledger.jsonl"), "rb") as ledger:
@@ -33,7 +33,7 @@ def read(room: Room, verb: str, words: list[str]) -> int:
             raise later("there is no history yet") from None
         except views.NoRecord as error:
             raise Stop(2, str(error)) from None
-    answer((views.to_json(value) if "--json" in found else views.TEXTS[verb](value)).encode())
+    answer((texts.to_json(value) if "--json" in found else texts.TEXTS[verb](value)).encode())
     return 0
 
 

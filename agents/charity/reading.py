@@ -95,6 +95,7 @@ def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
     """Show what changed from record A to record B: scores, fields, and how far each tensor moved."""
     from agents.charity import views
     from agents.charity.distance import distances
+    from agents.charity.layout import table
 
     change = views.diff(history_rows(settings, a, b), a, b)
     folders = folders_of(settings.state)
@@ -111,9 +112,7 @@ def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
              "–" if row["relative"] is None else f"{row['relative']:.2%}")
             for row in tensors
         ]  # fmt: skip
-        click.echo(
-            "\n" + views.table(("TENSOR", "SHAPE", "MOVED BY (L2)", "OF ITS NORM"), rows, right=(2, 3)), nl=False
-        )
+        click.echo("\n" + table(("TENSOR", "SHAPE", "MOVED BY (L2)", "OF ITS NORM"), rows, right=(2, 3)), nl=False)
 
 
 @click.command(epilog=example("charity best"))
@@ -121,13 +120,13 @@ def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
 @settings_options(StateSettings, "charity")
 def best(settings: StateSettings, as_json: bool) -> None:
     """Show the current model: where it comes from and what it scores."""
-    from agents.charity import views
+    from agents.charity import texts, views
 
     value = views.best(history_rows(settings))
     if as_json:
         show_value("best", value, True)
         return
-    text = views.best_text(value)
+    text = texts.best_text(value)
     width = text.index(value["model"]["sha256"])  # the model's hash stands on the first line
     click.echo(f"{text}{'stored at':<{width}}{folders_of(settings.state).model(value['model']['sha256'])}")
 
@@ -250,9 +249,9 @@ def _chosen(settings: StateSettings, number: int) -> Record:
 
 
 def show_value(verb: str, value: Any, as_json: bool) -> None:
-    from agents.charity import views
+    from agents.charity.texts import TEXTS, to_json
 
-    click.echo(views.to_json(value) if as_json else views.TEXTS[verb](value), nl=False)
+    click.echo(to_json(value) if as_json else TEXTS[verb](value), nl=False)
 
 
 def _stored(folders: Folders, record: Record) -> Path | None:
@@ -266,7 +265,8 @@ def _model(folders: Folders, record: Record) -> Path:
     path = _stored(folders, record)
     if path is None:
         raise AgentError(
-            f"record {record.sequence} ({record.event}) has no stored model", "refused models are not kept"
+            f"record {record.sequence} ({record.event}) has no stored model",
+            "only the models that became current are kept",
         )
     return path
 

@@ -1,10 +1,8 @@
-"""The history as people read it: from ledger records to rows, and from rows to text. Pure; standard library only.
+"""The history as people read it: from ledger records to rows. Pure; standard library only.
 
 A record here is the record's own fields plus its `hash` and `signature`, in the ledger's order. Every view
-is first a value (what `--json` prints), then text made from that value. The door's forced command and the
+is a value, which is what `--json` prints; `texts` makes the text that people read. The door's forced command and the
 `charity` command show the same views.
-
-Strings in a record may come from a site, so text goes through `printable` before it reaches a terminal.
 """
 
 from __future__ import annotations
@@ -12,47 +10,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from agents.charity.layout import few, number
+from agents.charity.layout import printable as printable
 
 Fields = Mapping[str, Any]
 Row = dict[str, Any]
 
-JUDGED = ("accepted", "refused", "invalid")
-MAKES_CURRENT = ("genesis", "accepted", "rollback")
-
-HELP = """\
-history [--last N]                 every event: who sent what, what it claimed, what it scored, the verdict and why
-history --export [--after SEQ]     the signed records themselves, one JSON line each
-show N                             everything record N says
-diff A B                           what changed from record A to record B
-best                               the current model: where it comes from and what it scores
-nodes                              the sites and auditors, and what each has sent
-status                             where the federation stands
-verify                             check every hash, link and signature of the history
-help                               this page
-
-Each also with --json. Sites further have, for their programs or by hand:
-scp -O FILE.bundle HOST:           send one bundle
-verdict [--wait SECONDS] ID        the signed verdict on it
-release [--after SEQ] [--wait SECONDS] > FILE.bundle    the newest release
-
-Exit codes: 0 done, 1 the door failed, 2 not a verb, 3 refused, 4 nothing yet or try again later
-Example: ssh HOST history --last 20
-"""
-
-FORMS: dict[str, tuple[dict[str, bool], int, str]] = {
-    # verb: (option: whether it takes a number, how many numbers follow, the form)
-    "history": ({"--json": False, "--export": False, "--after": True, "--last": True}, 0,
-                "history [--json] [--last N] | history --export [--after SEQ]"),
-    "show": ({"--json": False}, 1, "show [--json] N"),
-    "diff": ({"--json": False}, 2, "diff [--json] A B"),
-    "best": ({"--json": False}, 0, "best [--json]"),
-    "nodes": ({"--json": False}, 0, "nodes [--json]"),
-    "status": ({"--json": False}, 0, "status [--json]"),
-    "verify": ({"--json": False}, 0, "verify [--json]"),
-    "help": ({"--json": False}, 0, "help [--json]"),
-}  # fmt: skip
+JUDGED = ("accepted", "refused", "counted", "invalid")
+MAKES_CURRENT = ("genesis", "accepted", "round-accepted", "rollback")
 
 
 class NoRecord(LookupError):
@@ -79,10 +47,15 @@ def export(lines: Iterable[bytes], after: int = 0) -> Iterator[bytes]:
         if line.endswith(b"\n"):
             whole = json.loads(line)
             if whole["sequence"] > after:
-                yield _escaped(json.dumps(whole, separators=(",", ":"), sort_keys=True)).encode() + b"\n"
+                yield escaped(json.dumps(whole, separators=(",", ":"), sort_keys=True)).encode() + b"\n"
 
 
-# Views: values
+def escaped(text: str) -> str:
+    """JSON in ASCII without the one letter of it that a terminal acts on."""
+    return text.replace("\x7f", "\\u007f")
+
+
+# Views
 
 
 def history(records: Sequence[Fields], last: int | None = None) -> list[Row]:
@@ -100,11 +73,13 @@ def _history_row(record: Fields) -> Row:
         "site": record.get("site"),
         "session": record.get("session"),
         "epoch": record.get("epochs") if reported else record.get("epoch"),
+        "round": record.get("round"),
         "builds_on": record.get("builds_on"),
         "examples": record.get("examples"),
         # A report's metrics are the site's own; every other record's are measured on the holdout.
         "claim": _headline(record.get("metrics" if reported else "claim")),
         "score": None if reported else _headline(record.get("metrics")),
+        "share": record.get("share"),
         "reason": why(record),
         "submission": record.get("submission"),
         "hash": record["hash"],
@@ -114,22 +89,36 @@ def _history_row(record: Fields) -> Row:
 def why(record: Fields) -> str:
     """A record's reason in words; for events that have none, what there is to know about them."""
     event = record["event"]
+    if event.startswith("round-"):
+        return _why_round(record)
     if record.get("reason"):
         return f"back to {record['to']}: {record['reason']}" if event == "rollback" else str(record["reason"])
     if event == "genesis":
-        spec = record.get("spec") or {}
-        return f"{spec.get('name', 'a model')}, random weights trained on the coordinator's own images"
+        return _why_genesis(record)
     if event == "site-added":
         return f"as {record.get('role')} with {fingerprint(record.get('key'))}"
     if event == "release":
         sites = (record.get("federation") or {}).get("sites") or []
-        return f"the model of {record.get('of')}, for {', '.join(map(str, sites)) or 'nobody'}"
+        return f"the model of {record.get('of')}, for {few(sites) or 'nobody'}"
     if event == "report":
-        checkpoints, epochs = _number(record.get("checkpoints"), "checkpoint"), _number(record.get("epochs"), "epoch")
+        checkpoints, epochs = number(record.get("checkpoints"), "checkpoint"), number(record.get("epochs"), "epoch")
         return f"session over, {checkpoints} in {epochs}"
     if event == "rollback":
         return f"back to {record.get('to')}"
     return ""
+
+
+def _why_round(record: Fields) -> str:
+    sites, missing = record.get("sites"), record.get("missing")
+    asked = f" for {few(sites)}" if sites else ""
+    return f"round {record['round']}{asked}: {record['reason']}" + (f"; missing {few(missing)}" if missing else "")
+
+
+def _why_genesis(record: Fields) -> str:
+    name = (record.get("spec") or {}).get("name", "a model")
+    if given := record.get("weights"):
+        return f"{name}, {given['tensors']} of {given['of']} tensors from given weights {given['sha256'][:16]}…"
+    return f"{name}, random weights trained on the coordinator's own images"
 
 
 def show(records: Sequence[Fields], sequence: int) -> Row:
@@ -141,34 +130,33 @@ def diff(records: Sequence[Fields], first: int, second: int) -> Row:
     """Two records side by side: scores with their difference, then every other field that is not the same."""
     one, two = _record(records, first), _record(records, second)
     scores = {}
-    for name in _ordered(one.get("metrics") or {}, two.get("metrics") or {}):
-        before, after = (_value((record.get("metrics") or {}).get(name)) for record in (one, two))
+    for name in ordered(one.get("metrics") or {}, two.get("metrics") or {}):
+        before, after = (plain((record.get("metrics") or {}).get(name)) for record in (one, two))
         if before is not None or after is not None:
             change = None if before is None or after is None else after - before
             scores[name] = {"first": before, "second": after, "change": change}
     fields = {}
-    for name in _ordered(one, two):
+    for name in ordered(one, two):
         if name not in ("sequence", "previous", "hash", "signature", "metrics") and one.get(name) != two.get(name):
             fields[name] = {"first": one.get(name), "second": two.get(name)}
     return {"first": first, "second": second, "scores": scores, "fields": fields}
 
 
 def best(records: Sequence[Fields]) -> Row:
-    """The current model: the record that made it current, the one it comes from, and what it gained."""
+    """The current model: the record that made it current, what it is made of, and what it gained."""
     made = current(records)
     source = made
     while source["event"] == "rollback":
         source = _record(records, source["to"])
     releases = [record for record in records if record["event"] == "release" and record["of"] == made["sequence"]]
     first = _headline(records[0].get("metrics"))
+    made_of = ("site", "session", "epoch", "examples", "share", "staleness", "round", "updates", "missing", "weights")
     return {
         "sequence": made["sequence"],
         "event": made["event"],
         "since": made["time"],
-        "site": source.get("site"),
-        "session": source.get("session"),
-        "epoch": source.get("epoch"),
-        "examples": source.get("examples"),
+        **{name: source.get(name) for name in made_of},
+        "policy": records[0].get("policy"),
         "claim": _headline(source.get("claim")),
         "metrics": made.get("metrics"),
         "genesis": first,
@@ -180,7 +168,7 @@ def best(records: Sequence[Fields]) -> Row:
     }
 
 
-_UNHEARD: Row = {"accepted": 0, "refused": 0, "invalid": 0, "sessions": 0, "best": None, "last": None}
+_UNHEARD: Row = {**dict.fromkeys(JUDGED, 0), "sessions": 0, "best": None, "round": None, "last": None}
 
 
 def nodes(records: Sequence[Fields]) -> list[Row]:
@@ -192,19 +180,25 @@ def nodes(records: Sequence[Fields]) -> list[Row]:
             row = rows.setdefault(str(name), {"site": name} | _UNHEARD)
             row |= {"role": record.get("role"), "key": fingerprint(record.get("key"))}
             row |= {"state": "enrolled", "since": record["time"]}
-        if not isinstance(name, str) or name not in rows:
-            continue
-        row = rows[name]
-        if event == "site-revoked":
-            row |= {"state": "revoked", "since": record["time"]}
-        elif event in JUDGED or event == "report":
-            row["sessions" if event == "report" else event] += 1
-            row["last"] = record["time"]
-        if event == "accepted":
-            score = _headline(record.get("metrics"))
-            if score and (row["best"] is None or _rank(score) > _rank(row["best"])):
-                row["best"] = score
+        if isinstance(name, str) and name in rows:
+            _hear(rows[name], record)
     return list(rows.values())
+
+
+def _hear(row: Row, record: Fields) -> None:
+    """What one record adds to the row of the site that it is about."""
+    event = record["event"]
+    if event == "site-revoked":
+        row |= {"state": "revoked", "since": record["time"]}
+    elif event in JUDGED or event == "report":
+        row["sessions" if event == "report" else event] += 1
+        row["last"] = record["time"]
+    if event == "counted":
+        row["round"] = record.get("round")  # the last in which it took part
+    if event == "accepted":
+        score = _headline(record.get("metrics"))
+        if score and (row["best"] is None or _rank(score) > _rank(row["best"])):
+            row["best"] = score
 
 
 def status(records: Sequence[Fields], waiting: Mapping[str, int] | None = None) -> Row:
@@ -217,27 +211,45 @@ def status(records: Sequence[Fields], waiting: Mapping[str, int] | None = None) 
     first, made = _first(records), current(records)
     releases = [record for record in records if record["event"] == "release"]
     told = (releases[-1].get("federation") if releases else None) or {}
-    closing = [record["event"] for record in records if record["event"] in ("finished", "reopened")]
-    counts = {event: sum(record["event"] == event for record in records) for event in JUDGED}
+    closing = [record for record in records if record["event"] in ("finished", "reopened")]
+    agreed = next((record for record in reversed(records) if record["event"] == "reopened"), first)
     enrolled = [row for row in nodes(records) if row["state"] == "enrolled"]
     return {
         "federation": first.get("federation"),
-        "state": "finished" if closing[-1:] == ["finished"] else "open",
+        "state": "finished" if closing and closing[-1]["event"] == "finished" else "open",
         "schedule": first.get("schedule"),
         "policy": first.get("policy"),
+        "gate": first.get("gate"),
+        "margin": first.get("margin"),
         "turn": told.get("turn"),
-        "sessions": told.get("sessions", first.get("sessions")),
+        "sessions": agreed.get("sessions"),
+        "rounds": _rounds(records),
         "sites": [row["site"] for row in enrolled if row["role"] == "site"],
         "auditors": [row["site"] for row in enrolled if row["role"] != "site"],
-        "current": {"sequence": made["sequence"], "site": made.get("site"), "score": _headline(made.get("metrics"))},
+        "current": {
+            "sequence": made["sequence"],
+            "site": made.get("site"),
+            "round": made.get("round"),
+            "score": _headline(made.get("metrics")),
+        },
         "genesis": _headline(first.get("metrics")),
         "release": releases[-1]["sequence"] if releases else None,
-        **counts,
+        **{event: sum(record["event"] == event for record in records) for event in JUDGED},
         "waiting": dict(waiting or {}),
         "records": len(records),
         "head": records[-1]["hash"],
         "last": records[-1]["time"],
     }
+
+
+def _rounds(records: Sequence[Fields]) -> Row | None:
+    if records[0].get("schedule") != "rounds":
+        return None
+    from agents.charity.round_views import (
+        rounds,
+    )  # the rules of rounds cost the door 15 ms, so only where there are any
+
+    return rounds(records)
 
 
 def current(records: Sequence[Fields]) -> Fields:
@@ -246,157 +258,7 @@ def current(records: Sequence[Fields]) -> Fields:
     return next(record for record in reversed(records) if record["event"] in MAKES_CURRENT)
 
 
-# Views: text
-
-
-def history_text(rows: Sequence[Row]) -> str:
-    """The history as a table."""
-    columns = ("#", "TIME (UTC)", "EVENT", "SITE", "SESSION", "EPOCH", "CLAIMED ACC / LOSS", "SCORED ACC / LOSS", "WHY")
-    return table(
-        columns,
-        [
-            (row["sequence"], clock(row["time"]), row["event"], row["site"], row["session"], row["epoch"],
-             _pair(row["claim"]), _pair(row["score"]), row["reason"])
-            for row in rows
-        ],
-        right=(0, 4, 5),
-    )  # fmt: skip
-
-
-def show_text(record: Row) -> str:
-    """One record as lines of name and value."""
-    lines = [(name, clock(value) if name == "time" else _words(name, value)) for name, value in _flat(record)]
-    return _lines(lines)
-
-
-def diff_text(change: Row) -> str:
-    """Two records side by side as two tables."""
-    first, second = f"RECORD {change['first']}", f"RECORD {change['second']}"
-    scores = [
-        (name, _decimal(pair["first"]), _decimal(pair["second"]),
-         "–" if pair["change"] is None else f"{pair['change']:+.4f}")
-        for name, pair in change["scores"].items()
-    ]  # fmt: skip
-    fields = []
-    for name, pair in change["fields"].items():
-        one, two = dict(_flat({name: pair["first"]})), dict(_flat({name: pair["second"]}))
-        fields += [(key, one.get(key), two.get(key)) for key in _ordered(one, two) if one.get(key) != two.get(key)]
-    cells = [(name, _short(_words(name, one)), _short(_words(name, two))) for name, one, two in fields]
-    parts = [table(("SCORE", first, second, "CHANGE"), scores, right=(1, 2, 3))] if scores else []
-    parts += [table(("FIELD", first, second), cells)] if cells else []
-    return "\n".join(parts) or f"records {change['first']} and {change['second']} say the same\n"
-
-
-def best_text(value: Row) -> str:
-    """The current model as lines of name and value."""
-    site = value["site"]
-    if site:
-        origin = f"{site}, session {value['session']}, epoch {value['epoch']}, trained on {value['examples']} images"
-    else:
-        origin = "the coordinator's own first epoch"
-    metrics = value["metrics"] or {}
-    lines = [
-        ("model", (value["model"] or {}).get("sha256")),
-        ("from", origin),
-        (
-            "current since",
-            f"{clock(value['since'])}, by record {value['sequence']}, {value['event']}: {value['reason']}",
-        ),
-        ("released as", ", ".join(map(str, value["releases"])) or "not released yet"),
-        ("claimed", _named(value["claim"])),
-        ("scored", _named({name: metrics[name] for name in metrics if _value(metrics[name]) is not None})),
-        ("genesis scored", _named(value["genesis"])),
-        ("judged since", _number(value["judged_since"], "submission")),
-    ]
-    tables = [name for name in ("per_class_accuracy", "confusion") if metrics.get(name)]
-    return _lines([*lines, *((f"scored {name}", _words(name, metrics[name])) for name in tables)])
-
-
-def nodes_text(rows: Sequence[Row]) -> str:
-    """Sites and auditors as a table."""
-    columns = ("SITE", "ROLE", "STATE", "SINCE (UTC)", "ACCEPTED", "REFUSED", "INVALID", "SESSIONS", "BEST ACC / LOSS",
-               "LAST HEARD (UTC)", "KEY")  # fmt: skip
-    return table(
-        columns,
-        [
-            (row["site"], row["role"], row["state"], clock(row["since"]), row["accepted"], row["refused"],
-             row["invalid"], row["sessions"], _pair(row["best"]), clock(row["last"]), row["key"])
-            for row in rows
-        ],
-        right=(4, 5, 6, 7),
-    )  # fmt: skip
-
-
-def status_text(value: Row) -> str:
-    """Where the federation stands, as lines of name and value."""
-    made = value["current"]
-    waiting = ", ".join(f"{count} of {site}" for site, count in sorted(value["waiting"].items()) if count)
-    sessions = "without end" if value["sessions"] is None else _number(value["sessions"], "session") + " per site"
-    turn = f", {value['turn']} has its turn" if value["turn"] else ""
-    return _lines(
-        [
-            ("federation", f"{value['federation']}, {value['state']}"),
-            ("schedule", f"{value['schedule']}, {sessions}{turn}"),
-            ("policy", value["policy"]),
-            ("sites", ", ".join(map(str, value["sites"])) or "none yet"),
-            ("auditors", ", ".join(map(str, value["auditors"])) or "none"),
-            ("current model", f"record {made['sequence']}" + (f" by {made['site']}" if made["site"] else "")),
-            ("scored", _named(made["score"])),
-            ("genesis scored", _named(value["genesis"])),
-            ("newest release", value["release"]),
-            ("judged", ", ".join(f"{value[event]} {event}" for event in JUDGED)),
-            ("waiting", waiting or "nothing"),
-            ("history", f"{_number(value['records'], 'record')}, the last at {clock(value['last'])}"),
-            ("head", value["head"]),
-        ]
-    )
-
-
-def verify_text(value: Row) -> str:
-    """That the history is sound, in one sentence."""
-    return f"{_number(value['records'], 'record')}: every hash, link and signature is right; head {value['head']}\n"
-
-
-TEXTS: dict[str, Callable[[Any], str]] = {
-    "history": history_text,
-    "show": show_text,
-    "diff": diff_text,
-    "best": best_text,
-    "nodes": nodes_text,
-    "status": status_text,
-    "verify": verify_text,
-    "help": lambda value: HELP,
-}
-
-
-def to_json(value: object) -> str:
-    """A value as indented ASCII JSON; nothing in it can act on a terminal."""
-    return _escaped(json.dumps(value, indent=2)) + "\n"
-
-
-def help_value() -> Row:
-    """The verbs for reading, each with its form."""
-    return {verb: form for verb, (_, _, form) in FORMS.items()}
-
-
-# Words, numbers and tables
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
-    """Aligned plain text with a heading; `right` are the columns that align to the right."""
-    cells = [tuple(columns), *(tuple(_cell(value) for value in row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
-    lines = []
-    for row in cells:
-        padded = (cell.rjust(width) if column in right else cell.ljust(width)
-                  for column, (cell, width) in enumerate(zip(row, widths, strict=True)))  # fmt: skip
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines) + "\n"
-
-
-def printable(text: str) -> str:
-    """A text with everything escaped that a terminal would act on or not show: controls, direction marks."""
-    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
+# Parts of records
 
 
 def fingerprint(key: object) -> str:
@@ -408,85 +270,26 @@ def fingerprint(key: object) -> str:
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
-def clock(time: object) -> str:
-    """`2026-01-31T12:00:00.123Z` as `2026-01-31 12:00:00`."""
-    return "–" if time is None else str(time)[:19].replace("T", " ")
+def plain(value: object) -> float | None:
+    """A metric that is one number."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _cell(value: object) -> str:
-    return "–" if value is None or value == "" else printable(str(value))
-
-
-def _lines(pairs: Iterable[tuple[str, object]]) -> str:
-    known = [(printable(name), _cell(value)) for name, value in pairs]
-    width = max((len(name) for name, _ in known), default=0)
-    return "".join(f"{name.ljust(width)}  {value}\n" for name, value in known)
-
-
-def _flat(record: Fields) -> Iterator[tuple[str, Any]]:
-    """Fields with those of nested objects beside them: `model.sha256`."""
-    for name, value in record.items():
-        if isinstance(value, dict) and value:
-            yield from ((f"{name}.{inner}", child) for inner, child in _flat(value))
-        else:
-            yield name, value
-
-
-def _words(name: str, value: object) -> str | None:
-    """A field's value in one line."""
-    if value is None:
-        return None
-    if name == "key" or name.endswith((".key", "coordinator")):
-        return fingerprint(value)
-    if name == "signature":
-        return f"SSHSIG, {len(str(value))} characters; with --json in full"
-    if isinstance(value, float):
-        return _decimal(value)
-    if isinstance(value, list):
-        between = " | " if value and isinstance(value[0], list) else " "
-        keys = name.endswith("recipients")
-        return between.join(fingerprint(child) if keys else str(_words("", child)) for child in value)
-    return str(value)
-
-
-def _short(text: str | None) -> str | None:
-    return text if text is None or len(text) <= 48 else text[:45] + "..."
+def ordered(one: Fields, two: Fields) -> list[str]:
+    """The names of both, the first one's first."""
+    return [*one, *(name for name in two if name not in one)]
 
 
 def _headline(metrics: object) -> Row | None:
     """Accuracy and loss of a metrics object; None when it has neither."""
     if not isinstance(metrics, dict):
         return None
-    found = {name: metrics[name] for name in ("accuracy", "loss") if _value(metrics.get(name)) is not None}
+    found = {name: metrics[name] for name in ("accuracy", "loss") if plain(metrics.get(name)) is not None}
     return found or None
 
 
 def _rank(score: Row) -> tuple[float, float]:
     return score.get("accuracy", -1.0), -score.get("loss", float("inf"))
-
-
-def _pair(score: Row | None) -> str | None:
-    return f"{_decimal(score.get('accuracy'))} / {_decimal(score.get('loss'))}" if score else None
-
-
-def _named(metrics: Row | None) -> str | None:
-    return ", ".join(f"{name} {_decimal(value)}" for name, value in metrics.items()) if metrics else None
-
-
-def _decimal(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else "–"
-
-
-def _value(value: object) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _number(count: object, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
-
-
-def _ordered(one: Fields, two: Fields) -> list[str]:
-    return [*one, *(name for name in two if name not in one)]
 
 
 def _first(records: Sequence[Fields]) -> Fields:
@@ -500,7 +303,3 @@ def _record(records: Sequence[Fields], sequence: int) -> Fields:
         if record["sequence"] == sequence:
             return record
     raise NoRecord(f"the history has no record {sequence}; it ends with {len(records)}")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\x7f", "\\u007f")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.charity import views
+from agents.charity import layout, texts, views
 
 KEY = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAB"
 
@@ -58,6 +58,49 @@ ROLLED_BACK = [
     *RECORDS,
     *chain(*[{}] * 11, {"event": "rollback", "to": 6, "metrics": {"accuracy": 0.8}, "reason": "why"})[11:],
 ]
+
+FEDAVG = "fedavg:fraction=1,minimum=0.5,deadline=90,sites=1"
+THREE = ["alice-1", "alice-2", "alice-3"]
+
+
+def opened(number: int, *sites: str) -> dict[str, Any]:
+    return {"event": "round-opened", "round": number, "sites": list(sites), "reason": "closes with all of them"}
+
+
+def counted(number: int, site: str, **more: Any) -> dict[str, Any]:
+    return judged("counted", site, None, round=number, reason=f"update 1 of 3 in round {number}") | more
+
+
+def closed(event: str, number: int, shares: dict[str, float], missing: list[str], **more: Any) -> dict[str, Any]:
+    updates = [
+        {"site": site, "record": place, "examples": 1200 + place, "share": share}
+        for place, (site, share) in enumerate(shares.items(), 1)
+    ]
+    told = {"event": event, "round": number, "updates": updates, "missing": missing, "against": 1}
+    return told | {"metrics": {"accuracy": 0.9, "loss": 0.1}, "reason": f"fedavg of {len(updates)} updates: ok"} | more
+
+
+# One round with everybody, one without alice-3 that the gate refused.
+ROUNDS = chain(
+    GENESIS | {"schedule": "rounds", "policy": FEDAVG, "gate": "on", "margin": 0.01, "sessions": 5},
+    *({"event": "site-added", "site": site, "role": "site", "key": KEY} for site in THREE),
+    opened(1, *THREE),
+    *(counted(1, site) for site in THREE),
+    closed("round-accepted", 1, {"alice-1": 0.25, "alice-2": 0.25, "alice-3": 0.5}, [],
+           model={"sha256": "bb", "size": 1}, state=[{"sha256": "cc", "size": 2}]),
+    {"event": "release", "of": 9, "metrics": {"accuracy": 0.9}, "federation": {"turn": None, "sessions": None}},
+    opened(2, *THREE),
+    counted(2, "alice-1"),
+    counted(2, "alice-2"),
+    closed("round-refused", 2, {"alice-1": 1 / 3, "alice-2": 2 / 3}, ["alice-3"]),
+)  # fmt: skip
+
+
+def following(records: list[dict[str, Any]], *events: dict[str, Any]) -> list[dict[str, Any]]:
+    return chain(*[{}] * len(records), *events)[len(records) :]
+
+
+OPENED = following(ROUNDS, opened(3, "alice-1", "alice-2"), counted(3, "alice-2"))
 
 
 def line(record: dict[str, Any]) -> bytes:
@@ -117,7 +160,7 @@ def test_status_says_where_the_federation_stands() -> None:
         ["alice-1", "alice-2"],
         5,
     )
-    assert "2 of alice-1" in views.status_text(value)
+    assert "2 of alice-1" in texts.status_text(value)
     value = views.status(RECORDS)
     assert (value["sites"], value["auditors"], value["accepted"], value["refused"], value["invalid"]) == (
         ["alice-1"],
@@ -136,8 +179,8 @@ def test_diff_shows_scores_then_other_fields() -> None:
     assert change["scores"]["accuracy"] == {"first": 0.8, "second": 0.7, "change": pytest.approx(-0.1)}
     assert change["fields"]["site"] == {"first": "alice-1", "second": "alice-2"}
     assert "confusion" not in change["scores"]
-    assert "-0.1000" in views.diff_text(change)
-    assert views.diff_text(views.diff(RECORDS, 6, 6)).startswith("SCORE")
+    assert "-0.1000" in texts.diff_text(change)
+    assert texts.diff_text(views.diff(RECORDS, 6, 6)).startswith("SCORE")
 
 
 @pytest.mark.parametrize("number", [0, 12, 10**15])
@@ -151,16 +194,16 @@ def test_an_empty_history_is_said_to_be_empty() -> None:
         with pytest.raises(views.NoRecord, match="empty"):
             view([])
     assert views.history([]) == views.nodes([]) == []
-    assert views.history_text([]).startswith("#")
+    assert texts.history_text([]).startswith("#")
 
 
 def test_every_view_of_every_record_is_text() -> None:
-    for records in (RECORDS, ROLLED_BACK):
-        texts = [views.history_text(views.history(records)), views.best_text(views.best(records))]
-        texts += [views.nodes_text(views.nodes(records)), views.status_text(views.status(records))]
-        texts += [views.show_text(views.show(records, number)) for number in range(1, len(records) + 1)]
-        texts += [views.diff_text(views.diff(records, 1, number)) for number in range(1, len(records) + 1)]
-        for text in texts:
+    for records in (RECORDS, ROLLED_BACK, ROUNDS, [*ROUNDS, *OPENED]):
+        shown = [texts.history_text(views.history(records)), texts.best_text(views.best(records))]
+        shown += [texts.nodes_text(views.nodes(records)), texts.status_text(views.status(records))]
+        shown += [texts.show_text(views.show(records, number)) for number in range(1, len(records) + 1)]
+        shown += [texts.diff_text(views.diff(records, 1, number)) for number in range(1, len(records) + 1)]
+        for text in shown:
             assert text.endswith("\n")
             assert text.replace("\n", "").isprintable()
 
@@ -171,15 +214,158 @@ def test_no_text_of_a_site_acts_on_the_terminal(evil: str) -> None:
         *RECORDS[:5],
         {**RECORDS[5], "reason": evil, "site": evil, evil: evil, "claim": {evil: evil}, "metrics": {evil: 1}},
     ]
-    texts = [views.history_text(views.history(records)), views.show_text(views.show(records, 6))]
-    texts += [views.diff_text(views.diff(records, 1, 6)), views.best_text(views.best(records)), views.to_json(records)]
-    for text in texts:
+    shown = [texts.history_text(views.history(records)), texts.show_text(views.show(records, 6))]
+    shown += [texts.diff_text(views.diff(records, 1, 6)), texts.best_text(views.best(records)), texts.to_json(records)]
+    for text in shown:
         assert text.replace("\n", "").isprintable()
-    assert json.loads(views.to_json(records))[5]["reason"] == evil
+    assert json.loads(texts.to_json(records))[5]["reason"] == evil
     [exported] = views.export([line(records[5])])
     assert exported.decode().removesuffix("\n").isprintable()
     assert json.loads(json.loads(exported)["record"])["reason"] == evil
 
 
 def test_tables_align() -> None:
-    assert views.table(("#", "NAME"), [(1, "a"), (10, None)], right=(0,)) == " #  NAME\n 1  a\n10  –\n"
+    assert layout.table(("#", "NAME"), [(1, "a"), (10, None)], right=(0,)) == " #  NAME\n 1  a\n10  –\n"
+
+
+# Rounds and mixes
+
+
+def test_history_tells_what_became_of_rounds() -> None:
+    reasons = {row["sequence"]: row["reason"] for row in views.history(ROUNDS)}
+    assert reasons[5] == "round 1 for alice-1, alice-2, alice-3: closes with all of them"
+    assert reasons[6] == "update 1 of 3 in round 1"
+    assert reasons[9] == "round 1: fedavg of 3 updates: ok"
+    assert reasons[14] == "round 2: fedavg of 2 updates: ok; missing alice-3"
+    rows = views.history(ROUNDS)
+    assert [row["round"] for row in rows if row["round"]] == [1, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert rows[5]["score"] is None and rows[5]["claim"] == {"accuracy": 0.9, "loss": 0.1}
+    assert rows[8]["score"] == {"accuracy": 0.9, "loss": 0.1}
+    [extended] = views.history(
+        following(ROUNDS, {"event": "round-extended", "round": 3, "sites": THREE, "reason": "0 of 1 updates"})
+    )
+    assert extended["reason"] == "round 3 for alice-1, alice-2, alice-3: 0 of 1 updates"
+
+
+def test_best_tells_what_a_round_was_made_of() -> None:
+    value = views.best(ROUNDS)
+    assert (value["sequence"], value["round"], value["missing"], value["releases"]) == (9, 1, [], [10])
+    assert [part["share"] for part in value["updates"]] == [0.25, 0.25, 0.5]
+    assert value["judged_since"] == 2
+    assert (
+        "from            round 1, fedavg of 3 updates: alice-1 (1,201 images, share 0.25), "
+        "alice-2 (1,202 images, share 0.25), alice-3 (1,203 images, share 0.5)\n"
+    ) in texts.best_text(value)
+    shares = {"alice-1": 1.0}
+    later = [*ROUNDS, *following(ROUNDS, closed("round-accepted", 3, shares, ["alice-2", "alice-3"]))]
+    assert (
+        "round 3, fedavg of 1 update: alice-1 (1,201 images, share 1); missing alice-2, alice-3\n"
+        in texts.best_text(views.best(later))
+    )
+    back = [*later, *following(later, {"event": "rollback", "to": 9, "metrics": None, "reason": "why"})]
+    assert "from            round 1, fedavg of 3 updates: " in texts.best_text(views.best(back))
+
+
+def test_best_of_many_sites_stays_a_line() -> None:
+    shares = {f"site-{number}": 0.01 for number in range(100)}
+    text = texts.best_text(views.best([*ROUNDS, *following(ROUNDS, closed("round-accepted", 3, shares, []))]))
+    assert "site-9 (1,210 images, share 0.01) and 90 more\n" in text
+
+
+def test_best_tells_the_share_of_a_mix() -> None:
+    mix = judged("accepted", "alice-2", 0.9, share=0.5, staleness=1, candidate={"sha256": "dd", "size": 1})
+    value = views.best(chain(GENESIS, mix))
+    assert (value["share"], value["staleness"]) == (0.5, 1)
+    text = texts.best_text(value)
+    assert "alice-2, session 1, epoch 4, trained on 50 images; share 0.5 of it, staleness 1\n" in text
+    assert views.history(chain(GENESIS, mix))[1]["share"] == 0.5
+    assert "share" not in texts.best_text(views.best(RECORDS)).split("current since")[0]
+
+
+def test_nodes_under_rounds_tell_the_last_one_heard() -> None:
+    one, _, three = views.nodes(ROUNDS)
+    assert (one["counted"], one["round"], one["last"]) == (2, 2, "2026-01-31T12:00:12.000Z")
+    assert (three["counted"], three["round"]) == (1, 1)
+    heading = texts.nodes_text(views.nodes(ROUNDS)).splitlines()[0]
+    assert "COUNTED" in heading and "LAST ROUND" in heading and "ACCEPTED" not in heading
+    assert "COUNTED" not in texts.nodes_text(views.nodes(RECORDS))
+
+
+def test_status_tells_the_open_round() -> None:
+    value = views.status([*ROUNDS, *OPENED])
+    assert (value["gate"], value["margin"], value["sessions"], value["counted"]) == ("on", 0.01, 5, 6)
+    assert value["rounds"]["closed"] == 2
+    last = {"round": 2, "event": "round-refused", "reason": "fedavg of 2 updates: ok"}
+    assert value["rounds"]["last"] == last | {"time": "2026-01-31T12:00:14.000Z"}
+    assert value["rounds"]["open"] == {
+        "number": 3,
+        "opened": "2026-01-31T12:00:15.000Z",
+        "closes": "2026-01-31T12:01:45.000Z",
+        "enough": 1,
+        "sites": ["alice-1", "alice-2"],
+        "sent": ["alice-2"],
+        "missing": ["alice-1"],
+        "extended": False,
+    }
+    text = texts.status_text(value)
+    assert "rounds, 2 closed, 5 agreed\n" in text
+    assert "3: 1 of 2 updates in, missing alice-1; closes with all, or from 2026-01-31 12:01:45 with 1\n" in text
+    assert "2, refused at 2026-01-31 12:00:14: fedavg of 2 updates: ok\n" in text
+    assert f"{FEDAVG}\n" in text and "on, margin 0.01\n" in text
+    assert "0 refused, 6 counted, 0 invalid\n" in text
+    assert "record 9, round 1\n" in text
+
+
+def test_status_follows_what_becomes_of_an_open_round() -> None:
+    records = [*ROUNDS, *OPENED]
+    extended = {"event": "round-extended", "round": 3, "sites": THREE, "reason": "too few"}
+    records += following(records, extended, {"event": "site-revoked", "site": "alice-2", "reason": "gone"})
+    now = views.status(records)["rounds"]["open"]
+    assert (now["sites"], now["sent"], now["extended"]) == (["alice-1", "alice-3"], [], True)
+    assert "open to every site since its deadline" in texts.status_text(views.status(records))
+    for event in ("finished", "round-accepted"):
+        over = [*records, *following(records, closed(event, 3, {"alice-1": 1.0}, []))]
+        assert views.status(over)["rounds"]["open"] is None
+        assert "open round" not in texts.status_text(views.status(over))
+
+
+def test_status_says_what_was_agreed_when_it_was_opened_again() -> None:
+    again = [*ROUNDS, *following(ROUNDS, {"event": "reopened", "sessions": 9, "reason": "more"})]
+    assert views.status(again)["sessions"] == 9
+    assert "without end" in texts.status_text(views.status([{**RECORDS[0], "sessions": None}]))
+
+
+def test_a_deadline_beyond_the_calendar_is_none() -> None:
+    records = [*ROUNDS, *OPENED]
+    records[0] = {**records[0], "policy": FEDAVG.replace("90", "1e300")}
+    value = views.status(records)
+    assert value["rounds"]["open"]["closes"] is None
+    assert "it has no deadline" in texts.status_text(value)
+
+
+@pytest.mark.parametrize(
+    ("gate", "told"), [({}, "off"), ({"gate": "off", "margin": 0.01}, "off"),
+                       ({"gate": "ladder", "margin": 0.02}, "ladder, steps of 0.02")],
+)  # fmt: skip
+def test_status_tells_the_gate(gate: dict[str, Any], told: str) -> None:
+    assert f"gate            {told}\n" in texts.status_text(views.status([{**RECORDS[0], **gate}]))
+
+
+def test_show_and_diff_go_into_lists_of_updates() -> None:
+    shown = texts.show_text(views.show(ROUNDS, 9))
+    assert "updates.alice-3.share     0.5000\n" in shown
+    assert "updates.alice-1.examples  1201\n" in shown
+    assert "state.1.sha256            cc\n" in shown
+    change = texts.diff_text(views.diff(ROUNDS, 9, 14))
+    rows = {line.split()[0]: line.split()[1:] for line in change.splitlines() if line}
+    assert rows["updates.alice-1.share"] == ["0.2500", "0.3333"]
+    assert rows["updates.alice-3.share"] == ["0.5000", "–"]
+    assert rows["missing"] == ["–", "alice-3"]
+    assert "updates.alice-1.examples" not in rows
+
+
+def test_genesis_from_given_weights_says_so() -> None:
+    given = GENESIS | {"weights": {"sha256": "ab" * 32, "tensors": 50, "of": 52}}
+    [row] = views.history(chain(given))
+    assert row["reason"] == "cnn, 50 of 52 tensors from given weights abababababababab…"
+    assert "with 50 of 52 tensors from given weights" in texts.best_text(views.best(chain(given)))

@@ -1,0 +1,242 @@
+"""The views of the history as text. Pure: the values that `views` makes in, text out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from agents.charity.layout import clock, decimal, few, named_lines, number, short, table
+from agents.charity.verbs import HELP
+from agents.charity.views import JUDGED, Fields, Row, escaped, fingerprint, ordered, plain
+
+
+def history_text(rows: Sequence[Row]) -> str:
+    """The history as a table."""
+    columns = ("#", "TIME (UTC)", "EVENT", "SITE", "SESSION", "EPOCH", "CLAIMED ACC / LOSS", "SCORED ACC / LOSS", "WHY")
+    return table(
+        columns,
+        [
+            (row["sequence"], clock(row["time"]), row["event"], row["site"], row["session"], row["epoch"],
+             _pair(row["claim"]), _pair(row["score"]), row["reason"])
+            for row in rows
+        ],
+        right=(0, 4, 5),
+    )  # fmt: skip
+
+
+def show_text(record: Row) -> str:
+    """One record as lines of name and value."""
+    return named_lines((name, clock(value) if name == "time" else _words(name, value)) for name, value in _flat(record))
+
+
+def diff_text(change: Row) -> str:
+    """Two records side by side as two tables."""
+    first, second = f"RECORD {change['first']}", f"RECORD {change['second']}"
+    scores = [
+        (name, decimal(pair["first"]), decimal(pair["second"]),
+         "–" if pair["change"] is None else f"{pair['change']:+.4f}")
+        for name, pair in change["scores"].items()
+    ]  # fmt: skip
+    fields = []
+    for name, pair in change["fields"].items():
+        one, two = dict(_flat({name: pair["first"]})), dict(_flat({name: pair["second"]}))
+        fields += [(key, one.get(key), two.get(key)) for key in ordered(one, two) if one.get(key) != two.get(key)]
+    cells = [(name, short(_words(name, one)), short(_words(name, two))) for name, one, two in fields]
+    parts = [table(("SCORE", first, second, "CHANGE"), scores, right=(1, 2, 3))] if scores else []
+    parts += [table(("FIELD", first, second), cells)] if cells else []
+    return "\n".join(parts) or f"records {change['first']} and {change['second']} say the same\n"
+
+
+def best_text(value: Row) -> str:
+    """The current model as lines of name and value."""
+    metrics = value["metrics"] or {}
+    lines = [
+        ("model", (value["model"] or {}).get("sha256")),
+        ("from", _origin(value)),
+        (
+            "current since",
+            f"{clock(value['since'])}, by record {value['sequence']}, {value['event']}: {value['reason']}",
+        ),
+        ("released as", ", ".join(map(str, value["releases"])) or "not released yet"),
+        ("claimed", _named(value["claim"])),
+        ("scored", _named({name: metrics[name] for name in metrics if plain(metrics[name]) is not None})),
+        ("genesis scored", _named(value["genesis"])),
+        ("judged since", number(value["judged_since"], "submission")),
+    ]
+    tables = [name for name in ("per_class_accuracy", "confusion") if metrics.get(name)]
+    return named_lines([*lines, *((f"scored {name}", _words(name, metrics[name])) for name in tables)])
+
+
+def _origin(value: Row) -> str:
+    """What the current model is made of."""
+    if value["updates"]:
+        parts = few(
+            f"{part['site']} ({_images(part['examples'])}, share {_share(part['share'])})" for part in value["updates"]
+        )
+        rule = str(value["policy"]).partition(":")[0]
+        missing = f"; missing {few(value['missing'])}" if value["missing"] else ""
+        return f"round {value['round']}, {rule} of {number(len(value['updates']), 'update')}: {parts}{missing}"
+    if value["site"]:
+        trained = f"session {value['session']}, epoch {value['epoch']}, trained on {_images(value['examples'])}"
+        mixed = value["share"] is not None
+        share = f"; share {_share(value['share'])} of it, staleness {value['staleness']}" if mixed else ""
+        return f"{value['site']}, {trained}{share}"
+    if given := value["weights"]:
+        return f"the coordinator's own, with {given['tensors']} of {given['of']} tensors from given weights"
+    return "the coordinator's own first epoch"
+
+
+def _images(count: object) -> str:
+    return f"{count:,} images" if isinstance(count, int) else f"{count} images"
+
+
+def _share(share: object) -> str:
+    return f"{share:.2g}" if isinstance(share, int | float) else "–"
+
+
+def nodes_text(rows: Sequence[Row]) -> str:
+    """Sites and auditors as a table; what is scored in rounds are not the sites, so then other columns tell more."""
+    rounds = any(row["counted"] for row in rows)
+    columns = ("SITE", "ROLE", "STATE", "SINCE (UTC)", "COUNTED" if rounds else "ACCEPTED", "REFUSED", "INVALID",
+               "SESSIONS", "LAST ROUND" if rounds else "BEST ACC / LOSS", "LAST HEARD (UTC)", "KEY")  # fmt: skip
+    return table(
+        columns,
+        [
+            (row["site"], row["role"], row["state"], clock(row["since"]), row["counted" if rounds else "accepted"],
+             row["refused"], row["invalid"], row["sessions"], row["round"] if rounds else _pair(row["best"]),
+             clock(row["last"]), row["key"])
+            for row in rows
+        ],
+        right=(4, 5, 6, 7, 8) if rounds else (4, 5, 6, 7),
+    )  # fmt: skip
+
+
+def status_text(value: Row) -> str:
+    """Where the federation stands, as lines of name and value."""
+    made, rounds = value["current"], value["rounds"]
+    waiting = ", ".join(f"{count} of {site}" for site, count in sorted(value["waiting"].items()) if count)
+    by = f" by {made['site']}" if made["site"] else f", round {made['round']}" if made["round"] else ""
+    shown = [event for event in JUDGED if event != ("counted" if rounds is None else "accepted")]
+    return named_lines(
+        [
+            ("federation", f"{value['federation']}, {value['state']}"),
+            ("schedule", _schedule(value)),
+            *([] if rounds is None else _rounds_lines(rounds)),
+            ("policy", value["policy"]),
+            ("gate", _gate(value["gate"], value["margin"])),
+            ("sites", few(value["sites"], 100) or "none yet"),
+            ("auditors", few(value["auditors"], 100) or "none"),
+            ("current model", f"record {made['sequence']}{by}"),
+            ("scored", _named(made["score"])),
+            ("genesis scored", _named(value["genesis"])),
+            ("newest release", value["release"]),
+            ("judged", ", ".join(f"{value[event]} {event}" for event in shown)),
+            ("waiting", waiting or "nothing"),
+            ("history", f"{number(value['records'], 'record')}, the last at {clock(value['last'])}"),
+            ("head", value["head"]),
+        ]
+    )
+
+
+def _schedule(value: Row) -> str:
+    sessions, rounds = value["sessions"], value["rounds"]
+    if rounds is not None:
+        return f"rounds, {rounds['closed']} closed, " + ("without end" if sessions is None else f"{sessions} agreed")
+    agreed = "without end" if sessions is None else number(sessions, "session") + " per site"
+    turn = f", {value['turn']} has its turn" if value["turn"] else ""
+    return f"{value['schedule']}, {agreed}{turn}"
+
+
+def _gate(kind: object, margin: object) -> str:
+    told = {"on": f"on, margin {margin}", "ladder": f"ladder, steps of {margin}"}
+    return told.get(str(kind), "off")
+
+
+def _rounds_lines(rounds: Row) -> list[tuple[str, object]]:
+    last, now = rounds["last"], rounds["open"]
+    lines: list[tuple[str, object]] = []
+    if now:
+        extended = ", open to every site since its deadline" if now["extended"] else ""
+        missing = f", missing {few(now['missing'])}" if now["missing"] else ""
+        at = f"or from {clock(now['closes'])} with {now['enough']}" if now["closes"] else "it has no deadline"
+        sent = f"{len(now['sent'])} of {number(len(now['sites']), 'update')} in"
+        lines += [("open round", f"{now['number']}{extended}: {sent}{missing}; closes with all, {at}")]
+    if last:
+        verdict = last["event"].removeprefix("round-")
+        lines += [("last round", f"{last['round']}, {verdict} at {clock(last['time'])}: {last['reason']}")]
+    return lines
+
+
+def verify_text(value: Row) -> str:
+    """That the history is sound, in one sentence."""
+    return f"{number(value['records'], 'record')}: every hash, link and signature is right; head {value['head']}\n"
+
+
+TEXTS: dict[str, Callable[[Any], str]] = {
+    "history": history_text,
+    "show": show_text,
+    "diff": diff_text,
+    "best": best_text,
+    "nodes": nodes_text,
+    "status": status_text,
+    "verify": verify_text,
+    "help": lambda value: HELP,
+}
+
+
+def to_json(value: object) -> str:
+    """A value as indented ASCII JSON; nothing in it can act on a terminal."""
+    return escaped(json.dumps(value, indent=2)) + "\n"
+
+
+# Fields of records in words
+
+
+def _flat(fields: Fields) -> Iterator[tuple[str, Any]]:
+    """Fields with those of nested objects beside them: `model.sha256`, `updates.alice-1.share`."""
+    for name, value in fields.items():
+        inner = _parts(value)
+        if inner:
+            yield from _flat({f"{name}.{key}": child for key, child in inner.items()})
+        else:
+            yield name, value
+
+
+def _parts(value: object) -> Row:
+    """What is in a field by name: an object's fields; a list's objects by their site or place."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list) and all(isinstance(child, dict) for child in value):
+        named = enumerate(value, 1)
+        return {str(child.get("site", place)): _without_site(child) for place, child in named}
+    return {}
+
+
+def _without_site(child: Row) -> Row:
+    return {name: value for name, value in child.items() if name != "site"}
+
+
+def _words(name: str, value: object) -> str | None:
+    """A field's value in one line."""
+    if value is None:
+        return None
+    if name == "key" or name.endswith((".key", "coordinator")):
+        return fingerprint(value)
+    if name == "signature":
+        return f"SSHSIG, {len(str(value))} characters; with --json in full"
+    if isinstance(value, float):
+        return decimal(value)
+    if isinstance(value, list):
+        between = " | " if value and isinstance(value[0], list) else " "
+        keys = name.endswith("recipients")
+        return between.join(fingerprint(child) if keys else str(_words("", child)) for child in value)
+    return str(value)
+
+
+def _pair(score: Row | None) -> str | None:
+    return f"{decimal(score.get('accuracy'))} / {decimal(score.get('loss'))}" if score else None
+
+
+def _named(metrics: Row | None) -> str | None:
+    return ", ".join(f"{name} {decimal(value)}" for name, value in metrics.items()) if metrics else None

@@ -1,0 +1,41 @@
+"""The verbs for reading, as the door serves them: what each is for, and its form."""
+
+from __future__ import annotations
+
+HELP = """\
+history [--last N]                 every event: who sent what, what it claimed, what it scored, the verdict and why
+history --export [--after SEQ]     the signed records themselves, one JSON line each
+show N                             everything record N says
+diff A B                           what changed from record A to record B
+best                               the current model: where it comes from and what it scores
+nodes                              the sites and auditors, and what each has sent
+status                             where the federation stands
+verify                             check every hash, link and signature of the history
+help                               this page
+
+Each also with --json. Sites further have, for their programs or by hand:
+scp -O FILE.bundle HOST:           send one bundle
+verdict [--wait SECONDS] ID        the signed verdict on it
+release [--after SEQ] [--wait SECONDS] > FILE.bundle    the newest release
+
+Exit codes: 0 done, 1 the door failed, 2 not a verb, 3 refused, 4 nothing yet or try again later
+Example: ssh HOST history --last 20
+"""
+
+FORMS: dict[str, tuple[dict[str, bool], int, str]] = {
+    # verb: (option: whether it takes a number, how many numbers follow, the form)
+    "history": ({"--json": False, "--export": False, "--after": True, "--last": True}, 0,
+                "history [--json] [--last N] | history --export [--after SEQ]"),
+    "show": ({"--json": False}, 1, "show [--json] N"),
+    "diff": ({"--json": False}, 2, "diff [--json] A B"),
+    "best": ({"--json": False}, 0, "best [--json]"),
+    "nodes": ({"--json": False}, 0, "nodes [--json]"),
+    "status": ({"--json": False}, 0, "status [--json]"),
+    "verify": ({"--json": False}, 0, "verify [--json]"),
+    "help": ({"--json": False}, 0, "help [--json]"),
+}  # fmt: skip
+
+
+def help_value() -> dict[str, str]:
+    """The verbs with their forms, for programs."""
+    return {verb: form for verb, (_, _, form) in FORMS.items()}
