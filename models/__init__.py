@@ -34,7 +34,6 @@ _NO_ARCHITECTURE = {
     "partition",
     "pixels",
     "pool",
-    "replicas",
     "score",
     "training",
 }

@@ -11,13 +11,13 @@ Five convolutions, three overlapping poolings (3x3, step 2), two dense layers wi
     conv5     13x13x256                7x7x256       3x3
     pool5     6x6x256                  3x3x256
     dense6-7  4096, 4096               4096, 4096    `units`, dropout 0.5 after each
-    weights   SIZE224   SIZE128
+    weights   62,378,344 (1000)        29,973,889 (2)  in all, for that many classes
 
 What is adapted: one device, so every convolution sees all maps of the layer before (the paper divides conv2, conv4 and
 conv5 between two GPUs); no local response normalisation, which costs time and gains nothing (Simonyan and Zisserman
 2015, section 4.1); He's initial weights (He et al. 2015, section 2.2) instead of N(0, 0.01) with biases of 1, so that
 it learns from random weights with any optimizer; one sigmoid unit for two classes. `units` is the width of the two
-dense layers: with 128x128x3 and 512 units there are SIZE512 weights.
+dense layers: with 128x128x3 and 512 units there are 5,190,529 weights.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def hidden(images: Any, spec: Mapping[str, Any]) -> Any:
     from keras import layers
 
     def convolution(name: str, filters: int, size: int, x: Any) -> Any:
-        same = layers.Conv2D(filters, size, padding="same", activation="relu", kernel_initializer="he_normal", name=name)
-        return same(x)
+        same = {"padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
+        return layers.Conv2D(filters, size, name=name, **same)(x)
 
     x = layers.ZeroPadding2D(2, name="pad1")(images)
     x = layers.Conv2D(96, 11, strides=4, activation="relu", kernel_initializer="he_normal", name="conv1")(x)

@@ -89,9 +89,7 @@ def shown(picture: Picture) -> str:
     return repr(f"{picture.split}/{picture.category}/{picture.name}"[:120])
 
 
-def _place(
-    member: tarfile.TarInfo, splits: Collection[str], suffixes: Collection[str]
-) -> tuple[str, str, str] | None:
+def _place(member: tarfile.TarInfo, splits: Collection[str], suffixes: Collection[str]) -> tuple[str, str, str] | None:
     """Split, class and name of a picture; None for everything that is none."""
     parts = PurePosixPath(member.name).parts
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or parts[-1].startswith("."):

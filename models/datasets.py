@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import images
+from . import images, pixels
 from .images import Images
 
 TIMEOUT_SECONDS = 20
@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a published data set is, and how to tell that it is the right one. Without `url` it cannot be downloaded."""
+    """Where a published data set is, and how to tell that it is the right one; without `url` nobody may download it."""
 
     file: str
     url: str
@@ -143,7 +143,7 @@ def digits(note: str = "") -> Dataset:
 
     bunch = load_digits()
     wanted = (28, 28, 1)
-    enlarged = images.convert((bunch.images * (255 / 16)).astype(np.uint8), wanted, "digits")
+    enlarged = pixels.convert((bunch.images * (255 / 16)).astype(np.uint8), wanted, "digits")
     splits = _with_all_splits({"train": Images(enlarged, bunch.target.astype(np.int64))})
     return Dataset("digits", splits, wanted, 10, note)
 
@@ -181,7 +181,7 @@ def obtain(source: Source, folder: Path, progress: Progress | None = None) -> tu
 
 
 def cut(content: Images, share: float, seed: int) -> tuple[Images, Images]:
-    """Divide a split in two, such as train into train and a holdout, as `images.hold_out`: the classes keep their shares.
+    """Divide a split in two, such as train into train and a holdout; the classes keep their shares (`images.hold_out`).
 
     Args:
         content: At least two examples; whole patients go to one side where they are known.

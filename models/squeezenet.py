@@ -1,4 +1,4 @@
-"""SqueezeNet v1.1 (Iandola et al. 2016), made for transfer learning: weights from elsewhere, of which a part is trained.
+"""SqueezeNet v1.1 (Iandola et al. 2016), made for transfer learning: given weights, of which a part is trained.
 
 Shapes for 128x128x3; a fire module squeezes to few maps and expands to 1x1 and 3x3 maps side by side:
 
@@ -20,6 +20,9 @@ arithmetic as a 1x1 convolution and then averaging, but for its ReLU. With two c
 `trained` says how many blocks are trained, counted from the output: 1 is the output layer alone, 2 also fire9, 3 also
 fire8, up to 9 also fire2 and 10 everything, the default. The weights before them stay as they were given; they are
 part of every model file all the same. Whoever begins with random weights wants 10.
+
+A pooling leaves out a row left over at the end, which Caffe's would pool; that happens at even sizes, such as 56 of
+227x227, and a linear probe is as good either way.
 
 Keras allows no slash in a layer's name: `fire2/squeeze1x1` of the authors is `fire2_squeeze1x1` here.
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import datasets, images
+from models import archive, datasets, images
+from models.pixels import convert, read_image
 
 SQUARE = (4, 4, 1)
 PIXELS = np.zeros((2, 4, 4), np.uint8)
@@ -79,7 +82,7 @@ def test_every_type_and_shape_of_pixels(tmp_path: Path, pixels: np.ndarray, expe
 def test_grey_is_the_luma_of_the_colours() -> None:
     red = np.zeros((1, 2, 2, 3), np.uint8)
     red[..., 0] = 255
-    assert np.allclose(images.convert(red, (2, 2, 1), "red"), 0.299)
+    assert np.allclose(convert(red, (2, 2, 1), "red"), 0.299)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_a_rotated_photograph_stands_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    assert images.read_image(tmp_path / "a.png")[:4].max() == 0
+    assert read_image(tmp_path / "a.png")[:4].max() == 0
 
 
 def test_folders_with_splits(tmp_path: Path) -> None:
@@ -180,6 +183,102 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
         images.load(tmp_path, SQUARE, 2, "train")
     with pytest.raises(ValueError, match="no val split"):
         images.load(tmp_path, SQUARE, 2, "val")
+
+
+def tar(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
+    """An archive of these members; a TarInfo is one without content."""
+    with tarfile.open(path, "w") as file:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                content.name = name
+                file.addfile(content)
+            else:
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                file.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def jpeg(value: int, size: tuple[int, int] = (4, 4)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (value, value, value)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def link(kind: bytes, target: str) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo()
+    entry.type, entry.linkname = kind, target
+    return entry
+
+
+def test_an_archive_is_read_in_memory_and_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    path = tar(
+        tmp_path / "pets.tar",
+        {
+            "pets/train/dogs/dog.1.jpg": jpeg(204),
+            "pets/train/cats/cat.10.jpg": jpeg(102),
+            "pets/train/cats/cat.2.JPG": jpeg(51, (9, 5)),
+            "pets/train/cats/more/cat.3.jpg": jpeg(153),
+            "pets/test/cats/cat.7.jpg": jpeg(0),
+            "pets/test/dogs/dog.7.jpg": jpeg(255),
+            "pets/README.txt": b"not an image",
+            "pets/loose.jpg": jpeg(0),
+            "pets/train/loose.jpg": jpeg(0),
+            "pets/train/cats/._cat.2.jpg": b"what some systems leave behind",
+        },
+    )
+    assert images.splits(path) == ("train", "test")
+    assert images.describe(path) == ((4, 4, 3), 2)
+    found = images.load(path, SQUARE, 2, "train")
+    assert found.labels.tolist() == [0, 0, 0, 1]
+    assert np.allclose(found.images.mean(axis=(1, 2, 3)), [0.2, 0.4, 0.6, 0.8], atol=0.01)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pets.tar"]
+
+
+def test_an_archive_reaches_nothing_outside_itself(tmp_path: Path) -> None:
+    secret = picture(tmp_path / "secret.png", value=255)
+    path = tar(
+        tmp_path / "evil.tar",
+        {
+            "train/cats/a.png": link(tarfile.SYMTYPE, str(secret)),
+            "train/cats/b.png": link(tarfile.LNKTYPE, str(secret)),
+            "train/cats/c.png": link(tarfile.FIFOTYPE, ""),
+            "../train/cats/d.jpg": jpeg(51),
+            "/train/dogs/e.jpg": jpeg(51),
+        },
+    )
+    found = images.load(path, SQUARE, 2, "train")
+    assert len(found) == 2, "links and pipes are no pictures"
+    assert np.allclose(found.images, 0.2, atol=0.01)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["evil.tar", "secret.png"]
+
+
+def test_what_is_wrong_with_an_archive_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.tar does not exist"):
+        images.load(tmp_path / "gone.tar", SQUARE, 2, "train")
+    broken = tmp_path / "broken.tar"
+    for content in (b"no archive", gzip.compress(b"\0" * 10240)):
+        broken.write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken\.tar is no readable uncompressed tar archive"):
+            images.load(broken, SQUARE, 2, "train")
+    with pytest.raises(ValueError, match="has no pictures"):
+        images.splits(tar(tmp_path / "empty.tar", {"train/cats/readme.txt": b""}))
+    one = tar(tmp_path / "one.tar", {"train/cats/a.jpg": jpeg(0), "train/dogs/b.jpg": b"no picture"})
+    with pytest.raises(ValueError, match=r"'train/dogs/b\.jpg' is no readable image"):
+        images.load(one, SQUARE, 2, "train")
+    with pytest.raises(ValueError, match="train has 2 folders of images, expected one per class, 3"):
+        images.load(one, SQUARE, 3, "train")
+    with pytest.raises(ValueError, match="has no val split"):
+        images.load(one, SQUARE, 2, "val")
+    picture_at = images.pictures(one)[1]
+    one.write_bytes(one.read_bytes()[: picture_at.offset + 3])
+    with pytest.raises(ValueError, match="archive"):
+        images.load(one, SQUARE, 2, "train")
+    with pytest.raises(ValueError, match=r"ends within 'train/dogs/b\.jpg'"):
+        archive.read(one, picture_at)
+    monkeypatch.setattr(archive, "MAX_PICTURE_BYTES", 5)
+    with pytest.raises(ValueError, match=r"claims 10 bytes, at most 5 are read"):
+        archive.read(one, picture_at)
 
 
 def test_holding_out_keeps_the_shares_of_the_classes() -> None:
@@ -260,6 +359,62 @@ def test_a_found_file_with_another_checksum_is_used_and_said(published: datasets
     assert note == f"using {path}, whose checksum differs from the published one"
 
 
+def test_a_data_set_that_nobody_may_download_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"cats_dogs_128\.tar is not in .*, and it cannot be downloaded"):
+        datasets.open_or_digits("cats_dogs", tmp_path)
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A folder with an archive of the published size; a picture's shade is its place in its folder, modulo 256."""
+    shades = [jpeg(shade) for shade in range(256)]
+    members: dict[str, bytes | tarfile.TarInfo] = {
+        f"p/{split}/{kind}s/{kind}.{first + index}.jpg": shades[index % 256]
+        for split, first in (("test", 4001), ("train", 1))
+        for kind in ("cat", "dog")
+        for index in range(1000)
+    }
+    tar(tmp_path / "cats_dogs_128.tar", members)
+    return tmp_path
+
+
+def test_the_published_division_of_cats_and_dogs(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = datasets.Source("cats_dogs_128.tar", "", "sha256:0", 2, (4, 4, 3))
+    monkeypatch.setitem(datasets.SOURCES, "cats_dogs_published", small)
+    found = datasets.open_dataset("cats_dogs_published", pets)
+    counts = {split: np.bincount(content.labels).tolist() for split, content in found.splits.items()}
+    assert counts == {"train": [999, 1004], "val": [494, 489], "test": [506, 507]}
+
+    def places(split: str, label: int) -> list[int]:
+        content = found.splits[split]
+        return np.rint(content.images[content.labels == label].mean(axis=(1, 2, 3)) * 255).astype(int).tolist()
+
+    assert places("train", 0) == [place % 256 for place in range(999)]
+    assert places("train", 1) == [place % 256 for place in [*range(1000), 507, 508, 509, 510]], "dogs 4508 to 4511"
+    assert places("test", 0) == [place % 256 for place in range(506)]
+    assert places("test", 1) == [place % 256 for place in range(507)], "dogs 4001 to 4507"
+    assert places("val", 0) == [place % 256 for place in range(506, 1000)]
+    assert places("val", 1) == [place % 256 for place in range(511, 1000)]
+    assert "differs from the published one" in found.note
+
+
+def test_the_published_division_needs_every_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar(tmp_path / "cats_dogs_128.tar", {"train/cats/1.jpg": jpeg(0), "test/dogs/1.jpg": jpeg(0)})
+    with pytest.raises(ValueError, match=r"has 1 pictures in train/cats, the published division needs 1000"):
+        datasets.open_dataset("cats_dogs_published", tmp_path)
+
+
+def test_cutting_keeps_the_shares_and_loses_nothing() -> None:
+    content = images.Images(np.arange(400, dtype=np.float32).reshape(400, 1, 1, 1) / 400, np.repeat([0, 1], [300, 100]))
+    kept, held = datasets.cut(content, 0.1, 3)
+    assert np.bincount(held.labels).tolist() == [30, 10]
+    assert sorted([*kept.images.ravel(), *held.images.ravel()]) == content.images.ravel().tolist()
+    assert np.array_equal(datasets.cut(content, 0.1, 3)[1].images, held.images)
+    for share in (0, 1, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            datasets.cut(content, share, 3)
+
+
 def test_without_network_the_digits_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = datasets.Source("mnist.npz", (tmp_path / "gone").as_uri(), "md5:0", 10)
     monkeypatch.setitem(datasets.SOURCES, "mnist", gone)
@@ -270,7 +425,13 @@ def test_without_network_the_digits_stand_in(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"), [("pneumoniamnist", (4708, 524, 624)), ("mnist", (54_000, 6_000, 10_000))]
+    ("name", "sizes"),
+    [
+        ("pneumoniamnist", (4708, 524, 624)),
+        ("mnist", (54_000, 6_000, 10_000)),
+        ("cats_dogs", (1800, 200, 2000)),
+        ("cats_dogs_published", (2003, 983, 1013)),
+    ],
 )
 def test_the_published_data_sets(name: str, sizes: tuple[int, int, int]) -> None:
     folder = os.environ.get("FEDSSH_DATA")

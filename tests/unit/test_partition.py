@@ -95,3 +95,45 @@ def test_what_cannot_be_divided_is_named(rule: str, parts: int, message: str) ->
 def test_too_few_patients_are_named() -> None:
     with pytest.raises(ValueError, match="2 patients cannot be divided among 3 parts"):
         partition.by_patient(np.array([1, 1, 2]), 3, 0)
+
+
+@given(
+    labels=st.lists(st.integers(0, 2), min_size=1, max_size=60).map(lambda rest: np.array([0, 1, 2] * 5 + rest)),
+    k=st.integers(2, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_example_is_validated_on_once_and_never_trained_on_then(labels: np.ndarray, k: int, seed: int) -> None:
+    found = partition.folds(labels, k, seed)
+    assert len(found) == k
+    assert sorted(np.concatenate([val for _, val in found])) == list(range(len(labels)))
+    for train, val in found:
+        assert sorted([*train, *val]) == list(range(len(labels)))
+        for one in range(3):  # the classes keep their shares, up to one example
+            assert abs(np.sum(labels[val] == one) - np.sum(labels == one) / k) < 1
+    again = partition.folds(labels, k, seed)
+    assert all(np.array_equal(one[1], other[1]) for one, other in zip(found, again, strict=True))
+
+
+def test_another_seed_gives_other_folds() -> None:
+    assert not np.array_equal(partition.folds(LABELS, 5, 1)[0][1], partition.folds(LABELS, 5, 2)[0][1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "k", "message"),
+    [([0, 0, 0, 1], 2, "class 1 has 1"), ([0, 0, 1, 1], 1, "k >= 2"), ([], 2, "there are none")],
+)
+def test_folds_that_a_class_cannot_fill_are_refused(labels: list[int], k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        partition.folds(np.array(labels, dtype=np.int64), k, 0)
+
+
+def test_per_label_draws_as_many_of_every_class_without_repeating() -> None:
+    drawn = partition.per_label(LABELS, 90, 4)
+    assert np.bincount(LABELS[drawn]).tolist() == [90, 90, 90, 90]
+    assert len(set(drawn)) == 360
+    assert np.array_equal(drawn, np.sort(drawn))
+    assert np.array_equal(partition.per_label(LABELS, 90, 4), drawn)
+    assert not np.array_equal(partition.per_label(LABELS, 90, 5), drawn)
+    for number in (0, 101):
+        with pytest.raises(ValueError, match=rf"examples, {number} cannot be drawn"):
+            partition.per_label(LABELS, number, 4)
