@@ -1,4 +1,4 @@
-"""What outcomes mean side by side: time, bytes and scores until convergence, over all seeds. Pure.
+"""What outcomes mean side by side: time, bytes and scores until convergence, over all seeds and folds. Pure.
 
 A run has *converged* with the first release that scores within `SLACK` of what centralised training reaches in the
 end, on the holdout, with the same seed, data and network.
@@ -18,6 +18,7 @@ from typing import Any
 from agents.charity.policy import Policy, read_policy
 
 from .config import Point, Run
+from .read import group_name
 from .results import Result
 
 SLACK = 0.01
@@ -27,11 +28,11 @@ _DIVIDING = ("partition",)
 
 @dataclass(frozen=True)
 class Group:
-    """The same settings with several seeds.
+    """The same settings with several seeds or folds.
 
     Attributes:
-        label: The runs' name without their seed.
-        results: One per seed.
+        label: The runs' name without seed and fold.
+        results: One per seed and fold.
     """
 
     label: str
@@ -45,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of some seeds, the lowest and the highest, and of how many it is."""
+    """Mean of some runs, the lowest and the highest, and of how many it is."""
 
     value: float
     low: float
@@ -60,10 +61,10 @@ class Row:
     Attributes:
         label: The group's.
         way: Policy, schedule and gate in words; what tells rows of the table of scenarios apart.
-        seeds: How many.
+        runs: How many seeds and folds.
         test, holdout: Scores of the last release by metric.
-        converged: How many seeds did; None when there is no centralised training to compare with.
-        seconds, megabytes, examples: Until convergence, of those seeds that converged.
+        converged: How many runs did; None when there is no centralised training to compare with.
+        seconds, megabytes, examples: Until convergence, of those runs that converged.
         speedup: Centralised's seconds until convergence divided by ours.
         all_seconds, all_megabytes: Until the end.
         wall_seconds, peak_mb: What the run took here.
@@ -71,7 +72,7 @@ class Row:
 
     label: str
     way: str
-    seeds: int
+    runs: int
     test: Mapping[str, Mean | None]
     holdout: Mapping[str, Mean | None]
     converged: int | None
@@ -135,7 +136,7 @@ class Measured:
         return Row(
             label=group.label,
             way=way(group.run),
-            seeds=len(results),
+            runs=len(results),
             test=_scores(outcome.final.test for outcome in outcomes),
             holdout=_scores(outcome.final.holdout for outcome in outcomes),
             converged=len(reached) if comparable else None,
@@ -151,10 +152,10 @@ class Measured:
 
 
 def grouped(results: Iterable[Result]) -> list[Group]:
-    """Results with the same settings but for the seed together, in order of their first."""
+    """Results with the same settings but for seed and fold together, in order of their first."""
     found: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(result.run.slug.removesuffix(f"-seed{result.run.seed}"), []).append(result)
+        found.setdefault(group_name(result.run.slug), []).append(result)
     return [Group(label, tuple(ones)) for label, ones in found.items()]
 
 

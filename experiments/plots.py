@@ -20,6 +20,7 @@ STEPS = 400
 WIDEST_RANGE = 0.3  # of accuracies: what scores worse than the best by more is cut off
 AXIS = {
     "seconds": "simulated seconds",
+    "clock": "simulated time, in images per site or submissions without training",
     "examples": "images that all sites trained on",
     "version": "release",
     "megabytes": "megabytes of models shipped",
@@ -83,17 +84,29 @@ def curve(measured: Measured, group: Group, x: str, split: str, metric: str) -> 
         values = [getattr(point, split)[metric] for point in points]
         at = [place(result, point) for point in points]
         steps.append((np.array(at, float), np.array([np.nan if value is None else value for value in values], float)))
-    end = max(at[-1] for at, _ in steps)
-    places = np.unique(np.concatenate([at for at, _ in steps]))
+    end = max(_end(measured, x, result) for result in group.results)
+    places = np.unique(np.concatenate([*(at for at, _ in steps), [end]]))
     grid = places if len(places) <= STEPS else np.linspace(0, end, STEPS)
     now = [y[np.maximum(np.searchsorted(at, grid, side="right") - 1, 0)] for at, y in steps]
     mean: np.ndarray = np.mean(now, axis=0)
     return grid, mean
 
 
+def _end(measured: Measured, x: str, result: Result) -> float:
+    """How far a run went, which may be beyond its last release."""
+    outcome = result.outcome
+    ends = {
+        "seconds": measured.seconds(result, outcome.clock),
+        "clock": outcome.clock,
+        "megabytes": outcome.bytes / 1e6,
+    }
+    return max(_axis(measured, x)(result, outcome.final), ends.get(x, 0.0))
+
+
 def _axis(measured: Measured, x: str) -> Callable[[Result, Point], float]:
     where: dict[str, Any] = {
         "seconds": lambda result, point: measured.seconds(result, point.clock),
+        "clock": lambda result, point: point.clock,
         "examples": lambda result, point: point.examples,
         "version": lambda result, point: point.version,
         "megabytes": lambda result, point: point.bytes / 1e6,

@@ -6,10 +6,10 @@
     [published]                  `source`, and `figures`: what, published, and where ours stands
     [[scenarios]]                name and runs, a pattern: what goes into the table of policies and scenarios
     [[plots]]                    title, runs and x
-    [quick]                      settings of the reduced version
+    [quick]                      settings and seeds of the reduced version; `only`, patterns of the runs that it has
 
-A run's name is made of the settings that its own [[runs]] table gives, and of its seed. Patterns are those of a shell,
-for names without the seed.
+A run's name is made of its table's `label`, of the settings there that have a list of values or tell what they are,
+then of its fold and its seed. Patterns are those of a shell, for names without fold and seed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from agents.errors import SettingsError
 from . import settings
 from .attack import read_attack
 from .config import Run
+from .settings import TELLING
 
 SHIPPED = Path(__file__).resolve().parent
 MOST_RUNS = 2000
 OF = ("model", "sites", "speedup")
-AXES = ("seconds", "examples", "version", "megabytes")
+AXES = ("seconds", "clock", "examples", "version", "megabytes")
 
 
 @dataclass(frozen=True)
@@ -172,12 +173,17 @@ def _experiment(
     name = top.get("name", stem)
     tables = settings.tables_of(fields["runs"], "[[runs]]")
     source, figures = _published(fields.get("published", {}))
-    reduced = {key: value for key, value in changes.items() if key != "seeds"} if quick else {}
+    reduced = {key: value for key, value in changes.items() if key in settings.SETTINGS} if quick else {}
+    runs = _all_runs(name, tables, _common(fields), reduced, seeds)
+    if quick and "only" in changes:
+        runs = tuple(run for run in runs if any(fnmatchcase(group_name(run.slug), one) for one in changes["only"]))
+        if not runs:
+            raise ValueError(f"no run is any of the [quick] only {', '.join(changes['only'])}")
     return Experiment(
         name=name,
         question=top["question"],
         engine=engine or top.get("engine", "memory"),
-        runs=_all_runs(name, tables, _common(fields), reduced, seeds),
+        runs=runs,
         conclusion=top.get("conclusion", ""),
         source=source,
         figures=figures,
@@ -202,8 +208,14 @@ def _common(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changes(table: Any) -> dict[str, Any]:
-    """The settings of [quick], and its seeds."""
-    return _settings(settings.table_of(table, "[quick]"), "[quick]", {"seeds": settings.TOP["seeds"]})
+    """The settings of [quick], its seeds, and which runs it is."""
+    return _settings(settings.table_of(table, "[quick]"), "[quick]", {"seeds": settings.TOP["seeds"], "only": _only})
+
+
+def _only(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise ValueError("a list of patterns")
+    return tuple(value)
 
 
 def _settings(table: Mapping[str, Any], where: str, others: Mapping[str, settings.Check]) -> dict[str, Any]:
@@ -245,10 +257,11 @@ def _all_runs(
     for table in tables:
         own = _settings(table, "[[runs]]", {"label": settings.text})
         label = own.pop("label", "")
-        values = {**defaults, **common, **changes}
+        varied = {key for key, value in own.items() if isinstance(value, list)}
+        values = {**defaults, **common, **{key: _first(value) for key, value in changes.items()}}
         for chosen in _product(_reduced(own, changes)):
             for seed in seeds:
-                slug = _slug(label, chosen, seed)
+                slug = _slug(label, {key: chosen[key] for key in chosen if key in varied or key in TELLING}, seed)
                 run = _run(name, slug, seed, {**values, **chosen})
                 if slug in runs and runs[slug].settings() != run.settings():
                     raise ValueError(f"two different runs would be called {slug}; give one of them a label")
@@ -267,6 +280,10 @@ def _reduced(own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) else value
+
+
 def _product(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every choice of one value per key; the first key changes slowest."""
     values = [value if isinstance(value, list) else [value] for value in table.values()]
@@ -276,9 +293,9 @@ def _product(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
     if values["schedule"] == "centralised":  # so that the same training is one run, whatever it stands beside
-        values |= {"sites": 1, "policy": "best", "partition": "iid", "straggler": 1.0, "attack": ""}
+        values |= {"sites": 1, "policy": "best", "partition": "iid", "straggler": 1.0, "attack": "none"}
     policy = read_policy(values["policy"])
-    attack = read_attack(values["attack"]) if values["attack"] else None
+    attack = read_attack(values["attack"]) if values["attack"] != "none" else None
     schedule = values["schedule"] or ("rounds" if policy.rounds else "free")
     if policy.rounds != (schedule == "rounds"):
         raise ValueError(f"{slug}: the policy {policy.name} does not go with the schedule {schedule}")
@@ -308,8 +325,14 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
     )
 
 
+def group_name(slug: str) -> str:
+    """A run's name without fold and seed: what it has in common with its repetitions."""
+    return re.sub(r"(-fold\d+)?-seed\d+$", "", slug)
+
+
 def _slug(label: str, chosen: Mapping[str, Any], seed: int) -> str:
-    words = [label, *(_word(key, value) for key, value in chosen.items()), f"seed{seed}"]
+    last = [f"fold{chosen['fold']}"] if chosen.get("fold") else []
+    words = [label, *(_word(key, value) for key, value in chosen.items() if key != "fold"), *last, f"seed{seed}"]
     text = "-".join(word for word in words if word)
     return re.sub(r"[^A-Za-z0-9.]+", "-", text.replace("=", "")).strip("-.")
 
@@ -321,7 +344,7 @@ def _word(key: str, value: Any) -> str:
     if key == "architecture":
         own = (f"{name}{number}" for name, number in value.items() if name != "name")
         return "-".join([value["name"], *own])
-    if key in settings.TELLING:
+    if key in TELLING:
         return str(value)
     if value is True:
         return key

@@ -21,12 +21,14 @@ from .results import Result, Results
 NONE = "–"
 PAGE = "results.md"
 READING = f"""\
-Scores are those of the last release on the test split, on which nobody trained, decided or selected; means over the
-seeds, with the lowest and the highest behind them. A run has *converged* with the first release whose holdout score is
-within {SLACK:g} of what centralised training reaches in the end. Seconds are simulated: each site has a machine of its
-own, an image takes it as long as it took here on average, and the network costs nothing; so sites that wait for each
-other cost what they would cost. MB are the model files that travelled, up and down; centralised training ships none,
-it needs the images themselves in one place. `wall` is what the whole run took here, scoring included.
+Scores are those of the last release on the test split, on which nobody trained, decided or selected: means over seeds
+or folds, with the lowest and the highest in brackets. A run has *converged* with the first release whose holdout score
+is within {SLACK:g} of what centralised training reaches in the end.
+
+Seconds are simulated: each site has a machine of its own, an image takes it as long as it took here on average, and
+the network costs nothing. So sites that wait for each other cost what they would cost. MB are the model files that
+travelled, up and down; centralised training ships none, it needs the images themselves in one place. `wall` is what
+the whole run took here, scoring included.
 """
 
 
@@ -101,12 +103,12 @@ def table_of_rows(rows: Sequence[Row]) -> str:
     """A row per group; columns that say nothing are left out."""
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("run", lambda row: row.label),
-        ("seeds", lambda row: str(row.seeds)),
+        ("runs", lambda row: str(row.runs)),
         ("accuracy", lambda row: _spread(row.test["accuracy"])),
         ("AUC", lambda row: _one(row.test["auc"], 4)),
         ("loss", lambda row: _one(row.test["loss"], 3)),
         ("holdout accuracy", lambda row: _one(row.holdout["accuracy"], 4)),
-        ("converged", lambda row: NONE if row.converged is None else f"{row.converged} of {row.seeds}"),
+        ("converged", lambda row: NONE if row.converged is None else f"{row.converged} of {row.runs}"),
         ("s to conv.", lambda row: _one(row.seconds, 1)),
         ("speed-up", lambda row: _one(row.speedup, 2)),
         ("MB to conv.", lambda row: _one(row.megabytes, 1)),
@@ -229,7 +231,7 @@ def _cell(row: Row) -> str:
     accuracy = row.test["accuracy"]
     parts = [NONE if accuracy is None else f"{accuracy.value:.3f}"]
     if row.converged is not None:
-        missed = f" ({row.converged}/{row.seeds})" if 0 < row.converged < row.seeds else ""
+        missed = f" ({row.converged}/{row.runs})" if 0 < row.converged < row.runs else ""
         parts.append("never" if row.seconds is None else f"{row.seconds.value:.0f} s{missed}")
         if row.megabytes is not None and row.megabytes.value:
             parts.append(f"{row.megabytes.value:.0f} MB")

@@ -205,10 +205,10 @@ def _work(connection: Connection, engine: str, engines: str, out: Path, data: Pa
     """Do the runs that come, until no more do; SIGTERM unwinds the one at hand."""
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):
-        module = importlib.import_module(f"{engines}.{engine}")
         while True:
             run = connection.recv()
             try:
+                module = importlib.import_module(f"{engines}.{engine}")  # slow, so not before there is something to do
                 text = _do(run, module.run, engine, out, data, cores, _Teller(connection))
                 connection.send(("done", 1.0, text))
             except AgentError as error:
@@ -216,8 +216,8 @@ def _work(connection: Connection, engine: str, engines: str, out: Path, data: Pa
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except Exception as error:
-                # Whatever goes wrong in one run, the others shall go on; its folder keeps the traceback.
-                connection.send(("failed", 0.0, _described(error, out / "runs" / f"{run.slug}.failed.txt")))
+                # Whatever goes wrong in one run, the others shall go on; a file keeps the traceback.
+                connection.send(("failed", 0.0, _described(error, _trace(out, run))))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -259,15 +259,21 @@ def _do(run: Run, engine: Any, name: str, out: Path, data: Path, cores: int, pro
         write_whole(part / RESULT, json.dumps(result.plain(), indent=1).encode() + b"\n")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(part, final)
+        _trace(out, run).unlink(missing_ok=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     scores = outcome.final.test
     return f"test {run.metric} {scores[run.metric]:.4f}, loss {scores['loss']:.4f}, {fields['wall_seconds']:.0f} s"
 
 
+def _trace(out: Path, run: Run) -> Path:
+    return out / "runs" / f"{run.slug}.failed.txt"
+
+
 def _described(error: Exception, path: Path) -> str:
     import traceback
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(traceback.format_exception(error)))
     line = str(error).strip().splitlines()[0] if str(error).strip() else ""
     return f"{type(error).__name__}: {line} (see {path})"

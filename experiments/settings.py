@@ -118,8 +118,7 @@ def _read_by(read: Callable[[str], Any]) -> Check:
     def check(value: Any) -> str:
         words = text(value)
         try:
-            if words:
-                read(words)
+            read(words)
         except ValueError as error:
             raise _SaidAlready(str(error)) from None
         return words
@@ -144,7 +143,7 @@ FEDERATION: Known = {
     "margin": (_number(0, 0.99), 0.01),
     "metric": (one_of(*METRICS), "accuracy"),
     "sessions": (whole(1), 3),
-    "attack": (_read_by(read_attack), ""),
+    "attack": (_read_by(lambda words: words == "none" or read_attack(words)), "none"),
     "straggler": (_number(1, 1000), 1.0),
     "score_sites": (_yes_or_no, False),
 }

@@ -1,0 +1,258 @@
+"""From outcomes to numbers and pages: convergence, speed, tables, plots, and what is left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.errors import SettingsError
+from experiments import cli
+from experiments.config import Outcome, Point, Run
+from experiments.measure import Measured, way
+from experiments.plots import curve
+from experiments.read import Experiment, read
+from experiments.report import write_page, write_report
+from experiments.results import Result, load, save
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = """
+question = "Does it?"
+seeds = [1, 2]
+conclusion = "It does, mostly."
+[[runs]]
+schedule = "centralised"
+[[runs]]
+policy = ["best", "fedavg"]
+sites = [3]
+[published]
+source = "somebody"
+[[published.figures]]
+what = "accuracy"
+published = "0.9"
+ours = "best*"
+[[published.figures]]
+what = "sub-models"
+published = "0.1 to 0.2"
+ours = "fedavg*"
+of = "sites"
+[[published.figures]]
+what = "time"
+published = "3 times"
+ours = "best*"
+of = "speedup"
+[[scenarios]]
+name = "three | sites"
+runs = "*"
+"""
+MADE = {
+    "engine": "memory",
+    "date": "2030-01-01T00:00:00+00:00",
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "machine": {"processor": "Abacus", "cores": 2},
+}
+
+
+def scores(accuracy: float, auc: float | None = 0.9) -> dict[str, Any]:
+    half = {"precision": 0.5, "recall": 0.25, "confusion": [[7, 1], [2, 3]], "per_class_accuracy": [0.875, 0.6]}
+    return {"loss": 1 - accuracy, "accuracy": accuracy, "auc": auc, **half}
+
+
+def result(run: Run, accuracies: Sequence[float], step: float, **more: Any) -> Result:
+    """A run whose releases score so on the holdout (0.1 less on test), one every `step` images."""
+    points = tuple(
+        Point(n, n + 1, step * n, int(3 * step * n), 1_000_000 * n, None, scores(one), scores(one - 0.1))
+        for n, one in enumerate(accuracies)
+    )
+    fields: dict[str, Any] = {
+        "points": points, "submissions": 5, "verdicts": {"accepted": 3}, "records": 9, "train_seconds": 2.0,
+        "trained_examples": 1000, "clock": points[-1].clock, "bytes": points[-1].bytes, "wall_seconds": 4.0,
+    }  # fmt: skip
+    return Result(run, run.digest("memory"), Outcome(**{**fields, **more}), MADE)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    (tmp_path / "tiny.toml").write_text(TEXT)
+    return read(tmp_path / "tiny.toml")
+
+
+@pytest.fixture
+def results(experiment: Experiment) -> list[Result]:
+    runs = {run.slug: run for run in experiment.runs}
+    sites = {"alice-1": scores(0.6), "alice-2": scores(0.8)}
+    return [
+        result(runs["centralised-seed1"], [0.5, 0.8, 0.9], 600),
+        result(runs["centralised-seed2"], [0.5, 0.7, 0.8], 600),
+        result(runs["best-sites3-seed1"], [0.5, 0.85, 0.89, 0.95], 200),
+        result(runs["best-sites3-seed2"], [0.5, 0.6, 0.7, 0.75], 200),
+        result(runs["fedavg-sites3-seed1"], [0.5, 0.9], 300, site_scores=sites, attacker={"refused": 2}),
+    ]
+
+
+def test_convergence_is_within_a_hundredth_of_centralised_with_the_same_seed(results: list[Result]) -> None:
+    measured = Measured(results)
+    best, other = results[2], results[3]
+    reached = measured.reached(best)
+    assert reached is not None
+    assert reached.version == 2  # 0.89 of 0.90
+    assert measured.reached(other) is None
+    assert measured.speedup(best) == pytest.approx(1200 / 400)
+    assert measured.seconds(best, 500) == pytest.approx(1.0)  # 2 ms an image, all runs of the network together
+
+    row = measured.row(measured.groups[1])
+    assert (row.label, row.way, row.runs, row.converged) == ("best-sites3", "best free", 2, 1)
+    assert row.seconds is not None
+    assert row.seconds.value == pytest.approx(0.8)
+    assert row.megabytes is not None
+    assert row.megabytes.value == 2
+    accuracy = row.test["accuracy"]
+    assert accuracy is not None
+    assert (accuracy.value, accuracy.low, accuracy.high) == pytest.approx((0.75, 0.65, 0.85))
+
+
+def test_nothing_converges_where_nothing_is_centralised(results: list[Result]) -> None:
+    row = Measured(results[2:]).row(Measured(results[2:]).groups[0])
+    assert row.converged is None
+    assert row.seconds is None
+
+
+def test_an_undefined_auc_is_not_zero(results: list[Result]) -> None:
+    run = results[0].run
+    points = (Point(0, 1, 0.0, 0, 0, None, scores(0.5, None), scores(0.5, None)),)
+    measured = Measured([result(run, [0.5], 1, points=points)])
+    assert measured.row(measured.groups[0]).test["auc"] is None
+
+
+def test_ways_name_what_differs_from_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "e.toml"
+    path.write_text(
+        'question = "?"\n[[runs]]\npolicy = ["polyak:0.5", "merge"]\nschedule = ["free", "relay"]\n'
+        '[[runs]]\npolicy = ["fedavg:fraction=0.5", "krum:1"]\ngate = ["off"]\n'
+    )
+    ways = [way(run) for run in read(path).runs]
+    assert ways == [
+        "polyak free", "polyak relay", "merge free", "merge relay", "fedavg:fraction=0.5, no gate", "krum, no gate"
+    ]  # fmt: skip
+
+
+def test_a_curve_holds_its_last_score_and_averages_over_seeds(results: list[Result]) -> None:
+    measured = Measured(results)
+    x, y = curve(measured, measured.groups[0], "examples", "holdout", "accuracy")
+    assert x.tolist() == [0, 1800, 3600]
+    assert y.tolist() == pytest.approx([0.5, 0.75, 0.85])
+    measured = Measured([results[2], result(results[3].run, [0.1], 200)])
+    x, y = curve(measured, measured.groups[0], "version", "test", "accuracy")
+    assert y.tolist() == pytest.approx([0.2, 0.375, 0.395, 0.425])
+
+
+def test_a_curve_goes_on_to_the_end_of_the_run(results: list[Result]) -> None:
+    measured = Measured([result(results[0].run, [0.5, 0.6], 10, clock=500.0)])
+    x, _ = curve(measured, measured.groups[0], "clock", "test", "accuracy")
+    assert x[-1] == 500
+
+
+def test_results_come_back_and_what_is_missing_is_named(
+    tmp_path: Path, experiment: Experiment, results: list[Result]
+) -> None:
+    save(tmp_path, experiment, tmp_path / "tiny.toml", results, "scripts/experiment tiny", "2030-01-02")
+    found = load(tmp_path)
+    assert list(found.results) == results
+    assert found.missing == ("fedavg-sites3-seed2",)
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(SettingsError, match="is damaged"):
+        load(tmp_path)
+
+
+def test_the_report_says_what_is_known(tmp_path: Path, experiment: Experiment, results: list[Result]) -> None:
+    save(tmp_path, experiment, tmp_path / "tiny.toml", results, "scripts/experiment tiny", "2030-01-02")
+    text = write_report(tmp_path, load(tmp_path)).read_text()
+    for said in (
+        "# tiny",
+        "*Does it?*",
+        "`scripts/experiment tiny`, 2030-01-02, commit 0123456789ab, on Abacus, 2 cores",
+        "**1 of the 6 runs that the experiment now asks for are missing here.**",
+        "It does, mostly.",
+        "| accuracy | 0.9 | 0.7500 (0.6500 to 0.8500) |",
+        "| sub-models | 0.1 to 0.2 | 0.6000 to 0.8000, median 0.7000 |",
+        "| time | 3 times | 3.00 times as fast in 1 of 2 runs |",
+        "Published: somebody",
+        "| fedavg-sites3 | alice-2 | 0.8000 | 0.5000 | 0.2500 | 7 1 / 2 3 |",
+        "| fedavg-sites3 | **result** | 0.8000 |",
+    ):
+        assert said in text, said
+    assert "peak MB" not in text  # nobody measured it
+    picture = tmp_path / "tiny-does-it.png"
+    assert f"]({picture.name})" in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_has_the_table_of_scenarios_and_its_own_plots(
+    tmp_path: Path, experiment: Experiment, results: list[Result]
+) -> None:
+    save(tmp_path, experiment, tmp_path / "tiny.toml", results, "scripts/experiment tiny", "2030-01-02")
+    docs = tmp_path / "docs"
+    text = write_page([load(tmp_path)], docs).read_text()
+    assert "| policy | three / sites |" in text
+    assert "| centralised | 0.750; 2 s; 2 MB |" in text
+    assert "| best free | 0.750; 1 s (1/2); 2 MB |" in text
+    assert "](results/tiny-does-it.png)" in text
+    assert [path.name for path in (docs / "results").iterdir()] == ["tiny-does-it.png"]
+    again = write_page([load(tmp_path)], docs).read_text()
+    assert again == text
+
+
+# the command
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    try:
+        code = cli.main(words)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_mistakes_end_with_two_and_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, error = command(capsys, "fedavg-mnits")
+    assert (code, error) == (
+        2,
+        "experiment: error: no experiment is called 'fedavg-mnits'; did you mean 'fedavg-mnist'?\n",
+    )
+    code, _, error = command(capsys, "--report", str(tmp_path / "none"))
+    assert code == 2
+    assert error.splitlines()[1] == "experiment: hint: scripts/experiment NAME makes it"
+    for words in ([], ["ladder", "--list"], ["ladder", "--jobs", "0"], ["ladder", "--seed", "-1"]):
+        assert command(capsys, *words)[0] == 2
+
+
+def test_list_and_dry_run_show_without_doing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = command(capsys, "--list")
+    assert code == 0
+    assert len(out.splitlines()) == 7
+    code, out, _ = command(capsys, "ladder", "--quick", "--dry-run", "--out", str(tmp_path))
+    assert code == 0
+    assert out.splitlines()[0] == "to do     gate-on-seed1"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_in_a_report_belongs_to_no_machine() -> None:
+    words = ["ladder", "--out", "/tmp/x", "--seed", "1", "2", "--data-dir=/d", "--jobs", "2", "--quick", "--only", "a"]
+    assert cli._plain(words) == ["ladder", "--seed", "1", "2", "--quick"]
+
+
+def test_help_loads_nothing_heavy_and_ends_with_examples() -> None:
+    probe = "import json, sys; from experiments import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
+    probe += "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
+    *page, loaded = done.stdout.splitlines()
+    assert not {"numpy", "keras", "tensorflow", "matplotlib", "rich"} & set(json.loads(loaded))
+    assert len(page) <= 45
+    assert "examples:" in page
