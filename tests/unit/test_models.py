@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ def spec(name: str, size: int = 28, channels: int = 1, classes: int = 2, **param
 
 
 def test_the_registry_finds_every_architecture_and_nothing_else() -> None:
-    assert models.architectures() == ("cnn", "lenet", "mlp")
+    assert models.architectures() == ("alexnet", "cnn", "lenet", "mlp", "squeezenet")
 
 
 def test_an_architecture_is_added_by_adding_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +62,12 @@ def test_check_spec_writes_out_the_defaults() -> None:
         (spec("cnn", size=9), "at least 10x10, found 9x9"),
         (spec("cnn", size=7, depth=8), "at least 8x8, found 7x7"),
         (spec("lenet", size=11), "at least 12x12, found 11x11"),
+        (spec("alexnet", size=62), "at least 63x63, found 62x62"),
+        (spec("alexnet", 128, 3, units=10**9), "units must be a whole number"),
+        (spec("squeezenet", 128), "needs colour images, 3 channels, found 1"),
+        (spec("squeezenet", 30, 3), "at least 31x31, found 30x30"),
+        (spec("squeezenet", 31, 3, trained=11), "has 10 blocks to train, found 11"),
+        (spec("squeezenet", 31, 3, trained=0), "trained must be a whole number in 1"),
         (spec("mlp", depth=65), "at most 64 hidden layers"),
         (spec("mlp", width=10**9), "width must be a whole number"),
         ({"name": "cnn", "input": [28, 28], "classes": 2}, "height, width and channels"),
@@ -90,6 +97,9 @@ def test_checking_a_spec_loads_neither_keras_nor_numpy() -> None:
         (spec("cnn", depth=8), 286_561),
         (spec("lenet", classes=10), 61_706),  # LeCun 1998 counts 60,000 with the sparse C3
         (spec("mlp", classes=10), 199_210),  # McMahan 2017, section 3
+        (spec("alexnet", 128, 3, units=512), 5_190_529),
+        # Iandola 2016 gives 1.24 million with conv10, whose 513,000 weights are for the 1000 classes of ImageNet.
+        (spec("squeezenet", 128, 3), 1_235_496 - 513_000 + 513),
     ],
 )
 def test_networks_have_their_published_sizes(network: dict[str, Any], parameters: int) -> None:
@@ -104,6 +114,11 @@ def test_networks_have_their_published_sizes(network: dict[str, Any], parameters
         spec("lenet", 12, 3, 5),
         spec("mlp", 1, classes=3),
         spec("cnn", 33, 3, 4),
+        spec("alexnet", 63, 1, 3, units=8),
+        spec("alexnet", 64, 3, units=8),
+        spec("squeezenet", 31, 3, 5),
+        spec("squeezenet", 48, 3),
+        {"name": "squeezenet", "input": [64, 49, 3], "classes": 2, "trained": 1},
     ],
 )
 def test_the_smallest_and_odd_inputs_give_one_probability_per_class(network: dict[str, Any]) -> None:
@@ -147,3 +162,87 @@ def test_getting_weights_takes_a_copy() -> None:
     weights = models.get_weights(model)
     weights["output/bias"] += 1
     assert np.array_equal(models.get_weights(model)["output/bias"], [0.0])
+
+
+def test_alexnet_has_the_maps_of_the_paper_at_its_size() -> None:
+    model = models.build(spec("alexnet", 224, 3, 1000, units=1))
+    maps = {
+        name: tuple(model.get_layer(name).output.shape[1:]) for name in ("conv1", "pool1", "pool2", "conv5", "pool5")
+    }
+    assert maps == {
+        "conv1": (55, 55, 96),
+        "pool1": (27, 27, 96),
+        "pool2": (13, 13, 256),
+        "conv5": (13, 13, 256),
+        "pool5": (6, 6, 256),
+    }
+
+
+@pytest.mark.parametrize(("trained", "first"), [(1, "output"), (2, "fire9"), (3, "fire8"), (9, "fire2"), (10, "conv1")])
+def test_squeezenet_trains_the_blocks_at_its_end(trained: int, first: str) -> None:
+    model = models.build(spec("squeezenet", 31, 3, 4, trained=trained))
+    blocks = list(dict.fromkeys(variable.path.split("/")[0].split("_")[0] for variable in model.trainable_variables))
+    assert blocks[0] == first
+    assert len(blocks) == trained
+    assert blocks[-1] == "output"
+
+
+def test_frozen_weights_stay_when_it_learns_and_travel_all_the_same() -> None:
+    model = models.build(spec("squeezenet", 31, 3, trained=2))
+    whole = models.build(spec("squeezenet", 31, 3))
+    shapes = {name: array.shape for name, array in models.get_weights(model).items()}
+    assert shapes == {name: array.shape for name, array in models.get_weights(whole).items()}
+    assert list(shapes) == list(models.get_weights(whole)), "names and order do not depend on what is trained"
+    before = models.get_weights(model)
+    images = np.random.default_rng(0).random((8, 31, 31, 3), dtype=np.float32)
+    model.compile("sgd", "binary_crossentropy")
+    model.fit(images, np.arange(8) % 2, verbose=0)
+    after = models.get_weights(model)
+    moved = {name.split("_")[0].split("/")[0] for name in before if not np.array_equal(before[name], after[name])}
+    assert moved == {"fire9", "output"}
+
+
+def test_squeezenet_sees_what_its_weights_expect() -> None:
+    """RGB in 0..1 becomes BGR in 0..255 without the means, before conv1."""
+    import keras
+
+    model = models.build(spec("squeezenet", 31, 3))
+    seen = keras.Model(model.input, model.get_layer("mean").output)
+    red = np.zeros((1, 31, 31, 3), np.float32)
+    red[..., 0] = 1
+    assert np.allclose(np.asarray(seen(red))[0, 5, 5], [-104.006, -116.669, 255 - 122.679], atol=1e-3)
+
+
+def test_dropout_only_acts_in_training() -> None:
+    for network in (spec("alexnet", 63, 1, units=8), spec("squeezenet", 31, 3)):
+        model = models.build(network)
+        images = np.random.default_rng(0).random((2, *network["input"]), dtype=np.float32)
+        assert np.array_equal(model(images), model(images))
+        assert not np.array_equal(model(images, training=True), model(images, training=True))
+        assert not any("seed" in name for name in models.get_weights(model))
+
+
+def test_given_imagenet_weights_tell_cats_from_dogs() -> None:
+    """A linear probe on the pooled features of pictures that the weights have never seen."""
+    folder = Path(os.environ.get("FEDSSH_DATA", ""))
+    weights, pets = folder / "squeezenet_v11_imagenet.npz", folder / "cats_dogs_128.tar"
+    if not os.environ.get("FEDSSH_DATA") or not (weights.exists() and pets.exists()):
+        pytest.skip("set FEDSSH_DATA to a folder with squeezenet_v11_imagenet.npz and cats_dogs_128.tar")
+    import keras
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from models import datasets
+
+    model = models.build(spec("squeezenet", 128, 3))
+    with np.load(weights, allow_pickle=False) as arrays:
+        given = {name.replace("/", "_").replace(":", "/"): arrays[name] for name in arrays.files}
+    expected = models.get_weights(model)
+    models.set_weights(model, expected | {name: array for name, array in given.items() if name in expected})
+    features = keras.Model(model.input, model.get_layer("average").output)
+    splits = datasets.open_dataset("cats_dogs_published", folder).splits
+    train, test = splits["val"], splits["test"].take(np.arange(0, 1013, 3))  # val is smaller than train
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    probe.fit(features.predict(train.images, verbose=0), train.labels)
+    assert probe.score(features.predict(test.images, verbose=0), test.labels) > 0.9
