@@ -186,7 +186,7 @@ def check_verdict(record: Record, site: str, id: str, model: str | None, bundle:
             raise LedgerError(f"{what} is about other bytes than those that were sent")
     elif record.event != "refused" and (record.event == "report") != (model is None):
         raise LedgerError(f"{what} is {record.event!r}")
-    elif sha256_of(fields.get("model")) != model:
+    elif sha256_of(fields.get("candidate", fields.get("model"))) != model:  # `model` may be a mix with the candidate
         raise LedgerError(f"{what} is about another model")
 
 

@@ -58,6 +58,7 @@ class Incoming:
         self._key = key
         self._say = say
         self._max_bytes = max_bytes
+        self._told: object = None  # the last round whose end was told
 
     def tidy(self) -> None:
         """Remove what a killed Bob left unfinished. Only at start."""
@@ -158,6 +159,16 @@ class Incoming:
             "release", f"release {release.sequence}{scored}{over}", sequence=release.sequence, accuracy=accuracy,
             state=state, bytes=release.model.size,
         )  # fmt: skip
+        self._tell_round(release.federation.get("last"))
+
+    def _tell_round(self, last: object) -> None:
+        """Say how the last round ended, once; several releases may tell of it."""
+        if not isinstance(last, dict) or last == self._told:
+            return
+        self._told = last
+        event, reason = str(last.get("event")), last.get("reason")
+        text = f"round {last.get('round')} {event.removeprefix('round-')}: {reason}"
+        self._say("round", text, round=last.get("round"), verdict=event, reason=reason)
 
 
 def read_seen(path: Path) -> chain.Seen:

@@ -85,7 +85,9 @@ def _release(exchange: Path, sequence: int) -> dict[str, Any] | None:
 def _release_text(release: dict[str, Any]) -> str:
     accuracy = release.get("metrics", {}).get("accuracy")
     scored = f", holdout accuracy {accuracy:.4f}" if accuracy is not None else ""
-    return f"{release['sequence']}{scored}" + (f", of {release['created']}" if "created" in release else "")
+    current = release.get("federation", {}).get("round")
+    opened = f", round {current.get('number')} is open" if isinstance(current, dict) else ""
+    return f"{release['sequence']}{scored}{opened}" + (f", of {release['created']}" if "created" in release else "")
 
 
 def _verdict_text(receipt: dict[str, Any]) -> str:

@@ -26,6 +26,8 @@ from agents.weights import read_header
 
 Room = Any  # tests/integration/conftest.py
 DOORS = ["embedded", pytest.param("sshd", marks=pytest.mark.sshd)]
+GATE = {"gate": "on", "margin": 0.01}
+ROUNDS = {"policy": "fedavg:fraction=1,minimum=0.5,deadline=600,sites=1", "schedule": "rounds", **GATE}
 ONE_DOOR = pytest.mark.parametrize("stage", ["embedded"], indirect=True)  # where the kind of door does not matter
 QUICK = ("--retry", "0.2", "--retry-max", "1", "--rescan", "0.5", "--timeout", "5")
 
@@ -181,8 +183,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(params=DOORS)
-def stage(request: pytest.FixtureRequest, room: Room, tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(room, request.param, tmp_path, free_port())
+def stage(request: pytest.FixtureRequest, new_room: Callable[..., Room], tmp_path: Path) -> Iterator[Stage]:
+    """A stage with a door of the kind that the parameter names, and what else it says is agreed."""
+    kind, agreement = request.param if isinstance(request.param, tuple) else (request.param, {})
+    room = new_room(**agreement)
+    stage = Stage(room, kind, tmp_path, free_port())
     room.release()
     stage.open_door()
     judging = threading.Thread(target=stage.judging)
@@ -299,6 +304,36 @@ def test_a_coordinator_that_goes_back_ends_bob(stage: Stage) -> None:
     said = bob.ends(3)
     assert "does not follow record 4 as" in said and "its operator" in said
     assert len(list((stage.exchange / "incoming").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("stage", [("embedded", ROUNDS)], indirect=True)
+def test_an_update_is_counted_and_the_round_closes(stage: Stage) -> None:
+    bob = stage.watch()
+    bob.says("release", accuracy=0.5)
+    with stage.busy:
+        update = stage.publish(0.75)
+    assert bob.says("verdict", id=update)["verdict"] == "counted"
+    status = [str(stage.state), "--exchange", str(stage.exchange)]
+    assert ", round 1 is open" in stage.run("status", "--state", *status).stdout
+    with stage.busy:
+        stage.room.submit("alice-2", 0.95, examples=9)  # as many as alice-1
+    told = bob.says("round", round=1)
+    assert told["verdict"] == "round-accepted" and "round 1 accepted: fedavg of 2 updates: " in told["text"]
+    bob.says("release", accuracy=0.85)
+    assert stage.receipts() == {update: "counted"}
+    assert "counted session 1 epoch 1" in stage.run("status", "--state", *status).stdout
+    bob.stop()
+
+
+@pytest.mark.parametrize("stage", [("embedded", {"policy": "polyak:keep=0.5", **GATE})], indirect=True)
+def test_a_verdict_on_a_mix_is_about_what_was_sent(stage: Stage) -> None:
+    bob = stage.watch()
+    bob.says("release", accuracy=0.5)
+    better = stage.publish(0.9)
+    assert bob.says("verdict", id=better)["verdict"] == "accepted"
+    bob.says("release", accuracy=0.7)
+    assert stage.receipts() == {better: "accepted"}
+    bob.stop()
 
 
 @ONE_DOOR

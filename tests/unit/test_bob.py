@@ -55,10 +55,12 @@ class Door:
         step: Called between any two things that the other side does.
         trouble: Raised instead of taking the next bundle.
         answer: Given instead of a verdict.
+        verdict: On every submission.
     """
 
     address = Address("charity", "charity.example", 22)
     alive = True
+    verdict = "accepted"
 
     def __init__(self, folder: Path, key: PrivateKey, site: PrivateKey) -> None:
         self.arrived, self.releases = folder / "arrived", folder / "releases"
@@ -134,7 +136,7 @@ class Door:
             for path in sorted(self.arrived.iterdir()):
                 manifest = json.loads(bundle.read_manifest(path))
                 if manifest["id"] == id:
-                    event = "report" if manifest["kind"] == "report" else "accepted"
+                    event = "report" if manifest["kind"] == "report" else self.verdict
                     fields = {"site": "alice-1", "submission": id, "model": manifest.get("model"), "reason": "why not"}
                     return ledger.append(event, fields | {"metrics": {"accuracy": 0.75, "loss": 0.5}}, self.key).line()
             return None
@@ -248,6 +250,28 @@ def test_a_checkpoint_and_a_report_go_their_way(world: World) -> None:
     arrived = world.door.arrived / "0000.bundle"
     assert (first["size"], first["sha256"]) == (arrived.stat().st_size, files.sha256_file(arrived))
     assert first["recipient"] == world.keys["coordinator"].public.fingerprint
+
+
+def test_an_update_that_is_taken_into_a_round_has_its_receipt(world: World) -> None:
+    world.door.verdict = "counted"
+    update, report = world.publish(), world.report()
+    world.ship_all()
+    assert world.verdicts() == {update: "counted", report: "report"}
+    assert "counted session 1 epoch 1: why not (record 3)" in world.said[3][1]
+    assert len(world.spool) == 0
+
+
+def test_the_end_of_a_round_is_told_once(world: World) -> None:
+    def release(last: object) -> list[str]:
+        world.door.release(federation={"state": "open", "last": last})
+        assert world.fetch()
+        return [text for event, text in world.said if event == "round"]
+
+    one = {"round": 1, "event": "round-accepted", "reason": "accuracy 0.9"}
+    assert release(None) == []
+    assert release(one) == ["round 1 accepted: accuracy 0.9"]
+    assert len(release(one)) == 1
+    assert release(one | {"round": 2, "event": "round-refused"})[1:] == ["round 2 refused: accuracy 0.9"]
 
 
 def test_only_the_newest_of_a_session_is_sent(world: World) -> None:

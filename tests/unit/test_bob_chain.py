@@ -166,6 +166,10 @@ ID, OTHER, BUNDLE = new_id(), new_id(), "e" * 64
 VERDICTS: dict[str, tuple[dict[str, Any], str | None, str | None]] = {
     "accepted": ({"event": "accepted"}, MODEL, None),
     "refused": ({"event": "refused"}, MODEL, None),
+    "counted": ({"event": "counted"}, MODEL, None),
+    "mixed": ({"event": "accepted", "model": {"sha256": HEX}, "candidate": {"sha256": MODEL}}, MODEL, None),
+    "other candidate": ({"event": "accepted", "candidate": {"sha256": HEX}}, MODEL, "about another model"),
+    "counted for a report": ({"event": "counted", "model": None}, None, "is 'counted'"),
     "hash alone": ({"event": "refused", "model": MODEL}, MODEL, None),
     "invalid": ({"event": "invalid", "model": None, "bundle": BUNDLE}, MODEL, None),
     "invalid without id": ({"event": "invalid", "model": None, "bundle": BUNDLE, "submission": None}, MODEL, None),
