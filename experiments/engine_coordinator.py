@@ -1,0 +1,310 @@
+"""The coordinator without processes: what `charity serve` decides, from the same rules, on arrays in memory.
+
+The rules are those of `agents.charity`: `policy` and `rounds` decide, `averaging` combines, and the fold of the history
+says where the federation stands. What `settle`, `conduct` and `release` do around them with files, keys and a judge
+process is done here with arrays; a test holds both to the same history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agents.charity import averaging
+from agents.charity.federation import Federation
+from agents.charity.policy import MIXING, Decision, decide, passes, shares, told
+from agents.charity.rounds import Due, Round, Update, can_open, due, needed, seconds_left, select, why_not
+from agents.ledger import Record
+from agents.manifest import Local
+from agents.weights import architecture_hash
+
+from .engine_history import SECONDS_PER_IMAGE, History, seconds
+from .engine_models import ModelFiles, Scores, Weights, identifier, site_key
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A model that a site sends.
+
+    Attributes:
+        session, epoch: What it came out of.
+        examples: How many images the site trains on.
+        release: The record of the release that the session started from.
+        claim: What the site measured.
+    """
+
+    site: str
+    session: int
+    epoch: int
+    examples: int
+    release: Record
+    claim: Local
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Became:
+    """A model that became the current one.
+
+    Attributes:
+        metrics: What it scored on the holdout, whatever of it the federation is told.
+        site: Whose candidate it was; None for a round.
+    """
+
+    record: Record
+    weights: Weights
+    metrics: Mapping[str, Any]
+    site: str | None
+
+
+class Coordinator:
+    """A federation with its current model.
+
+    Args:
+        history: Empty; gets every record.
+        spec: The architecture.
+        judge: Scores weights on the holdout; raises ValueError for what cannot be scored.
+        became: Called for every model that becomes the current one after the first.
+    """
+
+    def __init__(
+        self, history: History, spec: dict[str, Any], judge: Scores, became: Callable[[Became, float], None]
+    ) -> None:
+        self._history = history
+        self._spec = spec
+        self._judge = judge
+        self._became = became
+        self._server: list[Weights] = []
+        self._updates: dict[str, Weights] = {}
+        self._received = 0
+
+    @property
+    def state(self) -> Federation:
+        """Where the federation stands."""
+        return self._history.state
+
+    def begin(
+        self, agreement: dict[str, Any], seed: int, weights: Weights, examples: int, sites: Sequence[str]
+    ) -> Metrics:
+        """Record the first model and enrol the sites; returns what the model scores on the holdout."""
+        self.weights = weights
+        self._files = ModelFiles(weights, self._spec)
+        metrics = self._judge(weights)
+        architecture = architecture_hash(self._spec)
+        self._history.append(
+            "genesis", 0, **agreement, architecture=architecture, model=self._files.blob(weights), metrics=metrics,
+            examples=examples, seed=seed,
+        )  # fmt: skip
+        for site in sites:
+            self._history.append("site-added", 0, site=site, role="site", key=site_key(site))
+        self.settle(0)
+        return metrics
+
+    @property
+    def model_bytes(self) -> int:
+        """The size of a model file."""
+        return self._files.size
+
+    def receive(self, sent: Sent, clock: float) -> Record:
+        """Give the verdict on a model, as `agents.charity.settle` does."""
+        self._received += 1
+        bad = sum(array.size - int(np.count_nonzero(np.isfinite(array))) for array in sent.weights.values())
+        if bad:
+            total = sum(array.size for array in sent.weights.values())
+            return self._history.append(
+                "invalid", clock, site=sent.site, submission=identifier(self._received), bundle=None,
+                reason=f"{bad:,} of {total:,} weights are not finite",
+            )  # fmt: skip
+        return self._count(sent, clock) if self.state.policy.rounds else self._judged(sent, clock)
+
+    def report(self, site: str, clock: float, *, claim: Local | None, **counts: int) -> Record:
+        """Record that a site's session is over: session, epochs, checkpoints, examples, builds_on."""
+        self._received += 1
+        metrics, subject = vars(claim) if claim else None, identifier(self._received)
+        return self._history.append("report", clock, site=site, submission=subject, metrics=metrics, **counts)
+
+    def settle(self, clock: float) -> None:
+        """Open, extend and close rounds, and release, until nothing is due."""
+        self._release(clock)
+        while self._conduct(clock):
+            pass
+        self._release(clock)
+
+    def deadline(self) -> float | None:
+        """When the open round has to be looked at though nothing arrives, on the clock that counts images."""
+        current = self.state.round
+        if current is None:
+            return None
+        policy = self.state.policy
+        until = current.opened + seconds_left(policy, current, current.opened)
+        clock = round(until / SECONDS_PER_IMAGE)
+        while seconds_left(policy, current, seconds(clock)) > 0:  # a sum of seconds may be a hair above
+            clock += 1
+        return clock
+
+    # without rounds
+
+    def _judged(self, sent: Sent, clock: float) -> Record:
+        state = self.state
+        staleness = state.current.version - int(sent.release.fields["federation"]["version"])
+        candidate = self._files.blob(sent.weights)
+        try:
+            decision, mixed = self._mixed(sent.weights, staleness)
+        except ValueError as error:
+            return self._refuse(sent, candidate, Decision(False, f"the judge cannot do it: {error}"), clock)
+        extra: dict[str, Any] = {}
+        if state.policy.name in MIXING:
+            extra = {"candidate": candidate, "share": decision.share, "staleness": staleness}
+        if not decision.accept:
+            return self._refuse(sent, candidate, decision, clock, extra)
+        fields = self._fields(sent, candidate, told(state.gate, decision.metrics), decision.reason)
+        fields |= extra | {"model": self._files.blob(mixed)}
+        record = self._history.append("accepted", clock, **fields)
+        self._make_current(record, mixed, decision.metrics, sent.site, clock)
+        return record
+
+    def _mixed(self, candidate: Weights, staleness: int) -> tuple[Decision, Weights]:
+        """What is decided of a candidate, and the weights that would be released."""
+        state = self.state
+        wanted = shares(state.policy, staleness)
+        scored = [(share, self._judge(self._mix(candidate, share))) for share in wanted]
+        decision = decide(state.policy, state.gate, state.metric, state.current.metrics, state.current.bar, scored)
+        assert decision.share is not None
+        return decision, self._mix(candidate, decision.share)
+
+    def _mix(self, candidate: Weights, share: float) -> Weights:
+        return candidate if share == 1 else averaging.mix(self.weights, candidate, share)
+
+    def _refuse(
+        self, sent: Sent, model: Metrics, decision: Decision, clock: float, extra: Mapping[str, Any] | None = None
+    ) -> Record:
+        hidden = self.state.gate.kind == "ladder" or decision.metrics is None
+        metrics = None if hidden else dict(decision.metrics or {})
+        return self._history.append(
+            "refused", clock, **self._fields(sent, model, metrics, decision.reason), **extra or {}
+        )
+
+    def _fields(self, sent: Sent, model: Metrics, metrics: Metrics | None, reason: str) -> dict[str, Any]:
+        state = self.state
+        return {
+            "site": sent.site,
+            "submission": identifier(self._received),
+            "session": sent.session,
+            "epoch": sent.epoch,
+            "examples": sent.examples,
+            "builds_on": sent.release.sequence,
+            "claim": vars(sent.claim),
+            "metrics": metrics,
+            "model": model,
+            "against": state.current.of,
+            "current_metrics": state.current.metrics,
+            "reason": reason,
+            "architecture": state.genesis["architecture"],
+        }
+
+    def _make_current(
+        self, record: Record, weights: Weights, metrics: Mapping[str, Any] | None, site: str | None, clock: float
+    ) -> None:
+        assert metrics is not None
+        self.weights = weights
+        self._became(Became(record, weights, metrics, site), clock)
+
+    # in rounds
+
+    def _count(self, sent: Sent, clock: float) -> Record:
+        current = self.state.round
+        model = self._files.blob(sent.weights)
+        reason = why_not(current, sent.site, int(sent.release.fields["federation"]["turns"]))
+        if current is None or reason:
+            return self._refuse(sent, model, Decision(False, reason), clock)
+        self._updates[sent.site] = sent.weights
+        reason = f"update {len(current.updates) + 1} of {len(current.sites)} in round {current.number}"
+        return self._history.append("counted", clock, **self._fields(sent, model, None, reason), round=current.number)
+
+    def _conduct(self, clock: float) -> Record | None:
+        state = self.state
+        if not state.policy.rounds or state.finished:
+            return None
+        sites = [site.name for site in state.sites]
+        if state.round is None:
+            return self._open(sites, clock)
+        what = due(state.policy, state.round, sites, seconds(clock))
+        if what is Due.EXTEND:
+            wanted = needed(state.policy, min(state.round.selected, len(state.round.sites)))
+            reason = f"{len(state.round.updates)} of {wanted} updates by the deadline; now every site may send one"
+            return self._history.append("round-extended", clock, round=state.round.number, sites=sites, reason=reason)
+        return self._close(state.round, clock) if what is Due.CLOSE else None
+
+    def _open(self, sites: list[str], clock: float) -> Record | None:
+        state = self.state
+        if state.all_sessions_done() or not can_open(state.policy, sites):
+            return None
+        number = state.rounds + 1
+        chosen = select(sites, float(state.policy.values["fraction"]), state.genesis["seed"], number)
+        if state.policy.least > len(chosen):
+            chosen = tuple(sites)
+        reason = (
+            f"{len(chosen)} of {len(sites)} sites; closes with all of them, or after "
+            f"{state.policy.values['deadline']:g} s with {needed(state.policy, len(chosen))}"
+        )
+        return self._history.append("round-opened", clock, round=number, sites=list(chosen), reason=reason)
+
+    def _close(self, current: Round, clock: float) -> Record:
+        state = self.state
+        updates = sorted(current.updates, key=lambda update: update.site)
+        result: averaging.RoundResult | None = None
+        weighed: list[float | None] = [None] * len(updates)
+        try:
+            result = averaging.round_result(
+                state.policy,
+                self.weights,
+                [self._updates[update.site] for update in updates],
+                [update.examples for update in updates],
+                self._server,
+            )
+            metrics = self._judge(result.weights)
+            accept, reason = passes(state.gate, state.metric, metrics, state.current.metrics, state.current.bar)
+            parts = f"{state.policy.name} of {len(updates)} {'update' if len(updates) == 1 else 'updates'}"
+            decision = Decision(accept, f"{parts}: {reason}", None, metrics)
+            weighed = list(result.shares)
+        except ValueError as error:
+            decision = Decision(False, f"the judge cannot do it: {error}")
+        self._updates.clear()
+        hidden = not decision.accept and state.gate.kind == "ladder"
+        fields: dict[str, Any] = {
+            "round": current.number,
+            "metrics": None if hidden else told(state.gate, decision.metrics),
+            "current_metrics": state.current.metrics,
+            "against": state.current.of,
+            "updates": [_part(update, share) for update, share in zip(updates, weighed, strict=True)],
+            "missing": list(current.missing),
+            "reason": decision.reason,
+        }
+        if not decision.accept or result is None:
+            return self._history.append("round-refused", clock, **fields)
+        server = [self._files.blob(tensors) for tensors in result.state]
+        model = self._files.blob(result.weights)
+        record = self._history.append("round-accepted", clock, **fields, model=model, state=server)
+        self._server = list(result.state)
+        self._make_current(record, result.weights, decision.metrics, None, clock)
+        return record
+
+    # releases
+
+    def _release(self, clock: float) -> None:
+        state = self.state
+        if not state.finished and state.all_sessions_done():
+            self._history.append("finished", clock, reason="everything agreed is trained")
+        if self.state.release_is_due():
+            wanted = self.state.wanted_release()
+            assert wanted is not None
+            self._history.append("release", clock, **wanted)
+
+
+def _part(update: Update, share: float | None) -> dict[str, Any]:
+    return {"site": update.site, "record": update.record, "examples": update.examples, "share": share}

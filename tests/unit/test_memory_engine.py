@@ -1,0 +1,328 @@
+"""The memory engine's rules without Keras: sites that add numbers, and a judge that reads its score off the weights."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.charity.agreement import agree
+from agents.ledger import START, Record
+from agents.manifest import Local
+from agents.weights import write_weights
+from experiments.attack import read_attack
+from experiments.engine_coordinator import Became, Coordinator
+from experiments.engine_history import History, read_history
+from experiments.engine_models import ModelFiles, Weights, identifier
+from experiments.engine_outcome import moments, submissions, verdicts
+from experiments.engine_simulation import Checkpoint, Session, Simulation, Site
+
+SPEC = {"name": "mlp", "depth": 1, "width": 2, "input": [2, 2, 1], "classes": 2}
+STEP = {"alice-1": 0.125, "alice-2": 0.25, "alice-3": 0.0625, "alice-4": 0.03125}
+SETTINGS = {
+    "name": "test", "policy": "best", "gate": "on", "margin": 0.01, "metric": "accuracy", "schedule": "free",
+    "sessions": 2, "publish": None, "batch_size": 8, "epochs": None, "patience": 10, "optimizer": "sgd",
+    "learning_rate": 0.1, "momentum": 0.0, "proximal": 0.0,
+}  # fmt: skip
+
+
+def weights(value: float) -> dict[str, np.ndarray]:
+    """A model that scores the accuracy `value`."""
+    return {"dense1/kernel": np.full((4, 2), value, np.float32), "output/bias": np.full((1,), value, np.float32)}
+
+
+def judge(model: Weights) -> dict[str, Any]:
+    """Accuracy and loss, from the last weight."""
+    value = float(model["output/bias"][0])
+    if not 0 <= value <= 1:
+        raise ValueError(f"{value} is no accuracy")
+    return {"loss": round(1 - value, 6), "accuracy": round(value, 6), "auc": None}
+
+
+class Adders:
+    """Each site adds its step to the weights, in one epoch, or in two that are both published."""
+
+    def __init__(self, examples: dict[str, int], epochs: int = 1) -> None:
+        self._examples = examples
+        self._epochs = epochs
+
+    def examples(self, site: str) -> int:
+        return self._examples[site]
+
+    def train(self, site: str, session: int, weights: Weights) -> Future[Session]:
+        result: Future[Session] = Future()
+        result.set_result(self.session(site, weights))
+        return result
+
+    def session(self, site: str, weights: Weights) -> Session:
+        epochs = range(1, self._epochs + 1)
+        models = [{name: array + np.float32(STEP[site] * epoch) for name, array in weights.items()} for epoch in epochs]
+        published = zip(epochs, models, strict=True)
+        checkpoints = tuple(Checkpoint(epoch, Local(0.5, 0.5), model) for epoch, model in published)
+        return Session(checkpoints, self._epochs, 0.001)
+
+
+class LateAdders(Adders):
+    """The same, each session in a thread and after a while of its own."""
+
+    def __init__(self, examples: dict[str, int], seed: int) -> None:
+        super().__init__(examples)
+        self._random, self._threads = random.Random(seed), ThreadPoolExecutor(4)
+
+    def train(self, site: str, session: int, weights: Weights) -> Future[Session]:
+        pause = self._random.random() / 50
+
+        def late() -> Session:
+            time.sleep(pause)
+            return self.session(site, weights)
+
+        return self._threads.submit(late)
+
+
+@dataclass
+class Played:
+    """A run that is over."""
+
+    coordinator: Coordinator
+    simulation: Simulation
+    records: list[Record]
+    became: list[tuple[float, Became]] = field(default_factory=list)
+
+    def of(self, *events: str) -> list[dict[str, Any]]:
+        """The records of such kinds."""
+        return [record.fields for record in self.records if record.event in events]
+
+    @property
+    def values(self) -> list[float]:
+        """What the models were that became current."""
+        return [round(float(model.weights["output/bias"][0]), 6) for _, model in self.became]
+
+
+def play(
+    path: Path,
+    examples: dict[str, int],
+    trainers: Adders | None = None,
+    *,
+    start: float = 0.1,
+    pace: dict[str, float] | None = None,
+    attack: tuple[str, str] | None = None,
+    **settings: Any,
+) -> Played:
+    """Run a federation to its end."""
+    became: list[tuple[float, Became]] = []
+    sites = {
+        name: Site(name, number, count, (pace or {}).get(name, 1.0))
+        for number, (name, count) in enumerate(examples.items(), 1)
+    }
+    if attack:
+        sites[attack[0]].attack = read_attack(attack[1])
+    with History(path) as history:
+        coordinator = Coordinator(history, SPEC, judge, lambda model, clock: became.append((clock, model)))
+        simulation = Simulation(coordinator, sites, trainers or Adders(examples), keep_last=True)
+        terms = agree({**SETTINGS, **settings}, SPEC, "binary_crossentropy")
+        coordinator.begin(terms, 1, weights(start), 0, list(sites))
+        simulation.run()
+    return Played(coordinator, simulation, read_history(path), became)
+
+
+@contextmanager
+def written(tmp_path: Path, model: Weights) -> Iterator[Path]:
+    path = tmp_path / "model.safetensors"
+    write_weights(path, model, SPEC)
+    yield path
+
+
+# rounds
+
+
+def test_fedavg_takes_the_mean_weighted_by_examples(tmp_path: Path) -> None:
+    played = play(tmp_path / "h", {"alice-1": 100, "alice-2": 300}, policy="fedavg", sessions=1)
+    assert played.values == [pytest.approx(0.1 + (100 * 0.125 + 300 * 0.25) / 400)]
+    closed = played.of("round-accepted")[0]
+    assert [(part["site"], part["share"]) for part in closed["updates"]] == [("alice-1", 0.25), ("alice-2", 0.75)]
+    assert played.coordinator.state.finished
+
+
+def test_a_round_takes_as_long_as_its_slowest_site(tmp_path: Path) -> None:
+    played = play(tmp_path / "h", {"alice-1": 100, "alice-2": 300}, policy="fedavg", sessions=2)
+    assert [clock for clock, _ in played.became] == [300, 600]
+    assert played.simulation.examples == 800
+    slow = play(tmp_path / "s", {"alice-1": 100, "alice-2": 300}, pace={"alice-1": 5}, policy="fedavg", sessions=2)
+    assert [clock for clock, _ in slow.became] == [500, 1000]
+
+
+def test_a_straggler_misses_the_deadline_and_delays_nobody(tmp_path: Path) -> None:
+    sites = {"alice-1": 100, "alice-2": 100, "alice-3": 100}
+    policy = "fedavg:deadline=0.15,minimum=0.5"
+    played = play(tmp_path / "h", sites, pace={"alice-1": 10}, policy=policy, sessions=3)
+    closed = played.of("round-accepted")
+    assert [fields["missing"] for fields in closed] == [["alice-1"]] * 3
+    assert [clock for clock, _ in played.became] == [150, 300, 450]
+    late = [fields for fields in played.of("refused") if fields["site"] == "alice-1"]
+    assert late and "closed" in late[0]["reason"]
+
+
+def test_nan_is_invalid_and_the_round_closes_without_it(tmp_path: Path) -> None:
+    sites = {"alice-1": 100, "alice-2": 100, "alice-3": 100}
+    played = play(tmp_path / "h", sites, attack=("alice-3", "nan"), policy="fedavg:deadline=1", sessions=1)
+    assert played.of("invalid")[0]["reason"] == "9 of 9 weights are not finite"
+    assert played.of("round-accepted")[0]["missing"] == ["alice-3"]
+    assert verdicts(played.records, {"alice-3"}) == {"invalid": 1}
+
+
+def test_only_a_fraction_is_selected_and_trains(tmp_path: Path) -> None:
+    sites = dict.fromkeys(STEP, 100)
+    played = play(tmp_path / "h", sites, policy="fedavg:fraction=0.5", sessions=3)
+    opened = played.of("round-opened")
+    assert [len(fields["sites"]) for fields in opened] == [2, 2, 2]
+    assert submissions(played.records) == 6
+    counted = {(fields["round"], fields["site"]) for fields in played.of("counted")}
+    assert counted == {(fields["round"], site) for fields in opened for site in fields["sites"]}
+
+
+def test_the_gate_refuses_a_round_that_scores_worse(tmp_path: Path) -> None:
+    sites = {"alice-1": 100, "alice-2": 100, "alice-3": 100}
+    played = play(tmp_path / "h", sites, attack=("alice-2", "sign-flip:2"), start=0.4, policy="fedavg", sessions=1)
+    assert verdicts(played.records)["round-refused"] == 1 and not played.became
+    free = play(tmp_path / "f", sites, attack=("alice-2", "sign-flip:2"), start=0.4, policy="fedavg", gate="off")
+    assert free.values[0] == pytest.approx(0.4 + (0.125 - 2 * 0.25 + 0.0625) / 3, abs=1e-6)
+
+
+def test_a_server_optimizer_keeps_its_state_between_rounds(tmp_path: Path) -> None:
+    played = play(tmp_path / "h", {"alice-1": 10}, policy="fedavg:server=momentum", sessions=3, start=0.05)
+    # Hsu et al. 2019, section 4: v = 0.9 v + step; w += v
+    assert played.values == [pytest.approx(value, abs=1e-6) for value in (0.175, 0.4125, 0.75125)]
+    assert len(played.of("round-accepted")[0]["state"]) == 1
+
+
+# without rounds
+
+
+def test_a_relay_passes_the_turn_and_starts_from_the_newest_release(tmp_path: Path) -> None:
+    played = play(tmp_path / "h", {"alice-1": 100, "alice-2": 300}, schedule="relay")
+    assert [model.site for _, model in played.became] == ["alice-1", "alice-2", "alice-1", "alice-2"]
+    assert played.values == [0.225, 0.475, 0.6, 0.85]
+    assert [clock for clock, _ in played.became] == [100, 400, 500, 800]
+
+
+def test_polyak_goes_half_way(tmp_path: Path) -> None:
+    played = play(tmp_path / "h", {"alice-1": 100, "alice-2": 300}, schedule="relay", policy="polyak:0.5")
+    assert played.values == [0.1625, 0.2875, 0.35, 0.475]
+    first = played.of("accepted")[0]
+    assert (first["share"], first["staleness"]) == (0.5, 0)
+    assert first["candidate"]["sha256"] != first["model"]["sha256"]
+
+
+def test_free_sites_arrive_in_the_order_of_their_clocks(tmp_path: Path) -> None:
+    played = play(tmp_path / "h", {"alice-1": 100, "alice-2": 250}, sessions=3, policy="merge", start=0.01)
+    came = [(fields["site"], fields["staleness"]) for fields in played.of("accepted", "refused")]
+    # alice-1 at 100, 200, 300; alice-2 at 250, 500, 750
+    assert [site for site, _ in came] == ["alice-1", "alice-1", "alice-2", "alice-1", "alice-2", "alice-2"]
+    assert came[2] == ("alice-2", 2)
+    assert played.simulation.clock == 750
+
+
+def test_sites_of_one_pace_judge_in_order_and_each_begins_after_its_own_verdict(tmp_path: Path) -> None:
+    played = play(tmp_path / "h", {"alice-1": 100, "alice-2": 100}, sessions=2, policy="polyak:0.5", start=0.2)
+    assert [fields["staleness"] for fields in played.of("accepted")] == [0, 1, 1, 1]
+
+
+def test_every_published_checkpoint_arrives_at_its_epoch(tmp_path: Path) -> None:
+    trainers = Adders({"alice-1": 100}, epochs=2)
+    played = play(tmp_path / "h", {"alice-1": 100}, trainers, sessions=1)
+    assert [clock for clock, _ in played.became] == [100, 200]
+    assert played.of("report")[0]["checkpoints"] == 2
+    assert played.simulation.examples == 200
+
+
+def test_a_candidate_that_cannot_be_scored_is_refused_with_the_reason(tmp_path: Path) -> None:
+    played = play(tmp_path / "h", {"alice-1": 100}, start=0.95, sessions=1)
+    assert played.of("refused")[0]["reason"] == "the judge cannot do it: 1.0750000476837158 is no accuracy"
+
+
+def test_perturbing_costs_no_time_and_under_a_ladder_no_score_is_told(tmp_path: Path) -> None:
+    attack = ("alice-2", "perturb:0.1")
+    played = play(
+        tmp_path / "h", {"alice-1": 100, "alice-2": 100}, attack=attack, start=0.5, sessions=5, gate="ladder",
+        margin=0.05,
+    )  # fmt: skip
+    tries = [fields for fields in played.of("accepted", "refused") if fields["site"] == "alice-2"]
+    assert len(tries) == 5
+    assert all(fields["metrics"] is None for fields in played.of("refused"))
+    assert played.simulation.clock == 500
+    assert len({fields["model"]["sha256"] for fields in tries}) > 1 or STEP["alice-2"]
+
+
+# the whole
+
+
+@pytest.mark.parametrize("settings", [{"policy": "fedavg"}, {"policy": "merge"}, {"schedule": "relay"}])
+def test_the_same_run_gives_the_same_bytes_whoever_is_first(tmp_path: Path, settings: dict[str, Any]) -> None:
+    sites = {"alice-1": 100, "alice-2": 130, "alice-3": 100, "alice-4": 70}
+    histories = set()
+    for seed in range(3):
+        play(tmp_path / f"{seed}", sites, LateAdders(sites, seed), start=0.01, **settings)
+        histories.add((tmp_path / f"{seed}").read_bytes())
+    assert len(histories) == 1
+
+
+def test_the_history_is_a_chain_of_canonical_records(tmp_path: Path) -> None:
+    played = play(tmp_path / "h", {"alice-1": 100, "alice-2": 300}, policy="fedavg")
+    previous = START
+    for number, record in enumerate(played.records, 1):
+        assert (record.fields["sequence"], record.fields["previous"]) == (number, previous)
+        previous = record.hash
+    assert played.records[-1].event == "release" or played.of("finished")
+
+
+@pytest.mark.parametrize("settings", [{"policy": "fedavg"}, {"schedule": "relay"}])
+def test_the_clock_can_be_read_off_the_history(tmp_path: Path, settings: dict[str, Any]) -> None:
+    played = play(tmp_path / "h", {"alice-1": 100, "alice-2": 300}, start=0.01, **settings)
+    found = moments(played.records, played.coordinator.model_bytes)
+    assert [found[model.record.sequence].clock for _, model in played.became] == [clock for clock, _ in played.became]
+    last = found[len(played.records)]
+    assert (last.clock, last.examples) == (played.simulation.clock, played.simulation.examples)
+    assert last.sent == submissions(played.records) * played.coordinator.model_bytes
+
+
+def test_bytes_are_models_sent_and_releases_to_every_site(tmp_path: Path) -> None:
+    played = play(tmp_path / "h", {"alice-1": 100, "alice-2": 300}, policy="fedavg", sessions=2)
+    # Sent: 2 in each of 2 rounds. Brought in: the first release, that of round 1, that of round 2, by 2 sites each.
+    assert played.simulation.bytes == played.coordinator.model_bytes * (4 + 6)
+
+
+def test_what_each_site_trained_last_is_kept_as_it_was_before_forging(tmp_path: Path) -> None:
+    sites = {"alice-1": 100, "alice-2": 100}
+    played = play(tmp_path / "h", sites, attack=("alice-2", "nan"), policy="fedavg:deadline=1", sessions=1)
+    assert float(played.simulation.last_trained["alice-2"]["output/bias"][0]) == pytest.approx(0.35)
+
+
+def test_a_model_is_named_by_the_hash_of_the_file_that_it_would_be(tmp_path: Path) -> None:
+    import hashlib
+
+    first, model = weights(0.25), weights(0.75)
+    with written(tmp_path, model) as path:
+        data = path.read_bytes()
+    expected = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    assert ModelFiles(first, SPEC).blob(model) == expected
+
+
+def test_identifiers_have_the_form_of_real_ones() -> None:
+    from agents.manifest import check_id
+
+    assert check_id(identifier(1)) != check_id(identifier(2))
+
+
+def test_a_record_is_plain_json(tmp_path: Path) -> None:
+    play(tmp_path / "h", {"alice-1": 100}, policy="fedavg", sessions=1)
+    for line in (tmp_path / "h").read_bytes().splitlines():
+        json.loads(json.loads(line)["record"])
