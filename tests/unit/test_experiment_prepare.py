@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
         pixels = np.zeros((count, 12, 12), np.uint8)
         pixels[:, 0, 0] = numbers
         arrays |= {f"{split}_images": pixels, f"{split}_labels": numbers % 2}
-    np.savez(tmp_path / "tiny.npz", **arrays)
+    np.savez(tmp_path / "tiny.npz", allow_pickle=False, **arrays)
     return tmp_path
 
 
