@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # What is in the logs but says nothing new on the screen: every checkpoint is told once per step, by whoever does it.
 HIDDEN = {
-    "alice": {"start", "device", "published", "release"},
-    "bob": {"started", "sealed", "verdict", "release", "stopped"},
+    "alice": {"start", "device", "published", "release", "last-round"},
+    "bob": {"started", "sealed", "verdict", "release", "round", "stopped"},
     "charity": {"start", "started", "received", "report", "stop", "stopped"},
     "door": {"start", "host-key", "sites", "login", "stopped"},
 }
@@ -69,8 +69,8 @@ class Screen:
 def mood(fields: dict[str, object]) -> str:
     """The colour of good and bad news, faint for small print, none for the rest."""
     event = str(fields.get("event"))
-    if event in ("accepted", "genesis", "finished"):
+    if event in ("accepted", "genesis", "finished", "round-accepted"):
         return GREEN
     if event in ("error", "invalid", "trouble"):
         return RED
-    return FAINT if event in ("refused", "shipped") else ""
+    return FAINT if event in ("refused", "shipped", "counted", "round-refused") else ""

@@ -20,16 +20,21 @@ from pathlib import Path
 from types import FrameType
 
 import environment
+
+sys.path.append(str(environment.ROOT))  # policies are read before anything is installed
+import terms
 from processes import Agent, AgentFailed, Event, stop_all
 from progress import Screen
 
 SCRIPTS = environment.ROOT / "scripts"
-FIXED = ("sites", "dataset", "partition", "schedule", "seed")
+FIXED = ("sites", "dataset", "partition", "schedule", "seed", "policy", "gate")
+BEFORE = {"policy": "best", "gate": "on"}  # what was not asked yet when an older state was made
 EXAMPLES = """\
 examples:
   scripts/quickstart                                     three sites, chest X-rays, about two minutes
   scripts/quickstart                                     again: goes on where the last run ended
   scripts/quickstart --state /tmp/skew --partition dirichlet:0.3 --sessions 5
+  scripts/quickstart --state /tmp/fedavg --policy fedavg:server=adam --sessions 10
 """
 
 
@@ -59,14 +64,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="where data sets are  [$FEDSSH_DATA or ./data]",
     )
     add("--partition", default="iid", metavar="iid|dirichlet:ALPHA", help="how training data is spread  [iid]")
-    add("--sessions", type=_at_least_one, default=3, metavar="N", help="training sessions per site in this run  [3]")
-    add("--epochs", type=_at_least_one, default=10, metavar="N", help="epochs per session, at most  [10]")
+    add("--policy", metavar="POLICY", help=f"how models become one: `charity policies`  [{terms.POLICY}]")
+    add("--gate", choices=["on", "off", "ladder"], help=f"whether a release must hold on the holdout  [{terms.GATE}]")
+    usual = f"[{terms.SESSIONS}; {terms.ROUNDS} rounds]"
+    add("--sessions", type=_at_least_one, metavar="N", help=f"sessions per site, or rounds, in this run  {usual}")
+    usual = f"[{terms.EPOCHS}; {terms.ROUND_EPOCHS} in rounds]"
+    add("--epochs", type=_at_least_one, metavar="N", help=f"epochs per session, at most; of each round  {usual}")
     add("--schedule", choices=["free", "relay"], default="free", help="all sites at once, or in turn  [free]")
     add("--seed", type=int, default=1, metavar="N", help="for partitions and training  [1]")
     folder = environment.ROOT / "state"
     add("--state", type=Path, default=folder, metavar="DIR", help="keys, data, history, logs  [./state]")
     add("--keep-running", action="store_true", help="leave the coordinator's SSH door open until Ctrl-C")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        known = (options.policy, options.gate, options.schedule, options.sessions, options.epochs, options.sites)
+        agreed = terms.agree(*known)
+    except ValueError as error:
+        parser.error(str(error))
+    return argparse.Namespace(**vars(options) | vars(agreed))
 
 
 def _at_least_one(text: str) -> int:
@@ -149,9 +164,10 @@ class Run:
         if path.exists():
             known = json.loads(path.read_text())
             for name in FIXED:
-                if known[name] != wanted[name]:
+                if known.get(name, BEFORE.get(name)) != wanted[name]:
                     raise RunError(
-                        f"{_near(self.state)} was made with --{name} {known[name]}, not {wanted[name]}; "
+                        f"{_near(self.state)} was made with --{name} {known.get(name, BEFORE.get(name))}, not "
+                        f"{wanted[name]}; "
                         "give the same, or another --state"
                     )
             return int(known["port"])
@@ -170,6 +186,8 @@ class Run:
             f"--data-dir={options.data_dir}",
             f"--dataset={options.dataset}",
             f"--partition={options.partition}",
+            f"--policy={options.policy}",
+            f"--gate={options.gate}",
             f"--sessions={options.sessions}",
             f"--epochs={options.epochs}",
             f"--schedule={options.schedule}",

@@ -1,0 +1,64 @@
+"""What a demonstration agrees on: policy, gate, and how long it trains when nobody says so. Standard library only.
+
+Shared by `scripts/quickstart` and `scripts/setup`, and so by docker-compose.yml: here alone stand the defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agents.charity.policy import GATES, Policy, read_policy
+
+POLICY = "best"
+GATE = "on"
+SESSIONS, EPOCHS = 3, 10  # sessions per site, and epochs of one at most
+ROUNDS, ROUND_EPOCHS = 5, 3  # with policies that train in rounds
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What `charity init` is told.
+
+    Attributes:
+        policy: As text, with every option written out.
+        gate: on, off or ladder.
+        schedule: free or relay; a policy with rounds has its own.
+        sessions: Per site, or the number of rounds.
+        epochs: Of a session at most, or of each round.
+    """
+
+    policy: str
+    gate: str
+    schedule: str
+    sessions: int
+    epochs: int
+
+
+def agree(
+    policy: str | None, gate: str | None, schedule: str, sessions: int | None, epochs: int | None, sites: int
+) -> Terms:
+    """Write out what was left open, and check that it goes together.
+
+    Args:
+        policy, gate, sessions, epochs: None is the default.
+        sites: How many sites there will be.
+
+    Raises:
+        ValueError: There is no such policy or gate, it has no relay, or needs more sites than there are.
+    """
+    chosen = read_policy(policy or POLICY)
+    _check(chosen, gate or GATE, schedule, sites)
+    usual = (ROUNDS, ROUND_EPOCHS) if chosen.rounds else (SESSIONS, EPOCHS)
+    return Terms(chosen.text, gate or GATE, schedule, sessions or usual[0], epochs or usual[1])
+
+
+def _check(policy: Policy, gate: str, schedule: str, sites: int) -> None:
+    if gate not in GATES:
+        raise ValueError(f"no gate is called {gate!r}; known are {', '.join(GATES)}")
+    if not policy.rounds:
+        return
+    if schedule == "relay":
+        raise ValueError(f"the policy {policy.name} trains in rounds, not in a relay")
+    least = max(policy.least, int(policy.values["sites"]))
+    if least > sites:
+        raise ValueError(f"the policy {policy.name} needs {least} sites, there are {sites}")
