@@ -78,6 +78,18 @@ def new_optimizer(name: str, learning_rate: float, momentum: float = 0.0) -> Any
     return load_keras().optimizers.get({"class_name": name, "config": config})
 
 
+def seed_generators(network: Any, seed: int) -> None:
+    """Let the random numbers of a network's layers, such as dropout, begin anew from a seed.
+
+    A generator's state is its own seed and a count of what was drawn. Keras' `set_random_seed` does not touch it.
+    """
+    weights = {id(variable) for variable in network.weights}
+    states = [variable for variable in network.variables if id(variable) not in weights]
+    for number, state in enumerate(states):
+        own = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0] >> 1
+        state.assign(np.array([own, 0]).astype(state.dtype))
+
+
 class Trainer:
     """One network with its optimizer and its compiled graphs. For one thread at a time.
 
@@ -111,7 +123,6 @@ class Trainer:
         self._loss = keras.losses.get(loss or loss_name(self.spec))
         self._optimizer = new_optimizer(optimizer, learning_rate, momentum)
         self._optimizer.build(self.network.trainable_variables)
-        self._seeds = _seed_variables(self.network)
         self._reset = _filling([variable.value for variable in self._optimizer.variables])
         self._proximal = proximal
         self._trained = [variable.value for variable in self.network.trainable_variables]
@@ -136,10 +147,7 @@ class Trainer:
     def fresh(self, seed: int) -> None:
         """Give the optimizer the state of a new one, and every source of random numbers a seed derived from `seed`."""
         self._reset()
-        for number, variable in enumerate(self._seeds):
-            # A generator's state is its seed and a count of what was drawn. Keras' own seeding does not touch it.
-            own = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0] >> 1
-            variable.assign(np.array([own, 0]).astype(variable.dtype))
+        seed_generators(self.network, seed)
 
     def epoch(
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
@@ -268,9 +276,3 @@ def _filling(variables: list[Any]) -> Callable[[], None]:
 
     filled: Callable[[], None] = tensorflow.function(fill).get_concrete_function()
     return filled
-
-
-def _seed_variables(network: Any) -> list[Any]:
-    """The states of a network's random number generators (of dropout layers), in build order."""
-    weights = {id(variable) for variable in network.weights}
-    return [variable for variable in network.variables if id(variable) not in weights]

@@ -42,6 +42,9 @@ class TrainSettings:
     sessions: int = setting(0, "Sessions to train now; 0: until the federation is finished.", "N", at_least=0)
     epochs: int = setting(0, "Most epochs of a session; 0: what the coordinator's plan says.", "N", at_least=0)
     seed: int = setting(1, "For the validation split and the order of training.", "N", at_least=0)
+    validation: float = setting(
+        0.15, "Share held out when the data has no val split; 0: score on the training images.", "SHARE", at_least=0
+    )
     wait: float = setting(0.0, "Seconds to wait for a first release; 0: for ever.", "SECONDS", at_least=0)
     settle: float = setting(2.0, "Seconds a session's last checkpoint may take to come back.", "SECONDS", at_least=0)
     threads: int = setting(0, "CPU threads; 0: all cores.", "N", at_least=0)
@@ -66,7 +69,7 @@ def train(settings: TrainSettings) -> None:
         from agents.alice.train import Alice
 
         logs = settings.state / "logs" if settings.tensorboard else None
-        network = Network(settings.data, settings.seed, settings.threads, logs)
+        network = Network(settings.data, settings.seed, settings.threads, logs, settings.validation)
         tell(logger, "device", f"training on {network.devices}", devices=network.devices)
         trainer = Alice(exchange, settings.state, network, settings.epochs or None, settings.settle, stop)
         trainer.run(settings.sessions or None, settings.wait)

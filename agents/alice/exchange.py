@@ -93,6 +93,8 @@ class Exchange:
         for where, names in (("federation", _FEDERATION), ("metrics", _METRICS)):
             if missing := [name for name in names if name not in getattr(release, where)]:
                 raise BundleError(f"{path}: the release's {where} lacks {missing[0]!r}")
+        if release.federation["schedule"] == "rounds":
+            _check_rounds(path, release.federation)
         model = path.with_suffix(".safetensors")
         if model.stat().st_size != release.model.size or sha256_file(model) != release.model.sha256:
             raise WeightsError(f"{model} is not the model that release {release.sequence} names")
@@ -137,6 +139,20 @@ class Exchange:
             model.unlink(missing_ok=True)
         if superseded:
             fsync_folder(self.outgoing)
+
+
+def _check_rounds(path: Path, federation: Mapping[str, Any]) -> None:
+    """Check what Alice reads of rounds.
+
+    Raises:
+        BundleError: Something is missing.
+    """
+    now, last = federation.get("round"), federation.get("last")
+    if "turns" not in federation or "round" not in federation:
+        raise BundleError(f"{path}: the release's federation lacks 'turns' or 'round', with the schedule 'rounds'")
+    for block, needed in ((now, {"number", "sites", "of"}), (last, {"round", "event", "reason"})):
+        if block is not None and not (isinstance(block, dict) and needed <= block.keys()):
+            raise BundleError(f"{path}: the release's federation tells a round without {', '.join(sorted(needed))}")
 
 
 def _session(model: Path) -> int | None:

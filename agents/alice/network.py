@@ -1,18 +1,20 @@
-"""The network under training: Keras, the site's images, and one model object for as long as the architecture stays."""
+"""The network under training, with the site's images: takes over releases, is scored, and is trained."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import models
 from agents.alice.exchange import Received
+from agents.alice.fitting import Epoch, fit, loss_of, new_trainer
 from agents.alice.plan import Plan
+from agents.alice.replicas import Replicas
 from agents.alice.session import session_seed
 from agents.errors import SettingsError
 from agents.manifest import Local
@@ -20,52 +22,40 @@ from agents.weights import read_weights
 from models import images
 from models.backend import load_keras
 from models.images import Images
-
-if TYPE_CHECKING:
-    import keras
+from models.training import Interrupted, Trainer, resident
 
 VALIDATION_SHARE = 0.15
-SMALL_NETWORK = 1_000_000  # weights; below, the way into TensorFlow costs as much as the step itself
-STEPS_AT_ONCE = 8
-
-
-_INTERRUPTED = "stopped; the interrupted session begins again at the next start"
+INTERRUPTED = "stopped; the interrupted session begins again at the next start"
 
 
 class Stopped(Exception):
     """Somebody asked Alice to stop; the text says what that means for the session."""
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """How an epoch ended, on the validation split.
-
-    Attributes:
-        number: From 1.
-        metrics: Loss and accuracy; may be infinite or NaN when training diverged.
-    """
-
-    number: int
-    metrics: Local
-
-
 class Network:
-    """A model that can take over a release, be scored and be trained.
+    """A network that can take over a release, be scored and be trained.
 
     Args:
         data: The site's images, an .npz file or a folder.
         seed: Decides which images are held out when there is no val split, and the order of training.
         threads: CPU threads; 0 is all cores.
         logs: Where TensorBoard logs go, a folder per session; None writes none.
+        validation: The share of the images to hold out when there is no val split. 0 holds out nothing; the training
+            images are then what the network is scored on, too.
 
     Raises:
-        SettingsError: The images cannot be used.
+        SettingsError: The images cannot be used, or the share is none.
     """
 
-    def __init__(self, data: Path, seed: int, threads: int, logs: Path | None) -> None:
+    def __init__(
+        self, data: Path, seed: int, threads: int, logs: Path | None, validation: float = VALIDATION_SHARE
+    ) -> None:
+        if not 0 <= validation < 1:
+            raise SettingsError(f"--validation is {validation:g}, expected at least 0 and less than 1")
         self._data = data
         self._seed = seed
         self._logs = logs
+        self._validation = validation
         try:
             self._splits = images.splits(data)
         except (OSError, ValueError) as error:
@@ -73,8 +63,8 @@ class Network:
         self._keras = load_keras(threads)
         self._strategy = _strategy()
         self._spec: dict[str, Any] | None = None
-        self._compiled: tuple[Any, ...] = ()
-        self._batches: tuple[Any, ...] = ()
+        self._trainer: Trainer | Replicas | None = None
+        self._made_for: tuple[Any, ...] = ()
 
     @property
     def devices(self) -> str:
@@ -94,39 +84,39 @@ class Network:
         """How many images it is scored on."""
         return len(self._val)
 
-    def adopt(self, received: Received, plan: Plan) -> Local:
+    def adopt(self, received: Received, plan: Plan, stop: threading.Event | None = None) -> Local:
         """Take over a release and return what it scores here.
 
         Builds the architecture from this site's own `models/` and loads the tensors only when they fit one by one.
 
         Raises:
-            SettingsError: The architecture is not installed here, or the images do not suit it.
+            SettingsError: The architecture is not installed here, or the images or the plan do not suit it.
             WeightsError: The tensors are not those of the architecture.
+            Stopped: `stop` was set.
         """
         spec = received.header.spec
         if spec != self._spec:
-            self._build(spec)
-        shapes = {name: tuple(array.shape) for name, array in models.get_weights(self._model).items()}
-        weights = read_weights(received.model, shapes)
-        self._compile(plan)
-        models.set_weights(self._model, weights)
-        scores = self._model.evaluate(self._batches_of_val(plan.batch_size), verbose=0, return_dict=True)
-        return Local(float(scores["loss"]), float(scores["accuracy"]))
+            self._take(spec)
+        trainer = self._trainer_for(spec, plan)
+        trainer.load(read_weights(received.model, self._shapes))
+        with _stopping("stopped before the session began"):
+            return Local(*trainer.evaluate(self._val, stop))
 
     def weights(self) -> Mapping[str, np.ndarray]:
         """The weights as they are now."""
-        return models.get_weights(self._model)
+        assert self._trainer is not None
+        return self._trainer.weights()
 
     def fit(
-        self, session: int, epochs: int, plan: Plan, ended: Callable[[Epoch], None], stop: threading.Event
+        self, session: int, plan: Plan, start: Local, ended: Callable[[Epoch], bool], stop: threading.Event
     ) -> bool:
-        """Train one session from the weights at hand; the same session of the same site always goes the same way.
+        """Train one session from the release adopted; the same session of the same site always goes the same way.
 
         Args:
             session: Its number, from 1.
-            epochs: The most epochs.
-            ended: Called at the end of each epoch, before the next one begins.
-            stop: When set, training ends within a few batches.
+            start: What the release scores here.
+            ended: As in `fitting.fit`.
+            stop: When set, training ends within about a second.
 
         Returns:
             Whether early stopping ended it.
@@ -134,119 +124,54 @@ class Network:
         Raises:
             Stopped: `stop` was set.
         """
+        assert self._trainer is not None
         seed = session_seed(self._seed, session)
-        self._keras.utils.set_random_seed(seed)
-        self._forget_gradients()
-        early = self._keras.callbacks.EarlyStopping(monitor="val_loss", patience=plan.patience)
-        callbacks = [_watcher(self._keras, ended, stop), early]
-        if self._logs is not None:
-            folder = self._logs / f"session-{session:04}"
-            callbacks.append(self._keras.callbacks.TensorBoard(folder, write_graph=False))
-        self._model.fit(
-            self._batches_of_train(plan.batch_size, seed),
-            validation_data=self._batches_of_val(plan.batch_size),
-            epochs=epochs,
-            callbacks=callbacks,
-            shuffle=False,  # the batches are shuffled already, by our own seed
-            verbose=0,
-        )
-        return bool(early.stopped_epoch)
+        with _logging(self._logs and self._logs / f"session-{session:04}") as log:
 
-    def _build(self, spec: dict[str, Any]) -> None:
+            def logged(epoch: Epoch) -> bool:
+                log(epoch)
+                return ended(epoch)
+
+            with _stopping(INTERRUPTED):
+                return fit(self._trainer, self._train, self._val, plan, seed, start, logged, stop)
+
+    def _take(self, spec: dict[str, Any]) -> None:
+        """Load the images as the network of a spec takes them."""
         try:
             if models.check_spec(spec) != spec:
                 raise ValueError(f"the spec {spec} is not written out in full")
         except ValueError as error:
             raise SettingsError(f"this site cannot build the network: {error}", "update fedssh here") from None
         try:
-            self._train, self._val = self._load(spec)
+            train, val = self._load(spec)
         except (OSError, ValueError) as error:
             hint = f"the network takes images of {spec['input']} in {spec['classes']} classes"
             raise SettingsError(str(error), hint) from None
-        self._keras.utils.clear_session(free_memory=True)
-        with self._strategy.scope():
-            self._model: keras.Model = models.build(spec)
-        self._spec, self._compiled, self._batches = spec, (), ()
+        self._train = resident(train)
+        self._val = self._train if val is None else resident(val)
+        self._spec = spec
 
-    def _load(self, spec: dict[str, Any]) -> tuple[Images, Images]:
+    def _load(self, spec: dict[str, Any]) -> tuple[Images, Images | None]:
         train = images.load(self._data, spec["input"], spec["classes"], "train")
         if "val" in self._splits:
             return train, images.load(self._data, spec["input"], spec["classes"], "val")
-        kept, held = images.hold_out(train.labels, VALIDATION_SHARE, self._seed, train.patients)
+        if not self._validation:
+            return train, None
+        kept, held = images.hold_out(train.labels, self._validation, self._seed, train.patients)
         return train.take(kept), train.take(held)
 
-    def _compile(self, plan: Plan) -> None:
-        """Compile once for a plan: TensorFlow then translates training and scoring into one graph each."""
-        assert self._spec is not None
-        loss = models.loss_name(self._spec) if plan.loss == "auto" else plan.loss
-        wanted = (plan.optimizer, plan.learning_rate, loss)
-        if wanted == self._compiled:
-            return
-        if loss != models.loss_name(self._spec):
-            raise SettingsError(f"the loss {loss} does not fit {self._spec['classes']} classes")
-        with self._strategy.scope():
-            # The class name comes from a fixed list, see `plan`.
-            optimizer = self._keras.optimizers.get(plan.optimizer)
-            optimizer.learning_rate = plan.learning_rate
-            optimizer.build(self._model.trainable_variables)
-            # Keras 3.15 cannot run several steps at once on several replicas: its loop loses a placeholder.
-            small = self._model.count_params() < SMALL_NETWORK and self._strategy.num_replicas_in_sync == 1
-            at_once = STEPS_AT_ONCE if small else 1
-            self._model.compile(optimizer, loss=loss, metrics=["accuracy"], steps_per_execution=at_once)
-        self._fresh = [np.array(variable.numpy()) for variable in optimizer.variables]
-        self._compiled = wanted
-
-    def _forget_gradients(self) -> None:
-        """Give the optimizer the state of a new one; making a new one would translate the graphs again."""
-        for variable, fresh in zip(self._model.optimizer.variables, self._fresh, strict=True):
-            variable.assign(fresh)
-
-    def _batches_of_train(self, batch_size: int, seed: int) -> Any:
-        """Batches in an order of their own in each epoch, the same orders for the same seed."""
-        import tensorflow
-
-        pixels, labels = self._tensors()[:2]
-        order = tensorflow.data.Dataset.range(len(self._train)).shuffle(len(self._train), seed=seed)
-        replicas = self._strategy.num_replicas_in_sync
-        # Several replicas share a batch. In a short last one some would get nothing, and the mean of nothing is NaN.
-        size = min(batch_size, len(self._train)) // replicas * replicas if replicas > 1 else batch_size
-        chosen = order.batch(max(size, replicas), drop_remainder=replicas > 1)
-        return _tamed(chosen.map(lambda at: (tensorflow.gather(pixels, at), tensorflow.gather(labels, at))).prefetch(2))
-
-    def _batches_of_val(self, batch_size: int) -> Any:
-        import tensorflow
-
-        pixels, labels = self._tensors()[2:]
-        size = even_batch(len(self._val), max(batch_size, 64), self._strategy.num_replicas_in_sync)
-        return _tamed(tensorflow.data.Dataset.from_tensor_slices((pixels, labels)).batch(size))
-
-    def _tensors(self) -> tuple[Any, ...]:
-        """Images and labels of train and val as tensors in main memory, made once."""
-        import tensorflow
-
-        if not self._batches:
-            with tensorflow.device("/CPU:0"):
-                arrays = (self._train.images, self._train.labels, self._val.images, self._val.labels)
-                self._batches = tuple(tensorflow.constant(array) for array in arrays)
-            # The pixels are in the tensors now; keeping both would double the memory.
-            self._train, self._val = _without_pixels(self._train), _without_pixels(self._val)
-        return self._batches
-
-
-def even_batch(examples: int, wanted: int, replicas: int) -> int:
-    """The batch size next to `wanted` at which every replica gets something of every batch, also of the last.
-
-    Raises:
-        SettingsError: There is no such size, because there are hardly any examples.
-    """
-    if replicas == 1:
-        return wanted
-    sizes = sorted(range(replicas, examples + 1, replicas), key=lambda size: abs(size - wanted))
-    for size in sizes:
-        rest = examples % size
-        if not rest or rest > size // replicas * (replicas - 1):
-            return size
-    raise SettingsError(f"{examples} validation images cannot be shared by {replicas} GPUs", "use fewer GPUs")
+    def _trainer_for(self, spec: dict[str, Any], plan: Plan) -> Trainer | Replicas:
+        """The trainer at hand, unless architecture or optimizer changed: making one translates its graphs anew."""
+        loss = loss_of(spec, plan)
+        wanted = (spec, plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal)
+        if self._trainer is None or wanted != self._made_for:
+            self._trainer = None
+            self._keras.utils.clear_session(free_memory=True)
+            several = self._strategy.num_replicas_in_sync > 1
+            self._trainer = Replicas(self._strategy, spec, plan, loss) if several else new_trainer(spec, plan)
+            self._shapes = {name: tuple(array.shape) for name, array in self._trainer.weights().items()}
+            self._made_for = wanted
+        return self._trainer
 
 
 def _strategy() -> Any:
@@ -258,35 +183,35 @@ def _strategy() -> Any:
     return tensorflow.distribute.get_strategy()
 
 
-def _tamed(batches: Any) -> Any:
-    """One thread for the input: it only gathers, and several Alices may share few cores."""
+@contextlib.contextmanager
+def _stopping(text: str) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted:
+        raise Stopped(text) from None
+
+
+@contextlib.contextmanager
+def _logging(folder: Path | None) -> Iterator[Callable[[Epoch], None]]:
+    """What writes an epoch's scores for TensorBoard, under the names that Keras gives them."""
+    if folder is None:
+        yield lambda epoch: None
+        return
     import tensorflow
 
-    options = tensorflow.data.Options()
-    options.threading.private_threadpool_size = 1
-    options.threading.max_intra_op_parallelism = 1
-    options.experimental_distribute.auto_shard_policy = tensorflow.data.experimental.AutoShardPolicy.OFF
-    return batches.with_options(options)
+    writers = {name: tensorflow.summary.create_file_writer(str(folder / name)) for name in ("train", "validation")}
 
+    def log(epoch: Epoch) -> None:
+        for writer, score in zip(writers.values(), (epoch.training, epoch.metrics), strict=True):
+            if score is None:
+                continue
+            with writer.as_default(step=epoch.number - 1):  # Keras counts from 0
+                tensorflow.summary.scalar("epoch_loss", score.loss)
+                tensorflow.summary.scalar("epoch_accuracy", score.accuracy)
+            writer.flush()
 
-def _without_pixels(split: Images) -> Images:
-    return Images(np.empty((0, *split.images.shape[1:]), np.float32), split.labels)
-
-
-def _watcher(keras: Any, ended: Callable[[Epoch], None], stop: threading.Event) -> Any:
-    """A Keras callback that hands on each epoch's metrics and stops between batches."""
-
-    class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
-        def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-            if stop.is_set():
-                raise Stopped(_INTERRUPTED)
-
-        def on_test_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-            if stop.is_set():
-                raise Stopped(_INTERRUPTED)
-
-        def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-            assert logs is not None
-            ended(Epoch(epoch + 1, Local(float(logs["val_loss"]), float(logs["val_accuracy"]))))
-
-    return Watcher()
+    try:
+        yield log
+    finally:
+        for writer in writers.values():
+            writer.close()

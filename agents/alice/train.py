@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.alice import memory, session
+from agents.alice import memory, session, telling
 from agents.alice.exchange import Exchange, Received
+from agents.alice.fitting import Epoch
 from agents.alice.memory import Memory
-from agents.alice.network import Epoch, Network, Stopped
-from agents.alice.plan import read_plan
+from agents.alice.network import INTERRUPTED, Network, Stopped
+from agents.alice.plan import Plan, read_plan
 from agents.commands import tell
 from agents.errors import UnreachableError
 from agents.manifest import Claim, Local, SessionOver, new_id, now
@@ -23,6 +24,7 @@ from agents.manifest import Claim, Local, SessionOver, new_id, now
 logger = logging.getLogger("alice")
 
 POLL_SECONDS = 0.2
+RETRY_SECONDS = 10.0  # for a disk that is full
 BELIEF_SECONDS = 10.0  # how long a release that lay there at the start may be yesterday's, with Bob still fetching
 
 
@@ -31,10 +33,10 @@ class Tally:
     """A session as it goes on."""
 
     number: int
-    epochs: int
+    plan: Plan
     started: str
-    best: Local
-    best_epoch: int | None = None
+    published: Local | None = None
+    published_epoch: int | None = None
     done: int = 0
     checkpoints: int = 0
 
@@ -46,7 +48,8 @@ class Alice:
         exchange: The folder shared with Bob.
         state: Alice's own folder.
         network: What is trained.
-        epochs: The most epochs of a session; None is what the plan says.
+        epochs: The most epochs of a session; None is what the plan says. A plan that publishes sessions trains
+            exactly so many.
         settle_seconds: After a session that published: how long to wait for its verdict to become a release.
         stop: When set, `run` returns soon.
     """
@@ -68,6 +71,7 @@ class Alice:
         self.stop = stop
         self.memory = memory.load(state)
         self._last_said = ""
+        self._last_round: int | None = None  # the one of which we said last how it ended
         self._known_at_last: int | None = None  # the newest release when the last checkpoint was published
 
     def run(self, sessions: int | None = None, wait_seconds: float = 0) -> int:
@@ -95,7 +99,8 @@ class Alice:
                     return trained
                 trained += self._train(received)
             count = self.memory.trained.sessions
-            self._say("finished", f"{_sessions(trained)} trained, as asked; {count} in all", sessions=count)
+            text = f"{telling.sessions(trained)} trained, as asked; {count} in all"
+            self._say("finished", text, sessions=count)
         except Stopped as reason:
             self._say("stopped", str(reason))
         return trained
@@ -111,6 +116,7 @@ class Alice:
                 was_first, seen = seen is None, self.exchange.newest()
                 if seen is not None:
                     self._recall(seen)
+                    self._say_last_round(seen)
                     believed = not (first and was_first)
                     if self._may_train(seen):
                         return seen
@@ -125,9 +131,7 @@ class Alice:
                 text = f"release {sequence} leaves nothing to train; waiting {patience} for a newer one"
                 self._say_waiting(text, seen.site)
             elif not self._may_train(seen):
-                turn = seen.release.federation["turn"]
-                until = "until our turn is passed on" if turn == seen.site else f"for our turn; it is {turn}'s"
-                self._say_waiting(f"waiting {until}", seen.site)
+                self._say_waiting(telling.waiting(seen.release.federation, seen.site), seen.site)
             self.stop.wait(POLL_SECONDS)
         raise Stopped("stopped while waiting")
 
@@ -158,41 +162,51 @@ class Alice:
         """Train a session; False when Bob has replaced the release before it was loaded."""
         release = received.release
         plan = read_plan(release.plan)
+        plan = dataclasses.replace(plan, epochs=self.epochs or plan.epochs)
         try:
-            score = self.network.adopt(received, plan)
+            score = self.network.adopt(received, plan, self.stop)
         except FileNotFoundError:
             if self.exchange.newest_sequence() == release.sequence:
                 raise
             return False
-        tally = Tally(self.memory.trained.sessions + 1, self.epochs or plan.epochs, now(), score)
+        tally = Tally(self.memory.trained.sessions + 1, plan, now())
         self._say_release(received, score)
-        self._say_session(received, tally, plan.patience)
+        self._say_session(received, tally)
         early = self.network.fit(
-            tally.number, tally.epochs, plan, lambda epoch: self._epoch_over(received, tally, epoch), self.stop
+            tally.number, plan, score, lambda epoch: self._epoch_over(received, tally, epoch), self.stop
         )
         self._end_session(received, tally, early)
         return True
 
-    def _epoch_over(self, received: Received, tally: Tally, epoch: Epoch) -> None:
+    def _epoch_over(self, received: Received, tally: Tally, epoch: Epoch) -> bool:
+        """Say how it went, and publish what is due; whether it was published."""
+        assert epoch.metrics is not None
         tally.done = epoch.number
-        better = session.improved(epoch.metrics, tally.best)
-        loss, accuracy = epoch.metrics.loss, epoch.metrics.accuracy
+        loss, accuracy, of = epoch.metrics.loss, epoch.metrics.accuracy, tally.plan.epochs
+        where: dict[str, Any] = {"site": received.site, "session": tally.number, "epoch": epoch.number}
         self._say(
             "epoch",
-            f"session {tally.number} epoch {epoch.number:>2}/{tally.epochs}: loss {loss:.4f}, accuracy {accuracy:.4f}"
-            + ("  improved" if better else ""),
-            site=received.site,
-            session=tally.number,
-            epoch=epoch.number,
-            epochs=tally.epochs,
+            f"session {tally.number} epoch {epoch.number:>2}/{of}: {telling.scored(epoch.metrics)}"
+            + ("  improved" if epoch.better else ""),
+            **where,
+            epochs=of,
             loss=loss if math.isfinite(loss) else None,
             accuracy=accuracy if math.isfinite(accuracy) else None,
-            improved=better,
+            improved=epoch.better,
         )
-        if better:
-            self._publish(received, tally, epoch)
+        if epoch.diverged:
+            text = f"session {tally.number} epoch {epoch.number} is not published: its weights or scores are not finite"
+            self._say("diverged", text, logging.WARNING, **where)
+        if not epoch.publish:
+            return False
+        while not self._publish(received, tally, epoch, epoch.metrics):
+            if tally.plan.publish != "session":
+                return False  # it does not become the best, so the next epoch that is as good tries again
+            if self.stop.wait(RETRY_SECONDS):  # there is no next one, and the others may wait for these weights
+                raise Stopped(INTERRUPTED)
+        return True
 
-    def _publish(self, received: Received, tally: Tally, epoch: Epoch) -> None:
+    def _publish(self, received: Received, tally: Tally, epoch: Epoch, metrics: Local) -> bool:
         release = received.release
         claim = Claim(
             id=new_id(),
@@ -201,7 +215,7 @@ class Alice:
             session=tally.number,
             epoch=epoch.number,
             examples=self.network.examples,
-            metrics=epoch.metrics,
+            metrics=metrics,
             started=tally.started,
             created=now(),
         )
@@ -210,13 +224,13 @@ class Alice:
         try:
             size = self.exchange.publish(claim, self.network.weights(), received.header.spec)
         except OSError as error:
-            # It does not become the best, so the next epoch that is as good tries again.
             self._say("not-published", f"{where} could not be published: {error}", logging.WARNING, **fields)
-            return
-        tally.best, tally.best_epoch = epoch.metrics, epoch.number
+            return False
+        tally.published, tally.published_epoch = metrics, epoch.number
         tally.checkpoints += 1
         self._known_at_last = self.exchange.newest_sequence()
         self._say("published", f"{where} published for bob, {size / 1e6:.1f} MB", size=size, **fields)
+        return True
 
     def _end_session(self, received: Received, tally: Tally, early: bool) -> None:
         report = SessionOver(
@@ -226,7 +240,7 @@ class Alice:
             epochs=tally.done,
             checkpoints=tally.checkpoints,
             examples=self.network.examples,
-            metrics=tally.best if tally.checkpoints else None,
+            metrics=tally.published,
             started=tally.started,
             created=now(),
         )
@@ -234,13 +248,10 @@ class Alice:
         trained = dataclasses.replace(self.memory.trained, turns=turns, passed=False)
         self._remember(dataclasses.replace(self.memory, trained=trained, over=report))
         self._finish_report()
-        result = "nothing improved on the release"
-        if tally.checkpoints:
-            best = f"loss {tally.best.loss:.4f}, accuracy {tally.best.accuracy:.4f} in epoch {tally.best_epoch}"
-            result = f"{_checkpoints(tally.checkpoints)}, best {best}"
+        text = f"session {tally.number} is over after {telling.epochs(tally.done)}{', stopped early' if early else ''}"
         self._say(
             "session-over",
-            f"session {tally.number} is over after {_epochs(tally.done)}{', stopped early' if early else ''}: {result}",
+            f"{text}: {self._result(tally)}",
             site=received.site,
             session=tally.number,
             epochs=tally.done,
@@ -249,6 +260,13 @@ class Alice:
             loss=report.metrics.loss if report.metrics else None,
             accuracy=report.metrics.accuracy if report.metrics else None,
         )
+
+    def _result(self, tally: Tally) -> str:
+        if tally.published is None:
+            return "nothing was published" if tally.plan.publish == "session" else "nothing improved on the release"
+        last = "" if tally.plan.publish == "session" else "best "
+        score = f"{telling.scored(tally.published)} in epoch {tally.published_epoch}"
+        return f"{telling.checkpoints(tally.checkpoints)}, {last}{score}"
 
     def _finish_report(self) -> None:
         """Publish the report of a session that is over, then count the session; a kill in between repeats this."""
@@ -283,13 +301,18 @@ class Alice:
             self._say("waiting", text, site=site)
             self._last_said = text
 
+    def _say_last_round(self, received: Received) -> None:
+        """Say once what became of the last round."""
+        last = received.release.federation.get("last")
+        if last is not None and last["round"] != self._last_round:
+            self._last_round = last["round"]
+            self._say("last-round", telling.last_round(last), site=received.site, **last)
+
     def _say_release(self, received: Received, score: Local) -> None:
         release, there = received.release, received.release.metrics
         self._say(
             "release",
-            f"release {release.sequence} scores loss {there['loss']:.4f}, accuracy {there['accuracy']:.4f} "
-            f"at the coordinator; here loss {score.loss:.4f}, accuracy {score.accuracy:.4f} "
-            f"on {self.network.validation_examples} images",
+            telling.release(release, score, self.network.validation_examples),
             site=received.site,
             sequence=release.sequence,
             holdout={"loss": there["loss"], "accuracy": there["accuracy"]},
@@ -297,34 +320,18 @@ class Alice:
             accuracy=score.accuracy if math.isfinite(score.accuracy) else None,
         )
 
-    def _say_session(self, received: Received, tally: Tally, patience: int) -> None:
+    def _say_session(self, received: Received, tally: Tally) -> None:
         agreed, sequence = received.release.federation["sessions"], received.release.sequence
         self._say(
             "session",
-            f"session {tally.number}{f' of {agreed}' if agreed else ''} begins from release {sequence}: "
-            f"{self.network.examples:,} images, at most {_epochs(tally.epochs)}, patience {patience}",
+            telling.session(tally.number, agreed, sequence, self.network.examples, tally.plan),
             site=received.site,
             session=tally.number,
-            epochs=tally.epochs,
+            epochs=tally.plan.epochs,
             builds_on=sequence,
             examples=self.network.examples,
         )
 
     def _say_over(self, received: Received) -> None:
-        federation, count = received.release.federation, self.memory.trained.sessions
-        text = f"all {_sessions(count)} trained"
-        if federation["state"] == "finished":
-            text = f"the federation is finished; {_sessions(count)} trained here"
-        self._say("finished", text, site=received.site, sessions=count)
-
-
-def _sessions(number: int) -> str:
-    return f"{number} session{'' if number == 1 else 's'}"
-
-
-def _epochs(number: int) -> str:
-    return f"{number} epoch{'' if number == 1 else 's'}"
-
-
-def _checkpoints(number: int) -> str:
-    return f"{number} checkpoint{'' if number == 1 else 's'}"
+        count = self.memory.trained.sessions
+        self._say("finished", telling.over(received.release.federation, count), site=received.site, sessions=count)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agents.alice.network import even_batch
+from agents.alice.replicas import even_batch
 from agents.alice.plan import read_plan
 from agents.alice.session import Trained, improved, is_over, may_start, session_seed
 from agents.errors import BundleError, SettingsError
@@ -81,17 +81,14 @@ def test_every_session_has_a_seed_of_its_own() -> None:
     assert session_seed(7, 3) == session_seed(7, 3)
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("replicas", [2, 3, 4, 8])
 @pytest.mark.parametrize("examples", [235, 236, 524, 997, 10_000])
 def test_no_replica_ever_goes_without_examples(examples: int, replicas: int) -> None:
     size = even_batch(examples, 64, replicas)
     rest = examples % size
     share = size // replicas
-    if replicas > 1:
-        assert size % replicas == 0
-        assert not rest or min(rest - share * number for number in range(replicas)) > 0
-    else:
-        assert size == 64
+    assert size % replicas == 0
+    assert not rest or min(rest - share * number for number in range(replicas)) > 0
 
 
 def test_too_few_examples_for_the_replicas_are_named() -> None:
