@@ -123,8 +123,8 @@ def clip_scale(base: Weights, update: Weights, norm: float) -> float:
         return 1.0
     squared = 0.0
     for _, _, (old, new) in _stretches([base, update]):
-        difference = new.astype("f8") - old
-        squared += float((difference * difference).sum())
+        difference = np.subtract(new, old, dtype=np.float64)
+        squared += float(np.einsum("i,i->", difference, difference))
     length = math.sqrt(squared)
     return norm / length if length > norm else 1.0
 
@@ -139,7 +139,8 @@ def trimmed_mean(values: Sequence[np.ndarray], trim: int) -> np.ndarray:
     Returns:
         float64 [weights].
     """
-    ordered = np.stack(values, axis=-1)  # [weights, n]: sorting the last axis is six times faster than np.median
+    # [weights, n]: numbers that lie side by side sort three to six times faster than np.median finds their middle
+    ordered = np.stack(values, axis=-1)
     ordered.sort(axis=-1)
     mean: np.ndarray = ordered[:, trim : len(values) - trim].mean(axis=-1, dtype=np.float64)
     return mean
@@ -222,8 +223,10 @@ def _stretches(models: Sequence[Weights]) -> Iterator[tuple[str, slice, list[np.
 
 def _clipped(base: np.ndarray, updates: Sequence[np.ndarray], scales: Sequence[float]) -> list[np.ndarray]:
     """Shorten what has a scale below 1, in float64; the others stay as they are."""
-    pairs = zip(updates, scales, strict=True)
-    return [array if scale == 1 else base + (array.astype(np.float64) - base) * scale for array, scale in pairs]
+    return [
+        array if scale == 1 else base + scale * np.subtract(array, base, dtype=np.float64)
+        for array, scale in zip(updates, scales, strict=True)
+    ]
 
 
 def _clip(policy: Policy) -> float:

@@ -29,6 +29,13 @@ def flat(found: Model) -> np.ndarray:
     return np.concatenate([found["kernel"].ravel(), found["bias"]])
 
 
+def step_of(numbers: np.ndarray) -> np.ndarray:
+    """From float32 numbers to the next ones, at most, in float64."""
+    limits = np.finfo(np.float32)
+    steps: np.ndarray = np.abs(numbers).astype(np.float64) * limits.eps + limits.smallest_subnormal
+    return steps
+
+
 def rows(draw: st.DrawFn, count: int, numbers: st.SearchStrategy[float] = ANY) -> np.ndarray:
     """float32 [count, WEIGHTS]."""
     return draw(arrays.arrays(np.float32, (count, WEIGHTS), elements=numbers))
@@ -68,7 +75,7 @@ def test_no_mix_lies_outside_the_two_models(pair: np.ndarray, share: float) -> N
     assert (pair.min(axis=0) <= found).all() and (found <= pair.max(axis=0)).all()
     back = flat(mix(model(pair[1]), model(pair[0]), 1 - share))
     # The two shares may round to neighbours; then a step of float32, or what cancels from the larger number.
-    assert (np.abs(found.astype("f8") - back) <= np.spacing(np.abs(found)) + 4 * EPS * np.abs(pair).max(axis=0)).all()
+    assert (np.abs(found.astype("f8") - back) <= step_of(found) + 4 * EPS * np.abs(pair).max(axis=0)).all()
 
 
 @quickly
@@ -84,7 +91,7 @@ def test_the_order_of_updates_does_not_matter(case: tuple[Policy, np.ndarray, li
     one, other = flat(first.weights), flat(second.weights)
     if policy.name in ("fedavg", "multi-krum"):
         # Each of n sums errs by less than EPS of the largest number; then rounding may go to the other neighbour.
-        slack = np.spacing(np.abs(one)) + len(updates) * EPS * np.abs(updates).max(axis=0).astype("f8")
+        slack = step_of(one) + len(updates) * EPS * np.abs(updates).max(axis=0).astype("f8")
         assert (np.abs(one.astype("f8") - other) <= slack).all()
     else:
         assert np.array_equal(one, other)
@@ -175,9 +182,7 @@ def test_clipping_never_lengthens_and_leaves_no_more_than_the_norm(pair: np.ndar
     if scale == 1:
         assert np.array_equal(found, update)
     # The result is rounded to float32 once: half a step of each weight.
-    steps = (
-        np.float64(np.finfo("f4").eps) * np.maximum(np.abs(base), np.abs(update)) + np.finfo("f4").smallest_subnormal
-    )
+    steps = step_of(np.maximum(np.abs(base), np.abs(update)))
     assert np.linalg.norm(found.astype("f8") - base) <= norm * (1 + 8 * EPS) + np.linalg.norm(steps)
 
 
