@@ -5,7 +5,7 @@
     median          of each weight by itself                                    Yin et al. 2018, definition 1
     trimmed:N       of each weight the mean without the N lowest and N highest  Yin et al. 2018, definition 2
     krum:F          the update nearest to its n-F-2 nearest others              Blanchard et al. 2017, section 4
-    multi-krum:F    the plain mean of the n-F best by that measure              the same, section 5 (m = n - f)
+    multi-krum:F    the plain mean of the n-F best by that measure              the same, with m = n - f
 
 Before it is combined, an update may be clipped: its difference from the model it started from is shortened to a norm.
 Afterwards a server optimizer may take the step (`server_optimizer`). The robust rules do not look at numbers of

@@ -3,7 +3,7 @@
 What the updates were combined to, minus the model they started from, is a step Δ (a pseudo-gradient with its sign
 turned). Without an optimizer the model takes that step. With one it takes
 
-    momentum   m ← β₁m + Δ             model + η·m                   FedAvgM, Hsu, Qi and Brown 2019, section 4.3
+    momentum   m ← β₁m + Δ             model + η·m                   FedAvgM, Hsu, Qi and Brown 2019
     adam       m ← β₁m + (1-β₁)Δ       model + η·m / (√v + τ)        FedAdam, Reddi et al. 2021, algorithm 2
                v ← β₂v + (1-β₂)Δ²
     yogi       m as in adam            as in adam                    FedYogi, the same
