@@ -70,7 +70,13 @@ class Coordinator:
         spec: The architecture.
         judge: Scores weights on the holdout; raises ValueError for what cannot be scored.
         became: Called for every model that becomes the current one after the first.
+
+    Attributes:
+        weights: The current model.
+        brought: How many releases the sites have brought in, all of them together.
     """
+
+    weights: Weights
 
     def __init__(
         self, history: History, spec: dict[str, Any], judge: Scores, became: Callable[[Became, float], None]
@@ -82,6 +88,8 @@ class Coordinator:
         self._server: list[Weights] = []
         self._updates: dict[str, Weights] = {}
         self._received = 0
+        self._told: tuple[Any, ...] = ()
+        self.brought = 0
 
     @property
     def state(self) -> Federation:
@@ -299,12 +307,29 @@ class Coordinator:
     def _release(self, clock: float) -> None:
         state = self.state
         if not state.finished and state.all_sessions_done():
-            self._history.append("finished", clock, reason="everything agreed is trained")
-        if self.state.release_is_due():
+            self._history.append("finished", clock, reason=_why_finished(state))
+        told = _told(self.state)
+        if told != self._told and self.state.release_is_due():  # asking a hundred sites' keys takes its time
             wanted = self.state.wanted_release()
             assert wanted is not None
             self._history.append("release", clock, **wanted)
+            self.brought += len(wanted["recipients"])
+        self._told = told
 
 
 def _part(update: Update, share: float | None) -> dict[str, Any]:
     return {"site": update.site, "record": update.record, "examples": update.examples, "share": share}
+
+
+def _why_finished(state: Federation) -> str:
+    if state.policy.rounds:
+        return f"{state.rounds} {'round' if state.rounds == 1 else 'rounds'} closed, as agreed"
+    return f"every site has trained {state.sessions} {'session' if state.sessions == 1 else 'sessions'}"
+
+
+def _told(state: Federation) -> tuple[Any, ...]:
+    """All that a release can tell of a state: where it is the same, no release is due."""
+    members = tuple((member.name, member.key, member.role, member.revoked) for member in state.members)
+    last = tuple((state.last or {}).values())
+    current = state.round and (state.round.number, state.round.sites)
+    return state.current.of, state.turn, state.turns, state.finished, state.sessions, last, current, members

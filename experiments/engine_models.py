@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from agents.charity.judge import Scorer
     from models.images import Images
 
+    from .config import Prepared
+
 
 Weights = Mapping[str, np.ndarray]  # float32 arrays by variable path, in build order
 Scores = Callable[[Weights], dict[str, Any]]

@@ -155,8 +155,6 @@ class Simulation:
         self._told = told
         self._queue: list[_Event] = []
         self._waiting: list[_Running] = []
-        self._released = 0
-        self._brought = 0
         self.keep_last = keep_last
         self.clock = 0.0
         self.sent = 0
@@ -171,8 +169,8 @@ class Simulation:
 
     @property
     def bytes(self) -> int:
-        """Of models: each one sent, and each release to each site, but for those replaced at the same moment."""
-        return self._coordinator.model_bytes * (self.sent + self._brought)
+        """Of models: each one sent, and each release brought in by each site."""
+        return self._coordinator.model_bytes * (self.sent + self._coordinator.brought)
 
     def run(self) -> None:
         """Work until nobody has anything left to do."""
@@ -180,12 +178,11 @@ class Simulation:
         while (event := self._next()) is not None or self._deadline_passes():
             if event is None:
                 continue
-            self._advance(event.clock)
+            self.clock = event.clock
             self._arrive(event)
             self._coordinator.settle(self.clock)
             self._start_sites()
             self._tell()
-        self._count_release()
 
     def _next(self) -> _Event | None:
         """The next event, unless the open round has its deadline before."""
@@ -211,7 +208,7 @@ class Simulation:
         deadline = self._deadline()
         if deadline is None:
             return False
-        self._advance(deadline)
+        self.clock = deadline
         self._coordinator.settle(self.clock)
         self._start_sites()
         self._tell()
@@ -219,18 +216,6 @@ class Simulation:
 
     def _tell(self) -> None:
         self._told(sum(site.trained.sessions for site in self._sites.values()))
-
-    def _advance(self, clock: float) -> None:
-        if clock > self.clock:
-            self._count_release()
-            self.clock = clock
-
-    def _count_release(self) -> None:
-        """Every site brings in the newest release of a moment."""
-        release = self._coordinator.state.release
-        if release is not None and release.sequence != self._released:
-            self._released = release.sequence
-            self._brought += len(release.fields["recipients"])
 
     # sessions
 

@@ -8,7 +8,7 @@
 
 The same seed gives the same models as with real agents, wherever the order in which models arrive is no matter of
 chance: in rounds, in a relay, and with one site. Bytes are those of model files: every model that a site sends, and
-every release to every site, but for releases that are replaced at the same moment.
+every release that a site's Bob brings in, which are all of them while he is connected.
 """
 
 from __future__ import annotations

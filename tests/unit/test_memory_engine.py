@@ -296,8 +296,9 @@ def test_the_clock_can_be_read_off_the_history(tmp_path: Path, settings: dict[st
 
 def test_bytes_are_models_sent_and_releases_to_every_site(tmp_path: Path) -> None:
     played = play(tmp_path / "h", {"alice-1": 100, "alice-2": 300}, policy="fedavg", sessions=2)
-    # Sent: 2 in each of 2 rounds. Brought in: the first release, that of round 1, that of round 2, by 2 sites each.
-    assert played.simulation.bytes == played.coordinator.model_bytes * (4 + 6)
+    # Sent: 2 in each of 2 rounds. Brought in by 2 sites each: the first release, those of rounds 1 and 2, the last.
+    assert len(played.of("release")) == 4
+    assert played.simulation.bytes == played.coordinator.model_bytes * (4 + 2 * 4)
 
 
 def test_what_each_site_trained_last_is_kept_as_it_was_before_forging(tmp_path: Path) -> None:
