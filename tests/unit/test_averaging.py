@@ -119,6 +119,7 @@ def test_of_equally_good_updates_krum_takes_the_first() -> None:
     distances = np.block([[pairs, np.full((2, 2), 9.0)], [np.full((2, 2), 9.0), pairs]])  # two pairs, far apart
     assert krum_shares(distances, 1, 1) == [1, 0, 0, 0]
     assert krum_shares(distances, 1, 3) == [1 / 3, 1 / 3, 1 / 3, 0]
+    assert krum_shares(np.zeros((40, 40)), 1, 2) == [0.5] * 2 + [0] * 38
 
 
 def test_clipping_shortens_the_step_of_all_tensors_together() -> None:

@@ -55,7 +55,7 @@ def run(policy: Policy, updates: np.ndarray, examples: list[int]) -> RoundResult
 
 
 def quickly(test: Callable[..., Any]) -> Callable[..., Any]:
-    return settings(max_examples=150, deadline=None)(test)
+    return settings(max_examples=100, deadline=None)(test)
 
 
 @quickly
