@@ -17,7 +17,7 @@ import numpy as np
 
 import models
 from agents import weights
-from agents.charity.policy import POLICIES
+from agents.charity.policy import best as better
 from models import images
 from models.backend import load_keras
 from models.score import score
@@ -50,7 +50,6 @@ def train(state: Path, genesis: dict[str, Any], epochs: int, seed: int) -> dict[
     )
     model.compile(optimizer=optimizer, loss=plan["loss"])
     holdout = images.load(files[0], spec["input"], spec["classes"], "val")
-    better = POLICIES[genesis["policy"]]
     best, best_weights = genesis["metrics"], models.get_weights(model)
     for _ in range(epochs):
         model.fit(
@@ -60,7 +59,7 @@ def train(state: Path, genesis: dict[str, Any], epochs: int, seed: int) -> dict[
             verbose=0,
         )
         scores = score(model.predict(holdout.images, verbose=0), holdout.labels, spec["classes"])
-        if better(best, scores, plan["metric"]).accept:
+        if better(scores, best, plan["metric"])[0]:
             best, best_weights = scores, models.get_weights(model)
     models.set_weights(model, best_weights)
     test = images.load(files[0], spec["input"], spec["classes"], "test")
