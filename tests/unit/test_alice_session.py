@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from agents.alice.replicas import even_batch
+from agents.alice import telling
 from agents.alice.plan import read_plan
-from agents.alice.session import Trained, improved, is_over, may_start, session_seed
+from agents.alice.replicas import even_batch
+from agents.alice.session import Patience, Trained, improved, is_over, may_start, session_seed
 from agents.errors import BundleError, SettingsError
 from agents.manifest import Local
 
@@ -59,6 +60,84 @@ def federation(**changes: Any) -> dict[str, Any]:
 )
 def test_may_start(changes: dict[str, Any], trained: Trained, expected: bool) -> None:
     assert may_start(federation(**changes), "alice-1", trained) is expected
+
+
+def rounds(**changes: Any) -> dict[str, Any]:
+    now = {"number": 3, "sites": ["alice-1", "alice-3"], "of": None}
+    return {**federation(schedule="rounds", turn=None, turns=3, last=None), "round": now, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained", "expected"),
+    [
+        ({}, Trained(), True),
+        ({}, Trained(2, 2), True),
+        ({}, Trained(3, 3), False),  # trained already; the round is not closed yet
+        ({"turns": 4, "round": {"number": 4, "sites": ["alice-1"], "of": 9}}, Trained(3, 3), True),
+        ({"round": {"number": 3, "sites": ["alice-2"], "of": None}}, Trained(), False),  # not selected
+        ({"round": {"number": 3, "sites": ["alice-1", "alice-2"], "of": None}}, Trained(1, 2), True),  # extended to us
+        ({"round": None}, Trained(), False),  # between two rounds
+        ({"round": None, "turns": 0}, Trained(), False),
+    ],
+)
+def test_may_start_in_rounds(changes: dict[str, Any], trained: Trained, expected: bool) -> None:
+    assert may_start(rounds(**changes), "alice-1", trained) is expected
+    assert not is_over(rounds(**changes), trained), "rounds end with the federation, not with a number of sessions"
+
+
+@pytest.mark.parametrize(
+    ("site", "changes", "expected"),
+    [
+        ("alice-2", {}, "waiting for round 4; alice-1 and alice-3 train in this one"),
+        (
+            "alice-2",
+            {"round": {"number": 3, "sites": ["alice-1"], "of": 9}},
+            "waiting for round 4; alice-1 trains in this one",
+        ),
+        ("alice-1", {}, "waiting for round 4; in this one we have trained, alice-3 too"),
+        (
+            "alice-1",
+            {"round": {"number": 3, "sites": ["alice-1"], "of": None}},
+            "waiting for round 4; in this one we have trained",
+        ),
+        (
+            "alice-2",
+            {"round": {"number": 3, "sites": ["alice-1"], "of": 3}},
+            "waiting for the end of round 3, the last; alice-1 trains in this one",
+        ),
+        ("alice-2", {"round": None}, "waiting for the next round"),
+    ],
+)
+def test_what_is_waited_for_in_rounds(site: str, changes: dict[str, Any], expected: str) -> None:
+    assert telling.waiting(rounds(**changes), site) == expected
+
+
+def test_names_are_few() -> None:
+    assert telling.names(["a"]) == "a"
+    assert telling.names(["a", "b", "c"]) == "a, b and c"
+    assert telling.names(list("abcde")) == "a, b, c, d and e"
+    assert telling.names(list("abcdefg")) == "a, b, c, d and 3 more"
+
+
+def test_the_last_round_is_told() -> None:
+    last = {"round": 3, "event": "round-refused", "reason": "the accuracy fell by 0.02"}
+    assert telling.last_round(last) == "round 3 was refused: the accuracy fell by 0.02"
+    assert telling.last_round({**last, "event": "round-accepted"}).startswith("round 3 was accepted: ")
+
+
+@pytest.mark.parametrize(
+    ("patience", "losses", "over"),
+    [
+        (1, [3.0, 2.0, 1.0], None),
+        (1, [3.0, 3.0], 2),
+        (2, [3.0, 4.0, 2.0, 2.5, 2.0], 5),
+        (2, [1.0, NAN, 0.5, NAN, NAN], 5),
+        (2, [NAN, 1.0, 0.5], 3),  # nothing is lower than NaN
+    ],
+)
+def test_patience(patience: int, losses: list[float], over: int | None) -> None:
+    rule = Patience(patience)
+    assert next((number for number, loss in enumerate(losses, 1) if rule.over(loss)), None) == over
 
 
 @pytest.mark.parametrize(
@@ -113,6 +192,14 @@ def test_a_plan_is_read() -> None:
     assert read_plan({name: value for name, value in PLAN.items() if name != "patience"}).patience == 10
 
 
+def test_what_older_releases_lack_has_a_default() -> None:
+    plan = read_plan(PLAN)
+    assert (plan.publish, plan.momentum, plan.proximal) == ("improved", 0.0, 0.0)
+    new = {"publish": "session", "momentum": 0.2, "proximal": 0.01, "optimizer": "sgd"}
+    plan = read_plan({**PLAN, **new})
+    assert (plan.publish, plan.momentum, plan.proximal) == ("session", 0.2, 0.01)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -126,7 +213,18 @@ def test_a_plan_is_read() -> None:
         ("learning_rate", 0),
         ("learning_rate", NAN),
         ("learning_rate", "0.1"),
+        ("learning_rate", math.inf),
         ("loss", "mean_squared_error"),
+        ("publish", "always"),
+        ("publish", None),
+        ("momentum", 1),
+        ("momentum", -0.1),
+        ("momentum", NAN),
+        ("momentum", 0.5),  # with adam
+        ("proximal", -1),
+        ("proximal", math.inf),
+        ("proximal", True),
+        ("proximal", None),
     ],
 )
 def test_a_plan_out_of_range_is_refused(name: str, value: Any) -> None:

@@ -1,0 +1,344 @@
+"""The compiled epoch against Keras' own `fit`, and that nothing but weights, examples, order and seed decides."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import models
+from agents.alice.session import Patience
+from models import training
+from models.backend import load_keras
+from models.images import Images
+from models.training import Interrupted, Trainer, resident
+
+BINARY = {"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16}
+TEN = {"name": "mlp", "input": [6, 6, 1], "classes": 10, "width": 16}
+CONVOLUTIONS = {"name": "cnn", "input": [12, 12, 1], "classes": 2, "depth": 4}
+DROPOUT = {"name": "squeezenet", "input": [32, 32, 3], "classes": 2, "trained": 2}
+BATCH = 16
+
+Weights = dict[str, np.ndarray]
+
+
+def some_images(spec: dict[str, Any], number: int, seed: int = 0) -> Images:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, spec["classes"], number)
+    return Images(random.random((number, *spec["input"]), dtype=np.float32), labels)
+
+
+def an_order(number: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(number)
+
+
+@pytest.fixture(scope="module")
+def trainers() -> Callable[..., Trainer]:
+    """Trainers, each made once; every test loads its own weights."""
+    load_keras(1)
+    made: dict[str, Trainer] = {}
+
+    def trainer(spec: dict[str, Any], optimizer: str = "adam", rate: float = 0.01, **more: Any) -> Trainer:
+        key = json.dumps([spec, optimizer, rate, more])
+        if key not in made:
+            made[key] = Trainer(spec, optimizer, rate, **more)
+        made[key].load(start(spec))
+        made[key].fresh(1)
+        return made[key]
+
+    return trainer
+
+
+def start(spec: dict[str, Any]) -> Weights:
+    """Random weights, the same each time, biases included."""
+    load_keras(1).utils.set_random_seed(5)
+    random = np.random.default_rng(5)
+    built = models.get_weights(models.build(spec))
+    return {
+        name: array if array.any() else 0.01 * random.random(array.shape, dtype=np.float32)
+        for name, array in built.items()
+    }
+
+
+def same(some: Weights, others: Weights) -> bool:
+    return some.keys() == others.keys() and all(np.array_equal(some[name], others[name]) for name in some)
+
+
+# against Keras
+
+
+def compiled(spec: dict[str, Any], network: Any, optimizer: str, rate: float, momentum: float) -> Any:
+    """The network as plain Keras trains it; without XLA, which rounds in another order."""
+    load_keras(1)
+    network.compile(
+        training.new_optimizer(optimizer, rate, momentum),
+        loss=models.loss_name(spec),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    return network
+
+
+@pytest.mark.parametrize(
+    ("spec", "optimizer", "rate", "momentum"),
+    [
+        (BINARY, "sgd", 0.1, 0.9),
+        (BINARY, "adam", 0.01, 0.0),
+        (TEN, "sgd", 0.2, 0.2),
+        (TEN, "adam", 0.01, 0.0),
+        (CONVOLUTIONS, "adam", 0.001, 0.0),
+        (CONVOLUTIONS, "rmsprop", 0.001, 0.0),
+    ],
+)
+def test_epochs_are_those_of_keras_fit(
+    trainers: Callable[..., Trainer], spec: dict[str, Any], optimizer: str, rate: float, momentum: float
+) -> None:
+    """Two epochs with a short last batch. Both compute the same operations in float32, so they may differ in what
+    another order of additions rounds: about 1e-7 of a weight a step, and Adam divides by small numbers."""
+    examples, number = some_images(spec, 75), 75
+    trainer = trainers(spec, optimizer, rate, momentum=momentum)
+    network = compiled(spec, models.build(spec), optimizer, rate, momentum)
+    models.set_weights(network, start(spec))
+    held = resident(examples)
+    for epoch in (1, 2):
+        order = an_order(number, epoch)
+        found = trainer.epoch(held, order, BATCH)
+        shuffled = examples.take(order)
+        shown = network.fit(shuffled.images, shuffled.labels, batch_size=BATCH, shuffle=False, verbose=0).history
+        assert found == pytest.approx((shown["loss"][0], shown["accuracy"][0]), rel=1e-5)
+    expected = models.get_weights(network)
+    for name, array in trainer.weights().items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    assert not same(expected, start(spec))
+
+
+@pytest.mark.parametrize("spec", [BINARY, TEN, CONVOLUTIONS, DROPOUT], ids=lambda spec: str(spec["name"]))
+@pytest.mark.parametrize("number", [5, 150])
+def test_scores_are_those_of_keras_evaluate(
+    trainers: Callable[..., Trainer], spec: dict[str, Any], number: int
+) -> None:
+    examples = some_images(spec, number)
+    trainer = trainers(spec)
+    network = compiled(spec, models.build(spec), "adam", 0.01, 0.0)
+    models.set_weights(network, start(spec))
+    expected = network.evaluate(examples.images, examples.labels, verbose=0)
+    assert trainer.evaluate(resident(examples)) == pytest.approx(tuple(expected), rel=1e-5)
+
+
+def test_moving_averages_are_those_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that training changes without gradients, as those of batch normalisation."""
+    keras = load_keras(1)
+
+    def normalised(spec: dict[str, Any]) -> Any:
+        images = keras.Input(shape=tuple(spec["input"]))
+        normal = keras.layers.BatchNormalization(name="normal")(keras.layers.Flatten(name="flat")(images))
+        return keras.Model(images, keras.layers.Dense(1, activation="sigmoid", name="output")(normal))
+
+    monkeypatch.setattr(training, "build", normalised)
+    trainer = Trainer(BINARY, "sgd", 0.1)
+    network = compiled(BINARY, normalised(BINARY), "sgd", 0.1, 0.0)
+    begin = trainer.weights()
+    models.set_weights(network, begin)
+    examples, order = some_images(BINARY, 40), np.arange(40)
+    trainer.epoch(resident(examples), order, BATCH)
+    network.fit(examples.images, examples.labels, batch_size=BATCH, shuffle=False, verbose=0)
+    found, expected = trainer.weights(), models.get_weights(network)
+    assert not np.array_equal(found["normal/moving_mean"], begin["normal/moving_mean"])
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_patience_is_keras_early_stopping(patience: int) -> None:
+    keras = load_keras(1)
+
+    class Stopping:
+        stop_training = False
+        metrics: tuple[()] = ()
+
+    random = np.random.default_rng(0)
+    rows = [[*random.integers(0, 5, 9).astype(float)] for _ in range(200)]
+    nan = float("nan")
+    for losses in [*rows, [nan, 1.0, 0.5], [1.0, nan, nan, 0.5, nan], [float("inf"), 1.0, 1.0, 1.0]]:
+        early = keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience)
+        model: Any = Stopping()
+        early.set_model(model)
+        early.on_train_begin()
+        rule = Patience(patience)
+        for epoch, loss in enumerate(losses):
+            early.on_epoch_end(epoch, {"val_loss": loss})
+            assert rule.over(loss) is model.stop_training, (losses, epoch)
+            if model.stop_training:
+                break
+
+
+# what decides
+
+
+@pytest.mark.parametrize("spec", [TEN, CONVOLUTIONS, DROPOUT], ids=lambda spec: str(spec["name"]))
+def test_the_same_seed_gives_the_same_bits_whatever_was_trained_before(
+    trainers: Callable[..., Trainer], spec: dict[str, Any]
+) -> None:
+    trainer = trainers(spec)
+    held, order, begin = resident(some_images(spec, 40)), an_order(40), start(spec)
+
+    def train(seed: int) -> Weights:
+        trainer.load(begin)
+        trainer.fresh(seed)
+        trainer.epoch(held, order, BATCH)
+        return trainer.weights()
+
+    once, other = train(1), train(2)
+    assert same(train(1), once)
+    assert same(once, other) is (spec is not DROPOUT), "without dropout nothing is random; with it, the seed decides"
+    another = Trainer(spec, "adam", 0.01)
+    another.load(begin)
+    another.fresh(1)
+    another.epoch(held, order, BATCH)
+    assert same(another.weights(), once)
+
+
+def test_slices_change_neither_weights_nor_scores(
+    trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, held, order = trainers(DROPOUT), resident(some_images(DROPOUT, 75)), an_order(75)
+    whole = trainer.epoch(held, order, BATCH), trainer.weights(), trainer.evaluate(held)
+    monkeypatch.setattr(training, "SLICE_SECONDS", 0.0)  # a batch at a time
+    trainer, never = trainers(DROPOUT), threading.Event()
+    assert trainer.epoch(held, order, BATCH, never) == whole[0]
+    assert same(trainer.weights(), whole[1])
+    assert trainer.evaluate(held, never) == whole[2]
+
+
+def test_training_stops_between_two_slices(trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, held = trainers(BINARY), resident(some_images(BINARY, 20))
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        trainer.epoch(held, np.arange(20), BATCH, stop)
+    with pytest.raises(Interrupted):
+        trainer.evaluate(held, stop)
+    assert same(trainer.weights(), start(BINARY))
+
+
+def test_frozen_layers_stay_and_the_others_are_trained(trainers: Callable[..., Trainer]) -> None:
+    trainer, before = trainers(DROPOUT), start(DROPOUT)
+    trainer.epoch(resident(some_images(DROPOUT, 20)), np.arange(20), BATCH)
+    changed = {name for name, array in trainer.weights().items() if not np.array_equal(array, before[name])}
+    assert {name.split("_")[0].split("/")[0] for name in changed} == {"fire9", "output"}
+
+
+def test_loading_takes_a_copy(trainers: Callable[..., Trainer]) -> None:
+    given = start(TEN)
+    kept = {name: array.copy() for name, array in given.items()}
+    trainer = trainers(TEN)
+    trainer.load(given)
+    taken = trainer.weights()
+    trainer.epoch(resident(some_images(TEN, 40)), np.arange(40), BATCH)
+    assert same(given, kept)
+    assert same(taken, kept)
+    assert not same(trainer.weights(), kept)
+
+
+def test_weights_of_another_network_are_refused(trainers: Callable[..., Trainer]) -> None:
+    with pytest.raises(ValueError, match="tensor output/kernel"):
+        trainers(TEN).load(start(BINARY))
+
+
+def test_one_graph_serves_all_sizes(trainers: Callable[..., Trainer]) -> None:
+    """Fewer images than a batch, one image, and an order that takes only some."""
+    trainer = trainers(TEN)
+    for number, order in ((5, np.arange(5)), (1, np.arange(1)), (50, np.arange(0, 50, 7))):
+        loss, accuracy = trainer.epoch(resident(some_images(TEN, number)), order, BATCH)
+        assert np.isfinite(loss)
+        assert 0 <= accuracy <= 1
+
+
+# FedProx
+
+
+def test_the_proximal_term_is_that_of_fedprox(trainers: Callable[..., Trainer]) -> None:
+    """The second of two steps: w2 = w1 - rate * (gradient(w1) + mu * (w1 - w0)); Li et al. 2020, equation 2."""
+    rate, mu = 0.1, 2.0
+    held, first, second = resident(some_images(TEN, 20)), np.arange(10), np.arange(10, 20)
+    plain, pulled = trainers(TEN, "sgd", rate), trainers(TEN, "sgd", rate, proximal=mu)
+    w0 = start(TEN)
+    plain.epoch(held, first, BATCH)
+    w1 = plain.weights()
+    plain.epoch(held, second, BATCH)
+    expected = {name: array - rate * mu * (w1[name] - w0[name]) for name, array in plain.weights().items()}
+    pulled.epoch(held, first, BATCH)
+    assert same(pulled.weights(), w1), "at the loaded weights the term is 0"
+    pulled.epoch(held, second, BATCH)
+    for name, array in pulled.weights().items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_a_strong_pull_holds_the_weights(trainers: Callable[..., Trainer]) -> None:
+    """At a rate of 1/mu every step goes back to the release, but for one gradient divided by mu."""
+    held, order, mu = resident(some_images(TEN, 200)), np.arange(200), 1000.0
+
+    def moved(trainer: Trainer) -> float:
+        for _ in range(5):
+            trainer.epoch(held, order, BATCH)
+        return max(float(np.abs(array - start(TEN)[name]).max()) for name, array in trainer.weights().items())
+
+    free, pulled = (moved(trainers(TEN, "sgd", 1 / mu, proximal=proximal)) for proximal in (0.0, mu))
+    assert pulled < free / 10
+
+
+def test_momentum_needs_sgd() -> None:
+    with pytest.raises(ValueError, match=r"momentum 0.5 needs the optimizer sgd, found adam"):
+        Trainer(BINARY, "adam", 0.1, momentum=0.5)
+
+
+# many sites
+
+
+POOLED = """
+import hashlib, json, sys
+from models.backend import load_keras
+size = int(sys.argv[1])
+load_keras(threads=1, computations=size)
+import numpy as np
+from models import build, get_weights
+from models.images import Images
+from models.pool import Pool
+from models.training import Trainer, resident
+found = []
+for spec in json.loads(sys.argv[2]):
+    random = np.random.default_rng(0)
+    shape = (75, *spec["input"])
+    held = resident(Images(random.random(shape, dtype=np.float32), random.integers(0, spec["classes"], 75)))
+    begin = {n: random.normal(0, 0.05, a.shape).astype(np.float32) for n, a in get_weights(build(spec)).items()}
+    def job(seed):
+        def train(trainer):
+            trainer.load(begin)
+            trainer.fresh(seed)
+            trainer.epoch(held, np.random.default_rng(seed).permutation(75), 16)
+            return hashlib.sha256(b"".join(a.tobytes() for a in trainer.weights().values())).hexdigest()
+        return train
+    with Pool(lambda: Trainer(spec, "adam", 0.01), size) as pool:
+        found.append(pool.run([job(seed) for seed in range(6)]))
+print(json.dumps(found))
+"""
+
+
+def pooled(size: int) -> list[list[str]]:
+    words = [sys.executable, "-c", POOLED, str(size), json.dumps([TEN, CONVOLUTIONS, DROPOUT])]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: list[list[str]] = json.loads(done.stdout)
+    return found
+
+
+def test_a_pool_gives_the_bits_of_a_single_trainer() -> None:
+    alone, together = pooled(1), pooled(2)
+    assert together == alone
+    assert all(len(set(of_spec)) == 6 for of_spec in alone), "every job has a result of its own"
