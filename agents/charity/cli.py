@@ -55,7 +55,9 @@ class InitSettings:
     learning_rate: float = setting(0.001, "Its learning rate.", metavar="X", at_least=0)
     momentum: float = setting(0.0, "Momentum of sgd.", metavar="X", at_least=0)
     proximal: float = setting(0.0, "FedProx: the pull towards the release.", metavar="MU", at_least=0)
-    seed: int = setting(0, "For random weights and the first epoch.", metavar="N", at_least=0)
+    seed: int = setting(0, "For random weights and the order of training.", metavar="N", at_least=0)
+    weights: Path | None = setting(None, "Begin with these: a .safetensors or .npz file.", metavar="FILE")
+    genesis_epochs: int = setting(1, "Epochs on her own images before all others.", metavar="N", at_least=0)
     address: str | None = setting(None, "Where sites reach the door; for invitations.", metavar="USER@HOST:PORT")
     if_needed: bool = setting(False, "Do nothing where a federation exists.")
 
@@ -105,7 +107,7 @@ charity.epilog = example(
 @charity.command(epilog=example("charity init --data xrays.npz --architecture cnn --schedule relay --sessions 3"))
 @settings_options(InitSettings, "charity")
 def init(settings: InitSettings) -> None:
-    """Begin a federation: make her keys, and train the first model for one epoch."""
+    """Begin a federation: make her keys and the first model."""
     from agents.charity import enrol, genesis
     from agents.charity.agreement import agree
 
@@ -117,9 +119,13 @@ def init(settings: InitSettings) -> None:
         enrol.parse_address(settings.address)
     if not settings.data.exists():
         raise SettingsError(f"{settings.data} does not exist")
+    if settings.weights and not settings.weights.is_file():
+        raise SettingsError(f"--weights: {settings.weights} is no file")
     spec = genesis.read_spec(settings.architecture)
     agreement = agree(vars(settings), spec, genesis.loss_of(spec))
-    record = genesis.begin(folders, settings.data, agreement, settings.seed, {"address": settings.address})
+    start = genesis.Start(settings.genesis_epochs, settings.weights, click.echo)
+    private = {"address": settings.address}
+    record = genesis.begin(folders, settings.data, agreement, settings.seed, private, start=start)
     metrics = record.fields["metrics"]
     click.echo(
         f"genesis of {settings.name}: accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f} on the holdout"

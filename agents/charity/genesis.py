@@ -7,6 +7,8 @@ stopped; keys are never made twice.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,24 @@ from models import check_spec, loss_name
 DEFAULT_INPUT = [28, 28, 1]
 DEFAULT_CLASSES = 2
 _OTHER_FIELDS_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the first model comes from, beside the seed.
+
+    Attributes:
+        epochs: On the coordinator's own split `train`; 0 needs no such split and publishes the weights as they are.
+        weights: A file with weights to begin from; None takes random ones.
+        tell: Called with one line on what was taken from that file.
+    """
+
+    epochs: int = 1
+    weights: Path | None = None
+    tell: Callable[[str], None] = lambda line: None
+
+
+_RANDOM = Start()
 
 
 def read_spec(text: str) -> dict[str, Any]:
@@ -56,6 +76,7 @@ def begin(
     seed: int,
     private: dict[str, Any],
     judge: Judge | None = None,
+    start: Start = _RANDOM,
 ) -> Record:
     """Make a coordinator's keys and its first model, and record the genesis.
 
@@ -66,9 +87,10 @@ def begin(
         seed: For random weights and the order of training.
         private: Settings that later commands need, for vault/charity.json.
         judge: Another judge than the real one.
+        start: Where the first model's weights come from, and how long they are trained.
 
     Raises:
-        SettingsError: There is a federation already, or the data does not fit the architecture.
+        SettingsError: There is a federation already, or the given weights do not fit the architecture.
     """
     folders.make()
     with locked(folders.vault / "lock", f"another command works on {folders.state}"):
@@ -78,7 +100,7 @@ def begin(
         key = _coordinator_key(folders)
         make_host_key(folders.host_key)
         write_whole(folders.settings, json.dumps(private | {"data": str(data.resolve())}, indent=2).encode() + b"\n")
-        model, answer, holdout = _first_model(folders, data, agreement, seed, judge)
+        model, answer, holdout = _first_model(folders, data, agreement, seed, start, judge)
         _check_room(answer["metrics"], holdout["examples"])
         record = ledger.append("genesis", {
             **agreement,
@@ -88,7 +110,9 @@ def begin(
             "metrics": answer["metrics"],
             "examples": answer["examples"],
             "seed": seed,
+            "epochs": start.epochs,
             "holdout": holdout,
+            **({"weights": answer["weights"]} if start.weights else {}),
         }, key)  # fmt: skip
         publish_history(folders, ledger)
         ledger.close()
@@ -129,19 +153,29 @@ def _coordinator_key(folders: Folders) -> PrivateKey:
 
 
 def _first_model(
-    folders: Folders, data: Path, agreement: dict[str, Any], seed: int, judge: Judge | None
+    folders: Folders, data: Path, agreement: dict[str, Any], seed: int, start: Start, judge: Judge | None
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     judge = judge or Judge(judge_command(data, agreement["spec"]), answer_seconds=24 * 3600)
     out = folders.opened / "genesis.safetensors"
     try:
         holdout = judge.start()["holdout"]
-        answer = judge.ask({"genesis": {"out": str(out), "seed": seed, "plan": agreement["plan"]}})
+        answer = judge.ask({"genesis": {
+            "out": str(out),
+            "seed": seed,
+            "plan": agreement["plan"],
+            "epochs": start.epochs,
+            "weights": str(start.weights) if start.weights else None,
+        }})  # fmt: skip
     except JudgeError as error:
         raise AgentError(
             f"genesis failed: {error}", "the training plan or the data do not suit the architecture"
         ) from None
     finally:
         judge.stop()
+    if "unfit" in answer:
+        raise SettingsError(answer["unfit"])
+    if start.weights:
+        start.tell(answer["told"])
     model: dict[str, Any] = {"sha256": sha256_file(out), "size": out.stat().st_size}
     move_whole(out, folders.model(model["sha256"]))
     return model, answer, holdout

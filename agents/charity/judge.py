@@ -8,7 +8,8 @@ Reads one JSON object per line and answers each with one:
                                                                      {"metrics": [{…}, …]}
     {"round": {"policy": TEXT, "base": PATH, "updates": [[PATH, EXAMPLES], …], "server": [PATH, …], "out": PATH}}
                                                                      {"metrics": {…}, "shares": [S, …], "server": N}
-    {"genesis": {"out": PATH, "seed": N, "plan": {…}}}               {"metrics": {…}, "examples": N}
+    {"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null}}
+                                   {"metrics": {…}, "examples": N, "weights": {…}, "told": LINE} or {"unfit": reason}
     whatever it cannot do                                            {"error": reason}
 
 The images are in memory and the network is built and warm before it says that it is ready; a score then costs
@@ -28,9 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 from agents import weights
 from agents.charity import combining
-from agents.errors import AgentError
+from agents.charity.given import read_given
+from agents.errors import AgentError, SettingsError
 from models import build, get_weights, images, loss_name, score, set_weights
 from models.backend import load_keras
+from models.training import new_optimizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,27 +92,50 @@ class Scorer:
 
 
 def genesis(
-    spec: dict[str, Any], data: Path, holdout: images.Images, seed: int, plan: dict[str, Any], out: Path
+    spec: dict[str, Any],
+    data: Path,
+    holdout: images.Images,
+    seed: int,
+    plan: dict[str, Any],
+    out: Path,
+    epochs: int = 1,
+    given: Path | None = None,
 ) -> dict[str, Any]:
-    """Make the federation's first model: random weights, then one epoch on the coordinator's own images.
+    """Make the federation's first model: random or given weights, then epochs on the coordinator's own images.
 
     Args:
-        data: Where the images are; the split `train` is used.
+        data: Where the images are; the split `train` is used, unless there are no epochs.
         holdout: What the result is scored on.
         seed: The same seed gives the same model on the same machine.
-        plan: Optimizer, learning rate, batch size.
+        plan: Optimizer, learning rate, momentum, batch size.
         out: The model file to write.
+        epochs: How many; 0 takes the weights as they are.
+        given: A file with weights for some or all tensors.
+
+    Returns:
+        `metrics`, `examples` trained on; with `given` also `weights` for the record and the line `told`, or, when the
+        file cannot be used, only `unfit` with the reason.
     """
     keras = load_keras()
     keras.utils.set_random_seed(seed)
     scorer = Scorer(spec, holdout)
-    train = images.load(data, spec["input"], spec["classes"], "train")
-    optimizer = keras.optimizers.get(plan["optimizer"])
-    optimizer.learning_rate = plan["learning_rate"]
-    scorer.network.compile(optimizer=optimizer, loss=loss_name(spec))
-    scorer.network.fit(train.images, train.labels, batch_size=plan["batch_size"], epochs=1, verbose=0)
+    start: dict[str, Any] = {}
+    if given is not None:
+        try:
+            found = read_given(given, scorer.shapes)
+        except SettingsError as error:
+            return {"unfit": str(error)}
+        set_weights(scorer.network, get_weights(scorer.network) | found.tensors)
+        start = {"weights": found.record, "told": found.told(str(given))}
+    examples = 0
+    if epochs:
+        train = images.load(data, spec["input"], spec["classes"], "train")
+        examples = len(train)
+        optimizer = new_optimizer(plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0))
+        scorer.network.compile(optimizer=optimizer, loss=loss_name(spec))
+        scorer.network.fit(train.images, train.labels, batch_size=plan["batch_size"], epochs=epochs, verbose=0)
     weights.write_weights(out, get_weights(scorer.network), spec)
-    return {"metrics": scorer.score(), "examples": len(train)}
+    return {"metrics": scorer.score(), "examples": examples} | start
 
 
 def export_keras(model: Path, spec: dict[str, Any], plan: dict[str, Any], out: Path) -> None:
@@ -166,7 +192,11 @@ def main() -> None:
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         nonlocal scorer
         if wanted := request.get("genesis"):
-            return genesis(spec, arguments.data, holdout, wanted["seed"], wanted["plan"], Path(wanted["out"]))
+            given = Path(wanted["weights"]) if wanted.get("weights") else None
+            return genesis(
+                spec, arguments.data, holdout, wanted["seed"], wanted["plan"], Path(wanted["out"]),
+                wanted.get("epochs", 1), given,
+            )  # fmt: skip
         scorer = scorer or Scorer(spec, holdout)
         if "mix" in request:
             return combining.mix(scorer, request["mix"])
