@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from agents.charity import records
 from agents.charity.federation import Federation
 from agents.charity.judge_client import JudgeError, server_files
-from agents.charity.policy import Decision, passes, told
-from agents.charity.rounds import Due, Round, Update, can_open, due, needed, seconds_left, select
+from agents.charity.policy import Decision
+from agents.charity.rounds import Due, Round, due, seconds_left
 from agents.charity.vault import Vault
 from agents.files import move_whole, sha256_file
 from agents.ledger import Record
@@ -61,28 +62,14 @@ def seconds_to_wait(state: Federation, now: float) -> float | None:
 
 def _open(vault: Vault) -> Record | None:
     with vault.locked() as state:
-        sites = [site.name for site in state.sites]
-        if state.round or state.finished or state.all_sessions_done() or not can_open(state.policy, sites):
-            return None
-        number = state.rounds + 1
-        chosen = select(sites, float(state.policy.values["fraction"]), state.genesis["seed"], number)
-        if state.policy.least > len(chosen):
-            chosen = tuple(sites)  # fewer would not do for the rule
-        reason = (
-            f"{len(chosen)} of {len(sites)} sites; closes with all of them, or after "
-            f"{state.policy.values['deadline']:g} s with {needed(state.policy, len(chosen))}"
-        )
-        return vault.append("round-opened", round=number, sites=list(chosen), reason=reason)
+        fields = records.opening(state)
+        return None if fields is None else vault.append("round-opened", **fields)
 
 
 def _extend(vault: Vault, now: float) -> Record | None:
     with vault.locked() as state:
-        sites = [site.name for site in state.sites]
-        if state.round is None or due(state.policy, state.round, sites, now) is not Due.EXTEND:
-            return None
-        wanted = needed(state.policy, min(state.round.selected, len(state.round.sites)))
-        reason = f"{len(state.round.updates)} of {wanted} updates by the deadline; now every site may send one"
-        return vault.append("round-extended", round=state.round.number, sites=sites, reason=reason)
+        fields = records.extension(state, now)
+        return None if fields is None else vault.append("round-extended", **fields)
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ class _Result:
     """What a round came to."""
 
     decision: Decision
-    shares: dict[str, float]
+    shares: list[float] | None
     out: Path
     server: tuple[Path, ...] = ()
 
@@ -100,17 +87,8 @@ def _close(vault: Vault, judge: Combines, before: Federation, current: Round) ->
     with vault.locked() as state:
         if state.round != current or state.current.of != before.current.of:
             return None  # somebody was revoked or the model rolled back meanwhile; the next call looks again
-        decision = result.decision
-        fields: dict[str, Any] = {
-            "round": current.number,
-            "metrics": told(state.gate, decision.metrics) if decision.accept or state.gate.kind != "ladder" else None,
-            "current_metrics": state.current.metrics,
-            "against": state.current.of,
-            "updates": [_part(update, result.shares) for update in _sorted(current)],
-            "missing": list(current.missing),
-            "reason": decision.reason,
-        }
-        if decision.accept:
+        fields = records.closing(state, current, result.decision, result.shares)
+        if result.decision.accept:
             model = _blob(result.out)
             server = [_blob(path) for path in result.server]
             vault.keep(result.out, model["sha256"])
@@ -128,32 +106,14 @@ def _close(vault: Vault, judge: Combines, before: Federation, current: Round) ->
 def _combined(vault: Vault, judge: Combines, state: Federation, current: Round) -> _Result:
     folders = vault.folders
     out = folders.opened / "round.safetensors"
-    updates = [(folders.update(update.model["sha256"]), update.examples) for update in _sorted(current)]
+    updates = [(folders.update(update.model["sha256"]), update.examples) for update in records.in_order(current)]
     server = [folders.server_state(blob["sha256"]) for blob in state.current.server]
     try:
         answer = judge.combine(state.policy.text, folders.model(state.current.model["sha256"]), updates, server, out)
     except JudgeError as error:
-        return _Result(Decision(False, str(error)), {}, out)
-    metrics = answer["metrics"]
-    accept, reason = passes(state.gate, state.metric, metrics, state.current.metrics, state.current.bar)
-    shares = {update.site: share for update, share in zip(_sorted(current), answer["shares"], strict=True)}
-    parts = f"{state.policy.name} of {len(updates)} {'update' if len(updates) == 1 else 'updates'}"
-    decision = Decision(accept, f"{parts}: {reason}", None, metrics)
-    return _Result(decision, shares, out, tuple(server_files(out)[: answer["server"]]))
-
-
-def _sorted(current: Round) -> list[Update]:
-    """By name: the sum must not depend on who was first."""
-    return sorted(current.updates, key=lambda update: update.site)
-
-
-def _part(update: Update, shares: dict[str, float]) -> dict[str, Any]:
-    return {
-        "site": update.site,
-        "record": update.record,
-        "examples": update.examples,
-        "share": shares.get(update.site),
-    }
+        return _Result(Decision(False, str(error)), None, out)
+    decision = records.gated(state, len(updates), answer["metrics"])
+    return _Result(decision, answer["shares"], out, tuple(server_files(out)[: answer["server"]]))
 
 
 def _blob(path: Path) -> dict[str, Any]:

@@ -11,17 +11,16 @@ Every step may be done again after a crash, so a bundle is settled exactly once 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol
 
-from agents.charity import intake
+from agents.charity import intake, records
 from agents.charity.federation import Federation, Site
 from agents.charity.intake import Candidate, Claimed
 from agents.charity.judge_client import JudgeError
-from agents.charity.policy import MIXING, Decision, decide, shares, told
+from agents.charity.policy import Decision, decide, shares
 from agents.charity.rounds import why_not
 from agents.charity.vault import Vault
 from agents.errors import UntrustedError
@@ -30,7 +29,6 @@ from agents.ledger import Record
 from agents.manifest import Report, Submission
 
 Metrics = dict[str, Any]
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Scores(Protocol):
@@ -174,32 +172,21 @@ def _commit(vault: Vault, state: Federation, found: Candidate, weighed: _Weighed
     if not weighed.mixes:
         return _refuse(vault, state, found, Decision(False, weighed.trouble))
     decision = _decision(state, weighed.mixes)
-    extra: dict[str, Any] = {}
-    if state.policy.name in MIXING:
-        extra = {"candidate": vars(manifest.model), "share": decision.share, "staleness": weighed.staleness}
     if not decision.accept:
-        return _refuse(vault, state, found, decision, extra)
-    model = vars(manifest.model)
+        return _refuse(vault, state, found, decision, weighed.staleness)
+    fields = records.verdict(state, _sent(manifest), decision, weighed.staleness)
     if weighed.mixed is not None:
-        model = {"sha256": sha256_file(weighed.mixed), "size": weighed.mixed.stat().st_size}
-    vault.keep(weighed.mixed or found.model, model["sha256"])
+        fields["model"] = {"sha256": sha256_file(weighed.mixed), "size": weighed.mixed.stat().st_size}
+    vault.keep(weighed.mixed or found.model, fields["model"]["sha256"])
     if weighed.mixed is not None:
         found.model.unlink(missing_ok=True)
-    metrics = told(state.gate, decision.metrics)
-    fields = _fields(state, manifest, metrics, decision.reason) | extra | {"model": model}
     return vault.append("accepted", **fields)
 
 
 def _refuse(
-    vault: Vault,
-    state: Federation,
-    found: Candidate,
-    decision: Decision,
-    extra: Mapping[str, Any] = _NOTHING,
+    vault: Vault, state: Federation, found: Candidate, decision: Decision, staleness: int | None = None
 ) -> Record:
-    # Under a ladder a refused candidate's scores are not told: that is what keeps the holdout from being climbed.
-    metrics = None if state.gate.kind == "ladder" or decision.metrics is None else dict(decision.metrics)
-    record = vault.append("refused", **_fields(state, found.manifest, metrics, decision.reason), **extra)
+    record = vault.append("refused", **records.verdict(state, _sent(found.manifest), decision, staleness))
     found.model.unlink(missing_ok=True)
     found.model.with_suffix(".mixed.safetensors").unlink(missing_ok=True)
     return record
@@ -207,14 +194,11 @@ def _refuse(
 
 def _count(vault: Vault, state: Federation, found: Candidate) -> Record:
     """Take a site's update into the open round, or say why not."""
-    manifest, current = found.manifest, state.round
-    reason = why_not(current, manifest.sender, _round_of(vault, manifest.builds_on))
-    if current is None or reason:
+    manifest = found.manifest
+    if reason := why_not(state.round, manifest.sender, _round_of(vault, manifest.builds_on)):
         return _refuse(vault, state, found, Decision(False, reason))
-    model = vars(manifest.model)
-    move_whole(found.model, vault.folders.update(model["sha256"]))
-    reason = f"update {len(current.updates) + 1} of {len(current.sites)} in round {current.number}"
-    return vault.append("counted", **_fields(state, manifest, None, reason), round=current.number)
+    move_whole(found.model, vault.folders.update(manifest.model.sha256))
+    return vault.append("counted", **records.counted(state, _sent(manifest)))
 
 
 def _round_of(vault: Vault, release: int) -> int:
@@ -222,7 +206,8 @@ def _round_of(vault: Vault, release: int) -> int:
     return int(vault.ledger.record(release).fields["federation"]["turns"])
 
 
-def _fields(state: Federation, manifest: Submission, metrics: Metrics | None, reason: str) -> dict[str, Any]:
+def _sent(manifest: Submission) -> dict[str, Any]:
+    """What a record repeats of a submission."""
     return {
         "site": manifest.sender,
         "submission": manifest.id,
@@ -231,11 +216,7 @@ def _fields(state: Federation, manifest: Submission, metrics: Metrics | None, re
         "examples": manifest.examples,
         "builds_on": manifest.builds_on,
         "claim": vars(manifest.metrics),
-        "metrics": metrics,
         "model": vars(manifest.model),
-        "against": state.current.of,
-        "current_metrics": state.current.metrics,
-        "reason": reason,
         "architecture": manifest.architecture,
     }
 
