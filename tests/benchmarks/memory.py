@@ -7,7 +7,8 @@ updates are averaged, and the result is scored on 2,000 images of the holdout an
 are MNIST's where FEDSSH_DATA has them, else random numbers, on which the arithmetic is the same.
 
 The floor, measured in the same run, is nothing but the matrix products of these epochs in NumPy, on as many threads:
-for every batch and layer forward, and backward to weights and inputs. The machine may be slow or busy; the ratio counts.
+for every batch and layer forward, and backward to weights and inputs. The machine may be slow or busy; look at the
+ratio.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the threads are ours; before NumPy loads
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
@@ -62,7 +64,7 @@ def _random(number: int) -> Images:
 def floor(cores: int) -> float:
     """Seconds of the matrix products of one round."""
     random = np.random.default_rng(0)
-    layers = [random.random((wide, out), dtype=np.float32) for wide, out in zip(WIDTHS, WIDTHS[1:], strict=False)]
+    layers = [random.random((wide, out), dtype=np.float32) for wide, out in itertools.pairwise(WIDTHS)]
     sizes = [min(BATCH, IMAGES - start) for start in range(0, IMAGES, BATCH)]
     inputs = {size: [random.random((size, wide), dtype=np.float32) for wide in WIDTHS] for size in set(sizes)}
 
@@ -127,7 +129,7 @@ def main() -> None:
         outcome = memory.run(run, data, Path(folder), laps, options.cores)
     products = min(before, floor(options.cores))
     seconds, processor = (
-        [end - begin for begin, end in zip(times, times[1:], strict=False)] for times in (laps.times, laps.processor)
+        [end - begin for begin, end in itertools.pairwise(times)] for times in (laps.times, laps.processor)
     )
     result = {
         "machine": machine.describe(),

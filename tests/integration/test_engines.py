@@ -1,0 +1,247 @@
+"""Both engines with real networks: the same weights for the same seed, and what only one of them can do."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.charity.policy import read_policy
+from agents.errors import SettingsError
+from agents.ledger import Record
+from experiments import memory, ssh
+from experiments.attack import read_attack
+from experiments.config import HISTORY, Outcome, Prepared, Run
+from experiments.engine_history import read_history
+from models import check_spec
+from models.images import Images
+
+PLAN = {
+    "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.5, "batch_size": 16, "epochs": 2, "patience": 3,
+    "publish": "session", "proximal": 0.0, "loss": "auto",
+}  # fmt: skip
+SPEC = check_spec({"name": "mlp", "width": 8, "depth": 1, "input": [8, 8, 1], "classes": 3})
+VERDICTS = ("genesis", "accepted", "refused", "counted", "round-accepted", "round-refused")
+# What differs from run to run with real agents, or is not there in memory.
+CHANCE = ("time", "previous", "sequence", "submission", "against", "builds_on", "updates")
+
+
+def pictures(number: int, seed: int) -> Images:
+    """Noise with a bright bar, whose place is the class."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, number)
+    pixels = random.random((number, 8, 8, 1), dtype=np.float32) * np.float32(0.6)
+    for image, label in zip(pixels, labels, strict=True):
+        image[2 * label : 2 * label + 2] += np.float32(0.4)
+    return Images(pixels, labels.astype(np.int64))
+
+
+def a_run(policy: str = "fedavg", schedule: str = "rounds", sites: int = 3, **changes: Any) -> Run:
+    run = Run(
+        experiment="test", slug="test", seed=3, architecture={"name": "mlp", "width": 8, "depth": 1}, sites=sites,
+        schedule=schedule, policy=read_policy(policy).text, gate="on", margin=0.05, metric="accuracy", sessions=2,
+        plan=PLAN, validation=0.2, attack=None, straggler=1.0, score_sites=False, data={},
+    )  # fmt: skip
+    return dataclasses.replace(run, **changes)
+
+
+def images_of(run: Run, train: bool = True) -> Prepared:
+    parts = {name: pictures(60 + 10 * number, 10 + number) for number, name in enumerate(run.site_names)}
+    return Prepared(SPEC, pictures(60, 1) if train else None, pictures(80, 2), pictures(90, 3), parts)
+
+
+def done(engine: Any, run: Run, folder: Path, cores: int = 1, train: bool = True) -> Outcome:
+    folder.mkdir()
+    outcome: Outcome = engine.run(run, images_of(run, train), folder, lambda share, text: None, cores)
+    return outcome
+
+
+def told(folder: Path, *sites: str) -> list[dict[str, Any]]:
+    """What every verdict says, without what is chance; a site's in its own order when sites are named."""
+    records: list[Record] = [record for record in read_history(folder / HISTORY) if record.event in VERDICTS]
+    fields = [{name: value for name, value in record.fields.items() if name not in CHANCE} for record in records]
+    return [one for one in fields if not sites or one.get("site") in sites]
+
+
+def models(folder: Path) -> list[str]:
+    """The hashes of the models that were current, in order."""
+    records = read_history(folder / HISTORY)
+    events = ("genesis", "accepted", "round-accepted")
+    return [record.fields["model"]["sha256"] for record in records if record.event in events]
+
+
+# the same weights
+
+
+@pytest.mark.parametrize(
+    ("policy", "schedule", "sites", "train"),
+    [
+        ("fedavg", "rounds", 3, True),
+        ("polyak:0.5", "relay", 2, True),
+        ("merge", "relay", 2, False),
+        ("best", "relay", 2, True),
+    ],
+)
+def test_memory_gives_the_weights_of_real_agents(
+    tmp_path: Path, policy: str, schedule: str, sites: int, train: bool
+) -> None:
+    run = a_run(policy, schedule, sites)
+    here, there = tmp_path / "memory", tmp_path / "ssh"
+    simulated, real = done(memory, run, here, train=train), done(ssh, run, there, train=train)
+    assert models(here) == models(there)
+    assert len(models(here)) > 1, "nothing was accepted, so nothing was compared"
+    assert [point.test for point in simulated.points] == [point.test for point in real.points]
+    assert [point.holdout for point in simulated.points] == [point.holdout for point in real.points]
+    assert (simulated.clock, simulated.submissions, simulated.verdicts) == (real.clock, real.submissions, real.verdicts)
+    assert [(point.clock, point.examples) for point in simulated.points] == [
+        (point.clock, point.examples) for point in real.points
+    ]
+    if schedule == "relay":  # in rounds the order in which sites are counted is chance
+        both = [_without_agents(told(folder)) for folder in (here, there)]
+        assert both[0] == both[1]
+        assert simulated.bytes == real.bytes
+
+
+def _without_agents(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    only_real = ("coordinator", "holdout", "epochs")
+    return [{name: value for name, value in fields.items() if name not in only_real} for fields in records]
+
+
+# real agents
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"schedule": "centralised", "policy": "best"}, "centralised"),
+        ({"straggler": 3.0}, "straggler"),
+        ({"score_sites": True}, "own models"),
+        ({"attack": read_attack("nan")}, "nan"),
+    ],
+)
+def test_ssh_says_what_it_cannot_do(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(SettingsError, match=what):
+        done(ssh, a_run(**changes), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from experiments import ssh
+from tests.integration.test_engines import a_run, images_of
+run = a_run(sites=2, sessions=500)
+ssh.run(run, images_of(run), Path(sys.argv[1]), lambda share, text: print(text, flush=True))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_process_is_left_behind(tmp_path: Path, root: Path, number: signal.Signals) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    timer = threading.Timer(240, process.kill)
+    timer.start()
+    try:
+        assert process.stdout
+        next(line for line in process.stdout if "ended session" in line)
+        assert len(processes_of(tmp_path)) > 6
+        process.send_signal(number)
+        assert process.wait(timeout=60) != 0
+    finally:
+        timer.cancel()
+        process.kill()
+        process.communicate()
+    until = time.monotonic() + 5  # the judge ends when its input does
+    while (left := processes_of(tmp_path)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left
+    assert [path.name for path in (tmp_path / "agents").iterdir()] == ["logs"]
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The command lines that name a folder."""
+    found = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in found if str(folder) in line and "-m pytest" not in line and not line.startswith("ps ")]
+
+
+# only in memory
+
+
+def test_neither_cores_nor_earlier_runs_change_anything(tmp_path: Path) -> None:
+    run = a_run(sites=4)
+    alone = done(memory, run, tmp_path / "alone")
+    other = dataclasses.replace(run, plan={**PLAN, "optimizer": "adam", "momentum": 0.0, "learning_rate": 0.01})
+    done(memory, other, tmp_path / "other", cores=2)
+    again = done(memory, run, tmp_path / "again", cores=2)
+    first, second = ((tmp_path / name / HISTORY).read_bytes() for name in ("alone", "again"))
+    assert first == second
+    assert alone.points == again.points
+
+
+def test_free_sites_give_the_same_history_on_any_number_of_cores(tmp_path: Path) -> None:
+    run = a_run("merge", "free", 4, plan={**PLAN, "publish": "improved", "epochs": 4})
+    for cores in (1, 3):
+        done(memory, run, tmp_path / f"{cores}", cores)
+    assert (tmp_path / "1" / HISTORY).read_bytes() == (tmp_path / "3" / HISTORY).read_bytes()
+
+
+def test_centralised_keeps_the_best_epoch(tmp_path: Path) -> None:
+    run = a_run("best", "centralised", 1, plan={**PLAN, "publish": "improved", "epochs": 5})
+    outcome = done(memory, run, tmp_path / "run")
+    holdout = [point.holdout["accuracy"] for point in outcome.points]
+    assert holdout == sorted(holdout) and len(holdout) > 1
+    assert outcome.bytes == 0 and outcome.submissions <= 10
+    assert outcome.verdicts["accepted"] == len(outcome.points) - 1
+
+
+def test_centralised_takes_every_epoch_where_sessions_end_so(tmp_path: Path) -> None:
+    outcome = done(memory, a_run("best", "centralised", 1), tmp_path / "run")
+    images = len(images_of(a_run(sites=1)).parts["alice-1"]) * 0.8
+    assert [point.clock for point in outcome.points] == [images * epoch for epoch in range(5)]
+
+
+def test_centralised_and_federation_begin_with_the_same_model(tmp_path: Path) -> None:
+    done(memory, a_run("best", "centralised", 1), tmp_path / "centralised")
+    done(memory, a_run("best", "free", 1), tmp_path / "federation")
+    assert models(tmp_path / "centralised")[0] == models(tmp_path / "federation")[0]
+
+
+def test_sites_own_models_are_scored_on_the_test_split(tmp_path: Path) -> None:
+    outcome = done(memory, a_run(score_sites=True, attack=read_attack("sign-flip")), tmp_path / "run")
+    assert list(outcome.site_scores) == ["alice-1", "alice-2", "alice-3"]
+    assert all(scores["confusion"] for scores in outcome.site_scores.values())
+    assert len({scores["loss"] for scores in outcome.site_scores.values()}) == 3
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("nan", "invalid"), ("noise:1e30", "counted"), ("sign-flip", "counted")])
+def test_attackers_verdicts_are_told_apart(tmp_path: Path, kind: str, verdict: str) -> None:
+    outcome = done(memory, a_run(attack=read_attack(kind)), tmp_path / "run")
+    assert outcome.attacker == {verdict: 2}
+    assert all(np.isfinite(point.test["loss"]) for point in outcome.points)
+
+
+def test_given_weights_are_the_start(tmp_path: Path) -> None:
+    from agents.weights import write_weights
+    from models import build, get_weights
+
+    random = np.random.default_rng(0)
+    given = {name: random.random(array.shape, np.float32) for name, array in get_weights(build(SPEC)).items()}
+    write_weights(tmp_path / "given.safetensors", given, SPEC)
+    run = a_run(sites=1)
+    prepared = dataclasses.replace(images_of(run, train=False), weights=tmp_path / "given.safetensors")
+    (tmp_path / "run").mkdir()
+    memory.run(run, prepared, tmp_path / "run", lambda share, text: None)
+    import hashlib
+
+    sha256 = hashlib.sha256((tmp_path / "given.safetensors").read_bytes()).hexdigest()
+    assert models(tmp_path / "run")[0] == sha256
