@@ -16,6 +16,7 @@ from agents import weights
 from agents.charity.folders import Folders, locked
 from agents.charity.host_key import make_host_key
 from agents.charity.judge_client import Judge, JudgeError, judge_command
+from agents.charity.policy import Gate, told
 from agents.charity.vault import COORDINATOR, PUBLIC, Vault, publish_history
 from agents.errors import AgentError, SettingsError
 from agents.files import move_whole, sha256_file, sweep, write_whole
@@ -83,7 +84,7 @@ def begin(
     Args:
         folders: Where it goes; may hold an unfinished beginning.
         data: The coordinator's images: `train` for genesis, `val` as the holdout.
-        agreement: What the genesis record says of it: federation, spec, plan, policy, schedule, sessions.
+        agreement: What the genesis record says of it, see `agreement`.
         seed: For random weights and the order of training.
         private: Settings that later commands need, for vault/charity.json.
         judge: Another judge than the real one.
@@ -107,7 +108,7 @@ def begin(
             "coordinator": key.public.line,
             "architecture": weights.architecture_hash(agreement["spec"]),
             "model": model,
-            "metrics": answer["metrics"],
+            "metrics": told(Gate(agreement["gate"], agreement["margin"]), answer["metrics"]),
             "examples": answer["examples"],
             "seed": seed,
             "epochs": start.epochs,

@@ -116,9 +116,11 @@ def _why_round(record: Fields) -> str:
 
 def _why_genesis(record: Fields) -> str:
     name = (record.get("spec") or {}).get("name", "a model")
+    trained = "trained on the coordinator's own images" if record.get("epochs", 1) else "as they are"
     if given := record.get("weights"):
-        return f"{name}, {given['tensors']} of {given['of']} tensors from given weights {given['sha256'][:16]}…"
-    return f"{name}, random weights trained on the coordinator's own images"
+        tensors = f"{given['tensors']} of {given['of']} tensors"
+        return f"{name}, {tensors} from given weights {given['sha256'][:16]}…, {trained}"
+    return f"{name}, random weights {trained}"
 
 
 def show(records: Sequence[Fields], sequence: int) -> Row:

@@ -196,6 +196,8 @@ def new_room(tmp_path: Path, keys: dict[str, PrivateKey], begun: dict[str, Path]
             "spec": SPEC,
             "plan": PLAN,
             "policy": "best",
+            "gate": "on",
+            "margin": 0.01,
             "schedule": "free",
             "sessions": None,
         }

@@ -282,7 +282,7 @@ def check(folders: Folders, keys: dict[str, PrivateKey], wanted: dict[str, tuple
 
 def test_init_killed_at_every_step_can_be_given_again(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
     terms: dict[str, Any] = {"federation": "test", "spec": {"name": "x"}, "plan": {"metric": "accuracy"}}
-    terms |= {"policy": "best", "schedule": "free", "sessions": None}
+    terms |= {"policy": "best", "gate": "on", "margin": 0.01, "schedule": "free", "sessions": None}
     step = 0
     died = True
     while died:

@@ -24,7 +24,10 @@ from agents.weights import read_header, read_weights, write_weights
 SPEC = {"name": "mlp", "depth": 1, "width": 3, "input": [4, 4, 1], "classes": 2}
 SHAPES = {"dense1/kernel": (16, 3), "dense1/bias": (3,), "output/kernel": (3, 1), "output/bias": (1,)}
 PLAN = {"optimizer": "adam", "learning_rate": 0.01, "batch_size": 8, "metric": "accuracy"}
-TERMS = {"federation": "test", "policy": "best", "schedule": "free", "sessions": None, "plan": PLAN, "spec": SPEC}
+TERMS: dict[str, Any] = {
+    "federation": "test", "policy": "best", "gate": "on", "margin": 0.01, "schedule": "free", "sessions": None,
+    "plan": PLAN, "spec": SPEC,
+}  # fmt: skip
 RANDOM = np.random.default_rng(0)
 WEIGHTS = {name: RANDOM.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
 

@@ -365,7 +365,7 @@ def test_show_and_diff_go_into_lists_of_updates() -> None:
 
 
 def test_genesis_from_given_weights_says_so() -> None:
-    given = GENESIS | {"weights": {"sha256": "ab" * 32, "tensors": 50, "of": 52}}
+    given = GENESIS | {"weights": {"sha256": "ab" * 32, "tensors": 50, "of": 52}, "epochs": 0}
     [row] = views.history(chain(given))
-    assert row["reason"] == "cnn, 50 of 52 tensors from given weights abababababababab…"
+    assert row["reason"] == "cnn, 50 of 52 tensors from given weights abababababababab…, as they are"
     assert "with 50 of 52 tensors from given weights" in texts.best_text(views.best(chain(given)))
