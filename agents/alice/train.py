@@ -306,7 +306,8 @@ class Alice:
         last = received.release.federation.get("last")
         if last is not None and last["round"] != self._last_round:
             self._last_round = last["round"]
-            self._say("last-round", telling.last_round(last), site=received.site, **last)
+            outcome = {"round": last["round"], "outcome": last["event"], "reason": last["reason"]}
+            self._say("last-round", telling.last_round(last), site=received.site, **outcome)
 
     def _say_release(self, received: Received, score: Local) -> None:
         release, there = received.release, received.release.metrics

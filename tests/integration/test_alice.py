@@ -23,6 +23,7 @@ from agents.alice import memory
 from agents.alice.exchange import Exchange
 from agents.alice.network import Network
 from agents.alice.plan import read_plan
+from agents.alice.replicas import Replicas
 from agents.alice.train import Alice
 from agents.errors import BundleError, SettingsError, UnreachableError, WeightsError
 from agents.weights import read_weights, write_weights
@@ -31,6 +32,15 @@ from models.backend import load_keras
 from models.images import Images
 
 SPEC: dict[str, Any] = models.check_spec({"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16, "depth": 1})
+PLAN: dict[str, Any] = {
+    "batch_size": 16,
+    "epochs": 4,
+    "patience": 10,
+    "optimizer": "adam",
+    "learning_rate": 0.02,
+    "loss": "auto",
+    "metric": "accuracy",
+}
 
 
 class SmallSite:
@@ -59,7 +69,6 @@ class SmallSite:
         header = write_weights(model, tensors, spec)
         blob = manifest.Blob(files.sha256_file(model), model.stat().st_size)
         state = {"schedule": "free", "turn": None, "state": "open", "sessions": None, "sites": ["alice-1", "alice-2"]}
-        settings = {"batch_size": 16, "epochs": 4, "patience": 10, "optimizer": "adam", "learning_rate": 0.02}
         release = manifest.Release(
             id=manifest.new_id(),
             sender="charity",
@@ -70,7 +79,7 @@ class SmallSite:
             sequence=sequence,
             head="0" * 64,
             metrics={"loss": 0.7, "accuracy": 0.5},
-            plan={**settings, "loss": "auto", "metric": "accuracy", **(plan or {})},
+            plan={**PLAN, **(plan or {})},
             federation={"name": "test", "policy": "best", **state, **federation},
             created=manifest.now(),
         )
@@ -239,6 +248,7 @@ tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.Logic
 from agents.alice import network
 from agents.alice.exchange import Exchange
 from agents.alice.plan import read_plan
+from agents.alice.replicas import Replicas
 network._strategy = lambda: tensorflow.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 found = network.Network(Path(sys.argv[1]), 1, 1, None)
 received = Exchange(Path(sys.argv[2])).newest()
@@ -260,6 +270,259 @@ def test_several_devices_train_together(site: SmallSite) -> None:
     words = [sys.executable, "-c", SEVERAL_DEVICES, str(site.data), str(site.exchange.incoming.parent)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_several_devices_cannot_train_with_a_proximal_term() -> None:
+    class Two:
+        num_replicas_in_sync = 2
+
+    with pytest.raises(SettingsError, match="the plan's proximal term needs one device, found 2 GPUs"):
+        Replicas(Two(), SPEC, read_plan({**PLAN, "proximal": 0.1}), "binary_crossentropy")
+
+
+# whole sessions and rounds
+
+SESSION = {"publish": "session", "epochs": 3}
+
+
+def published(site: SmallSite) -> list[bytes]:
+    """The model files that lie there, oldest first."""
+    return [(site.exchange.outgoing / f"{claim.id}.safetensors").read_bytes() for claim in site.claims()]
+
+
+def in_round(number: int, *sites: str, of: int | None = None, **more: Any) -> dict[str, Any]:
+    now = {"number": number, "sites": list(sites), "of": of}
+    return {"schedule": "rounds", "turns": number, "round": now, "last": None, **more}
+
+
+def test_a_whole_session_is_published_once_although_nothing_improved(site: SmallSite, told: Told) -> None:
+    site.release(1, plan={**SESSION, "optimizer": "sgd", "learning_rate": 20.0, "patience": 1})
+    alice(site).run(sessions=1)
+    assert [event["epoch"] for event in told("epoch")] == [1, 2, 3]
+    assert not told("epoch")[-1]["improved"], "the test needs a session that gets worse"
+    (claim,), (report,) = site.claims(), site.reports()
+    assert (claim.session, claim.epoch) == (1, 3)
+    assert claim.metrics == manifest.Local(told("epoch")[-1]["loss"], told("epoch")[-1]["accuracy"])
+    assert (report.epochs, report.checkpoints, report.metrics) == (3, 1, claim.metrics)
+    assert report.id > claim.id
+    assert "images, 3 epochs" in told("session")[0]["text"]
+    assert "1 checkpoint, loss" in told("session-over")[0]["text"]
+
+
+def test_a_site_may_train_another_number_of_epochs(site: SmallSite) -> None:
+    site.release(1, plan=SESSION)
+    alice(site, epochs=2).run(sessions=1)
+    assert [claim.epoch for claim in site.claims()] == [2]
+
+
+def test_weights_that_are_not_finite_are_never_published(site: SmallSite, told: Told) -> None:
+    site.release(1, plan={**SESSION, "optimizer": "sgd", "learning_rate": 1e38})
+    alice(site).run(sessions=1)
+    assert not site.claims()
+    assert told("diverged")[0]["text"] == "session 1 epoch 3 is not published: its weights or scores are not finite"
+    assert told("session-over")[0]["text"].endswith("nothing was published")
+    (report,) = site.reports()
+    assert (report.checkpoints, report.metrics) == (0, None)
+
+
+def test_a_whole_session_waits_for_room_on_the_disk(
+    site: SmallSite, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.alice.train.RETRY_SECONDS", 0.01)
+    site.release(1, plan=SESSION)
+    real, calls = files.write_whole, []
+
+    def twice_full(path: Path, content: bytes, mode: int = 0o600) -> None:
+        calls.append(path)
+        if len(calls) <= 2:
+            raise OSError(28, "No space left on device")
+        real(path, content, mode)
+
+    monkeypatch.setattr("agents.alice.exchange.write_whole", twice_full)
+    alice(site).run(sessions=1)
+    assert len(told("not-published")) == 2
+    assert len(site.claims()) == 1
+
+
+def test_a_round_that_was_interrupted_is_trained_again_to_the_same_weights(
+    site: SmallSite, tmp_path: Path, told: Told
+) -> None:
+    site.release(1, plan=SESSION, **in_round(1, "alice-1", "alice-2"))
+    stop = threading.Event()
+    interrupted = alice(site, stop)
+    say = interrupted._say
+
+    def stopping(event: str, *arguments: Any, **fields: Any) -> None:
+        say(event, *arguments, **fields)
+        if event == "epoch":
+            stop.set()
+
+    interrupted._say = stopping  # type: ignore[method-assign]
+    assert interrupted.run(sessions=1) == 0
+    assert told("stopped")
+    assert not site.claims()
+    alice(site).run(sessions=1)
+
+    (tmp_path / "undisturbed").mkdir()
+    other = SmallSite(tmp_path / "undisturbed")
+    other.release(1, plan=SESSION, **in_round(1, "alice-1", "alice-2"))
+    alice(other).run(sessions=1)
+    assert published(site) == published(other)
+    assert len(published(site)) == 1
+
+
+def test_rounds_are_trained_once_each_and_others_are_waited_out(site: SmallSite, told: Told) -> None:
+    last = {"round": 1, "event": "round-refused", "reason": "accuracy 0.51 is less than 0.53"}
+    site.release(1, plan=SESSION, **in_round(1, "alice-1", "alice-2"))
+    stop = threading.Event()
+    thread = threading.Thread(target=alice(site, stop).run)
+    thread.start()
+    try:
+        until(lambda: told("session-over"))
+        until(lambda: told("waiting"))
+        assert told("waiting")[-1]["text"] == "waiting for round 2; in this one we have trained, alice-2 too"
+        site.release(2, plan=SESSION, **in_round(2, "alice-2", "alice-3", last=last))
+        until(lambda: len(told("waiting")) == 2)
+        assert told("waiting")[-1]["text"] == "waiting for round 3; alice-2 and alice-3 train in this one"
+        site.release(3, plan=SESSION, **in_round(2, "alice-2", "alice-3", last=last))  # such as after a new site
+        site.release(4, plan=SESSION, **in_round(3, "alice-1", last=last))
+        until(lambda: len(told("session-over")) == 2)
+        assert [event["builds_on"] for event in told("session")] == [1, 4]
+        assert [event["text"] for event in told("last-round")] == [
+            "round 1 was refused: accuracy 0.51 is less than 0.53"
+        ]
+        site.release(5, plan=SESSION, **in_round(3, "alice-1", round=None, state="finished"))
+        thread.join(20)
+        assert told("finished")[0]["text"] == "the federation is finished; 2 sessions trained here"
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_round_extended_to_this_site_is_trained(site: SmallSite, told: Told) -> None:
+    site.release(1, plan=SESSION, **in_round(1, "alice-2"))
+    threading.Timer(0.5, lambda: site.release(2, plan=SESSION, **in_round(1, "alice-1", "alice-2"))).start()
+    assert alice(site).run(sessions=1) == 1
+    assert [event["builds_on"] for event in told("session")] == [2]
+
+
+@pytest.mark.parametrize("lacks", ["turns", "round"])
+def test_rounds_that_are_not_told_in_full_are_refused(site: SmallSite, lacks: str) -> None:
+    note = site.release(1, plan=SESSION, **in_round(1, "alice-1"))
+    fields = json.loads(note.read_bytes())
+    del fields["manifest"]["federation"][lacks]
+    files.write_whole(note, manifest.canonical(fields))
+    with pytest.raises(BundleError, match="lacks 'turns' or 'round'"):
+        alice(site).run(sessions=1)
+
+
+def moved(site: SmallSite) -> float:
+    """How far the published weights are from those of the release."""
+    model = site.exchange.outgoing / f"{site.claims()[-1].id}.safetensors"
+    before = read_weights(site.exchange.incoming / "00000001.safetensors", shapes())
+    after = read_weights(model, shapes())
+    return max(float(np.abs(after[name] - before[name]).max()) for name in after)
+
+
+def test_a_proximal_plan_stays_near_its_release(site: SmallSite, tmp_path: Path) -> None:
+    (tmp_path / "free").mkdir()
+    free = SmallSite(tmp_path / "free")
+    plan = {**SESSION, "epochs": 10, "optimizer": "sgd", "learning_rate": 0.01}
+    free.release(1, plan=plan)
+    alice(free).run(sessions=1)
+    site.release(1, plan={**plan, "proximal": 100.0})
+    alice(site).run(sessions=1)
+    assert 0 < moved(site) < moved(free) / 5
+
+
+def test_momentum_is_that_of_the_plan(site: SmallSite, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    plain = SmallSite(tmp_path / "plain")
+    plan = {**SESSION, "optimizer": "sgd", "learning_rate": 0.01}
+    plain.release(1, plan=plan)
+    alice(plain).run(sessions=1)
+    site.release(1, plan={**plan, "momentum": 0.9})
+    alice(site).run(sessions=1)
+    assert moved(site) > 2 * moved(plain)
+
+
+def test_nothing_is_held_out_when_asked(site: SmallSite) -> None:
+    site.release(1, plan=SESSION)
+    network = Network(site.data, 1, 1, None, validation=0.0)
+    Alice(site.exchange, site.state, network, None, 0.0, threading.Event()).run(sessions=1)
+    assert (network.examples, network.validation_examples) == (120, 120)
+    assert site.claims()[0].examples == 120
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.15, 102), (0.5, 60)])
+def test_a_share_is_held_out(site: SmallSite, share: float, kept: int) -> None:
+    site.release(1, plan={**SESSION, "epochs": 1})
+    network = Network(site.data, 1, 1, None, validation=share)
+    Alice(site.exchange, site.state, network, None, 0.0, threading.Event()).run(sessions=1)
+    assert (network.examples, network.validation_examples) == (kept, 120 - kept)
+
+
+def test_a_share_that_leaves_nothing_is_refused(site: SmallSite) -> None:
+    with pytest.raises(SettingsError, match="--validation is 1, expected at least 0 and less than 1"):
+        Network(site.data, 1, 1, None, validation=1.0)
+
+
+SIMULATED = """
+import hashlib, json, sys
+from pathlib import Path
+from models.backend import load_keras
+load_keras(threads=1, computations=2)
+from agents.alice.fitting import fit, new_trainer
+from agents.alice.plan import read_plan
+from agents.alice.replicas import Replicas
+from agents.alice.session import session_seed
+from agents.weights import read_header, read_weights, write_weights
+from models import images
+from models.pool import Pool
+from models.training import resident
+model, data, out, seed = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[4]), 1
+plan = read_plan(json.loads(sys.argv[3]))
+header = read_header(model)
+spec = header.spec
+every = images.load(data, spec["input"], spec["classes"], "train")
+kept, _ = images.hold_out(every.labels, 0.15, seed, every.patients)
+train = resident(every.take(kept))
+def job(trainer):
+    trainer.load(read_weights(model, {name: tuple(a.shape) for name, a in trainer.weights().items()}))
+    found = []
+    fit(trainer, train, None, plan, session_seed(seed, 1), None, lambda e: found.append(trainer.weights()) or True)
+    return found[-1]
+with Pool(lambda: new_trainer(spec, plan), 2) as pool:
+    for number, weights in enumerate(pool.run([job] * 4)):
+        write_weights(out / f"{number}.safetensors", weights, spec)
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "plan"),
+    [
+        (SPEC, {"optimizer": "sgd", "learning_rate": 0.2, "momentum": 0.2, "proximal": 0.5}),
+        ({"name": "cnn", "input": [10, 10, 1], "classes": 2, "depth": 4}, {}),
+        ({"name": "squeezenet", "input": [32, 32, 3], "classes": 2, "trained": 2}, {"learning_rate": 0.001}),
+    ],
+    ids=["sgd", "adam", "dropout"],
+)
+def test_a_simulation_gives_the_weights_of_a_site_bit_for_bit(
+    site: SmallSite, tmp_path: Path, spec: dict[str, Any], plan: dict[str, Any]
+) -> None:
+    """Two trainings at a time in one process, against the command with one thread."""
+    datasets.save(site.data, {"train": easy_images(120, size=spec["input"][0])})
+    note = site.release(1, spec=models.check_spec(spec), plan={**SESSION, **plan})
+    release = json.loads(note.read_bytes())["manifest"]
+    words = command(site, "train", f"--data={site.data}", "--threads=1", "--sessions=1")
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    given = [note.with_suffix(".safetensors"), site.data, json.dumps(release["plan"]), tmp_path]
+    simulated = [sys.executable, "-c", SIMULATED, *map(str, given)]
+    done = subprocess.run(simulated, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (of_site,) = published(site)
+    assert [(tmp_path / f"{number}.safetensors").read_bytes() for number in range(4)] == [of_site] * 4
 
 
 # which release

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -296,49 +294,3 @@ def test_a_strong_pull_holds_the_weights(trainers: Callable[..., Trainer]) -> No
 def test_momentum_needs_sgd() -> None:
     with pytest.raises(ValueError, match=r"momentum 0.5 needs the optimizer sgd, found adam"):
         Trainer(BINARY, "adam", 0.1, momentum=0.5)
-
-
-# many sites
-
-
-POOLED = """
-import hashlib, json, sys
-from models.backend import load_keras
-size = int(sys.argv[1])
-load_keras(threads=1, computations=size)
-import numpy as np
-from models import build, get_weights
-from models.images import Images
-from models.pool import Pool
-from models.training import Trainer, resident
-found = []
-for spec in json.loads(sys.argv[2]):
-    random = np.random.default_rng(0)
-    shape = (75, *spec["input"])
-    held = resident(Images(random.random(shape, dtype=np.float32), random.integers(0, spec["classes"], 75)))
-    begin = {n: random.normal(0, 0.05, a.shape).astype(np.float32) for n, a in get_weights(build(spec)).items()}
-    def job(seed):
-        def train(trainer):
-            trainer.load(begin)
-            trainer.fresh(seed)
-            trainer.epoch(held, np.random.default_rng(seed).permutation(75), 16)
-            return hashlib.sha256(b"".join(a.tobytes() for a in trainer.weights().values())).hexdigest()
-        return train
-    with Pool(lambda: Trainer(spec, "adam", 0.01), size) as pool:
-        found.append(pool.run([job(seed) for seed in range(6)]))
-print(json.dumps(found))
-"""
-
-
-def pooled(size: int) -> list[list[str]]:
-    words = [sys.executable, "-c", POOLED, str(size), json.dumps([TEN, CONVOLUTIONS, DROPOUT])]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found: list[list[str]] = json.loads(done.stdout)
-    return found
-
-
-def test_a_pool_gives_the_bits_of_a_single_trainer() -> None:
-    alone, together = pooled(1), pooled(2)
-    assert together == alone
-    assert all(len(set(of_spec)) == 6 for of_spec in alone), "every job has a result of its own"
