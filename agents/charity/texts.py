@@ -82,9 +82,16 @@ def _origin(value: Row) -> str:
         mixed = value["share"] is not None
         share = f"; share {_share(value['share'])} of it, staleness {value['staleness']}" if mixed else ""
         return f"{value['site']}, {trained}{share}"
-    if given := value["weights"]:
-        return f"the coordinator's own, with {given['tensors']} of {given['of']} tensors from given weights"
-    return "the coordinator's own first epoch"
+    return _beginning(value["weights"], 1 if value["epochs"] is None else value["epochs"])
+
+
+def _beginning(given: Row | None, epochs: int) -> str:
+    """What a genesis is made of."""
+    first = "the coordinator's own first " + ("epoch" if epochs == 1 else f"{epochs} epochs")
+    if given:
+        tensors = f"{given['tensors']} of {given['of']} tensors from given weights"
+        return f"{first}, with {tensors}" if epochs else f"{tensors}, not trained"
+    return first if epochs else "random weights, not trained"
 
 
 def _images(count: object) -> str:

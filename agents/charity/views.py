@@ -144,6 +144,11 @@ def diff(records: Sequence[Fields], first: int, second: int) -> Row:
     return {"first": first, "second": second, "scores": scores, "fields": fields}
 
 
+_MADE_OF = (
+    "site", "session", "epoch", "examples", "share", "staleness", "round", "updates", "missing", "weights", "epochs",
+)  # fmt: skip
+
+
 def best(records: Sequence[Fields]) -> Row:
     """The current model: the record that made it current, what it is made of, and what it gained."""
     made = current(records)
@@ -152,12 +157,11 @@ def best(records: Sequence[Fields]) -> Row:
         source = _record(records, source["to"])
     releases = [record for record in records if record["event"] == "release" and record["of"] == made["sequence"]]
     first = _headline(records[0].get("metrics"))
-    made_of = ("site", "session", "epoch", "examples", "share", "staleness", "round", "updates", "missing", "weights")
     return {
         "sequence": made["sequence"],
         "event": made["event"],
         "since": made["time"],
-        **{name: source.get(name) for name in made_of},
+        **{name: source.get(name) for name in _MADE_OF},
         "policy": records[0].get("policy"),
         "claim": _headline(source.get("claim")),
         "metrics": made.get("metrics"),

@@ -368,4 +368,23 @@ def test_genesis_from_given_weights_says_so() -> None:
     given = GENESIS | {"weights": {"sha256": "ab" * 32, "tensors": 50, "of": 52}, "epochs": 0}
     [row] = views.history(chain(given))
     assert row["reason"] == "cnn, 50 of 52 tensors from given weights abababababababab…, as they are"
-    assert "with 50 of 52 tensors from given weights" in texts.best_text(views.best(chain(given)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, "the coordinator's own first epoch"),
+        ({"epochs": 3}, "the coordinator's own first 3 epochs"),
+        ({"epochs": 0}, "random weights, not trained"),
+        (
+            {"epochs": 1, "weights": (50, 52)},
+            "the coordinator's own first epoch, with 50 of 52 tensors from given weights",
+        ),
+        ({"epochs": 0, "weights": (52, 52)}, "52 of 52 tensors from given weights, not trained"),
+    ],
+)
+def test_best_tells_what_a_genesis_is_made_of(fields: dict[str, Any], told: str) -> None:
+    if "weights" in fields:
+        tensors, of = fields["weights"]
+        fields = {**fields, "weights": {"sha256": "ab" * 32, "tensors": tensors, "of": of}}
+    assert f"from            {told}\n" in texts.best_text(views.best(chain(GENESIS | fields)))
