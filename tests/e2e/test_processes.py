@@ -110,26 +110,51 @@ def by_ssh(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
 
 
-def test_ctrl_c_stops_everything_and_leaves_a_state_that_continues(root: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_everything_and_leaves_rounds_that_continue(root: Path, tmp_path: Path) -> None:
     state, log = tmp_path / "state", tmp_path / "log"
-    process = start(root, state, log)
+    fedavg = "--policy=fedavg"  # so `--sessions=1` is one round more in every run
+    process = start(root, state, log, fedavg)
     until(log, "session 1", process, 120)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=15) == 130, log.read_text()
     assert not children(state)
-    log = tmp_path / "log-2"
-    process = start(root, state, log)
-    assert process.wait(timeout=300) == 0, log.read_text()
-    assert [record["event"] for record in history(root, state)].count("genesis") == 1
+    for rounds in (1, 2):
+        log = tmp_path / f"log-{rounds}"
+        process = start(root, state, log, fedavg)
+        assert process.wait(timeout=300) == 0, log.read_text()
+        records = history(root, state)
+        closed = [record for record in records if record["event"] in ("round-accepted", "round-refused")]
+        assert [record["round"] for record in closed] == list(range(1, rounds + 1))
+        assert [part["site"] for part in closed[-1]["updates"]] == ["alice-1", "alice-2"]
+        assert f"round {rounds} opened" in log.read_text()
+    assert [record["event"] for record in records].count("genesis") == 1
 
 
-def test_another_partition_in_the_same_state_is_refused(root: Path, state: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("--partition=dirichlet:0.5", "was made with --partition iid, not dirichlet:0.5"),
+        ("--policy=polyak:0.25", "not polyak:keep=0.25"),
+        ("--gate=ladder", "was made with --gate on, not ladder"),
+    ],
+)
+def test_something_else_in_the_same_state_is_refused(
+    root: Path, state: Path, tmp_path: Path, word: str, reason: str
+) -> None:
     if not state.exists():
         pytest.skip("the first run did not happen")
     log = tmp_path / "log"
-    process = start(root, state, log, "--partition=dirichlet:0.5")
+    process = start(root, state, log, word)
     assert process.wait(timeout=60) == 1
-    assert "was made with --partition iid, not dirichlet:0.5" in log.read_text()
+    assert reason in log.read_text()
+
+
+def test_a_policy_that_cannot_work_is_refused_before_anything_is_made(root: Path, tmp_path: Path) -> None:
+    state, log = tmp_path / "state", tmp_path / "log"
+    process = start(root, state, log, "--policy=krum")
+    assert process.wait(timeout=60) == 2
+    assert "error: the policy krum needs 5 sites, there are 2" in log.read_text()
+    assert not state.exists()
 
 
 def test_a_failing_agent_ends_the_run_with_its_last_lines(root: Path, state: Path, tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""What a demonstration agrees on when its user leaves something open, and the colours of what it shows."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FREE, ROUNDS = (3, 10), (5, 3)  # sessions and epochs, or rounds and epochs of each
+
+
+@pytest.fixture
+def scripts(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a module of scripts/, which is no package."""
+    monkeypatch.syspath_prepend(str(root / "scripts"))
+    return importlib.import_module
+
+
+def agree(scripts: Any, **given: Any) -> Any:
+    asked = {"policy": None, "gate": None, "schedule": "free", "sessions": None, "epochs": None, "sites": 3}
+    return scripts("terms").agree(**(asked | given))
+
+
+@pytest.mark.parametrize(
+    ("policy", "text", "lengths"),
+    [
+        ("best", "best", FREE),
+        ("merge:steps=2", "merge:steps=2,staleness=0.5", FREE),
+        ("fedavg:deadline=9", "fedavg:fraction=1,minimum=0.5,deadline=9,sites=1", ROUNDS),
+        ("trimmed:1", "trimmed:trim=1,fraction=1,minimum=0.5,deadline=600,sites=1", ROUNDS),
+    ],
+)
+def test_what_is_left_open_depends_on_the_policy(
+    scripts: Any, policy: str, text: str, lengths: tuple[int, int]
+) -> None:
+    agreed = agree(scripts, policy=policy)
+    assert (agreed.policy, (agreed.sessions, agreed.epochs)) == (text, lengths)
+    agreed = agree(scripts, policy=policy, sessions=7, epochs=2, gate="off")
+    assert (agreed.sessions, agreed.epochs, agreed.gate) == (7, 2, "off")
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_nothing_said_is_the_default(scripts: Any, nothing: str | None) -> None:
+    terms = scripts("terms")
+    agreed = agree(scripts, policy=nothing, gate=nothing)
+    assert (agreed.policy, agreed.gate) == (agree(scripts, policy=terms.POLICY).policy, terms.GATE)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"policy": "fedavgg"}, "no policy is called 'fedavgg'; did you mean 'fedavg'"),
+        ({"gate": "ajar"}, "no gate is called 'ajar'"),
+        ({"policy": "krum"}, "the policy krum needs 5 sites, there are 3"),
+        ({"policy": "fedavg:sites=4"}, "the policy fedavg needs 4 sites, there are 3"),
+        ({"policy": "median", "schedule": "relay"}, "the policy median trains in rounds, not in a relay"),
+    ],
+)
+def test_what_does_not_go_together_is_said_at_once(scripts: Any, given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        agree(scripts, **given)
+
+
+@pytest.mark.parametrize(
+    ("event", "like"),
+    [("round-accepted", "accepted"), ("round-refused", "refused"), ("counted", "refused"), ("round-opened", "turn")],
+)
+def test_rounds_are_coloured_like_the_other_events(scripts: Any, event: str, like: str) -> None:
+    mood = scripts("progress").mood
+    assert mood({"event": event}) == mood({"event": like})
