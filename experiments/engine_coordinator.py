@@ -1,8 +1,8 @@
 """The coordinator without processes: what `charity serve` decides, from the same rules, on arrays in memory.
 
-The rules are those of `agents.charity`: `policy` and `rounds` decide, `averaging` combines, and the fold of the history
-says where the federation stands. What `settle`, `conduct` and `release` do around them with files, keys and a judge
-process is done here with arrays; a test holds both to the same history.
+The rules are those of `agents.charity`: `policy` and `rounds` decide, `averaging` combines, `records` says what is
+written, and the fold of the history says where the federation stands. What `settle`, `conduct` and `release` do around
+them with files, keys and a judge process is done here with arrays; a test holds both to the same history.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from agents.charity import averaging
+from agents.charity import averaging, records
 from agents.charity.federation import Federation
-from agents.charity.policy import MIXING, Decision, decide, passes, shares, told
-from agents.charity.rounds import Due, Round, Update, can_open, due, needed, seconds_left, select, why_not
+from agents.charity.policy import Decision, decide, shares
+from agents.charity.rounds import Due, Round, due, seconds_left, why_not
 from agents.ledger import Record
 from agents.manifest import Local
 from agents.weights import architecture_hash
@@ -159,28 +159,25 @@ class Coordinator:
 
     def _judged(self, sent: Sent, clock: float) -> Record:
         state = self.state
+        told = self._told_of(sent)
         staleness = state.current.version - int(sent.release.fields["federation"]["version"])
-        candidate = self._files.blob(sent.weights)
         try:
             decision, mixed = self._mixed(sent.weights, staleness)
         except ValueError as error:
-            return self._refuse(sent, candidate, Decision(False, f"the judge cannot do it: {error}"), clock)
-        extra: dict[str, Any] = {}
-        if state.policy.name in MIXING:
-            extra = {"candidate": candidate, "share": decision.share, "staleness": staleness}
+            return self._refuse(told, _cannot(error), clock)
         if not decision.accept:
-            return self._refuse(sent, candidate, decision, clock, extra)
-        fields = self._fields(sent, candidate, told(state.gate, decision.metrics), decision.reason)
-        fields |= extra | {"model": self._files.blob(mixed)}
+            return self._refuse(told, decision, clock, staleness)
+        fields = records.verdict(state, told, decision, staleness)
+        if mixed is not sent.weights:
+            fields["model"] = self._files.blob(mixed)
         record = self._history.append("accepted", clock, **fields)
-        self._make_current(record, mixed, decision.metrics, sent.site, clock)
+        self._make_current(record, mixed, decision, sent.site, clock)
         return record
 
     def _mixed(self, candidate: Weights, staleness: int) -> tuple[Decision, Weights]:
         """What is decided of a candidate, and the weights that would be released."""
         state = self.state
-        wanted = shares(state.policy, staleness)
-        scored = [(share, self._judge(self._mix(candidate, share))) for share in wanted]
+        scored = [(share, self._judge(self._mix(candidate, share))) for share in shares(state.policy, staleness)]
         decision = decide(state.policy, state.gate, state.metric, state.current.metrics, state.current.bar, scored)
         assert decision.share is not None
         return decision, self._mix(candidate, decision.share)
@@ -188,17 +185,11 @@ class Coordinator:
     def _mix(self, candidate: Weights, share: float) -> Weights:
         return candidate if share == 1 else averaging.mix(self.weights, candidate, share)
 
-    def _refuse(
-        self, sent: Sent, model: Metrics, decision: Decision, clock: float, extra: Mapping[str, Any] | None = None
-    ) -> Record:
-        hidden = self.state.gate.kind == "ladder" or decision.metrics is None
-        metrics = None if hidden else dict(decision.metrics or {})
-        return self._history.append(
-            "refused", clock, **self._fields(sent, model, metrics, decision.reason), **extra or {}
-        )
+    def _refuse(self, told: dict[str, Any], decision: Decision, clock: float, staleness: int | None = None) -> Record:
+        return self._history.append("refused", clock, **records.verdict(self.state, told, decision, staleness))
 
-    def _fields(self, sent: Sent, model: Metrics, metrics: Metrics | None, reason: str) -> dict[str, Any]:
-        state = self.state
+    def _told_of(self, sent: Sent) -> dict[str, Any]:
+        """What a record repeats of a submission."""
         return {
             "site": sent.site,
             "submission": identifier(self._received),
@@ -207,100 +198,63 @@ class Coordinator:
             "examples": sent.examples,
             "builds_on": sent.release.sequence,
             "claim": vars(sent.claim),
-            "metrics": metrics,
-            "model": model,
-            "against": state.current.of,
-            "current_metrics": state.current.metrics,
-            "reason": reason,
-            "architecture": state.genesis["architecture"],
+            "model": self._files.blob(sent.weights),
+            "architecture": self.state.genesis["architecture"],
         }
 
     def _make_current(
-        self, record: Record, weights: Weights, metrics: Mapping[str, Any] | None, site: str | None, clock: float
+        self, record: Record, weights: Weights, decision: Decision, site: str | None, clock: float
     ) -> None:
-        assert metrics is not None
+        assert decision.metrics is not None
         self.weights = weights
-        self._became(Became(record, weights, metrics, site), clock)
+        self._became(Became(record, weights, decision.metrics, site), clock)
 
     # in rounds
 
     def _count(self, sent: Sent, clock: float) -> Record:
-        current = self.state.round
-        model = self._files.blob(sent.weights)
-        reason = why_not(current, sent.site, int(sent.release.fields["federation"]["turns"]))
-        if current is None or reason:
-            return self._refuse(sent, model, Decision(False, reason), clock)
+        told = self._told_of(sent)
+        if reason := why_not(self.state.round, sent.site, int(sent.release.fields["federation"]["turns"])):
+            return self._refuse(told, Decision(False, reason), clock)
         self._updates[sent.site] = sent.weights
-        reason = f"update {len(current.updates) + 1} of {len(current.sites)} in round {current.number}"
-        return self._history.append("counted", clock, **self._fields(sent, model, None, reason), round=current.number)
+        return self._history.append("counted", clock, **records.counted(self.state, told))
 
     def _conduct(self, clock: float) -> Record | None:
         state = self.state
         if not state.policy.rounds or state.finished:
             return None
-        sites = [site.name for site in state.sites]
         if state.round is None:
-            return self._open(sites, clock)
-        what = due(state.policy, state.round, sites, seconds(clock))
-        if what is Due.EXTEND:
-            wanted = needed(state.policy, min(state.round.selected, len(state.round.sites)))
-            reason = f"{len(state.round.updates)} of {wanted} updates by the deadline; now every site may send one"
-            return self._history.append("round-extended", clock, round=state.round.number, sites=sites, reason=reason)
-        return self._close(state.round, clock) if what is Due.CLOSE else None
-
-    def _open(self, sites: list[str], clock: float) -> Record | None:
-        state = self.state
-        if state.all_sessions_done() or not can_open(state.policy, sites):
-            return None
-        number = state.rounds + 1
-        chosen = select(sites, float(state.policy.values["fraction"]), state.genesis["seed"], number)
-        if state.policy.least > len(chosen):
-            chosen = tuple(sites)
-        reason = (
-            f"{len(chosen)} of {len(sites)} sites; closes with all of them, or after "
-            f"{state.policy.values['deadline']:g} s with {needed(state.policy, len(chosen))}"
-        )
-        return self._history.append("round-opened", clock, round=number, sites=list(chosen), reason=reason)
+            fields = records.opening(state)
+            return None if fields is None else self._history.append("round-opened", clock, **fields)
+        if fields := records.extension(state, seconds(clock)):
+            return self._history.append("round-extended", clock, **fields)
+        sites = [site.name for site in state.sites]
+        closes = due(state.policy, state.round, sites, seconds(clock)) is Due.CLOSE
+        return self._close(state.round, clock) if closes else None
 
     def _close(self, current: Round, clock: float) -> Record:
         state = self.state
-        updates = sorted(current.updates, key=lambda update: update.site)
         result: averaging.RoundResult | None = None
-        weighed: list[float | None] = [None] * len(updates)
         try:
-            result = averaging.round_result(
-                state.policy,
-                self.weights,
-                [self._updates[update.site] for update in updates],
-                [update.examples for update in updates],
-                self._server,
-            )
-            metrics = self._judge(result.weights)
-            accept, reason = passes(state.gate, state.metric, metrics, state.current.metrics, state.current.bar)
-            parts = f"{state.policy.name} of {len(updates)} {'update' if len(updates) == 1 else 'updates'}"
-            decision = Decision(accept, f"{parts}: {reason}", None, metrics)
-            weighed = list(result.shares)
+            result = self._combined(current)
+            decision = records.gated(state, len(current.updates), self._judge(result.weights))
         except ValueError as error:
-            decision = Decision(False, f"the judge cannot do it: {error}")
+            decision = _cannot(error)
         self._updates.clear()
-        hidden = not decision.accept and state.gate.kind == "ladder"
-        fields: dict[str, Any] = {
-            "round": current.number,
-            "metrics": None if hidden else told(state.gate, decision.metrics),
-            "current_metrics": state.current.metrics,
-            "against": state.current.of,
-            "updates": [_part(update, share) for update, share in zip(updates, weighed, strict=True)],
-            "missing": list(current.missing),
-            "reason": decision.reason,
-        }
+        fields = records.closing(state, current, decision, result.shares if decision.metrics and result else None)
         if not decision.accept or result is None:
             return self._history.append("round-refused", clock, **fields)
-        server = [self._files.blob(tensors) for tensors in result.state]
-        model = self._files.blob(result.weights)
-        record = self._history.append("round-accepted", clock, **fields, model=model, state=server)
+        fields["state"] = [self._files.blob(tensors) for tensors in result.state]
+        fields["model"] = self._files.blob(result.weights)
+        record = self._history.append("round-accepted", clock, **fields)
         self._server = list(result.state)
-        self._make_current(record, result.weights, decision.metrics, None, clock)
+        self._make_current(record, result.weights, decision, None, clock)
         return record
+
+    def _combined(self, current: Round) -> averaging.RoundResult:
+        updates = records.in_order(current)
+        weights = [self._updates[update.site] for update in updates]
+        examples = [update.examples for update in updates]
+        return averaging.round_result(self.state.policy, self.weights, weights, examples, self._server)
 
     # releases
 
@@ -317,8 +271,9 @@ class Coordinator:
         self._told = told
 
 
-def _part(update: Update, share: float | None) -> dict[str, Any]:
-    return {"site": update.site, "record": update.record, "examples": update.examples, "share": share}
+def _cannot(error: ValueError) -> Decision:
+    """What becomes of what the judge cannot score or combine."""
+    return Decision(False, f"the judge cannot do it: {error}")
 
 
 def _why_finished(state: Federation) -> str:
