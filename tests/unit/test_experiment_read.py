@@ -176,3 +176,12 @@ def test_attacks_have_defaults() -> None:
 def test_attacks_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="attack"):
         read_attack(text)
+
+
+def test_the_documented_example_can_be_read(tmp_path: Path, root: Path) -> None:
+    text = (root / "docs" / "experiments.md").read_text()
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    path = tmp_path / "mine.toml"
+    path.write_text(example)
+    assert len(read(path).runs) == 12
+    assert all(run.data["train"] == 200 for run in read(path, quick=True).runs)
