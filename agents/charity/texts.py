@@ -149,7 +149,12 @@ def status_text(value: Row) -> str:
 def _schedule(value: Row) -> str:
     sessions, rounds = value["sessions"], value["rounds"]
     if rounds is not None:
-        return f"rounds, {rounds['closed']} closed, " + ("without end" if sessions is None else f"{sessions} agreed")
+        done = (
+            f"{rounds['closed']} closed, without end"
+            if sessions is None
+            else f"{rounds['closed']} of {sessions} closed"
+        )
+        return f"rounds, {done}"
     agreed = "without end" if sessions is None else number(sessions, "session") + " per site"
     turn = f", {value['turn']} has its turn" if value["turn"] else ""
     return f"{value['schedule']}, {agreed}{turn}"

@@ -308,7 +308,7 @@ def test_status_tells_the_open_round() -> None:
         "extended": False,
     }
     text = texts.status_text(value)
-    assert "rounds, 2 closed, 5 agreed\n" in text
+    assert "rounds, 2 of 5 closed\n" in text
     assert "3: 1 of 2 updates in, missing alice-1; closes with all, or from 2026-01-31 12:01:45 with 1\n" in text
     assert "2, refused at 2026-01-31 12:00:14: fedavg of 2 updates: ok\n" in text
     assert f"{FEDAVG}\n" in text and "on, margin 0.01\n" in text
