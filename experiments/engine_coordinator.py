@@ -15,7 +15,7 @@ import numpy as np
 
 from agents.charity import averaging, records
 from agents.charity.federation import Federation
-from agents.charity.policy import Decision, decide, shares
+from agents.charity.policy import Decision, Gate, decide, shares, told
 from agents.charity.rounds import Due, Round, due, seconds_left, why_not
 from agents.ledger import Record
 from agents.manifest import Local
@@ -105,8 +105,8 @@ class Coordinator:
         metrics = self._judge(weights)
         architecture = architecture_hash(self._spec)
         self._history.append(
-            "genesis", 0, **agreement, architecture=architecture, model=self._files.blob(weights), metrics=metrics,
-            examples=examples, seed=seed,
+            "genesis", 0, **agreement, architecture=architecture, model=self._files.blob(weights),
+            metrics=told(Gate(agreement["gate"], agreement["margin"]), metrics), examples=examples, seed=seed,
         )  # fmt: skip
         for site in sites:
             self._history.append("site-added", 0, site=site, role="site", key=site_key(site))
@@ -159,15 +159,15 @@ class Coordinator:
 
     def _judged(self, sent: Sent, clock: float) -> Record:
         state = self.state
-        told = self._told_of(sent)
+        said = self._told_of(sent)
         staleness = state.current.version - int(sent.release.fields["federation"]["version"])
         try:
             decision, mixed = self._mixed(sent.weights, staleness)
         except ValueError as error:
-            return self._refuse(told, _cannot(error), clock)
+            return self._refuse(said, _cannot(error), clock)
         if not decision.accept:
-            return self._refuse(told, decision, clock, staleness)
-        fields = records.verdict(state, told, decision, staleness)
+            return self._refuse(said, decision, clock, staleness)
+        fields = records.verdict(state, said, decision, staleness)
         if mixed is not sent.weights:
             fields["model"] = self._files.blob(mixed)
         record = self._history.append("accepted", clock, **fields)
@@ -185,8 +185,8 @@ class Coordinator:
     def _mix(self, candidate: Weights, share: float) -> Weights:
         return candidate if share == 1 else averaging.mix(self.weights, candidate, share)
 
-    def _refuse(self, told: dict[str, Any], decision: Decision, clock: float, staleness: int | None = None) -> Record:
-        return self._history.append("refused", clock, **records.verdict(self.state, told, decision, staleness))
+    def _refuse(self, said: dict[str, Any], decision: Decision, clock: float, staleness: int | None = None) -> Record:
+        return self._history.append("refused", clock, **records.verdict(self.state, said, decision, staleness))
 
     def _told_of(self, sent: Sent) -> dict[str, Any]:
         """What a record repeats of a submission."""
@@ -212,11 +212,11 @@ class Coordinator:
     # in rounds
 
     def _count(self, sent: Sent, clock: float) -> Record:
-        told = self._told_of(sent)
+        said = self._told_of(sent)
         if reason := why_not(self.state.round, sent.site, int(sent.release.fields["federation"]["turns"])):
-            return self._refuse(told, Decision(False, reason), clock)
+            return self._refuse(said, Decision(False, reason), clock)
         self._updates[sent.site] = sent.weights
-        return self._history.append("counted", clock, **records.counted(self.state, told))
+        return self._history.append("counted", clock, **records.counted(self.state, said))
 
     def _conduct(self, clock: float) -> Record | None:
         state = self.state
@@ -261,7 +261,7 @@ class Coordinator:
     def _release(self, clock: float) -> None:
         state = self.state
         if not state.finished and state.all_sessions_done():
-            self._history.append("finished", clock, reason=_why_finished(state))
+            self._history.append("finished", clock, reason=records.why_finished(state))
         told = _told(self.state)
         if told != self._told and self.state.release_is_due():  # asking a hundred sites' keys takes its time
             wanted = self.state.wanted_release()
@@ -274,12 +274,6 @@ class Coordinator:
 def _cannot(error: ValueError) -> Decision:
     """What becomes of what the judge cannot score or combine."""
     return Decision(False, f"the judge cannot do it: {error}")
-
-
-def _why_finished(state: Federation) -> str:
-    if state.policy.rounds:
-        return f"{state.rounds} {'round' if state.rounds == 1 else 'rounds'} closed, as agreed"
-    return f"every site has trained {state.sessions} {'session' if state.sessions == 1 else 'sessions'}"
 
 
 def _told(state: Federation) -> tuple[Any, ...]:

@@ -101,6 +101,13 @@ def closing(state: Federation, current: Round, decision: Decision, shares: Seque
     }
 
 
+def why_finished(state: Federation) -> str:
+    """What was agreed and is done, when all sessions or rounds are."""
+    if state.policy.rounds:
+        return f"{state.rounds} {'round' if state.rounds == 1 else 'rounds'} closed, as agreed"
+    return f"every site has trained {state.sessions} {'session' if state.sessions == 1 else 'sessions'}"
+
+
 def in_order(current: Round) -> list[Update]:
     """A round's updates by name of their sites: the sum must not depend on who was first."""
     return sorted(current.updates, key=lambda update: update.site)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.bundle import pending, seal
-from agents.charity.federation import Federation
 from agents.charity.folders import Folders
+from agents.charity.records import why_finished
 from agents.charity.vault import COORDINATOR, PUBLIC, Vault
 from agents.files import adopt, part_of
 from agents.keys import PublicKey, fingerprint
@@ -28,7 +28,7 @@ def release(vault: Vault) -> Record | None:
     with vault.locked() as state:
         record = None
         if not state.finished and state.all_sessions_done():
-            vault.append("finished", reason=_why_finished(state))
+            vault.append("finished", reason=why_finished(state))
         if vault.state.release_is_due():
             wanted = vault.state.wanted_release()
             assert wanted is not None
@@ -79,9 +79,3 @@ def _seal(vault: Vault, record: Record, path: Path) -> None:
         adopt(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _why_finished(state: Federation) -> str:
-    if state.policy.rounds:
-        return f"{state.rounds} {'round' if state.rounds == 1 else 'rounds'} closed, as agreed"
-    return f"every site has trained {state.sessions} {'session' if state.sessions == 1 else 'sessions'}"
