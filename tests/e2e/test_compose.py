@@ -1,4 +1,4 @@
-"""The story in containers: build, start, read the history over SSH, look at the walls of the rooms, take it down."""
+"""The story in containers: build, start, lose a site in a round, gain one, look at the walls, take it down."""
 
 from __future__ import annotations
 
@@ -20,34 +20,45 @@ PROJECT = "fedssh-test"
 STATE = "/coordinator"
 PORT = "22022"
 ROOMS = ("alice-1", "alice-2", "alice-3", "bob-1", "bob-2", "bob-3", "charity", "door")
+FIRST = ("charity", "door", "alice-1", "bob-1", "alice-2", "bob-2")
+# One update suffices at the deadline; rounds without end, until they are finished by hand.
+ROUNDS = {"FEDSSH_POLICY": "fedavg:minimum=0.3,deadline=15", "FEDSSH_SESSIONS": "1000", "FEDSSH_EPOCHS": "1"}
+MERGE = {"FEDSSH_POLICY": "merge", "FEDSSH_SESSIONS": "1", "FEDSSH_EPOCHS": "3"}
+Records = list[dict[str, Any]]
 Compose = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def compose(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
-    """`docker compose` on a running federation of our own; removed with its volumes afterwards."""
-    if shutil.which("ssh") is None:
-        pytest.skip("no ssh client")
+def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables of docker-compose.yml; a test may change them before it begins anew."""
     source = os.environ.get("FEDSSH_DATA") or str(tmp_path_factory.mktemp("data"))
     dataset = "pneumoniamnist" if Path(source, "pneumoniamnist.npz").exists() else "digits"
-    environ = {
-        **os.environ, "FEDSSH_DATA": source, "FEDSSH_DATASET": dataset, "FEDSSH_PORT": PORT,
-        "FEDSSH_SESSIONS": "1", "FEDSSH_EPOCHS": "3",
+    return {
+        **os.environ, **ROUNDS, "FEDSSH_DATA": source, "FEDSSH_DATASET": dataset, "FEDSSH_PORT": PORT,
         "BUILDKIT_PROGRESS": "plain", "COMPOSE_PROJECT_NAME": PROJECT,
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compose(root: Path, environ: dict[str, str]) -> Iterator[Compose]:
+    """`docker compose` on a federation of our own, at first with two sites up; removed with its volumes afterwards."""
+    if shutil.which("ssh") is None:
+        pytest.skip("no ssh client")
 
     def run(*words: str, check: bool = True, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
         command = ["docker", "compose", *words]
         done = subprocess.run(
             command, cwd=root, env=environ, capture_output=True, text=True, check=False, timeout=timeout
         )
-        assert not check or done.returncode == 0, f"{command}:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        if check and done.returncode:
+            logs = run("logs", "--tail=20", check=False).stdout
+            pytest.fail(f"{command}:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}\n{logs}")
         return done
 
     run("down", "--volumes", "--remove-orphans")
     try:
         run("build")
-        run("up", "--detach", timeout=300)
+        run("up", "--detach", *FIRST, timeout=300)
         yield run
     finally:
         run("down", "--volumes", "--remove-orphans", check=False)
@@ -58,6 +69,11 @@ def ssh(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Compose:
     """Stock ssh with the auditor's key and the pinned host key that the set-up made."""
     keys = tmp_path_factory.mktemp("keys")
     compose("cp", "setup:/keys/.", str(keys))
+    return door(keys)
+
+
+def door(keys: Path) -> Compose:
+    """Stock ssh with the keys in a folder."""
 
     def run(*words: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         options = [f"-oUserKnownHostsFile={keys / 'known_hosts'}", "-oBatchMode=yes", "-oIdentitiesOnly=yes"]
@@ -71,18 +87,49 @@ def ssh(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Compose:
     return run
 
 
-@pytest.fixture(scope="module")
-def history(compose: Compose, ssh: Compose) -> list[dict[str, Any]]:
-    """The records, once a model has been accepted and every site's session is over."""
-    end = time.monotonic() + 300
+def until(compose: Compose, ssh: Compose, condition: Callable[[Records], object], seconds: float = 180) -> Records:
+    """The records, once they are what a condition wants."""
+    end = time.monotonic() + seconds
     while True:
         lines = ssh("history", "--export").stdout.splitlines()
         records = [json.loads(json.loads(line)["record"]) for line in lines]
-        events = [record["event"] for record in records]
-        if "accepted" in events and events.count("report") >= 3:
+        if condition(records):
             return records
+        events = [(record["event"], record.get("site")) for record in records]
         assert time.monotonic() < end, f"{events}\n{compose('logs', '--tail=20').stdout}"
-        time.sleep(1)
+        time.sleep(0.5)
+
+
+def counted(records: Records, site: str, after: int = 0) -> Records:
+    """The updates of a site that were taken into rounds."""
+    return [r for r in records[after:] if r["event"] == "counted" and r["site"] == site]
+
+
+def closed(records: Records, without: str, after: int = 0) -> Records:
+    """The rounds that closed without a site."""
+    return [r for r in records[after:] if r["event"] == "round-accepted" and without in r["missing"]]
+
+
+@pytest.fixture(scope="module")
+def killed(compose: Compose, ssh: Compose) -> int:
+    """The number of the newest record when alice-2 was killed, in a round that waited for it."""
+    until(compose, ssh, lambda records: counted(records, "alice-1") and counted(records, "alice-2"))
+    end = time.monotonic() + 120
+    while "alice-2" not in ((json.loads(ssh("status", "--json").stdout)["rounds"]["open"] or {}).get("missing") or ()):
+        assert time.monotonic() < end, ssh("history").stdout
+    compose("kill", "alice-2", "bob-2")
+    return len(until(compose, ssh, bool))
+
+
+@pytest.fixture(scope="module")
+def history(compose: Compose, ssh: Compose, killed: int) -> Records:
+    """The records, once alice-2 has come back and alice-3 has come late, and the federation was finished."""
+    until(compose, ssh, lambda records: closed(records, "alice-2", killed))
+    compose("up", "--detach", timeout=300)
+    back = len(until(compose, ssh, bool))
+    until(compose, ssh, lambda records: counted(records, "alice-2", back) and counted(records, "alice-3", back))
+    compose("exec", "--no-TTY", "charity", "charity", "finish")
+    return until(compose, ssh, lambda records: "finished" in [record["event"] for record in records[:-1]])
 
 
 def inspect(compose: Compose, service: str) -> dict[str, Any]:
@@ -92,28 +139,31 @@ def inspect(compose: Compose, service: str) -> dict[str, Any]:
     return found
 
 
-def test_history_has_accepted_models_from_three_sites(history: list[dict[str, Any]]) -> None:
+def test_a_round_closes_without_a_site_that_was_killed_and_takes_it_in_again(history: Records, killed: int) -> None:
     assert history[0]["event"] == "genesis"
-    sites = {record["site"] for record in history if record["event"] == "report"}
-    assert sites == {"alice-1", "alice-2", "alice-3"}
+    (lost, *_) = closed(history, "alice-2", killed)
+    assert [part["site"] for part in lost["updates"]] == ["alice-1"]
+    (back, *_) = counted(history, "alice-2", lost["sequence"])
+    assert back["round"] > lost["round"]
+    assert counted(history, "alice-3")[0]["round"] > lost["round"]
 
 
 @pytest.mark.parametrize("verb", ["history", "show 1", "diff 1", "best", "nodes", "status", "verify", "help"])
-def test_every_verb_answers_over_ssh(history: list[dict[str, Any]], ssh: Compose, verb: str) -> None:
+def test_every_verb_answers_over_ssh(history: Records, ssh: Compose, verb: str) -> None:
     words = verb.split()
     if words[0] == "diff":
-        words.append(str(next(record["sequence"] for record in history if record["event"] == "accepted")))
+        words.append(str(next(record["sequence"] for record in history if record["event"] == "round-accepted")))
     assert ssh(*words).stdout.strip()
     json.loads(ssh(*words, "--json").stdout)
 
 
-def test_nothing_else_is_served(history: list[dict[str, Any]], ssh: Compose) -> None:
+def test_nothing_else_is_served(history: Records, ssh: Compose) -> None:
     assert ssh("cat /coordinator/outbox/sites.json", check=False).returncode == 2
     assert ssh(check=False).returncode != 0
 
 
 @pytest.mark.parametrize("service", [*ROOMS, "setup"])
-def test_every_room_has_its_walls(history: list[dict[str, Any]], compose: Compose, service: str) -> None:
+def test_every_room_has_its_walls(history: Records, compose: Compose, service: str) -> None:
     found = inspect(compose, service)
     host = found["HostConfig"]
     assert found["Config"]["User"] == "10001:10001"
@@ -126,11 +176,11 @@ def test_every_room_has_its_walls(history: list[dict[str, Any]], compose: Compos
 
 
 @pytest.mark.parametrize("service", ["alice-1", "alice-2", "alice-3", "charity"])
-def test_the_rooms_that_see_data_have_no_network(history: list[dict[str, Any]], compose: Compose, service: str) -> None:
+def test_the_rooms_that_see_data_have_no_network(history: Records, compose: Compose, service: str) -> None:
     assert inspect(compose, service)["HostConfig"]["NetworkMode"] == "none"
 
 
-def test_bob_reaches_only_the_door(history: list[dict[str, Any]], compose: Compose) -> None:
+def test_bob_reaches_only_the_door(history: Records, compose: Compose) -> None:
     (network,) = inspect(compose, "bob-1")["NetworkSettings"]["Networks"]
     assert docker.from_env().networks.get(network).attrs["Internal"]
 
@@ -145,20 +195,34 @@ def test_bob_reaches_only_the_door(history: list[dict[str, Any]], compose: Compo
     ],
 )
 def test_each_room_sees_only_its_folders(
-    history: list[dict[str, Any]], compose: Compose, service: str, sees: dict[str, bool]
+    history: Records, compose: Compose, service: str, sees: dict[str, bool]
 ) -> None:
     mounts = inspect(compose, service)["Mounts"]
     assert {mount["Destination"]: mount["RW"] for mount in mounts if mount["Type"] != "tmpfs"} == sees
 
 
-def test_bob_has_no_tensorflow(history: list[dict[str, Any]], compose: Compose) -> None:
+def test_bob_has_no_tensorflow(history: Records, compose: Compose) -> None:
     question = ["exec", "--no-TTY", "bob-1", "python", "-c", "import tensorflow"]
     done = compose(*question, check=False)
     assert "No module named 'tensorflow'" in done.stderr
 
 
-def test_no_room_was_killed_for_memory(history: list[dict[str, Any]], compose: Compose) -> None:
+def test_no_room_was_killed_for_memory(history: Records, compose: Compose) -> None:
     for service in ROOMS:
         found = inspect(compose, service)
         assert not found["State"]["OOMKilled"], service
         assert found["RestartCount"] == 0, service
+
+
+def test_merge_runs_to_its_end(compose: Compose, environ: dict[str, str], tmp_path: Path) -> None:
+    compose("down", "--volumes", "--remove-orphans")
+    environ.update(MERGE)
+    compose("up", "--detach", timeout=300)
+    compose("cp", "setup:/keys/.", str(tmp_path))
+    ssh = door(tmp_path)
+    records = until(compose, ssh, lambda records: "finished" in [record["event"] for record in records])
+    assert {record["site"] for record in records if record["event"] == "report"} == {"alice-1", "alice-2", "alice-3"}
+    accepted = [record for record in records if record["event"] == "accepted"]
+    assert accepted and all(0 < record["share"] <= 1 for record in accepted)
+    assert "share" in ssh("best").stdout
+    ssh("verify")
