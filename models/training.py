@@ -155,8 +155,8 @@ class Trainer:
         """Train once through `order`, in batches of `batch_size` and a last one of what is left.
 
         Args:
-            stop: When it is set, training ends within about a second. Only then are the batches computed in several
-                calls, which changes no weight.
+            stop: When it is set, training ends within about a second, or after the batch at hand if that takes longer.
+                Only with it are the batches computed in several calls, which changes no weight.
 
         Returns:
             Mean loss (without the proximal term) and accuracy of the examples, each as its batch found it.

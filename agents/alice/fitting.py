@@ -108,7 +108,7 @@ def fit(
         start: What the loaded weights score on `val`: the best so far. Without it, the first finite epoch is better.
         ended: Called after each epoch, while the trainer has its weights. Returns whether weights to be published
             (`Epoch.publish`) were; if not, they do not count as the best. Ignored for other epochs.
-        stop: When it is set, training ends within about a second.
+        stop: When it is set, training ends within about a second, or after the batch at hand if that takes longer.
 
     Returns:
         Whether patience ended it early.
