@@ -12,8 +12,9 @@ import numpy as np
 
 from .config import Point
 from .measure import Group, Measured
-from .read import Experiment, Plot
+from .read import Experiment
 from .results import Result
+from .shown import Plot
 
 MOST_CURVES = 12
 STEPS = 400

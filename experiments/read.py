@@ -31,51 +31,10 @@ from . import settings
 from .attack import read_attack
 from .config import Run
 from .settings import TELLING
+from .shown import Figure, Plot, Scenario, read_plot, read_published, read_scenario
 
 SHIPPED = Path(__file__).resolve().parent
 MOST_RUNS = 2000
-OF = ("model", "sites", "speedup")
-AXES = ("seconds", "clock", "examples", "version", "megabytes")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A published number and where ours stands.
-
-    Attributes:
-        what: The number's name.
-        published: As published.
-        ours: Pattern of names of runs.
-        metric: Of the test scores.
-        version: Of which release; None is the last one.
-        of: model; sites: lowest and highest of the sites' own models; speedup: centralised's time divided by ours,
-            until convergence.
-    """
-
-    what: str
-    published: str
-    ours: str
-    metric: str = "accuracy"
-    version: int | None = None
-    of: str = "model"
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A column of the table of policies and scenarios, and the pattern of the runs that belong to it."""
-
-    name: str
-    runs: str
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Curves of some runs against one of `AXES`."""
-
-    title: str
-    runs: str = "*"
-    x: str = "seconds"
-    metric: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -172,7 +131,7 @@ def _experiment(
     seeds = seeds or (quick and changes.get("seeds")) or top.get("seeds", (1,))
     name = top.get("name", stem)
     tables = settings.tables_of(fields["runs"], "[[runs]]")
-    source, figures = _published(fields.get("published", {}))
+    source, figures = read_published(fields.get("published", {}))
     reduced = {key: value for key, value in changes.items() if key in settings.SETTINGS} if quick else {}
     runs = _all_runs(name, tables, _common(fields), reduced, seeds)
     if quick and "only" in changes:
@@ -187,8 +146,8 @@ def _experiment(
         conclusion=top.get("conclusion", ""),
         source=source,
         figures=figures,
-        scenarios=tuple(_scenario(one) for one in settings.tables_of(fields.get("scenarios", []), "[[scenarios]]")),
-        plots=tuple(_plot(one) for one in settings.tables_of(fields.get("plots", []), "[[plots]]")),
+        scenarios=tuple(read_scenario(one) for one in settings.tables_of(fields.get("scenarios", []), "[[scenarios]]")),
+        plots=tuple(read_plot(one) for one in settings.tables_of(fields.get("plots", []), "[[plots]]")),
         quick=quick,
     )
 
@@ -349,38 +308,3 @@ def _word(key: str, value: Any) -> str:
     if value is True:
         return key
     return f"{key}-{value}" if isinstance(value, str) else f"{key}{value:g}"
-
-
-# what is to be made of the results
-
-
-def _published(value: Any) -> tuple[str, tuple[Figure, ...]]:
-    where = "[published]"
-    table = settings.table_of(value, where)
-    settings.require_known(table, ("source", "figures"), where)
-    figures = settings.tables_of(table.get("figures", []), "[[published.figures]]")
-    return settings.checked("source", table.get("source", ""), settings.text, where), tuple(map(_figure, figures))
-
-
-def _figure(table: Mapping[str, Any]) -> Figure:
-    checks = {
-        **dict.fromkeys(("what", "published", "ours"), settings.text),
-        "metric": settings.one_of(*settings.METRICS, "loss"),
-        "version": settings.whole(0),
-        "of": settings.one_of(*OF),
-    }
-    return Figure(**settings.all_of(table, checks, ("what", "published", "ours"), "[[published.figures]]"))
-
-
-def _scenario(table: Mapping[str, Any]) -> Scenario:
-    checks = dict.fromkeys(("name", "runs"), settings.text)
-    return Scenario(**settings.all_of(table, checks, ("name", "runs"), "[[scenarios]]"))
-
-
-def _plot(table: Mapping[str, Any]) -> Plot:
-    checks = {
-        **dict.fromkeys(("title", "runs"), settings.text),
-        "x": settings.one_of(*AXES),
-        "metric": settings.one_of(*settings.METRICS, "loss"),
-    }
-    return Plot(**settings.all_of(table, checks, ("title",), "[[plots]]"))

@@ -15,8 +15,9 @@ from agents.files import write_whole
 
 from .measure import SLACK, Group, Mean, Measured, Row, mean
 from .plots import draw_all
-from .read import Experiment, Figure
+from .read import Experiment
 from .results import Result, Results
+from .shown import Figure
 
 NONE = "–"
 PAGE = "results.md"
