@@ -61,8 +61,8 @@ def _random(number: int) -> Images:
     return Images(random.random((number, 28, 28, 1), dtype=np.float32), random.integers(0, 10, number))
 
 
-def floor(cores: int) -> float:
-    """Seconds of the matrix products of one round."""
+def floor(cores: int) -> tuple[float, float]:
+    """Seconds and processor seconds of the matrix products of one round."""
     random = np.random.default_rng(0)
     layers = [random.random((wide, out), dtype=np.float32) for wide, out in itertools.pairwise(WIDTHS)]
     sizes = [min(BATCH, IMAGES - start) for start in range(0, IMAGES, BATCH)]
@@ -79,9 +79,9 @@ def floor(cores: int) -> float:
 
     with ThreadPoolExecutor(cores) as threads:
         list(threads.map(site, range(cores)))
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         list(threads.map(site, range(SITES)))
-        return time.perf_counter() - begun
+        return time.perf_counter() - begun, time.process_time() - worked
 
 
 class Laps:
@@ -91,6 +91,7 @@ class Laps:
         self.share = 0.0
         self.times: list[float] = []
         self.processor: list[float] = []
+        self.main: list[float] = []
         self.megabytes: list[float] = []
 
     def __call__(self, share: float, text: str) -> None:
@@ -98,6 +99,7 @@ class Laps:
             self.share = share
             self.times.append(time.perf_counter())
             self.processor.append(time.process_time())
+            self.main.append(time.thread_time())
             self.megabytes.append(resident_mb())
 
 
@@ -127,9 +129,10 @@ def main() -> None:
     before = floor(options.cores)
     with tempfile.TemporaryDirectory() as folder:
         outcome = memory.run(run, data, Path(folder), laps, options.cores)
-    products = min(before, floor(options.cores))
-    seconds, processor = (
-        [end - begin for begin, end in itertools.pairwise(times)] for times in (laps.times, laps.processor)
+    after = floor(options.cores)
+    products, product_work = min(before[0], after[0]), min(before[1], after[1])
+    seconds, processor, main_thread = (
+        [end - begin for begin, end in itertools.pairwise(times)] for times in (laps.times, laps.processor, laps.main)
     )
     result = {
         "machine": machine.describe(),
@@ -140,8 +143,11 @@ def main() -> None:
         "fastest_seconds": min(seconds),
         "slowest_seconds": max(seconds),
         "processor_seconds": statistics.median(processor),
+        "main_thread_seconds": statistics.median(main_thread),
         "floor_seconds": products,
+        "floor_processor_seconds": product_work,
         "ratio": statistics.median(seconds) / products,
+        "processor_ratio": statistics.median(processor) / product_work,
         "training_seconds": outcome.train_seconds / (len(seconds) + 1) / options.cores,
         "megabytes_first": laps.megabytes[0],
         "megabytes_last": laps.megabytes[-1],
@@ -150,8 +156,10 @@ def main() -> None:
     print(
         f"{name}, {options.cores} cores, {len(seconds)} rounds: median {result['median_seconds']:.2f} s a round "
         f"({min(seconds):.2f} to {max(seconds):.2f}), of which training {result['training_seconds']:.2f} s; "
-        f"processor time {result['processor_seconds']:.2f} s\n"
-        f"the matrix products alone: {products:.2f} s; ratio {result['ratio']:.2f}\n"
+        f"processor time {result['processor_seconds']:.2f} s, of which beside training "
+        f"{result['main_thread_seconds']:.2f} s\n"
+        f"the matrix products alone: {products:.2f} s, processor time {product_work:.2f} s; "
+        f"ratio {result['ratio']:.2f}, of processor time {result['processor_ratio']:.2f}\n"
         f"memory: {laps.megabytes[0]:.0f} MB after the first round, {laps.megabytes[-1]:.0f} MB after the last; "
         f"test accuracy {outcome.final.test['accuracy']:.4f}"
     )
