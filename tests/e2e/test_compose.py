@@ -87,7 +87,7 @@ def door(keys: Path) -> Compose:
     return run
 
 
-def until(compose: Compose, ssh: Compose, condition: Callable[[Records], object], seconds: float = 180) -> Records:
+def until(compose: Compose, ssh: Compose, condition: Callable[[Records], object], seconds: float = 300) -> Records:
     """The records, once they are what a condition wants."""
     end = time.monotonic() + seconds
     while True:
