@@ -291,7 +291,8 @@ def decide(
         accept, reason = passes(gate, metric, metrics, current, bar)
     else:
         accept, reason = best(metrics, current, metric)
-    if len(mixes) > 1 or share != 1:
+    hidden = gate.kind == "ladder" and not accept  # which mix scores best would tell of the holdout, too
+    if (len(mixes) > 1 or share != 1) and not hidden:
         reason = f"{reason} (share {share:.3g} of the candidate)"
     return Decision(accept, reason, share, metrics)
 

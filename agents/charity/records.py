@@ -31,7 +31,8 @@ def verdict(state: Federation, sent: Mapping[str, Any], decision: Decision, stal
         "reason": decision.reason,
     }
     if staleness is not None and state.policy.name in MIXING:
-        fields |= {"candidate": sent["model"], "share": decision.share, "staleness": staleness}
+        share = None if _hidden(state, decision) else decision.share
+        fields |= {"candidate": sent["model"], "share": share, "staleness": staleness}
     return fields
 
 
@@ -114,7 +115,9 @@ def in_order(current: Round) -> list[Update]:
 
 
 def _told(state: Federation, decision: Decision) -> Fields | None:
-    # Under a ladder a refused model's scores are not told: that is what keeps the holdout from being climbed.
-    if state.gate.kind == "ladder" and not decision.accept:
-        return None
-    return told(state.gate, decision.metrics)
+    return None if _hidden(state, decision) else told(state.gate, decision.metrics)
+
+
+def _hidden(state: Federation, decision: Decision) -> bool:
+    """Whether nothing is told of what a model scored: under a ladder a refusal is all that the sites learn."""
+    return state.gate.kind == "ladder" and not decision.accept

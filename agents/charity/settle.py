@@ -108,7 +108,7 @@ def _judged(vault: Vault, judge: Scores, candidate: Candidate, clock: _Clock) ->
         clock.lap("judge_ms")
         with vault.locked() as state:
             moved = state.current.of != against.current.of
-            if moved and weighed.mixes and weighed.mixes[0][0] != 1:
+            if moved and any(share != 1 for share, _ in weighed.mixes):  # they are mixes with another model
                 continue
             return _commit(vault, state, candidate, weighed)
 

@@ -117,6 +117,26 @@ def test_a_candidate_scored_against_a_model_that_was_rolled_back_meanwhile_is_sc
     assert len(asked) == 4  # scored and written, twice
 
 
+def test_merge_does_not_release_a_mix_with_a_model_that_was_rolled_back_meanwhile(new_room: NewRoom) -> None:
+    room = new_room(policy="merge:steps=2,staleness=0", gate="on", margin=0.01)
+    room.submit("alice-1", 0.9)
+    room.work()
+    judge, mix = room.judge, room.judge.mix
+    asked: list[Any] = []
+
+    def rolls_back(*arguments: Any) -> Any:
+        if not asked:
+            steer.roll_back(Vault(room.folders), 1, "while the judge was busy")
+        asked.append(arguments)
+        return mix(*arguments)
+
+    judge.mix = rolls_back
+    submission = room.submit("alice-2", 0.4)  # half of it and half of 0.9 is better than genesis
+    room.work()
+    assert room.verdict("alice-2", submission)["event"] == "refused"
+    assert accuracy(room) == 0.5
+
+
 def test_a_judge_that_dies_of_a_mix_refuses_the_candidate_only(new_room: NewRoom) -> None:
     room = new_room(policy="merge:steps=2,staleness=1", gate="on", margin=0.01)
     bad, good = room.submit("alice-1", 3.0), room.submit("alice-2", 0.8)
@@ -136,6 +156,18 @@ def test_a_ladder_tells_no_more_than_its_steps(new_room: NewRoom) -> None:
     again = room.submit("alice-1", 0.87)
     room.work()
     assert room.verdict("alice-1", again)["event"] == "refused"  # 0.87 is not above 0.8 + 0.1
+
+
+def test_a_ladder_does_not_tell_which_mix_of_a_refused_candidate_scored_best(new_room: NewRoom) -> None:
+    room = new_room(policy="merge:steps=2,staleness=0", gate="ladder", margin=0.1)
+    said = []
+    for number, value in enumerate((0.45, 0.55), 1):  # best as half of it, and as it is
+        submission = room.submit(f"alice-{number}", value)
+        room.work()
+        verdict = room.verdict(f"alice-{number}", submission)
+        assert verdict["event"] == "refused"
+        said.append((verdict["share"], verdict["reason"]))
+    assert said == [(None, "accuracy does not beat 0.5000 by more than 0.1")] * 2
 
 
 # rounds
@@ -196,6 +228,25 @@ def test_a_round_closes_at_its_deadline_without_the_missing(new_room: NewRoom) -
     late = room.submit("alice-2", 0.9, builds_on=base)
     room.work()
     assert room.verdict("alice-2", late)["reason"] == "round 1 is closed; round 2 is open"
+
+
+def test_a_site_whose_training_diverged_is_not_waited_for(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    base = room.release()
+    room.submit("alice-1", 0.7, builds_on=base)
+    room.report("alice-1", builds_on=base)
+    room.submit("alice-2", 0.7, builds_on=base)
+    room.work()
+    assert accuracy(room) == 0.5
+    room.report("alice-3", builds_on=base, checkpoints=0, metrics=None)
+    room.work()
+    assert accuracy(room) == pytest.approx(0.7)
+    closed = next(record for record in room.vault.ledger.records() if record.event == "round-accepted")
+    assert closed.fields["missing"] == ["alice-3"]
+    # What it reports of an older round does not count in this one.
+    room.report("alice-2", builds_on=base, checkpoints=0, metrics=None)
+    room.work()
+    assert room.vault.state.round.empty == ()
 
 
 def test_too_few_at_the_deadline_and_all_may_help(new_room: NewRoom) -> None:
