@@ -18,7 +18,7 @@ from .shown import Plot
 
 MOST_CURVES = 12
 STEPS = 400
-WIDEST_RANGE = 0.3  # of accuracies: what scores worse than the best by more is cut off
+WIDEST_RANGE = 0.3  # of accuracies: what scores worse than the best by more is cut off, unless a run ends there
 AXIS = {
     "seconds": "simulated seconds",
     "clock": "simulated time, in images per site or submissions without training",
@@ -53,16 +53,17 @@ def draw(plot: Plot, measured: Measured, groups: Sequence[Group], path: Path) ->
 
     figure, axes = pyplot.subplots(figsize=(8, 4.2), dpi=80, layout="constrained")
     colours = pyplot.get_cmap("tab10" if len(groups) <= 10 else "tab20").colors  # type: ignore[attr-defined]
-    best = []
+    best, last = [], []
     for group, colour in zip(groups, colours, strict=False):
         for split, dashes, width in (("test", "-", 1.6), ("holdout", "--", 0.9)):
             x, y = curve(measured, group, plot.x, split, plot.metric)
             label = group.label if split == "test" else None
             axes.step(x, y, where="post", linestyle=dashes, linewidth=width, color=colour, label=label)
-            best.append(float(np.nanmax(y)))
+            best.append(float(np.nanmax(y, initial=0)))
+            last.append(float(y[-1]))
     if plot.metric != "loss":
         low, high = axes.get_ylim()
-        axes.set_ylim(max(low, max(best) - WIDEST_RANGE), high)
+        axes.set_ylim(max(low, min(max(best) - WIDEST_RANGE, np.nanmin([*last, 1]) - 0.02)), high)
     axes.set_xlabel(AXIS[plot.x])
     axes.set_ylabel(f"{plot.metric} (line: test, dashes: holdout)")
     axes.set_title(plot.title, fontsize=10)

@@ -20,6 +20,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -38,6 +39,7 @@ from .results import Result, read_result
 RESULT = "result.json"
 STOP_SECONDS = 15.0
 TELL_SECONDS = 0.2
+RUNS_PER_WORKER = 12  # TensorFlow gives back only part of what a run took; a new process begins with nothing
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class _Crew:
         self._context = multiprocessing.get_context("spawn")
         self._tell = tell
         self._workers: dict[Connection, Any] = {}
+        self._done: Counter[Connection] = Counter()
         self._at: dict[Connection, Run] = {}
 
     def work_through(self, runs: Sequence[Run], jobs: int) -> list[Run]:
@@ -154,10 +157,7 @@ class _Crew:
             connection.close()
         until = time.monotonic() + STOP_SECONDS
         for worker in self._workers.values():
-            worker.join(max(until - time.monotonic(), 0.1))
-            if worker.is_alive():
-                worker.kill()
-                worker.join()
+            _join(worker, max(until - time.monotonic(), 0.1))
         self._workers.clear()
 
     def _begin(self, run: Run) -> None:
@@ -185,7 +185,19 @@ class _Crew:
             event, share, text = "failed", 0.0, f"its process ended with code {worker.exitcode}"
         if event in ("done", "failed"):
             del self._at[connection]
+            self._done[connection] += 1
+            if self._done[connection] == RUNS_PER_WORKER and connection in self._workers:
+                connection.close()  # it ends when nothing more can come
+                _join(self._workers.pop(connection), STOP_SECONDS)
         return Told(event, run, share, text)
+
+
+def _join(worker: Any, seconds: float) -> None:
+    """Wait for a process to end, and end it by force when it takes longer."""
+    worker.join(seconds)
+    if worker.is_alive():
+        worker.kill()
+        worker.join()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from agents.errors import SettingsError
+from experiments import run as runner
 from experiments.read import Experiment, read
 from experiments.run import Told, finished, run_all
 
@@ -27,6 +28,7 @@ def run(run, prepared, folder, progress, cores):
     (folder / "history.jsonl").write_text("{}\\n")
     with open(os.environ["DONE"], "a") as file:
         file.write(run.slug + "\\n")
+    open(os.path.join(os.path.dirname(os.environ["DONE"]), f"worker-{os.getpid()}"), "w").close()
     if run.sites == 4:
         raise RuntimeError("this one cannot\\nbe done")
     if run.sites == 5:
@@ -125,6 +127,14 @@ def test_a_failure_stops_no_other_run_and_is_tried_again(bench: Bench) -> None:
     bench.asked()
     bench.run(experiment)
     assert bench.asked() == ["sites4-seed1", "sites5-seed1"]
+
+
+def test_a_worker_is_replaced_before_it_has_grown_large(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "RUNS_PER_WORKER", 2)
+    experiment = bench.experiment("sites = [1, 2, 3]\nepochs = [1, 2]")
+    assert bench.run(experiment, jobs=2) == []
+    workers = {path.name for path in bench.folder.glob("worker-*")}
+    assert 3 <= len(workers) <= 4  # six runs, two each, and two workers side by side
 
 
 def test_an_unknown_engine_is_a_failure_not_a_hang(bench: Bench) -> None:
