@@ -292,7 +292,7 @@ def finish(settings: StateSettings, reason: str) -> None:
     "--sessions",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Sessions per site, past ones included.  [default: no end]",
+    help="Sessions per site, or rounds; past ones included.  [default: no end]",
 )
 @click.option("--reason", default="by the coordinator", show_default=True, help="Goes into the history.")
 @settings_options(StateSettings, "charity")

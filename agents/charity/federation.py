@@ -224,7 +224,7 @@ def _after(state: Federation, record: Record, fields: dict[str, Any]) -> Federat
         case "round-opened":
             opened = datetime.datetime.fromisoformat(fields["time"]).timestamp()
             sites = tuple(fields["sites"])
-            began = Round(fields["round"], sites, len(sites), opened)
+            began = Round(fields["round"], sites, len(sites), opened, record.sequence)
             return dataclasses.replace(state, round=began, turns=fields["round"])
         case "counted":
             return _with_update(state, record, fields)
@@ -247,7 +247,7 @@ def _after(state: Federation, record: Record, fields: dict[str, Any]) -> Federat
         case "report":
             member = state.member(fields["site"])
             done = member.sessions + 1 if member else 0
-            return _with_member(state, fields["site"], sessions=done)
+            return _with_empty(_with_member(state, fields["site"], sessions=done), fields)
         case "release":
             return dataclasses.replace(state, release=record)
         case "finished":
@@ -274,6 +274,14 @@ def _with_update(state: Federation, record: Record, fields: dict[str, Any]) -> F
     current = _open_round(state, record)
     update = Update(fields["site"], record.sequence, fields["model"], fields["examples"])
     return dataclasses.replace(state, round=dataclasses.replace(current, updates=(*current.updates, update)))
+
+
+def _with_empty(state: Federation, fields: dict[str, Any]) -> Federation:
+    """A site whose session for the open round published nothing is not waited for."""
+    current = state.round
+    if current is None or fields["checkpoints"] or fields["builds_on"] < current.record:
+        return state
+    return dataclasses.replace(state, round=dataclasses.replace(current, empty=(*current.empty, fields["site"])))
 
 
 def _open_round(state: Federation, record: Record) -> Round:

@@ -32,7 +32,8 @@ from agents.charity.door import (
 )
 from agents.charity.folders import locked
 from agents.charity.host_key import make_host_key
-from agents.charity.views import fingerprint, printable
+from agents.charity.layout import printable
+from agents.charity.views import fingerprint
 from agents.commands import tell
 from agents.errors import SettingsError
 from agents.files import write_whole

@@ -43,14 +43,23 @@ class Round:
         sites: Who may send an update.
         selected: How many were selected when it opened.
         opened: When, in seconds since 1970.
+        record: Sequence of the record that opened it.
         updates: What has come in, in order of arrival.
+        empty: Whose session ended without an update, because training diverged: nobody waits for them.
     """
 
     number: int
     sites: tuple[str, ...]
     selected: int
     opened: float
+    record: int = 0
     updates: tuple[Update, ...] = ()
+    empty: tuple[str, ...] = ()
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """Who may still send something."""
+        return tuple(site for site in self.missing if site not in self.empty)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -95,7 +104,7 @@ def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due
         now: In seconds since 1970.
     """
     enough = len(current.updates) >= needed(policy, min(current.selected, len(current.sites)))
-    complete = not current.missing
+    complete = not current.awaited
     if enough and (complete or seconds_left(policy, current, now) <= 0):
         return Due.CLOSE
     others = set(sites) - set(current.sites)

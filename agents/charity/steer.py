@@ -18,7 +18,8 @@ def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
         record = vault.ledger.record(sequence)
         if not model_records([record]):
             raise SettingsError(
-                f"record {sequence} is {record.event}", "roll back to genesis, an accepted record or a rollback"
+                f"record {sequence} is {record.event}",
+                "roll back to genesis, an accepted record or round, or a rollback",
             )
         model = record.fields["model"]
         if model == state.current.model:
@@ -41,20 +42,19 @@ def finish(vault: Vault, reason: str) -> Record:
 
 
 def reopen(vault: Vault, sessions: int | None, reason: str) -> Record:
-    """Go on, with another number of sessions per site.
+    """Go on, with another number of sessions per site, or of rounds.
 
     Args:
         sessions: Past ones included; None is without end.
 
     Raises:
-        SettingsError: It is open, or every site has trained that many sessions.
+        SettingsError: It is open, or as many sessions or rounds are done.
     """
     with vault.locked() as state:
         if not state.finished:
             raise SettingsError("the federation is open")
-        done = min((site.sessions for site in state.sites), default=0)
+        done = state.rounds if state.policy.rounds else min((site.sessions for site in state.sites), default=0)
+        what = f"{done} rounds have closed" if state.policy.rounds else f"every site has trained {done} sessions"
         if sessions is not None and sessions <= done:
-            raise SettingsError(
-                f"every site has trained {done} sessions already", f"give --sessions {done + 1} or more"
-            )
+            raise SettingsError(f"{what} already", f"give --sessions {done + 1} or more")
         return vault.append("reopened", sessions=sessions, reason=reason)

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from agents.charity.layout import few, number
-from agents.charity.layout import printable as printable
 
 Fields = Mapping[str, Any]
 Row = dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 
@@ -20,7 +21,7 @@ def update(site: str) -> Update:
 
 
 def opened(sites: tuple[str, ...], heard: int, selected: int | None = None) -> Round:
-    return Round(3, sites, len(sites) if selected is None else selected, 100.0, tuple(map(update, sites[:heard])))
+    return Round(3, sites, len(sites) if selected is None else selected, 100.0, 9, tuple(map(update, sites[:heard])))
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(1, 5), (0.5, 3), (0.3, 2), (0.1, 1), (0.01, 1)])
@@ -81,6 +82,8 @@ BEFORE, AFTER = 159.0, 161.0  # the deadline is at 160
         (opened(SITES, 2, selected=3), AFTER, Due.CLOSE),  # extended from three sites: two suffice
         (opened(SITES[:1], 0, selected=3), BEFORE, Due.NOTHING),
         (opened((), 0, selected=3), BEFORE, Due.EXTEND),  # all its sites were revoked
+        (dataclasses.replace(opened(SITES, 4), empty=("alice-5",)), BEFORE, Due.CLOSE),  # nothing will come of it
+        (dataclasses.replace(opened(SITES, 4), empty=("alice-4",)), BEFORE, Due.NOTHING),
     ],
 )
 def test_what_a_round_is_due_for(current: Round, now: float, expected: Due) -> None:
@@ -116,10 +119,10 @@ def test_a_round_closes_in_the_end_whoever_is_silent(talkers: list[str], fractio
     for now in (100.0 + late, 1000.0):
         for _ in range(3):
             heard = tuple(update(site) for site in current.sites if site in alive)
-            current = Round(1, current.sites, current.selected, 100.0, heard)
+            current = Round(1, current.sites, current.selected, 100.0, 9, heard)
             what = due(policy, current, SITES, now)
             if what is Due.CLOSE:
                 return
             if what is Due.EXTEND:
-                current = Round(1, SITES, current.selected, 100.0, heard)
+                current = Round(1, SITES, current.selected, 100.0, 9, heard)
     assert len(alive) < needed(policy, len(sites))
