@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from agents.charity import records
+from agents.charity.policy import Decision
 from agents.charity.vault import Vault, model_records
 from agents.errors import AgentError, SettingsError
 from agents.ledger import Record
 
 
 def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
-    """Make an earlier model current again. Later candidates are compared with it.
+    """Make an earlier model current again. Later candidates are compared with it; an open round ends without a result.
 
     Raises:
         SettingsError: It is current, or the record did not make a model current.
@@ -26,11 +28,12 @@ def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
             raise SettingsError(f"the model of record {sequence} is the current one")
         if not vault.folders.model(model["sha256"]).is_file():
             raise AgentError(f"the model of record {sequence} is not stored any more")
+        _end_round(vault, f"rolled back to record {sequence}")  # its updates started from what is taken back
         return vault.append("rollback", to=sequence, model=model, metrics=record.fields["metrics"], reason=reason)
 
 
 def finish(vault: Vault, reason: str) -> Record:
-    """End the federation.
+    """End the federation; an open round ends without a result.
 
     Raises:
         SettingsError: It is finished.
@@ -38,6 +41,7 @@ def finish(vault: Vault, reason: str) -> Record:
     with vault.locked() as state:
         if state.finished:
             raise SettingsError("the federation is finished already")
+        _end_round(vault, "the federation was finished")
         return vault.append("finished", reason=reason)
 
 
@@ -58,3 +62,14 @@ def reopen(vault: Vault, sessions: int | None, reason: str) -> Record:
         if sessions is not None and sessions <= done:
             raise SettingsError(f"{what} already", f"give --sessions {done + 1} or more")
         return vault.append("reopened", sessions=sessions, reason=reason)
+
+
+def _end_round(vault: Vault, reason: str) -> None:
+    """Close the open round without a result, so that none of its updates is ever used. The caller holds the lock.
+
+    It counts as one that closed: a site tells by the number whether it has trained for a round.
+    """
+    if vault.state.round is not None:
+        fields = records.closing(vault.state, vault.state.round, Decision(False, reason), None)
+        vault.append("round-refused", **fields)
+        vault.sweep_rounds()

@@ -16,6 +16,7 @@ from agents.charity import enrol, steer
 from agents.charity.audit import audit
 from agents.charity.serve import Coordinator
 from agents.charity.vault import Vault
+from agents.errors import SettingsError
 from agents.manifest import Release, new_id
 from agents.weights import read_weights
 
@@ -387,6 +388,50 @@ def test_the_server_optimizer_goes_on_where_it_was(new_room: NewRoom) -> None:
         room.submit(site, 0.6, builds_on=base)
     room.work()
     assert accuracy(room) == pytest.approx(0.6)  # after a rollback the optimizer begins anew
+
+
+def test_a_rollback_ends_the_round_whose_updates_started_from_what_it_takes_back(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    for site in THREE:
+        room.submit(site, 0.9)
+    room.work()
+    old = room.release()
+    counted = room.submit("alice-1", 0.9, builds_on=old)
+    room.work()
+    assert room.verdict("alice-1", counted)["round"] == 2
+    steer.roll_back(room.vault, 1, "mislabelled images")
+    late = [room.submit(site, 0.9, builds_on=old) for site in ("alice-2", "alice-3")]
+    room.work()
+    assert accuracy(room) == 0.5
+    assert told(room)["last"] == {"round": 2, "event": "round-refused", "reason": "rolled back to record 1"}
+    assert told(room)["round"]["number"] == 3
+    assert room.verdict("alice-2", late[0])["reason"] == "round 2 is closed"
+    assert not list(room.folders.updates.iterdir())
+
+
+def test_a_federation_reopened_after_an_end_in_the_middle_of_a_round_asks_every_site_anew(new_room: NewRoom) -> None:
+    room = rounds(new_room, "fedavg:minimum=1", sessions=3)
+    base = room.release()
+    room.submit("alice-1", 0.7, builds_on=base)
+    room.work()
+    steer.finish(room.vault, "good enough")
+    room.work()
+    assert told(room)["last"] == {"round": 1, "event": "round-refused", "reason": "the federation was finished"}
+    steer.reopen(room.vault, 3, "not yet")
+    room.work()
+    assert told(room)["round"] == {"number": 2, "sites": list(THREE), "of": 3}  # alice-1 has trained round 1 already
+
+
+def test_rounds_are_reopened_for_more_than_have_closed(new_room: NewRoom) -> None:
+    room = rounds(new_room, sessions=2)
+    for _ in range(2):
+        base = room.release()
+        for site in THREE:
+            room.submit(site, 0.7, builds_on=base)
+        room.work()
+    with pytest.raises(SettingsError, match="2 rounds have closed already") as refused:
+        steer.reopen(room.vault, 2, "once more")
+    assert "--sessions 3" in str(refused.value.hint)
 
 
 def restarted(room: Room) -> Room:
