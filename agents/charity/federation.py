@@ -247,7 +247,10 @@ def _after(state: Federation, record: Record, fields: dict[str, Any]) -> Federat
         case "report":
             member = state.member(fields["site"])
             done = member.sessions + 1 if member else 0
-            return _with_empty(_with_member(state, fields["site"], sessions=done), fields)
+            reported = _with_member(state, fields["site"], sessions=done)
+            return reported if fields["checkpoints"] else _with_empty(reported, fields["site"], fields["builds_on"])
+        case "invalid":
+            return _with_empty(state, fields["site"], record.sequence)
         case "release":
             return dataclasses.replace(state, release=record)
         case "finished":
@@ -276,12 +279,12 @@ def _with_update(state: Federation, record: Record, fields: dict[str, Any]) -> F
     return dataclasses.replace(state, round=dataclasses.replace(current, updates=(*current.updates, update)))
 
 
-def _with_empty(state: Federation, fields: dict[str, Any]) -> Federation:
-    """A site whose session for the open round published nothing is not waited for."""
+def _with_empty(state: Federation, name: str, since: int) -> Federation:
+    """A site from which nothing of use came, since a record in the open round, is not waited for."""
     current = state.round
-    if current is None or fields["checkpoints"] or fields["builds_on"] < current.record:
+    if current is None or since < current.record or name in current.empty:
         return state
-    return dataclasses.replace(state, round=dataclasses.replace(current, empty=(*current.empty, fields["site"])))
+    return dataclasses.replace(state, round=dataclasses.replace(current, empty=(*current.empty, name)))
 
 
 def _open_round(state: Federation, record: Record) -> Round:

@@ -45,7 +45,7 @@ class Round:
         opened: When, in seconds since 1970.
         record: Sequence of the record that opened it.
         updates: What has come in, in order of arrival.
-        empty: Whose session ended without an update, because training diverged: nobody waits for them.
+        empty: From whom came nothing of use, because training diverged or the bundle is invalid: nobody waits for them.
     """
 
     number: int

@@ -250,6 +250,21 @@ def test_a_site_whose_training_diverged_is_not_waited_for(new_room: NewRoom) -> 
     assert room.vault.state.round.empty == ()
 
 
+def test_a_site_that_sends_garbage_is_not_waited_for_but_may_still_send_an_update(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    base = room.release()
+    nan = {"output/bias": np.array([np.nan], np.float32)}
+    room.submit("alice-3", 0.0, builds_on=base, model=room.model(0.0, **nan))
+    room.submit("alice-1", 0.7, builds_on=base)
+    room.work()
+    assert room.vault.state.round.awaited == ("alice-2",)
+    good = room.submit("alice-3", 0.9, builds_on=base)
+    room.submit("alice-2", 0.8, builds_on=base)
+    room.work()
+    assert room.verdict("alice-3", good)["event"] == "counted"
+    assert accuracy(room) == pytest.approx(0.8)
+
+
 def test_too_few_at_the_deadline_and_all_may_help(new_room: NewRoom) -> None:
     room = rounds(new_room, "fedavg:fraction=0.67,minimum=1,deadline=60,sites=1")
     base = room.release()
@@ -432,6 +447,38 @@ def test_rounds_are_reopened_for_more_than_have_closed(new_room: NewRoom) -> Non
     with pytest.raises(SettingsError, match="2 rounds have closed already") as refused:
         steer.reopen(room.vault, 2, "once more")
     assert "--sessions 3" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("updates", [0, 1])
+def test_a_round_that_nobody_can_complete_any_more_is_refused_and_the_next_one_opens(
+    new_room: NewRoom, updates: int
+) -> None:
+    room = rounds(new_room)  # two updates suffice
+    base = room.release()
+    for site in THREE[:updates]:
+        room.submit(site, 0.9, builds_on=base)
+    for site in THREE[updates:]:
+        room.report(site, builds_on=base, checkpoints=0, metrics=None)
+    room.work()
+    reason = f"{updates} of 2 updates, and no site is left that could send one"
+    assert told(room)["last"] == {"round": 1, "event": "round-refused", "reason": reason}
+    assert told(room)["round"] == {"number": 2, "sites": list(THREE), "of": None}
+    assert accuracy(room) == 0.5
+
+
+def test_a_site_enrolled_again_with_another_key_is_asked_in_the_next_round(new_room: NewRoom, tmp_path: Path) -> None:
+    room = rounds(new_room, "fedavg:minimum=1", sites=("alice-1", "alice-2"))
+    base = room.release()
+    room.submit("alice-1", 0.7, builds_on=base)
+    room.work()
+    enrol.revoke(room.vault, "alice-1", "a new key")
+    public = tmp_path / "new.pub"
+    public.write_text(f"{room.keys['alice-3'].public.line} alice-1\n")
+    enrol.add(room.vault, "alice-1", public, "site")
+    room.submit("alice-2", 0.9, builds_on=base)
+    room.work()  # alice-1 has trained for round 1: nothing more will come of it there
+    assert told(room, "alice-2")["round"] == {"number": 2, "sites": ["alice-2", "alice-1"], "of": None}
+    assert accuracy(room) == pytest.approx(0.9)
 
 
 def restarted(room: Room) -> Room:
