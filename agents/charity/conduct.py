@@ -108,6 +108,8 @@ def _combined(vault: Vault, judge: Combines, state: Federation, current: Round) 
     out = folders.opened / "round.safetensors"
     updates = [(folders.update(update.model["sha256"]), update.examples) for update in records.in_order(current)]
     server = [folders.server_state(blob["sha256"]) for blob in state.current.server]
+    if decision := records.too_few(state, current):
+        return _Result(decision, None, out)
     try:
         answer = judge.combine(state.policy.text, folders.model(state.current.model["sha256"]), updates, server, out)
     except JudgeError as error:

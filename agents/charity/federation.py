@@ -299,7 +299,8 @@ def _without(state: Federation, name: str) -> Federation:
         return state
     sites = tuple(site for site in state.round.sites if site != name)
     updates = tuple(update for update in state.round.updates if update.site != name)
-    return dataclasses.replace(state, round=dataclasses.replace(state.round, sites=sites, updates=updates))
+    left = dataclasses.replace(state.round, sites=sites, updates=updates, empty=(*state.round.empty, name))
+    return dataclasses.replace(state, round=left)
 
 
 @functools.lru_cache(maxsize=16)

@@ -72,6 +72,14 @@ def extension(state: Federation, now: float) -> Fields | None:
     return {"round": current.number, "sites": sites, "reason": reason}
 
 
+def too_few(state: Federation, current: Round) -> Decision | None:
+    """The end of a round that has too few updates for its policy; None when it has enough."""
+    wanted = needed(state.policy, min(current.selected, len(current.sites)))
+    if len(current.updates) >= wanted:
+        return None
+    return Decision(False, f"{len(current.updates)} of {wanted} updates, and no site is left that could send one")
+
+
 def gated(state: Federation, updates: int, metrics: Mapping[str, Any]) -> Decision:
     """Whether a round's result becomes the current model, from what it scored."""
     accept, reason = passes(state.gate, state.metric, metrics, state.current.metrics, state.current.bar)

@@ -3,7 +3,7 @@
 A round opens for a fraction of the sites (McMahan et al. 2017, Algorithm 1), collects one update of each, and closes
 when all are in, or at its deadline with enough of them. At a deadline with too few it is extended to all sites and
 closes with the first that make enough: so no slow or dead site holds up the others for ever, and nothing that came in
-is thrown away.
+is thrown away. Only when too few are in and no site is left that could send one, it closes without a result.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Round:
         opened: When, in seconds since 1970.
         record: Sequence of the record that opened it.
         updates: What has come in, in order of arrival.
-        empty: From whom came nothing of use, because training diverged or the bundle is invalid: nobody waits for them.
+        empty: From whom nothing of use will come, because training diverged, the bundle is invalid, or they were
+            revoked, perhaps after they had trained for this round: nobody waits for them.
     """
 
     number: int
@@ -107,10 +108,10 @@ def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due
     complete = not current.awaited
     if enough and (complete or seconds_left(policy, current, now) <= 0):
         return Due.CLOSE
-    others = set(sites) - set(current.sites)
+    others = set(sites) - set(current.sites) - set(current.empty)
     if others and (complete or seconds_left(policy, current, now) <= 0):
         return Due.EXTEND
-    return Due.NOTHING
+    return Due.CLOSE if complete else Due.NOTHING
 
 
 def why_not(current: Round | None, site: str, number: int) -> str:

@@ -84,6 +84,9 @@ BEFORE, AFTER = 159.0, 161.0  # the deadline is at 160
         (opened((), 0, selected=3), BEFORE, Due.EXTEND),  # all its sites were revoked
         (dataclasses.replace(opened(SITES, 4), empty=("alice-5",)), BEFORE, Due.CLOSE),  # nothing will come of it
         (dataclasses.replace(opened(SITES, 4), empty=("alice-4",)), BEFORE, Due.NOTHING),
+        (dataclasses.replace(opened(SITES, 1), empty=SITES[1:]), BEFORE, Due.CLOSE),  # without a result
+        (dataclasses.replace(opened((), 0, selected=4), empty=SITES[:4]), BEFORE, Due.EXTEND),  # alice-5 is left
+        (dataclasses.replace(opened((), 0, selected=4), empty=SITES), BEFORE, Due.CLOSE),
     ],
 )
 def test_what_a_round_is_due_for(current: Round, now: float, expected: Due) -> None:
