@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from agents.charity.policy import Gate, Policy, read_policy
 from agents.errors import SettingsError
 
-PUBLISH = ("improved", "session")
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adamax", "nadam")
 EPOCHS = {"improved": 100, "session": 1}
 
 
@@ -54,6 +55,12 @@ def _plan(settings: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     publish = settings["publish"] or ("session" if policy.rounds else "improved")
     if policy.rounds and publish != "session":
         raise SettingsError(f"the policy {policy.name} takes one update per round", "leave --publish out")
+    if settings["optimizer"] not in OPTIMIZERS:
+        raise SettingsError(f"--optimizer is {settings['optimizer']!r}, expected one of {', '.join(OPTIMIZERS)}")
+    if not 0 < settings["learning_rate"] < math.inf:
+        raise SettingsError(f"--learning-rate is {settings['learning_rate']:g}, expected a number above 0")
+    if not 0 <= settings["proximal"] < math.inf:
+        raise SettingsError(f"--proximal is {settings['proximal']:g}, expected a number from 0")
     if settings["momentum"] and settings["optimizer"] != "sgd":
         raise SettingsError(f"--momentum belongs to sgd, not to {settings['optimizer']}")
     if not 0 <= settings["momentum"] < 1:
