@@ -170,8 +170,12 @@ def test_no_process_is_left_behind(tmp_path: Path, root: Path, number: signal.Si
 
 def processes_of(folder: Path) -> list[str]:
     """The command lines that name a folder."""
-    found = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in found if str(folder) in line and "-m pytest" not in line and not line.startswith("ps ")]
+    listed = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+    return [
+        line
+        for line in listed.splitlines()
+        if str(folder) in line and "-m pytest" not in line and not line.startswith("ps ")
+    ]
 
 
 # only in memory
