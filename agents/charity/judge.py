@@ -10,7 +10,7 @@ Reads one JSON object per line and answers each with one:
                                                                      {"metrics": {…}, "shares": [S, …], "server": N}
     {"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null}}
                                    {"metrics": {…}, "examples": N, "weights": {…}, "told": LINE} or {"unfit": reason}
-    whatever it cannot do                                            {"error": reason}
+    whatever it cannot do                                            {"error": reason}, of a disk with {"errno": N}
 
 The images are in memory and the network is built and warm before it says that it is ready; a score then costs
 loading the weights and one pass over the images. It ends when its input ends.
@@ -161,7 +161,9 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]], say: Callable[[dic
     for line in sys.stdin:
         try:
             say(answer(json.loads(line)))
-        except (AgentError, ValueError, KeyError, OSError) as error:
+        except OSError as error:
+            say({"error": str(error), "errno": error.errno})
+        except (AgentError, ValueError, KeyError) as error:
             say({"error": str(error) or type(error).__name__})
 
 

@@ -7,6 +7,7 @@ object per line in each direction; the first line from the judge says that it is
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -21,6 +22,7 @@ from typing import Any
 from agents.errors import AgentError
 
 MAX_LINE_BYTES = 1 << 20
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no submission's fault, and may pass
 
 
 class JudgeError(AgentError):
@@ -122,6 +124,7 @@ class Judge:
         Raises:
             JudgeError: It died, was too slow, answered nonsense, or says that it cannot; the message says which.
             JudgeDownError: It could not be started again.
+            OSError: Its disk is full or read-only; try again later.
         """
         self.start()
         assert self._process and self._process.stdin
@@ -131,6 +134,8 @@ class Judge:
         except OSError:
             raise self._failed(self._how_it_died()) from None
         answer = self._read(self.answer_seconds * worth, "answer")
+        if answer.get("errno") in _DISK:
+            raise OSError(answer["errno"], f"{os.strerror(answer['errno'])}, says the judge")
         if "error" in answer:
             raise JudgeError(f"the judge cannot do it: {answer['error']}")
         return answer

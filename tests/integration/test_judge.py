@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from agents import weights
 from agents.bundle import open_bundle, pending, seal
+from agents.charity import judge
 from agents.charity.folders import Folders
 from agents.charity.judge_client import Judge, JudgeError, judge_command
 from agents.errors import AgentError
@@ -26,6 +28,16 @@ from agents.manifest import Local, Release, Submission, new_id, now
 from agents.weights import read_weights, write_weights
 
 SPEC = {"name": "cnn", "depth": 4, "input": [28, 28, 1], "classes": 2}
+
+
+def test_an_answer_that_finds_no_room_on_the_disk_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(request: dict[str, Any]) -> dict[str, Any]:
+        raise OSError(28, "No space left on device")
+
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr("sys.stdin", io.StringIO("{}\n"))
+    judge.serve(full, said.append)
+    assert said == [{"error": "[Errno 28] No space left on device", "errno": 28}]
 
 
 @pytest.fixture(scope="module")

@@ -449,6 +449,17 @@ def test_rounds_are_reopened_for_more_than_have_closed(new_room: NewRoom) -> Non
     assert "--sessions 3" in str(refused.value.hint)
 
 
+def test_a_judge_whose_disk_is_full_decides_nothing(new_room: NewRoom) -> None:
+    room = rounds(new_room)
+    base = room.release()
+    for site in THREE:
+        room.submit(site, 5.0, builds_on=base)
+    with pytest.raises(OSError, match="No space left"):
+        room.work()
+    assert room.events()[-3:] == ["counted"] * 3
+    assert len(room.vault.state.round.updates) == 3
+
+
 @pytest.mark.parametrize("updates", [0, 1])
 def test_a_round_that_nobody_can_complete_any_more_is_refused_and_the_next_one_opens(
     new_room: NewRoom, updates: int
