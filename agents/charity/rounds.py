@@ -89,7 +89,12 @@ def select(sites: Sequence[str], fraction: float, seed: int, number: int) -> tup
 
 def can_open(policy: Policy, sites: Sequence[str]) -> bool:
     """Whether there are enough sites for a round that can close."""
-    return len(sites) >= max(int(policy.values["sites"]), policy.least)
+    return len(sites) >= least_sites(policy)
+
+
+def least_sites(policy: Policy) -> int:
+    """How many sites must be enrolled before a round opens."""
+    return max(int(policy.values["sites"]), policy.least)
 
 
 def needed(policy: Policy, selected: int) -> int:

@@ -21,6 +21,7 @@ from agents.charity.folders import Folders, locked
 from agents.charity.intake import Claimed
 from agents.charity.judge_client import Judge, JudgeDownError
 from agents.charity.release import release
+from agents.charity.rounds import least_sites
 from agents.charity.settle import Settled, record_invalid, settle
 from agents.charity.vault import Vault
 from agents.commands import tell
@@ -55,6 +56,7 @@ class Coordinator:
     def __post_init__(self) -> None:
         self._heard: tuple[str | None, float] = (None, self.clock())
         self._enrolled = self.vault.state.enrolled
+        self._short = 0  # of so many sites, as said last
 
     def recover(self) -> None:
         """Finish what the last process left unfinished. Doing it again changes nothing.
@@ -154,6 +156,18 @@ class Coordinator:
             done = record
         if done is not None:
             self._release()
+        self._say_short()
+
+    def _say_short(self) -> None:
+        """Say, once for each number, that no round opens because too few sites are enrolled."""
+        state = self.vault.state
+        waits = state.policy.rounds and state.round is None and not state.finished
+        have, need = len(state.sites), least_sites(state.policy) if waits else 0
+        short, before = max(0, need - have), self._short
+        self._short = short
+        if short and short != before:
+            what = f"{short} more {'site is' if short == 1 else 'sites are'} enrolled"
+            tell(logger, "waiting", f"no round opens before {what}: {have} of {need}", sites=have, needed=need)
 
     def _pass_turn(self) -> None:
         """Give the turn to the next site when the one that has it was silent for too long."""

@@ -367,9 +367,14 @@ def test_rounds_end_the_federation_when_as_many_have_closed_as_agreed(new_room: 
     assert told(room)["round"] == {"number": 3, "sites": list(THREE), "of": 3}
 
 
-def test_no_round_opens_before_the_rule_has_enough_sites(new_room: NewRoom) -> None:
+def test_no_round_opens_before_the_rule_has_enough_sites(new_room: NewRoom, caplog: pytest.LogCaptureFixture) -> None:
     room = rounds(new_room, "krum:faulty=1,fraction=1,minimum=0.5,deadline=60,sites=1")
-    room.work()
+    caplog.set_level("INFO", "charity")
+    coordinator = room.coordinator
+    for _ in range(3):
+        coordinator.work()
+    said = [message for message in caplog.messages if "no round" in message]
+    assert said == ["no round opens before 2 more sites are enrolled: 3 of 5"]
     assert room.vault.state.round is None
     assert told(room)["round"] is None
 
