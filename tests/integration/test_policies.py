@@ -17,6 +17,7 @@ from agents.charity.audit import audit
 from agents.charity.serve import Coordinator
 from agents.charity.vault import Vault
 from agents.errors import SettingsError
+from agents.ledger import Ledger
 from agents.manifest import Release, new_id
 from agents.weights import read_weights
 
@@ -496,6 +497,33 @@ def test_a_site_enrolled_again_with_another_key_is_asked_in_the_next_round(new_r
     assert room.vault.state.last["event"] == "round-refused"
     assert room.vault.state.round.number == 2
     assert room.vault.state.round.sites == ("alice-1",)
+
+
+def test_a_federation_that_began_before_there_were_gates_goes_on(new_room: NewRoom) -> None:
+    room = new_room(policy="best")
+    room.release()
+    records = room.vault.ledger.records()
+    room.vault.ledger.close()
+    for path in room.folders.ledger.parent.glob(f"{room.folders.ledger.name}*"):
+        path.unlink()
+    (room.folders.outbox / "ledger.jsonl").unlink()
+    ledger = Ledger.create(room.folders.ledger)
+    for record in records:
+        fields = {name: value for name, value in record.fields.items() if name not in ("gate", "margin", "epochs")}
+        if record.event == "release":
+            new = ("gate", "margin", "version", "round", "last")
+            fields["federation"] = {
+                name: fields["federation"][name] for name in fields["federation"] if name not in new
+            }
+        ledger.append(record.event, fields, room.keys["coordinator"])
+    ledger.close()
+    old = records[-1].sequence
+    restarted(room)
+    assert (told(room)["gate"], told(room)["version"]) == ("off", 0)
+    better, worse = room.submit("alice-1", 0.7, builds_on=old), room.submit("alice-2", 0.6, builds_on=old)
+    room.work()
+    assert room.verdict("alice-1", better)["event"] == "accepted"
+    assert room.verdict("alice-2", worse)["event"] == "refused"
 
 
 def restarted(room: Room) -> Room:
