@@ -144,7 +144,8 @@ def export_keras(model: Path, spec: dict[str, Any], plan: dict[str, Any], out: P
     network = build(spec)
     shapes = {name: tuple(array.shape) for name, array in get_weights(network).items()}
     set_weights(network, weights.read_weights(model, shapes))
-    network.compile(optimizer=plan["optimizer"], loss=loss_name(spec), metrics=["accuracy"])
+    optimizer = new_optimizer(plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0))
+    network.compile(optimizer=optimizer, loss=loss_name(spec), metrics=["accuracy"])
     network.save(out)
 
 

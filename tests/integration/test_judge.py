@@ -78,7 +78,8 @@ class Charity:
 def charity(data: Path, tmp_path_factory: pytest.TempPathFactory, keys: dict[str, PrivateKey]) -> Charity:
     """A federation with one site, made by the commands of the README."""
     charity = Charity(tmp_path_factory.mktemp("charity") / "coordinator")
-    said = charity.run("init", f"--data={data}", "--batch-size=32", "--address=charity@127.0.0.1:2222", "--name=test")
+    terms = ("--batch-size=32", "--learning-rate=0.002", "--address=charity@127.0.0.1:2222", "--name=test")
+    said = charity.run("init", f"--data={data}", *terms)
     assert said.startswith("genesis of test: accuracy ")
     invitation = json.loads(charity.run("nodes", "add", "alice-1", str(keys["alice-1"].path) + ".pub"))
     assert invitation["site_key"] == keys["alice-1"].public.fingerprint
@@ -244,13 +245,15 @@ def test_export_writes_a_keras_file_that_predicts_the_same(charity: Charity, dat
     code = (
         "import keras, numpy, sys; a = numpy.load(sys.argv[2]); m = keras.models.load_model(sys.argv[1]);"
         "p = m.predict(a['test_images'][..., None] / numpy.float32(255), verbose=0)[:, 0];"
-        "print(float(((p > 0.5) == a['test_labels'][:, 0]).mean()))"
+        "print(float(((p > 0.5) == a['test_labels'][:, 0]).mean()), float(m.optimizer.learning_rate))"
     )
     environ = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
         [sys.executable, "-c", code, str(out), str(data)], capture_output=True, text=True, env=environ, check=True
     )
-    assert float(done.stdout) == pytest.approx(charity.json("score")["metrics"]["accuracy"])
+    accuracy, learning_rate = map(float, done.stdout.split())
+    assert accuracy == pytest.approx(charity.json("score")["metrics"]["accuracy"])
+    assert learning_rate == pytest.approx(0.002)  # as the sites train it
 
 
 def test_the_same_seed_begins_with_the_same_model(data: Path, tmp_path: Path) -> None:
