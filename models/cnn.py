@@ -1,9 +1,9 @@
 """A small convolutional network for X-ray images, in two depths; `depth` counts convolution and pooling layers.
 
-    depth 4   conv32 pool conv64 pool, then 128 units; 3x3 kernels without padding
-              28x28x1, 2 classes: 223,873 weights, 0.9 MB
-    depth 8   conv32 conv32 pool conv64 conv64 pool conv128 pool, then 128 units; 3x3 kernels with padding
-              28x28x1, 2 classes: 286,561 weights, 1.1 MB
+depth 4   conv32 pool conv64 pool, then 128 units; 3x3 kernels without padding
+          28x28x1, 2 classes: 223,873 weights, 0.9 MB
+depth 8   conv32 conv32 pool conv64 conv64 pool conv128 pool, then 128 units; 3x3 kernels with padding
+          28x28x1, 2 classes: 286,561 weights, 1.1 MB
 """
 
 from __future__ import annotations

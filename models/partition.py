@@ -56,9 +56,7 @@ def iid(labels: np.ndarray, parts: int, seed: int, minimum: int = MINIMUM) -> li
     return [np.sort(by_class[part::parts]) for part in range(parts)]
 
 
-def dirichlet(
-    labels: np.ndarray, parts: int, seed: int, alpha: float, minimum: int = MINIMUM
-) -> list[np.ndarray]:
+def dirichlet(labels: np.ndarray, parts: int, seed: int, alpha: float, minimum: int = MINIMUM) -> list[np.ndarray]:
     """Parts of equal size, up to one example, whose shares of the classes differ (Hsu, Qi and Brown 2019, section 3).
 
     Each part draws its own class shares from Dirichlet(alpha * shares in the whole) and takes examples by them without
