@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,5 +107,7 @@ def _convert(raw: Any, wanted: Any, source: str) -> Any:
 def _check(value: Any, metadata: Mapping[str, Any], source: str) -> None:
     if metadata["choices"] and value not in metadata["choices"]:
         raise SettingsError(f"{source} is {value!r}, expected one of {', '.join(metadata['choices'])}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{source} is {value}, expected a finite number")
     if metadata["at_least"] is not None and value < metadata["at_least"]:
         raise SettingsError(f"{source} is {value}, expected at least {metadata['at_least']}")

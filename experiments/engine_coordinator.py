@@ -234,11 +234,12 @@ class Coordinator:
     def _close(self, current: Round, clock: float) -> Record:
         state = self.state
         result: averaging.RoundResult | None = None
-        try:
-            result = self._combined(current)
-            decision = records.gated(state, len(current.updates), self._judge(result.weights))
-        except ValueError as error:
-            decision = _cannot(error)
+        if (decision := records.too_few(state, current)) is None:
+            try:
+                result = self._combined(current)
+                decision = records.gated(state, len(current.updates), self._judge(result.weights))
+            except ValueError as error:
+                decision = _cannot(error)
         self._updates.clear()
         fields = records.closing(state, current, decision, result.shares if decision.metrics and result else None)
         if not decision.accept or result is None:

@@ -16,6 +16,7 @@ class Example:
     schedule: str = setting("free", "who trains when", choices=("free", "relay"))
     seed: int | None = setting(None, "seed")
     drain: bool = setting(False, "stop when done")
+    pause: float = setting(1.0, "seconds between tries", at_least=0)
 
 
 def test_flag_beats_variable_beats_default() -> None:
@@ -33,6 +34,8 @@ def test_flag_beats_variable_beats_default() -> None:
         ({"BOB_DATA": "x", "BOB_WAIT": "-1"}, "BOB_WAIT is -1, expected at least 0"),
         ({"BOB_DATA": "x", "BOB_SCHEDULE": "rely"}, "BOB_SCHEDULE is 'rely', expected one of free, relay"),
         ({"BOB_DATA": "x", "BOB_DRAIN": "perhaps"}, "BOB_DRAIN is 'perhaps', expected yes or no"),
+        ({"BOB_DATA": "x", "BOB_PAUSE": "nan"}, "BOB_PAUSE is nan, expected a finite number"),
+        ({"BOB_DATA": "x", "BOB_PAUSE": "inf"}, "BOB_PAUSE is inf, expected a finite number"),
     ],
 )
 def test_a_bad_value_names_its_source_and_what_was_expected(environ: dict[str, str], message: str) -> None:
