@@ -15,7 +15,7 @@ from typing import Any
 from agents.alice.fitting import Epoch, fit
 from agents.alice.plan import read_plan
 from agents.alice.session import session_seed
-from agents.charity.policy import best
+from agents.charity.decision import best
 from models.training import Trainer, resident
 
 from .config import HISTORY, Outcome, Point, Prepared, Progress, Run

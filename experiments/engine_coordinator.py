@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from agents.charity import averaging, records
+from agents.charity.decision import Decision, Gate, decide, shares, told
 from agents.charity.federation import Federation
-from agents.charity.policy import Decision, Gate, decide, shares, told
 from agents.charity.rounds import Due, Round, due, seconds_left, why_not
 from agents.ledger import Record
 from agents.manifest import Local

@@ -24,7 +24,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from agents.charity.policy import Gate, read_policy
+from agents.charity.decision import Gate
+from agents.charity.policy import read_policy
 from agents.errors import SettingsError
 
 from . import settings

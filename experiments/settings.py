@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from agents.alice.plan import OPTIMIZERS
-from agents.charity.policy import GATES, read_policy
+from agents.charity.decision import GATES
+from agents.charity.policy import read_policy
 
 from .attack import read_attack
 from .config import ENGINES, SCHEDULES

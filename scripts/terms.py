@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agents.charity.policy import GATES, Policy, read_policy
+from agents.charity.decision import GATES
+from agents.charity.policy import Policy, read_policy
 
 POLICY = "best"
 GATE = "on"

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from agents.charity.policy import Gate, Policy, read_policy
+from agents.charity.decision import Gate
+from agents.charity.policy import Policy, read_policy
 from agents.errors import SettingsError
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adamax", "nadam")

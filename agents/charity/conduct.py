@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agents.charity import records
+from agents.charity.decision import Decision
 from agents.charity.federation import Federation
 from agents.charity.judge_client import JudgeError, server_files
-from agents.charity.policy import Decision
 from agents.charity.rounds import Due, Round, due, seconds_left
 from agents.charity.vault import Vault
 from agents.files import move_whole, sha256_file

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from agents.charity.policy import Gate, Policy, read_policy
+from agents.charity.decision import Gate
+from agents.charity.policy import Policy, read_policy
 from agents.charity.rounds import Round, Update
 from agents.errors import LedgerError
 from agents.keys import fingerprint

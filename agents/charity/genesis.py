@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agents import weights
+from agents.charity.decision import Gate, told
 from agents.charity.folders import Folders, locked
 from agents.charity.host_key import make_host_key
 from agents.charity.judge_client import Judge, JudgeError, judge_command
-from agents.charity.policy import Gate, told
 from agents.charity.vault import COORDINATOR, PUBLIC, Vault, publish_history
 from agents.errors import AgentError, SettingsError
 from agents.files import move_whole, sha256_file, sweep, write_whole

@@ -1,4 +1,4 @@
-"""How the next model comes about: the policies, the gate, and what they decide. Pure: no file, network or clock.
+"""How the next model comes about: the policies, their options, and how they are written. Pure.
 
     best                       keep the better of the current model and the candidate
     polyak:K                   K x current + (1 - K) x candidate
@@ -8,23 +8,21 @@
     krum:F, multi-krum:F       rounds: the update, or the updates, nearest to the others, with F faulty sites
 
 A policy is agreed once, as one text such as `fedavg:fraction=0.5,server=adam`, and stands in every release. What it
-does to weights is in `averaging`; who takes part in a round, and when it closes, in `rounds`. Here is what is decided
-from scores.
+decides from scores is in `decision`; what it does to weights, in `averaging`; who takes part in a round, and when it
+closes, in `rounds`.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Metrics = Mapping[str, Any]
 Value = float | int | str
 
 SERVERS = ("momentum", "adam", "yogi")
-GATES = ("on", "off", "ladder")
 MAX_STEPS = 16
 
 
@@ -84,7 +82,6 @@ _OPTIONS: dict[str, dict[str, tuple[Callable[[str], Value], Value | None]]] = {
 }
 NAMES = tuple(_OPTIONS)
 ROUND_OPTIONS = tuple(_ROUNDS)
-MIXING = ("polyak", "merge")  # whose accepted model is not simply what the site sent
 _SERVER_DEFAULTS: dict[str, dict[str, Value]] = {
     "momentum": {"rate": 1.0, "momentum": 0.9},
     "adam": {"rate": 0.01, "momentum": 0.9, "beta2": 0.99, "tau": 0.001},
@@ -220,132 +217,3 @@ def _shown(value: Value) -> str:
 def _nearest(word: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(word, known, 1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known) or 'none'}"
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What the holdout must say before a model is released.
-
-    Attributes:
-        kind: `on`: not worse than the best release so far by more than `margin`. `ladder`: better than the current one
-            by more than `margin`, and scores are told in steps of it (Blum and Hardt 2015, figure 1). `off`: anything.
-        margin: In units of the main metric.
-    """
-
-    kind: str = "on"
-    margin: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.kind not in GATES:
-            raise ValueError(f"no gate is called {self.kind!r}; known are {', '.join(GATES)}")
-        if not 0 <= self.margin < 1 or (self.kind == "ladder" and self.margin == 0):
-            raise ValueError(
-                f"the margin of the gate is {self.margin:g}, expected a number in 0..1, above 0 for a ladder"
-            )
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether a model becomes the current one, and why.
-
-    Attributes:
-        share: The candidate's share in it; None where nothing was scored.
-        metrics: What it scored; None where nothing was scored.
-    """
-
-    accept: bool
-    reason: str
-    share: float | None = None
-    metrics: Metrics | None = None
-
-
-def shares(policy: Policy, staleness: int) -> tuple[float, ...]:
-    """The candidate's shares in the mixes to score, for a policy without rounds; the rest is the current model's.
-
-    Args:
-        staleness: How often the current model has changed since the release that the candidate started from.
-            `merge` discounts by the polynomial of FedAsync (Xie, Koyejo and Gupta 2019, section 5.2).
-    """
-    if policy.name == "polyak":
-        return (1 - float(policy.values["keep"]),)
-    if policy.name == "merge":
-        steps = int(policy.values["steps"])
-        discount = (1 + staleness) ** -float(policy.values["staleness"])
-        return tuple(step / steps * discount for step in range(steps, 0, -1))
-    return (1.0,)
-
-
-def decide(
-    policy: Policy, gate: Gate, metric: str, current: Metrics, bar: float, mixes: Sequence[tuple[float, Metrics]]
-) -> Decision:
-    """Judge a candidate, for a policy without rounds.
-
-    Args:
-        metric: The main one; higher is better.
-        current: What the current model scored, as the federation knows it.
-        bar: The best value of the main metric among the releases so far.
-        mixes: What the mixes of `shares` scored, with the share of each.
-    """
-    share, metrics = max(mixes, key=lambda mix: (_main(mix[1], metric), -mix[1]["loss"]))
-    if policy.name == "polyak" or gate.kind == "ladder":
-        accept, reason = passes(gate, metric, metrics, current, bar)
-    else:
-        accept, reason = best(metrics, current, metric)
-    hidden = gate.kind == "ladder" and not accept  # which mix scores best would tell of the holdout, too
-    if (len(mixes) > 1 or share != 1) and not hidden:
-        reason = f"{reason} (share {share:.3g} of the candidate)"
-    return Decision(accept, reason, share, metrics)
-
-
-def best(candidate: Metrics, current: Metrics, metric: str) -> tuple[bool, str]:
-    """Whether the candidate is better: the higher metric; at equal metric the lower loss; else the current stays."""
-    offered, have = _main(candidate, metric), _main(current, metric)
-    if offered > have:
-        return True, f"{metric} {offered:.4f} beats {have:.4f}"
-    if offered < have:
-        return False, f"{metric} {offered:.4f} is below the current {have:.4f}"
-    loss, new_loss = current["loss"], candidate["loss"]
-    if new_loss < loss:
-        return True, f"{metric} {offered:.4f} is equal, loss {new_loss:.4f} beats {loss:.4f}"
-    return False, f"{metric} {offered:.4f} is equal, loss {new_loss:.4f} is not below the current {loss:.4f}"
-
-
-def passes(gate: Gate, metric: str, candidate: Metrics, current: Metrics, bar: float) -> tuple[bool, str]:
-    """Whether a model may be released, by the gate alone.
-
-    The bar of the gate `on` is the best release, not the last one: else a site could walk the model down, one margin
-    at a time.
-    """
-    offered, have = _main(candidate, metric), _main(current, metric)
-    if gate.kind == "off":
-        return True, f"{metric} {offered:.4f} after {have:.4f}, without a gate"
-    if gate.kind == "ladder":
-        if offered > have + gate.margin:
-            return True, f"{metric} beats {have:.4f} by more than {gate.margin:g}"
-        return False, f"{metric} does not beat {have:.4f} by more than {gate.margin:g}"
-    if offered >= bar:
-        return True, f"{metric} {offered:.4f} is not below the best so far, {bar:.4f}"
-    if offered >= bar - gate.margin:
-        return True, f"{metric} {offered:.4f} is within {gate.margin:g} of the best so far, {bar:.4f}"
-    return False, f"{metric} {offered:.4f} is more than {gate.margin:g} below the best so far, {bar:.4f}"
-
-
-def told(gate: Gate, metrics: Metrics | None) -> dict[str, Any] | None:
-    """Scores as the federation may know them: under a ladder rounded to its step, without the tables.
-
-    Whoever sees exact scores of a holdout can climb it, one submission at a time (Blum and Hardt 2015, section 1).
-    """
-    if metrics is None or gate.kind != "ladder":
-        return None if metrics is None else dict(metrics)
-    plain = {name: value for name, value in metrics.items() if value is None or isinstance(value, float)}
-    return {name: value if value is None else _rounded(value, gate.margin) for name, value in plain.items()}
-
-
-def _rounded(value: float, step: float) -> float:
-    return round(round(value / step) * step, 10)
-
-
-def _main(metrics: Metrics, metric: str) -> float:
-    """The main metric; AUC is undefined on a holdout of one class, then for every model, and the loss decides."""
-    value = metrics[metric]
-    return -1.0 if value is None else float(value)

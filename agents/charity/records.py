@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agents.charity.decision import MIXING, Decision, passes, told
 from agents.charity.federation import Federation
-from agents.charity.policy import MIXING, Decision, passes, told
 from agents.charity.rounds import Due, Round, Update, can_open, due, needed, select
 
 Fields = dict[str, Any]
@@ -68,7 +68,9 @@ def extension(state: Federation, now: float) -> Fields | None:
     if current is None or due(state.policy, current, sites, now) is not Due.EXTEND:
         return None
     wanted = needed(state.policy, min(current.selected, len(current.sites)))
-    reason = f"{len(current.updates)} of {wanted} updates, and the selected sites send no more in time; now every site may"
+    reason = (
+        f"{len(current.updates)} of {wanted} updates in time; now every site may send one"
+    )
     return {"round": current.number, "sites": sites, "reason": reason}
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agents.charity import intake, records
+from agents.charity.decision import Decision, decide, shares
 from agents.charity.federation import Federation, Site
 from agents.charity.intake import Candidate, Claimed
 from agents.charity.judge_client import JudgeError
-from agents.charity.policy import Decision, decide, shares
 from agents.charity.rounds import why_not
 from agents.charity.vault import Vault
 from agents.errors import UntrustedError

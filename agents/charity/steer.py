@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agents.charity import records
-from agents.charity.policy import Decision
+from agents.charity.decision import Decision
 from agents.charity.vault import Vault, model_records
 from agents.errors import AgentError, SettingsError
 from agents.ledger import Record

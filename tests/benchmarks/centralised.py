@@ -17,7 +17,7 @@ import numpy as np
 
 import models
 from agents import weights
-from agents.charity.policy import best as better
+from agents.charity.decision import best as better
 from models import images
 from models.backend import load_keras
 from models.score import score
