@@ -152,6 +152,7 @@ def login_line(text: str, source: str = "public key") -> str:
     return line
 
 
+@functools.lru_cache(maxsize=4096)  # a release asks for every site's
 def fingerprint(line: str) -> str:
     """`SHA256:…` of any public key line, as `ssh-keygen -l` prints it."""
     digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
