@@ -27,6 +27,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         epilog="example: scripts/compare --seeds 1 2 3 --partition dirichlet:0.3",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="one run each  [1 2 3]")
+    parser.add_argument("--policy", default="best", metavar="POLICY", help="how models become one  [best]")
     parser.add_argument("--sessions", type=int, default=3, metavar="N", help="sessions per site  [3]")
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="epochs per session, at most  [10]")
     parser.add_argument("--sites", type=int, default=3, metavar="N", help="sites that train  [3]")
@@ -54,7 +55,8 @@ def main(arguments: list[str]) -> int:
 
 def run(options: argparse.Namespace, seed: int, state: Path, programs: Path) -> list[float]:
     """Accuracy and AUC of both, for one seed."""
-    words = [f"--{name}={getattr(options, name)}" for name in ("sites", "dataset", "sessions", "epochs", "partition")]
+    same = ("sites", "dataset", "policy", "sessions", "epochs", "partition")
+    words = [f"--{name}={getattr(options, name)}" for name in same]
     print(f"seed {seed}: federated", flush=True)
     log = state.with_suffix(".log")
     with open(log, "w") as file:

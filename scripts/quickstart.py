@@ -34,7 +34,7 @@ examples:
   scripts/quickstart                                     three sites, chest X-rays, about two minutes
   scripts/quickstart                                     again: goes on where the last run ended
   scripts/quickstart --state /tmp/skew --partition dirichlet:0.3 --sessions 5
-  scripts/quickstart --state /tmp/fedavg --policy fedavg:server=adam --sessions 10
+  scripts/quickstart --state /tmp/best --policy best         keep the better model, no site waits for another
 """
 
 

@@ -48,6 +48,11 @@ def test_nothing_said_is_the_default(scripts: Any, nothing: str | None) -> None:
     assert (agreed.policy, agreed.gate) == (agree(scripts, policy=terms.POLICY).policy, terms.GATE)
 
 
+def test_a_relay_has_a_default_of_its_own(scripts: Any) -> None:
+    agreed = agree(scripts, schedule="relay")
+    assert (agreed.policy, agreed.schedule, (agreed.sessions, agreed.epochs)) == ("best", "relay", FREE)
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
