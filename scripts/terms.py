@@ -14,7 +14,7 @@ POLICY = "fedavg:deadline=120"  # docs/results.md says why, and when to take ano
 RELAY_POLICY = "best"
 GATE = "on"
 SESSIONS, EPOCHS = 3, 10  # sessions per site, and epochs of one at most
-ROUNDS, ROUND_EPOCHS = 5, 3  # with policies that train in rounds
+ROUNDS, ROUND_EPOCHS = 8, 3  # with policies that train in rounds
 
 
 @dataclass(frozen=True)

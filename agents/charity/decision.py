@@ -120,7 +120,7 @@ def passes(gate: Gate, metric: str, candidate: Metrics, current: Metrics, bar: f
             return True, f"{metric} beats {have:.4f} by more than {gate.margin:g}"
         return False, f"{metric} does not beat {have:.4f} by more than {gate.margin:g}"
     if offered >= bar:
-        return True, f"{metric} {offered:.4f} is not below the best so far, {bar:.4f}"
+        return True, f"{metric} {offered:.4f} {'beats' if offered > bar else 'equals'} the best so far, {bar:.4f}"
     if offered >= bar - gate.margin:
         return True, f"{metric} {offered:.4f} is within {gate.margin:g} of the best so far, {bar:.4f}"
     return False, f"{metric} {offered:.4f} is more than {gate.margin:g} below the best so far, {bar:.4f}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-FREE, ROUNDS = (3, 10), (5, 3)  # sessions and epochs, or rounds and epochs of each
+FREE, ROUNDS = (3, 10), (8, 3)  # sessions and epochs, or rounds and epochs of each
 
 
 @pytest.fixture
