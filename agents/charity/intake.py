@@ -2,7 +2,7 @@
 
     inbox/<site>/<arrival>.bundle  ->  vault/claimed/<site>/<arrival>.bundle
 
-A claimed bundle stays until its verdict is published, so a crash loses nothing; the newest accepted ones are kept as
+A claimed bundle stays until its verdict is published, so a crash loses nothing; the newest accepted or counted ones are kept as
 vault/evidence/<sequence of the record>.bundle. Nothing a bundle says is believed before its signature was checked,
 and no name in it is ever used as a path before it has an identifier's form.
 """
@@ -104,9 +104,9 @@ def forget_tries(folders: Folders) -> None:
 
 
 def keep_evidence(claimed: Claimed, record: Record, folders: Folders) -> None:
-    """Keep an accepted bundle as its site signed it, for whoever wants to check one by hand; the newest few stay."""
+    """Keep an accepted or counted bundle as its site signed it, for whoever wants to check one by hand; the newest few stay."""
     target = folders.evidence / f"{record.sequence:08}.bundle"
-    if record.event != "accepted" or target.exists():
+    if record.event not in ("accepted", "counted") or target.exists():
         return
     sent = record.fields.get("candidate", record.fields["model"])
     if bundle.read_model_hash(claimed.path) == sent["sha256"]:  # not another one with the same id

@@ -199,6 +199,7 @@ def test_a_round_closes_with_the_last_update_and_the_next_one_opens(new_room: Ne
     assert told(room)["last"]["event"] == "round-accepted"
     assert not list(room.folders.updates.iterdir())
     assert not list(room.folders.opened.iterdir())
+    assert len(list(room.folders.evidence.glob("*.bundle"))) == 3  # as the sites signed them
     assert audit(room.folders)["models"] == 2
 
 
