@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from agents.charity.decision import GATES
 from agents.charity.policy import Policy, read_policy
 
-POLICY = "fedavg:deadline=120"  # docs/results.md says why, and when to take another one
-RELAY_POLICY = "best"
+POLICY = "merge"  # docs/results.md says why, and when to take another one
 GATE = "on"
 SESSIONS, EPOCHS = 3, 10  # sessions per site, and epochs of one at most
 ROUNDS, ROUND_EPOCHS = 8, 3  # with policies that train in rounds
@@ -48,7 +47,7 @@ def agree(
     Raises:
         ValueError: There is no such policy or gate, it has no relay, or needs more sites than there are.
     """
-    chosen = read_policy(policy or (RELAY_POLICY if schedule == "relay" else POLICY))
+    chosen = read_policy(policy or POLICY)
     _check(chosen, gate or GATE, schedule, sites)
     usual = (ROUNDS, ROUND_EPOCHS) if chosen.rounds else (SESSIONS, EPOCHS)
     return Terms(chosen.text, gate or GATE, schedule, sessions or usual[0], epochs or usual[1])

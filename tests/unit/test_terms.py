@@ -48,9 +48,9 @@ def test_nothing_said_is_the_default(scripts: Any, nothing: str | None) -> None:
     assert (agreed.policy, agreed.gate) == (agree(scripts, policy=terms.POLICY).policy, terms.GATE)
 
 
-def test_a_relay_has_a_default_of_its_own(scripts: Any) -> None:
-    agreed = agree(scripts, schedule="relay")
-    assert (agreed.policy, agreed.schedule, (agreed.sessions, agreed.epochs)) == ("best", "relay", FREE)
+def test_the_default_goes_with_every_schedule(scripts: Any) -> None:
+    agreed = agree(scripts, schedule="relay", sites=1)
+    assert (agreed.schedule, (agreed.sessions, agreed.epochs)) == ("relay", FREE)
 
 
 @pytest.mark.parametrize(
