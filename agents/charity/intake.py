@@ -2,8 +2,8 @@
 
     inbox/<site>/<arrival>.bundle  ->  vault/claimed/<site>/<arrival>.bundle
 
-A claimed bundle stays until its verdict is published, so a crash loses nothing; the newest accepted or counted ones are kept as
-vault/evidence/<sequence of the record>.bundle. Nothing a bundle says is believed before its signature was checked,
+A claimed bundle stays until its verdict is published, so a crash loses nothing; the newest accepted or counted ones are
+kept as vault/evidence/<sequence of the record>.bundle. Nothing a bundle says is believed before its signature was checked,
 and no name in it is ever used as a path before it has an identifier's form.
 """
 
@@ -104,7 +104,7 @@ def forget_tries(folders: Folders) -> None:
 
 
 def keep_evidence(claimed: Claimed, record: Record, folders: Folders) -> None:
-    """Keep an accepted or counted bundle as its site signed it, for whoever wants to check one by hand; the newest few stay."""
+    """Keep an accepted or counted bundle as its site signed it, for whoever checks one by hand; the newest few stay."""
     target = folders.evidence / f"{record.sequence:08}.bundle"
     if record.event not in ("accepted", "counted") or target.exists():
         return
