@@ -3,8 +3,8 @@
     inbox/<site>/<arrival>.bundle  ->  vault/claimed/<site>/<arrival>.bundle
 
 A claimed bundle stays until its verdict is published, so a crash loses nothing; the newest accepted or counted ones are
-kept as vault/evidence/<sequence of the record>.bundle. Nothing a bundle says is believed before its signature was checked,
-and no name in it is ever used as a path before it has an identifier's form.
+kept as vault/evidence/<sequence of the record>.bundle. Nothing a bundle says is believed before its signature was
+checked, and no name in it is ever used as a path before it has an identifier's form.
 """
 
 from __future__ import annotations
