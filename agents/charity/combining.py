@@ -29,14 +29,15 @@ class Scores(Protocol):
 
 
 def mix(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Score mixes of the current model and a candidate; write the mix when a file for it is named."""
+    """Score mixes of the current model and a candidate; or write them, when a file is named, without scoring again."""
     current, candidate = judge.read(Path(wanted["current"])), judge.read(Path(wanted["candidate"]))
     metrics = []
     for share in wanted["shares"]:
         mixed = averaging.mix(current, candidate, share)
-        metrics.append(judge.score_weights(mixed))
         if wanted["out"]:
             weights.write_weights(Path(wanted["out"]), mixed, judge.spec)
+        else:
+            metrics.append(judge.score_weights(mixed))
     return {"metrics": metrics}
 
 

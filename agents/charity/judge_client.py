@@ -153,11 +153,11 @@ class Judge:
     def mix(
         self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
     ) -> list[dict[str, Any]]:
-        """What mixes of two models score.
+        """What mixes of two models score; with `out` nothing is scored.
 
         Args:
             shares: The candidate's share in each.
-            out: Where to write the mix, when it is one.
+            out: Where to write the mix, which is then one.
 
         Raises:
             JudgeError: As `ask`.

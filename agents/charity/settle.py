@@ -109,6 +109,8 @@ def _judged(vault: Vault, judge: Scores, candidate: Candidate, clock: _Clock) ->
         with vault.locked() as state:
             moved = state.current.of != against.current.of
             if moved and any(share != 1 for share, _ in weighed.mixes):  # they are mixes with another model
+                if weighed.mixed is not None:
+                    weighed.mixed.unlink()
                 continue
             return _commit(vault, state, candidate, weighed)
 

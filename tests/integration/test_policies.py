@@ -117,6 +117,7 @@ def test_a_candidate_scored_against_a_model_that_was_rolled_back_meanwhile_is_sc
     room.work()
     assert accuracy(room) == pytest.approx(0.7)  # half of genesis' 0.5, not of the 0.7 that was current before
     assert len(asked) == 4  # scored and written, twice
+    assert not list(room.folders.opened.iterdir())
 
 
 def test_merge_does_not_release_a_mix_with_a_model_that_was_rolled_back_meanwhile(new_room: NewRoom) -> None:
