@@ -29,14 +29,13 @@ from .config import Prepared, Run
 from .machine import ROOT
 
 sys.path.append(str(ROOT / "scripts"))  # no package: its programs also run where nothing is installed
-from processes import Agent, AgentFailed, Event, stop_all
+from processes import Agent, AgentFailed, Event, stop_all, undisturbed
 
 if TYPE_CHECKING:
     from models.images import Images
 
 BIN = Path(sys.executable).parent
 TURN_SECONDS = 3600  # nobody dies here, and a site must not lose its turn because the machine is busy
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Federation:
@@ -64,7 +63,7 @@ class Federation:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with undisturbed():
+        with undisturbed(KeyboardInterrupt):
             stop_all(list(reversed(self._agents)))
             for path in self.folder.iterdir():
                 if path.name != "logs":
@@ -161,25 +160,8 @@ class Federation:
     def _start(self, program: str, site: str | None, *words: str, name: str = "") -> None:
         command = [str(BIN / program), "--log-format=json", *words]
         log = self.folder / "logs" / f"{site or 'coordinator'}-{name or program}.log"
-        with undisturbed():
+        with undisturbed(KeyboardInterrupt):
             self._agents.append(Agent(name or program, site, command, _environ(), log, self.events))
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let a step of a few seconds finish before a request to stop counts; it then interrupts."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # signals never come here
-        yield
-        return
-    before = {number: signal.signal(number, lambda came, frame: asked.append(came)) for number in _STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if asked:
-        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -11,13 +11,31 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 GRACE_SECONDS = 8.0
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TAIL_LINES = 12
+
+
+@contextlib.contextmanager
+def undisturbed(interruption: type[BaseException]) -> Iterator[None]:
+    """Let a step of a few seconds finish before a request to stop counts; it is then raised as `interruption`."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals never come here
+        yield
+        return
+    before = {number: signal.signal(number, lambda came, frame: asked.append(came)) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise interruption
 
 
 class AgentFailed(Exception):

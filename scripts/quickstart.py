@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -23,7 +22,7 @@ import environment
 
 sys.path.append(str(environment.ROOT))  # policies are read before anything is installed
 import terms
-from processes import Agent, AgentFailed, Event, stop_all
+from processes import Agent, AgentFailed, Event, stop_all, undisturbed
 from progress import Screen
 
 SCRIPTS = environment.ROOT / "scripts"
@@ -151,7 +150,7 @@ class Run:
                 with contextlib.suppress(Interrupted):
                     self._serve_on()
         finally:
-            with _undisturbed():
+            with undisturbed(Interrupted):
                 stop_all(self.agents)
         return 0
 
@@ -240,7 +239,7 @@ class Run:
         environ |= dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
         environ["PYTHONUNBUFFERED"] = "1"
         log = self.logs / f"{site or 'coordinator'}-{name}.log"
-        with _undisturbed():
+        with undisturbed(Interrupted):
             agent = Agent(name, site, command, environ, log, self.events)
             self.agents.append(agent)
         return agent
@@ -269,7 +268,7 @@ class Run:
 
     def _stop_sites(self) -> None:
         sites = [agent for agent in self.agents if agent.site]
-        with _undisturbed():
+        with undisturbed(Interrupted):
             stop_all(sites)
         self.agents = [agent for agent in self.agents if not agent.site]
 
@@ -306,21 +305,6 @@ class Run:
         )
         ssh = f"ssh -p {port} -i {keys}/auditor -o UserKnownHostsFile={keys}/known_hosts charity@127.0.0.1 history"
         print(f"  {ssh}{'' if self.options.keep_running else '   # with --keep-running'}", flush=True)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let a step of a second or a few finish before Ctrl-C counts."""
-    asked: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda asked_by, frame: asked.append(asked_by)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if asked:
-        raise Interrupted
 
 
 def _near(path: Path) -> str:
