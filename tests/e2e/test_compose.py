@@ -207,6 +207,14 @@ def test_bob_has_no_tensorflow(history: Records, compose: Compose) -> None:
     assert "No module named 'tensorflow'" in done.stderr
 
 
+@pytest.mark.parametrize("image", ["fedssh-alice", "fedssh-bob", "fedssh-charity", "fedssh-door"])
+def test_a_new_version_is_a_small_layer(compose: Compose, image: str) -> None:
+    layers = docker.from_env().images.get(image).history()
+    last, *_ = [layer["Size"] for layer in layers if layer["CreatedBy"].startswith("COPY /package")]
+    packages, *_ = [layer["Size"] for layer in layers if layer["CreatedBy"].startswith("COPY /opt/fedssh")]
+    assert 0 < last < 10_000_000 < packages
+
+
 def test_no_room_was_killed_for_memory(history: Records, compose: Compose) -> None:
     for service in ROOMS:
         found = inspect(compose, service)
