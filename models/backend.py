@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 
 def load_keras(threads: int = 0, computations: int = 1) -> ModuleType:
@@ -34,6 +36,22 @@ def load_keras(threads: int = 0, computations: int = 1) -> ModuleType:
         for gpu in tensorflow.config.list_physical_devices("GPU"):
             tensorflow.config.experimental.set_memory_growth(gpu, True)
     return keras  # type: ignore[no-any-return]
+
+
+def compiled(function: Callable[..., Any], signature: Sequence[Any] = ()) -> Callable[..., Any]:
+    """A function over tensors as one TensorFlow graph, built now.
+
+    Without AutoGraph: nothing here is Python control flow over tensors, and AutoGraph writes a source file per function
+    into the temporary folder, where it stays when the process is killed.
+
+    Args:
+        function: What is traced, once.
+        signature: A `TensorSpec` per argument.
+    """
+    import tensorflow
+
+    traced = tensorflow.function(function, input_signature=signature, autograph=False)
+    return traced.get_concrete_function()  # type: ignore[no-any-return]
 
 
 _started = False

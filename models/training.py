@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import build, check_spec, get_weights, loss_name, set_weights
-from .backend import load_keras
+from .backend import compiled, load_keras
 
 if TYPE_CHECKING:
     from .images import Images
@@ -238,8 +238,7 @@ class _Loop:
 
         whole, number = TensorSpec([None], int64), TensorSpec([], int64)
         signature = [TensorSpec([None, *shape], float32), whole, whole, number, number, number]
-        function = tensorflow.function(loop, input_signature=[*signature, TensorSpec([], float64), number])
-        self._graph = function.get_concrete_function()
+        self._graph = compiled(loop, [*signature, TensorSpec([], float64), number])
         self._constant = tensorflow.constant
         self._at_once = 1
 
@@ -274,5 +273,4 @@ def _filling(variables: list[Any]) -> Callable[[], None]:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(tensorflow.fill(variable.shape, tensorflow.constant(value[0], variable.dtype)))
 
-    filled: Callable[[], None] = tensorflow.function(fill).get_concrete_function()
-    return filled
+    return compiled(fill)

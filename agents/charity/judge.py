@@ -32,7 +32,7 @@ from agents.charity import combining
 from agents.charity.given import read_given
 from agents.errors import AgentError, SettingsError
 from models import build, get_weights, images, loss_name, score, set_weights
-from models.backend import load_keras
+from models.backend import compiled, load_keras
 from models.training import new_optimizer
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Scorer:
         self.network = build(spec)
         self.shapes = {name: tuple(array.shape) for name, array in get_weights(self.network).items()}
         shape = tensorflow.TensorSpec((min(BATCH, len(holdout)), *spec["input"]), "float32")
-        self._forward = tensorflow.function(lambda batch: self.network(batch, training=False), input_signature=[shape])
+        self._forward = compiled(lambda batch: self.network(batch, training=False), [shape])
         self._batch = shape.shape[0]
 
     def score_file(self, path: Path) -> dict[str, Any]:

@@ -68,9 +68,7 @@ def extension(state: Federation, now: float) -> Fields | None:
     if current is None or due(state.policy, current, sites, now) is not Due.EXTEND:
         return None
     wanted = needed(state.policy, min(current.selected, len(current.sites)))
-    reason = (
-        f"{len(current.updates)} of {wanted} updates in time; now every site may send one"
-    )
+    reason = f"{len(current.updates)} of {wanted} updates in time; now every site may send one"
     return {"round": current.number, "sites": sites, "reason": reason}
 
 
