@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agents.charity.policy import read_policy
-from agents.charity.rounds import needed
+from agents.charity.rounds import least_sites, needed
 
 CLOSING = ("round-accepted", "round-refused")
 
@@ -15,15 +15,17 @@ Fields = Mapping[str, Any]
 Row = dict[str, Any]
 
 
-def rounds(records: Sequence[Fields]) -> Row:
-    """How many rounds have closed, the last of them, and the one that is open.
+def rounds(records: Sequence[Fields], sites: int) -> Row:
+    """How many rounds have closed, the last of them, the one that is open, and how many sites another one takes.
 
     Args:
         records: The whole history of a federation that trains in rounds.
+        sites: How many are enrolled.
     """
+    least = least_sites(read_policy(records[0]["policy"]))
     closed = [record for record in records if record["event"] in CLOSING]
     last = {name: closed[-1][name] for name in ("round", "event", "reason", "time")} if closed else None
-    return {"closed": len(closed), "last": last, "open": _open(records)}
+    return {"closed": len(closed), "last": last, "open": _open(records), "least": least, "lacks": max(0, least - sites)}
 
 
 def _open(records: Sequence[Fields]) -> Row | None:
@@ -41,19 +43,23 @@ def _open(records: Sequence[Fields]) -> Row | None:
     policy = read_policy(records[0]["policy"])
     enough = needed(policy, min(found.pop("selected"), len(found["sites"])))
     missing = [site for site in found["sites"] if site not in found["sent"]]
+    empty = [site for site in missing if site in found["empty"]]
     closes = _later(found["opened"], float(policy.values["deadline"]))
-    return found | {"missing": missing, "enough": enough, "closes": closes}
+    del found["record"]
+    return found | {"missing": missing, "empty": empty, "enough": enough, "closes": closes}
 
 
 def _opened(record: Fields) -> Row:
     sites = list(record["sites"])
     return {
         "number": record["round"],
+        "record": record["sequence"],
         "opened": record["time"],
         "selected": len(sites),
         "sites": sites,
         "extended": False,
         "sent": [],
+        "empty": [],
     }
 
 
@@ -64,6 +70,10 @@ def _follow(found: Row, record: Fields) -> None:
         found["sent"].append(site)
     elif record["event"] == "round-extended":
         found |= {"sites": list(record["sites"]), "extended": True}
+    elif record["event"] == "invalid" or (
+        record["event"] == "report" and not record["checkpoints"] and record["builds_on"] >= found["record"]
+    ):
+        found["empty"].append(site)
     elif record["event"] == "site-revoked":
         found |= {name: [other for other in found[name] if other != site] for name in ("sites", "sent")}
 

@@ -129,7 +129,7 @@ def status_text(value: Row) -> str:
         [
             ("federation", f"{value['federation']}, {value['state']}"),
             ("schedule", _schedule(value)),
-            *([] if rounds is None else _rounds_lines(rounds)),
+            *([] if rounds is None else _rounds_lines(rounds, over=value["state"] == "finished")),
             ("policy", value["policy"]),
             ("gate", _gate(value["gate"], value["margin"])),
             ("sites", few(value["sites"], 100) or "none yet"),
@@ -165,15 +165,18 @@ def _gate(kind: object, margin: object) -> str:
     return told.get(str(kind), "off")
 
 
-def _rounds_lines(rounds: Row) -> list[tuple[str, object]]:
+def _rounds_lines(rounds: Row, *, over: bool) -> list[tuple[str, object]]:
     last, now = rounds["last"], rounds["open"]
     lines: list[tuple[str, object]] = []
     if now:
         extended = ", open to every site since its deadline" if now["extended"] else ""
         missing = f", missing {few(now['missing'])}" if now["missing"] else ""
+        missing += f" (not waiting for {few(now['empty'])}: nothing of use came)" if now["empty"] else ""
         at = f"or from {clock(now['closes'])} with {now['enough']}" if now["closes"] else "it has no deadline"
         sent = f"{len(now['sent'])} of {number(len(now['sites']), 'update')} in"
         lines += [("open round", f"{now['number']}{extended}: {sent}{missing}; closes with all, {at}")]
+    elif rounds["lacks"] and not over:
+        lines += [("open round", f"none: a round takes {number(rounds['least'], 'site')}, {rounds['lacks']} more")]
     if last:
         verdict = last["event"].removeprefix("round-")
         lines += [("last round", f"{last['round']}, {verdict} at {clock(last['time'])}: {last['reason']}")]

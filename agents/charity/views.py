@@ -219,6 +219,7 @@ def status(records: Sequence[Fields], waiting: Mapping[str, int] | None = None) 
     closing = [record for record in records if record["event"] in ("finished", "reopened")]
     agreed = next((record for record in reversed(records) if record["event"] == "reopened"), first)
     enrolled = [row for row in nodes(records) if row["state"] == "enrolled"]
+    sites = [row["site"] for row in enrolled if row["role"] == "site"]
     return {
         "federation": first.get("federation"),
         "state": "finished" if closing and closing[-1]["event"] == "finished" else "open",
@@ -228,8 +229,8 @@ def status(records: Sequence[Fields], waiting: Mapping[str, int] | None = None) 
         "margin": first.get("margin"),
         "turn": told.get("turn"),
         "sessions": agreed.get("sessions"),
-        "rounds": _rounds(records),
-        "sites": [row["site"] for row in enrolled if row["role"] == "site"],
+        "rounds": _rounds(records, len(sites)),
+        "sites": sites,
         "auditors": [row["site"] for row in enrolled if row["role"] != "site"],
         "current": {
             "sequence": made["sequence"],
@@ -247,14 +248,13 @@ def status(records: Sequence[Fields], waiting: Mapping[str, int] | None = None) 
     }
 
 
-def _rounds(records: Sequence[Fields]) -> Row | None:
+def _rounds(records: Sequence[Fields], sites: int) -> Row | None:
     if records[0].get("schedule") != "rounds":
         return None
-    from agents.charity.round_views import (
-        rounds,
-    )  # the rules of rounds cost the door 15 ms, so only where there are any
+    # The rules of rounds cost the door 15 ms, so only where there are any.
+    from agents.charity.round_views import rounds
 
-    return rounds(records)
+    return rounds(records, sites)
 
 
 def current(records: Sequence[Fields]) -> Fields:

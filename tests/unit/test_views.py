@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.charity import layout, texts, views
+from agents.charity.policy import read_policy
 
 KEY = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAB"
 
@@ -305,6 +306,7 @@ def test_status_tells_the_open_round() -> None:
         "sites": ["alice-1", "alice-2"],
         "sent": ["alice-2"],
         "missing": ["alice-1"],
+        "empty": [],
         "extended": False,
     }
     text = texts.status_text(value)
@@ -314,6 +316,28 @@ def test_status_tells_the_open_round() -> None:
     assert f"{FEDAVG}\n" in text and "on, margin 0.01\n" in text
     assert "0 refused, 6 counted, 0 invalid\n" in text
     assert "record 9, round 1\n" in text
+
+
+def test_status_says_who_is_not_waited_for() -> None:
+    records = [*ROUNDS, *OPENED]
+    late = {"event": "report", "site": "alice-1", "checkpoints": 0, "builds_on": 1}
+    records += following(records, late, {"event": "invalid", "site": "alice-3"})
+    assert views.status(records)["rounds"]["open"]["empty"] == []
+    records += following(records, late | {"builds_on": OPENED[0]["sequence"]})
+    value = views.status(records)
+    assert value["rounds"]["open"]["empty"] == ["alice-1"]
+    assert "missing alice-1 (not waiting for alice-1: nothing of use came); closes" in texts.status_text(value)
+
+
+def test_status_says_how_many_sites_a_round_lacks() -> None:
+    krum = {"policy": read_policy("krum:1").text}
+    records = [ROUNDS[0] | krum, *ROUNDS[1:]]
+    value = views.status(records)
+    assert (value["rounds"]["least"], value["rounds"]["lacks"]) == (5, 2)
+    assert "open round      none: a round takes 5 sites, 2 more\n" in texts.status_text(value)
+    over = [*records, *following(records, {"event": "finished", "reason": "enough"})]
+    assert "open round" not in texts.status_text(views.status(over))
+    assert "open round" not in texts.status_text(views.status(ROUNDS))
 
 
 def test_status_follows_what_becomes_of_an_open_round() -> None:
