@@ -9,7 +9,7 @@
 
 Before it is combined, an update may be clipped: its difference from the model it started from is shortened to a norm.
 Afterwards a server optimizer may take the step (`server_optimizer`). The robust rules do not look at numbers of
-examples: those are what a site says of itself, and a faulty one could say a million.
+examples: those are what a site says of itself, and a faulty one could say a million. For `fedavg` they can be capped.
 
 Everything is computed in float64, in stretches of at most `SCRATCH` bytes, and rounded to float32 once. A mean of equal
 numbers is that number, and no mean lies outside what it is a mean of, also at the ends of float32. The tensors of a
@@ -167,8 +167,9 @@ def _shares(
     policy: Policy, base: Weights, updates: Sequence[Weights], scales: Sequence[float], examples: Sequence[int]
 ) -> list[float]:
     if policy.name == "fedavg":
-        total = sum(examples)
-        return [count / total for count in examples]
+        cap = int(policy.values.get("cap", max(examples)))
+        counted = [min(count, cap) for count in examples]
+        return [count / sum(counted) for count in counted]
     if policy.name in ("krum", "multi-krum"):
         faulty = int(policy.values["faulty"])
         keep = 1 if policy.name == "krum" else len(updates) - faulty

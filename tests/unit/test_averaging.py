@@ -74,6 +74,12 @@ def test_fedavg_weighs_by_examples() -> None:
     assert found.shares == [0.25, 0.75, 0.0] and found.state == []
 
 
+def test_a_site_counts_as_no_more_examples_than_the_cap() -> None:
+    updates = [(1, 0), (3, 8), (100, 100)]
+    assert combine("fedavg:cap=3", updates, [1, 3, 10**9]).shares == [1 / 7, 3 / 7, 3 / 7]
+    assert combine("fedavg:cap=1", updates, [5, 3, 0]).shares == [0.5, 0.5, 0.0]
+
+
 def test_the_median_is_taken_of_each_weight_whatever_the_examples() -> None:
     found = combine("median", [(1, 9), (2, -1e30), (1e30, 3)], [1, 1, 10_000])
     assert point(found.weights) == (2, 3)

@@ -59,6 +59,7 @@ def test_an_undefined_metric_leaves_the_decision_to_the_loss() -> None:
             "fedavg:server=adam,rate=0.1",
             "fedavg:fraction=1,minimum=0.5,deadline=600,sites=1,server=adam,rate=0.1,momentum=0.9,beta2=0.99,tau=0.001",
         ),
+        ("fedavg:0.5,cap=1", "fedavg:fraction=0.5,minimum=0.5,deadline=600,sites=1,cap=1"),
         ("trimmed:2,clip=3", "trimmed:trim=2,fraction=1,minimum=0.5,deadline=600,sites=1,clip=3"),
         (
             "median:server=momentum",
@@ -90,6 +91,8 @@ def test_a_policy_is_written_out_in_full_and_reads_back(text: str, canonical: st
         ("fedavg:server=sgd", "expected one of momentum, adam, yogi"),
         ("fedavg:rate=0.1", "rate of the policy fedavg belongs to another server optimizer than none"),
         ("fedavg:server=momentum,beta2=0.9", "beta2 of the policy fedavg belongs to another server optimizer"),
+        ("fedavg:cap=0", "cap of the policy fedavg is '0', expected a whole number in 1..1000000000"),
+        ("median:cap=1", "the policy median has no option 'cap'"),
         ("fedavg:clip=-1", "clip of the policy fedavg is '-1', expected a number > 0"),
         ("krum:-1", "faulty of the policy krum is '-1', expected a whole number"),
     ],
