@@ -160,7 +160,7 @@ class Coordinator:
     def _judged(self, sent: Sent, clock: float) -> Record:
         state = self.state
         said = self._told_of(sent)
-        staleness = state.current.version - int(sent.release.fields["federation"]["version"])
+        staleness = state.current.staleness(sent.site, int(sent.release.fields["federation"]["version"]))
         try:
             decision, mixed = self._mixed(sent.weights, staleness)
         except ValueError as error:

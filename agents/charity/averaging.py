@@ -241,7 +241,8 @@ def _check_round(
         raise ValueError(f"the policy {policy.name} has no rounds")
     if len(updates) < policy.least:
         raise ValueError(f"{policy.text} needs {policy.least} updates or more, there are {len(updates)}")
-    if len(examples) != len(updates) or min(examples) < 0 or sum(examples) <= 0:
+    weighted = policy.name == "fedavg"
+    if len(examples) != len(updates) or min(examples) < 0 or (weighted and not any(examples)):
         raise ValueError(f"the numbers of examples of {len(updates)} updates are {list(examples)}")
     if len(state) not in (0, len(server_optimizer.start(policy.values))):
         raise ValueError(f"the state of {policy.text} has {len(state)} sets of arrays")

@@ -15,6 +15,7 @@ from agents.charity.policy import Policy
 Metrics = Mapping[str, Any]
 
 GATES = ("on", "off", "ladder")
+_UNDEFINED = -1.0
 MIXING = ("polyak", "merge")  # whose accepted model is not simply what the site sent
 
 
@@ -59,15 +60,16 @@ def shares(policy: Policy, staleness: int) -> tuple[float, ...]:
     """The candidate's shares in the mixes to score, for a policy without rounds; the rest is the current model's.
 
     Args:
-        staleness: How often the current model has changed since the release that the candidate started from.
-            `merge` discounts by the polynomial of FedAsync (Xie, Koyejo and Gupta 2019, section 5.2).
+        staleness: How often others have changed the current model since the release that the candidate started from.
+            `merge` discounts its mixes by the polynomial of FedAsync (Xie, Koyejo and Gupta 2019, section 5.2); the
+            candidate itself is scored as well, so that `merge` never keeps less than `best` would.
     """
     if policy.name == "polyak":
         return (1 - float(policy.values["keep"]),)
     if policy.name == "merge":
         steps = int(policy.values["steps"])
         discount = (1 + staleness) ** -float(policy.values["staleness"])
-        return tuple(step / steps * discount for step in range(steps, 0, -1))
+        return (1.0, *(step / steps * discount for step in range(steps - 1, 0, -1)))
     return (1.0,)
 
 
@@ -113,6 +115,8 @@ def passes(gate: Gate, metric: str, candidate: Metrics, current: Metrics, bar: f
     at a time.
     """
     offered, have = _main(candidate, metric), _main(current, metric)
+    if gate.kind == "on" and offered == have == _UNDEFINED:
+        return best(candidate, current, metric)
     if gate.kind == "off":
         return True, f"{metric} {offered:.4f} after {have:.4f}, without a gate"
     if gate.kind == "ladder":
@@ -144,4 +148,4 @@ def _rounded(value: float, step: float) -> float:
 def _main(metrics: Metrics, metric: str) -> float:
     """The main metric; AUC is undefined on a holdout of one class, then for every model, and the loss decides."""
     value = metrics[metric]
-    return -1.0 if value is None else float(value)
+    return _UNDEFINED if value is None else float(value)

@@ -46,7 +46,7 @@ class Current:
         of: Sequence of the record that made it current: genesis, accepted, round-accepted or rollback.
         model: Its file: {"sha256", "size"}.
         metrics: What it scored on the holdout, as the federation knows it.
-        version: How often the current model has changed, this time included; genesis is 0.
+        makers: Who changed the current model each time, this time included: sites by name, "" for rounds and rollbacks.
         bar: The best value of the main metric since genesis or the last rollback.
         server: Files of the server optimizer's state, each {"sha256", "size"}; none after genesis and rollback.
     """
@@ -54,9 +54,18 @@ class Current:
     of: int
     model: dict[str, Any]
     metrics: dict[str, Any]
-    version: int = 0
+    makers: tuple[str, ...] = ()
     bar: float = 0.0
     server: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def version(self) -> int:
+        """How often the current model has changed; genesis is 0."""
+        return len(self.makers)
+
+    def staleness(self, site: str, version: int) -> int:
+        """How often others than a site have changed the current model since a version."""
+        return sum(maker != site for maker in self.makers[version:])
 
 
 @dataclass(frozen=True)
@@ -225,7 +234,7 @@ def _after(state: Federation, record: Record, fields: dict[str, Any]) -> Federat
         case "round-opened":
             opened = datetime.datetime.fromisoformat(fields["time"]).timestamp()
             sites = tuple(fields["sites"])
-            began = Round(fields["round"], sites, len(sites), opened, record.sequence)
+            began = Round(fields["round"], sites, sites, opened, record.sequence)
             return dataclasses.replace(state, round=began, turns=fields["round"])
         case "counted":
             return _with_update(state, record, fields)
@@ -266,7 +275,8 @@ def _next(state: Federation, record: Record, fields: dict[str, Any]) -> Current:
     if record.event != "rollback":  # after a rollback the bar is what the operator went back to
         bar = max(bar, state.current.bar)
     server = tuple(fields.get("state", ()))
-    return Current(record.sequence, fields["model"], fields["metrics"], state.current.version + 1, bar, server)
+    makers = (*state.current.makers, fields.get("site", ""))
+    return Current(record.sequence, fields["model"], fields["metrics"], makers, bar, server)
 
 
 def _bar(genesis: dict[str, Any], metrics: dict[str, Any]) -> float:
@@ -298,9 +308,11 @@ def _without(state: Federation, name: str) -> Federation:
     """A site that is revoked has no part in the open round any more."""
     if state.round is None:
         return state
-    sites = tuple(site for site in state.round.sites if site != name)
+    sites, selected = (tuple(site for site in of if site != name) for of in (state.round.sites, state.round.selected))
     updates = tuple(update for update in state.round.updates if update.site != name)
-    left = dataclasses.replace(state.round, sites=sites, updates=updates, empty=(*state.round.empty, name))
+    left = dataclasses.replace(
+        state.round, sites=sites, selected=selected, updates=updates, empty=(*state.round.empty, name)
+    )
     return dataclasses.replace(state, round=left)
 
 

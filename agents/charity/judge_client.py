@@ -29,6 +29,10 @@ class JudgeError(AgentError):
     """The judge did not answer; it is stopped, and the next question starts it again."""
 
 
+class _DiedError(JudgeError):
+    """It ended in the middle of a question."""
+
+
 class JudgeDownError(AgentError):
     """The judge does not get ready; that is not the fault of any submission."""
 
@@ -116,7 +120,10 @@ class Judge:
         return self.ready
 
     def ask(self, request: dict[str, Any], worth: int = 1) -> dict[str, Any]:
-        """Ask one question and wait for the answer.
+        """Ask one question and wait for the answer; when the judge dies of it, ask a new one once more.
+
+        Whatever killed it the first time may have nothing to do with the question: an operator, or a machine that ran
+        out of memory for a moment.
 
         Args:
             worth: How many scores it costs; it may take that many times as long.
@@ -126,13 +133,19 @@ class Judge:
             JudgeDownError: It could not be started again.
             OSError: Its disk is full or read-only; try again later.
         """
+        try:
+            return self._ask(request, worth)
+        except _DiedError:
+            return self._ask(request, worth)
+
+    def _ask(self, request: dict[str, Any], worth: int) -> dict[str, Any]:
         self.start()
         assert self._process and self._process.stdin
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
-            raise self._failed(self._how_it_died()) from None
+            raise self._died() from None
         answer = self._read(self.answer_seconds * worth, "answer")
         if answer.get("errno") in _DISK:
             raise OSError(answer["errno"], f"{os.strerror(answer['errno'])}, says the judge")
@@ -215,7 +228,7 @@ class Judge:
                 raise self._failed(f"the judge did not {what} in {seconds:g} s")
             block = os.read(handle, 1 << 16)
             if not block:
-                raise self._failed(self._how_it_died())
+                raise self._died()
             self._rest += block
             if len(self._rest) > MAX_LINE_BYTES:
                 raise self._failed("the judge's answer is too long")
@@ -237,6 +250,11 @@ class Judge:
         return (
             f"the judge died of {signal.Signals(-code).name}" if code < 0 else f"the judge ended with exit code {code}"
         )
+
+    def _died(self) -> JudgeError:
+        self._failure = self._how_it_died()
+        self.stop()
+        return _DiedError(self._failure)
 
     def _failed(self, reason: str) -> JudgeError:
         self._failure = reason

@@ -161,8 +161,8 @@ DOES = {
 
 MEANS = {
     "keep": "how much of the current model stays",
-    "steps": "how many mixes are scored",
-    "staleness": "the candidate's share is divided by (1 + releases since its own) to this power",
+    "steps": "how many are scored: the candidate and steps - 1 mixes",
+    "staleness": "its share in mixes is divided by (1 + changes by others since its start) to this power",
     "trim": "how many are left out at each end",
     "faulty": "how many sites may send anything",
     "cap": "as how many images a site counts at most; 1: all sites alike",

@@ -21,7 +21,7 @@ def verdict(state: Federation, sent: Mapping[str, Any], decision: Decision, stal
     Args:
         sent: What the submission says: site, submission, session, epoch, examples, builds_on, claim, model,
             architecture.
-        staleness: How often the current model had changed since; None where nothing was scored.
+        staleness: How often others had changed the current model since; None where nothing was scored.
     """
     fields = {
         **sent,
@@ -67,14 +67,14 @@ def extension(state: Federation, now: float) -> Fields | None:
     current = state.round
     if current is None or due(state.policy, current, sites, now) is not Due.EXTEND:
         return None
-    wanted = needed(state.policy, min(current.selected, len(current.sites)))
+    wanted = needed(state.policy, len(current.selected))
     reason = f"{len(current.updates)} of {wanted} updates in time; now every site may send one"
     return {"round": current.number, "sites": sites, "reason": reason}
 
 
 def too_few(state: Federation, current: Round) -> Decision | None:
     """The end of a round that has too few updates for its policy; None when it has enough."""
-    wanted = needed(state.policy, min(current.selected, len(current.sites)))
+    wanted = needed(state.policy, len(current.selected))
     if len(current.updates) >= wanted:
         return None
     return Decision(False, f"{len(current.updates)} of {wanted} updates, and no site is left that could send one")

@@ -41,7 +41,7 @@ def _open(records: Sequence[Fields]) -> Row | None:
     if found is None:
         return None
     policy = read_policy(records[0]["policy"])
-    enough = needed(policy, min(found.pop("selected"), len(found["sites"])))
+    enough = needed(policy, len(found.pop("selected")))
     missing = [site for site in found["sites"] if site not in found["sent"]]
     empty = [site for site in missing if site in found["empty"]]
     closes = _later(found["opened"], float(policy.values["deadline"]))
@@ -55,7 +55,7 @@ def _opened(record: Fields) -> Row:
         "number": record["round"],
         "record": record["sequence"],
         "opened": record["time"],
-        "selected": len(sites),
+        "selected": sites,
         "sites": sites,
         "extended": False,
         "sent": [],
@@ -75,7 +75,8 @@ def _follow(found: Row, record: Fields) -> None:
     ):
         found["empty"].append(site)
     elif record["event"] == "site-revoked":
-        found |= {name: [other for other in found[name] if other != site] for name in ("sites", "sent")}
+        found |= {name: [other for other in found[name] if other != site] for name in ("selected", "sites", "sent")}
+        found["empty"].append(site)
 
 
 def _later(time: str, seconds: float) -> str | None:

@@ -41,7 +41,7 @@ class Round:
     Attributes:
         number: From 1.
         sites: Who may send an update.
-        selected: How many were selected when it opened.
+        selected: Who was selected when it opened, without those revoked since.
         opened: When, in seconds since 1970.
         record: Sequence of the record that opened it.
         updates: What has come in, in order of arrival.
@@ -51,7 +51,7 @@ class Round:
 
     number: int
     sites: tuple[str, ...]
-    selected: int
+    selected: tuple[str, ...]
     opened: float
     record: int = 0
     updates: tuple[Update, ...] = ()
@@ -109,7 +109,7 @@ def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due
         sites: Everybody enrolled.
         now: In seconds since 1970.
     """
-    enough = len(current.updates) >= needed(policy, min(current.selected, len(current.sites)))
+    enough = len(current.updates) >= needed(policy, len(current.selected))
     complete = not current.awaited
     if enough and (complete or seconds_left(policy, current, now) <= 0):
         return Due.CLOSE

@@ -135,7 +135,7 @@ def _weighed(vault: Vault, judge: Scores, state: Federation, candidate: Candidat
     member = state.member(manifest.sender)
     if member is None or member.revoked or state.policy.rounds:
         return _Weighed()  # not worth the judge's time
-    staleness = state.current.version - _version(vault, manifest.builds_on)
+    staleness = state.current.staleness(manifest.sender, _version(vault, manifest.builds_on))
     wanted = shares(state.policy, staleness)
     try:
         if wanted == (1.0,):

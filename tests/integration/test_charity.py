@@ -291,7 +291,7 @@ def test_the_judge_may_die_and_the_next_submission_is_scored(room: Room) -> None
     assert (refused["event"], refused["metrics"]) == ("refused", None)
     assert refused["reason"] == "the judge died of SIGKILL"
     assert room.verdict("alice-2", alive)["event"] == "accepted"
-    assert reasons == ["the judge died of SIGKILL"]
+    assert reasons == ["the judge died of SIGKILL"] * 2  # asked once more, because it need not be the model's fault
 
 
 def test_a_judge_that_is_too_slow_is_started_again(room: Room) -> None:

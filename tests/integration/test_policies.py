@@ -86,15 +86,39 @@ def test_polyak_without_a_gate_takes_what_comes(new_room: NewRoom) -> None:
 def test_merge_discounts_what_started_from_an_older_release(new_room: NewRoom) -> None:
     room = new_room(policy="merge:steps=2,staleness=1", gate="on", margin=0.01)
     old = room.release()
-    fresh, stale = room.submit("alice-1", 0.6, builds_on=old), room.submit("alice-2", 0.8, builds_on=old)
+    fresh, stale = room.submit("alice-1", 0.6, builds_on=old), room.submit("alice-2", 1.6, builds_on=old)
     room.work()
     assert room.verdict("alice-1", fresh)["share"] == 1.0
     verdict = room.verdict("alice-2", stale)
-    assert (verdict["share"], verdict["staleness"]) == (0.5, 1)
-    assert accuracy(room) == pytest.approx(0.7)
+    assert (verdict["share"], verdict["staleness"]) == (0.25, 1)
+    assert accuracy(room) == pytest.approx(0.85)  # 0.75 * 0.6 + 0.25 * 1.6
     worse = room.submit("alice-1", 0.2)
     room.work()
     assert room.verdict("alice-1", worse)["event"] == "refused"
+
+
+def test_merge_scores_what_a_site_sent_however_old_its_start(new_room: NewRoom) -> None:
+    room = new_room(policy="merge:steps=2,staleness=1", gate="on", margin=0.01)
+    old = room.release()
+    room.submit("alice-1", 0.6, builds_on=old)
+    stale = room.submit("alice-2", 0.9, builds_on=old)
+    room.work()
+    assert room.verdict("alice-2", stale)["share"] == 1.0
+    assert accuracy(room) == pytest.approx(0.9)
+
+
+def test_a_site_is_not_stale_for_what_it_sent_itself(new_room: NewRoom) -> None:
+    room = new_room(policy="merge:steps=2,staleness=1", gate="on", margin=0.01)
+    old = room.release()
+    room.submit("alice-1", 0.6, builds_on=old)
+    later = room.submit("alice-1", 1.4, builds_on=old, epoch=2)
+    room.work()
+    verdict = room.verdict("alice-1", later)
+    assert (verdict["share"], verdict["staleness"]) == (0.5, 0)
+    steer.roll_back(Vault(room.folders), 1, "all over again")
+    after = room.submit("alice-1", 0.7, builds_on=old, epoch=3)
+    room.work()
+    assert room.verdict("alice-1", after)["staleness"] == 1
 
 
 def test_a_candidate_scored_against_a_model_that_was_rolled_back_meanwhile_is_scored_again(new_room: NewRoom) -> None:

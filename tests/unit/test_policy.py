@@ -130,9 +130,10 @@ def test_what_a_rule_needs_at_least(text: str, least: int) -> None:
         ("best", 3, (1.0,)),
         ("polyak:0.8", 3, (0.2,)),
         ("merge", 0, (1.0, 0.75, 0.5, 0.25)),
-        ("merge", 3, (0.5, 0.375, 0.25, 0.125)),  # (1 + 3) ** 0.5 = 2
+        ("merge", 3, (1.0, 0.375, 0.25, 0.125)),  # (1 + 3) ** 0.5 = 2; the candidate itself is scored all the same
         ("merge:steps=2,staleness=0", 9, (1.0, 0.5)),
-        ("merge:steps=1,staleness=1", 1, (0.5,)),
+        ("merge:steps=2,staleness=1", 1, (1.0, 0.25)),
+        ("merge:steps=1,staleness=1", 1, (1.0,)),
     ],
 )
 def test_the_mixes_that_are_scored(text: str, staleness: int, expected: tuple[float, ...]) -> None:
@@ -178,6 +179,13 @@ def test_the_gate(policy: str, gate: Gate, accuracy: float, bar: float, accept: 
     if policy == "polyak":
         assert decide(read_policy("polyak"), gate, "accuracy", CURRENT, bar, [(0.5, offered)]).accept == accept
     assert passes(gate, "accuracy", offered, CURRENT, bar)[0] == accept
+
+
+def test_where_the_metric_says_nothing_the_gate_lets_no_loss_rise() -> None:
+    current = metrics(0.9, 0.3, auc=None)
+    assert passes(Gate("on", 0.01), "auc", metrics(0.9, 0.2, auc=None), current, -1)[0]
+    assert not passes(Gate("on", 0.01), "auc", metrics(0.9, 5.2, auc=None), current, -1)[0]
+    assert passes(Gate("off"), "auc", metrics(0.9, 5.2, auc=None), current, -1)[0]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.floats(0, 0.2))

@@ -21,7 +21,8 @@ def update(site: str) -> Update:
 
 
 def opened(sites: tuple[str, ...], heard: int, selected: int | None = None) -> Round:
-    return Round(3, sites, len(sites) if selected is None else selected, 100.0, 9, tuple(map(update, sites[:heard])))
+    chosen = sites if selected is None else SITES[:selected]
+    return Round(3, sites, chosen, 100.0, 9, tuple(map(update, sites[:heard])))
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(1, 5), (0.5, 3), (0.3, 2), (0.1, 1), (0.01, 1)])
@@ -80,13 +81,12 @@ BEFORE, AFTER = 159.0, 161.0  # the deadline is at 160
         (opened(SITES[:3], 1), AFTER, Due.EXTEND),
         (opened(SITES[:3], 2), AFTER, Due.CLOSE),
         (opened(SITES, 2, selected=3), AFTER, Due.CLOSE),  # extended from three sites: two suffice
-        (opened(SITES[:1], 0, selected=3), BEFORE, Due.NOTHING),
-        (opened((), 0, selected=3), BEFORE, Due.EXTEND),  # all its sites were revoked
+        (opened((), 0), BEFORE, Due.EXTEND),  # all its sites were revoked
         (dataclasses.replace(opened(SITES, 4), empty=("alice-5",)), BEFORE, Due.CLOSE),  # nothing will come of it
         (dataclasses.replace(opened(SITES, 4), empty=("alice-4",)), BEFORE, Due.NOTHING),
         (dataclasses.replace(opened(SITES, 1), empty=SITES[1:]), BEFORE, Due.CLOSE),  # without a result
-        (dataclasses.replace(opened((), 0, selected=4), empty=SITES[:4]), BEFORE, Due.EXTEND),  # alice-5 is left
-        (dataclasses.replace(opened((), 0, selected=4), empty=SITES), BEFORE, Due.CLOSE),
+        (dataclasses.replace(opened((), 0), empty=SITES[:4]), BEFORE, Due.EXTEND),  # alice-5 is left
+        (dataclasses.replace(opened((), 0), empty=SITES), BEFORE, Due.CLOSE),
     ],
 )
 def test_what_a_round_is_due_for(current: Round, now: float, expected: Due) -> None:
@@ -117,7 +117,7 @@ def test_a_round_closes_in_the_end_whoever_is_silent(talkers: list[str], fractio
     """With at least the needed number of talkers enrolled, some later moment closes the round."""
     policy = read_policy(f"fedavg:deadline=60,fraction={fraction:.3f}")
     sites = select(SITES, float(policy.values["fraction"]), 1, 1)
-    current = Round(1, sites, len(sites), 100.0)
+    current = Round(1, sites, sites, 100.0)
     alive = [site for site in SITES if site in talkers]
     for now in (100.0 + late, 1000.0):
         for _ in range(3):
