@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -413,6 +414,42 @@ def test_a_poisoned_update_does_not_move_the_median(new_room: NewRoom) -> None:
         room.submit(site, value, builds_on=base)
     room.work()
     assert accuracy(room) == pytest.approx(0.7)
+
+
+def test_a_judge_killed_while_it_averages_costs_no_update(new_room: NewRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = rounds(new_room)
+    base = room.release()
+    for site in THREE:
+        room.submit(site, 0.7, builds_on=base)
+    judge, read = room.judge, room.judge._read
+    killed: list[int] = []
+
+    def kill_first(*arguments: Any) -> Any:
+        if not killed and judge.pid and arguments[1] == "answer":
+            killed.append(judge.pid)
+            os.kill(judge.pid, signal.SIGKILL)
+        return read(*arguments)
+
+    monkeypatch.setattr(judge, "_read", kill_first)
+    room.work()
+    assert killed and judge.pid != killed[0]
+    assert accuracy(room) == pytest.approx(0.7)
+    assert [record.event for record in room.vault.ledger.records()].count("round-accepted") == 1
+
+
+def test_a_round_never_waits_for_more_than_are_left_of_those_it_selected(new_room: NewRoom, tmp_path: Path) -> None:
+    room = rounds(new_room, "fedavg:fraction=1,minimum=1,deadline=60,sites=1", sites=("alice-1", "alice-2"))
+    base = room.release()
+    public = tmp_path / "alice-3.pub"
+    public.write_text(f"{room.keys['alice-3'].public.line} alice-3\n")
+    enrol.revoke(room.vault, "alice-1", "gone")
+    enrol.add(room.vault, "alice-3", public, "site")
+    room.late = 61
+    room.work()
+    assert "round-extended" in room.events()
+    room.submit("alice-3", 0.9, builds_on=base)
+    room.work()  # alice-2 is silent for ever
+    assert accuracy(room) == pytest.approx(0.9)
 
 
 def test_the_server_optimizer_goes_on_where_it_was(new_room: NewRoom) -> None:

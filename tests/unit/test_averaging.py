@@ -86,6 +86,10 @@ def test_the_median_is_taken_of_each_weight_whatever_the_examples() -> None:
     assert found.shares == [1 / 3] * 3
 
 
+def test_who_claims_no_examples_counts_all_the_same_where_nobody_asks_for_them() -> None:
+    assert point(combine("median", [(1, 9), (2, 2), (3, 3)], [0, 0, 0]).weights) == (2, 3)
+
+
 def test_the_median_of_an_even_number_is_the_mean_of_the_two_in_the_middle() -> None:
     assert point(combine("median", [(1, 3e38), (2, 3e38), (4, 3e38), (50, 3e38)]).weights) == (3, f4(3e38))
     assert point(combine("median", [(1, 2), (2, 4)]).weights) == (1.5, 3)

@@ -14,11 +14,11 @@ import pytest
 from agents.errors import SettingsError
 from experiments import cli
 from experiments.config import Outcome, Point, Run
-from experiments.measure import Measured, way
+from experiments.measure import Measured, row_names, way
 from experiments.plots import curve
-from experiments.read import Experiment, read
-from experiments.report import write_page, write_report
-from experiments.results import Result, load, save
+from experiments.read import Experiment, read, shipped
+from experiments.report import section, write_page, write_report
+from experiments.results import Result, Results, load, save
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """
@@ -107,7 +107,7 @@ def test_convergence_is_within_a_hundredth_of_centralised_with_the_same_seed(res
     assert measured.seconds(best, 500) == pytest.approx(1.0)  # 2 ms an image, all runs of the network together
 
     row = measured.row(measured.groups[1])
-    assert (row.label, row.way, row.runs, row.converged) == ("best-sites3", "best free", 2, 1)
+    assert (row.label, row.runs, row.converged) == ("best-sites3", 2, 1)
     assert row.seconds is not None
     assert row.seconds.value == pytest.approx(0.8)
     assert row.megabytes is not None
@@ -177,7 +177,7 @@ def test_the_report_says_what_is_known(tmp_path: Path, experiment: Experiment, r
         "# tiny",
         "*Does it?*",
         "`scripts/experiment tiny`, 2030-01-02, commit 0123456789ab, on Abacus, 2 cores",
-        "**1 of the 6 runs that the experiment now asks for are missing here.**",
+        "**1 of the 6 runs that the experiment now asks for is missing here.**",
         "It does, mostly.",
         "| accuracy | 0.9 | 0.7500 (0.6500 to 0.8500) |",
         "| sub-models | 0.1 to 0.2 | 0.6000 to 0.8000, median 0.7000 |",
@@ -199,13 +199,135 @@ def test_the_page_has_the_table_of_scenarios_and_its_own_plots(
     save(tmp_path, experiment, tmp_path / "tiny.toml", results, "scripts/experiment tiny", "2030-01-02")
     docs = tmp_path / "docs"
     text = write_page([load(tmp_path)], docs).read_text()
-    assert "| policy | three / sites |" in text
-    assert "| centralised | 0.750; 2 s; 2 MB |" in text
-    assert "| best free | 0.750; 1 s (1/2); 2 MB |" in text
+    assert "**[tiny](#tiny)**\n\n| policy | three / sites |" in text
+    assert "| centralised | 0.750; 2.4 s, 2 MB; **2.4 s, 2 MB** |" in text
+    assert "| best free | 0.750; 1.2 s, 3 MB; **0.8 s, 2 MB** (1/2) |" in text
+    assert "| fedavg | 0.800; 0.6 s, 1 MB; **0.6 s, 1 MB** |" in text
     assert "](results/tiny-does-it.png)" in text
     assert [path.name for path in (docs / "results").iterdir()] == ["tiny-does-it.png"]
     again = write_page([load(tmp_path)], docs).read_text()
     assert again == text
+
+
+def loaded(folder: Path, text: str, *accuracies: float) -> Results:
+    """An experiment of which every run ended with one of these accuracies on the holdout, in order."""
+    path = folder / "other.toml"
+    path.write_text('question = "?"\n' + text)
+    experiment = read(path)
+    every = tuple(result(run, [0.5, one], 100, bytes=0) for run, one in zip(experiment.runs, accuracies, strict=True))
+    return Results(experiment, every, (), "scripts/experiment other", "2030-01-02")
+
+
+def table(folder: Path, found: Results) -> list[str]:
+    lines = write_page([found], folder / "docs").read_text().partition("## other")[0].splitlines()
+    return [line for line in lines if line.startswith("|") and "---" not in line]
+
+
+def test_a_scenario_has_the_centralised_training_on_its_data(tmp_path: Path) -> None:
+    text = """
+[[runs]]
+schedule = "centralised"
+outliers = [0, 0.05]
+[[runs]]
+policy = "best"
+partition = ["iid", "dirichlet:0.3"]
+[[runs]]
+policy = "best"
+outliers = [0.05]
+label = "clean"
+[[scenarios]]
+name = "IID"
+runs = "best-iid"
+[[scenarios]]
+name = "skewed"
+runs = "best-dirichlet*"
+[[scenarios]]
+name = "without outliers"
+runs = "clean-*"
+[[scenarios]]
+name = "not done"
+runs = "merge*"
+"""
+    assert table(tmp_path, loaded(tmp_path, text, 0.9, 0.8, 0.7, 0.6, 0.75)) == [
+        "| policy | IID | skewed | without outliers |",
+        "| centralised | 0.800; 0.2 s; **0.2 s, 1 MB** | 0.800; 0.2 s; **0.2 s, 1 MB** | 0.700; 0.2 s; **0.2 s, 1 MB** |",
+        "| best free | 0.600; 0.2 s | 0.500; 0.2 s | 0.650; 0.2 s |",
+    ]
+
+
+BY_AUC = """
+[[runs]]
+schedule = "centralised"
+[[runs]]
+policy = "best"
+metric = ["accuracy", "auc"]
+[[scenarios]]
+name = "as usual"
+runs = "best-metric-accuracy"
+[[scenarios]]
+name = "by AUC"
+runs = "best-metric-auc"
+"""
+
+
+def test_a_scenario_shows_the_metric_that_it_was_decided_by(tmp_path: Path) -> None:
+    assert table(tmp_path, loaded(tmp_path, BY_AUC, 0.9, 0.9, 0.9)) == [
+        "| policy | as usual | by AUC |",
+        "| centralised | 0.800; 0.2 s; **0.2 s, 1 MB** | AUC 0.900; 0.2 s |",  # decided by accuracy: no comparison
+        "| best free | 0.800; 0.2 s; **0.2 s, 1 MB** | AUC 0.900; 0.2 s |",
+    ]
+
+
+def test_centralised_training_by_the_same_metric_goes_first(tmp_path: Path) -> None:
+    text = BY_AUC + '[[runs]]\nschedule = "centralised"\nmetric = "auc"\nlabel = "auc"\n'
+    assert table(tmp_path, loaded(tmp_path, text, 0.9, 0.9, 0.9, 0.8)) == [
+        "| policy | as usual | by AUC |",
+        "| centralised | 0.800; 0.2 s; **0.2 s, 1 MB** | AUC 0.900; 0.2 s; **0 s** |",  # every release has that AUC
+        "| best free | 0.800; 0.2 s; **0.2 s, 1 MB** | AUC 0.900; 0.2 s; **0 s** |",
+    ]
+
+
+def test_rows_name_what_tells_two_runs_of_a_scenario_apart(tmp_path: Path) -> None:
+    text = """
+[[runs]]
+policy = "fedavg"
+proximal = [0.0, 1.0]
+epochs = [10, 3]
+[[runs]]
+policy = "best"
+gate = "ladder"
+margin = [0.01, 0.02]
+[[scenarios]]
+name = "all"
+runs = "*"
+"""
+    found = loaded(tmp_path, text, *[0.9] * 6)
+    assert [line.split(" | ")[0] for line in table(tmp_path, found)[1:]] == [
+        "| fedavg", "| fedavg, epochs=3", "| fedavg, proximal=1", "| fedavg, epochs=3, proximal=1",
+        "| best free, ladder", "| best free, ladder, margin=0.02",
+    ]  # fmt: skip
+    groups = Measured(found.results).groups
+    assert set(row_names([[one] for one in groups]).values()) == {"fedavg", "best free, ladder"}  # never side by side
+
+
+def test_two_runs_never_share_a_cell(tmp_path: Path) -> None:
+    text = '[[runs]]\npolicy = "best"\nsites = [2, 5]\n[[scenarios]]\nname = "all"\nruns = "*"\n'
+    picture = tmp_path / "docs" / "results" / "old.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    with pytest.raises(SettingsError) as caught:
+        table(tmp_path, loaded(tmp_path, text, 0.9, 0.8))
+    assert str(caught.value) == "other: best-sites2 and best-sites5 would share the cell of 'best free' and 'all'"
+    assert picture.exists()
+
+
+def test_folds_are_shown_beside_centralised_training_on_the_same_fold(tmp_path: Path) -> None:
+    text = '[data]\nfolds = 2\n[[runs]]\nschedule = "centralised"\nfold = [1, 2]\n'
+    text += '[[runs]]\npolicy = "merge"\nfold = [1, 2]\n'
+    found = loaded(tmp_path, text, 0.9, 0.8, 0.85, 0.84)
+    shown = "\n".join(section(found, Measured(found.results), []))
+    assert "| run | fold 1 | fold 2 |\n| --- | --- | --- |\n| centralised | 0.8000 | 0.7000 |\n" in shown
+    assert "| merge | 0.7500 (-0.0500) | 0.7400 (+0.0400) |" in shown
 
 
 # the command
@@ -236,7 +358,7 @@ def test_mistakes_end_with_two_and_one_line(capsys: pytest.CaptureFixture[str], 
 def test_list_and_dry_run_show_without_doing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, _ = command(capsys, "--list")
     assert code == 0
-    assert len(out.splitlines()) == 7
+    assert len(out.splitlines()) == len(shipped())
     code, out, _ = command(capsys, "ladder", "--quick", "--dry-run", "--out", str(tmp_path))
     assert code == 0
     assert out.splitlines()[0] == "to do     gate-on-seed1"

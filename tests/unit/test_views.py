@@ -329,6 +329,14 @@ def test_status_says_who_is_not_waited_for() -> None:
     assert "missing alice-1 (not waiting for alice-1: nothing of use came); closes" in texts.status_text(value)
 
 
+def test_status_knows_that_a_site_enrolled_again_is_not_asked_again_in_its_round() -> None:
+    records = [*ROUNDS, *following(ROUNDS, opened(3, *THREE))]
+    again = {"event": "site-added", "site": "alice-1", "role": "site", "key": KEY}
+    records += following(records, {"event": "site-revoked", "site": "alice-1", "reason": "a new key"}, again)
+    records += following(records, {"event": "round-extended", "round": 3, "sites": THREE, "reason": "too few"})
+    assert views.status(records)["rounds"]["open"]["empty"] == ["alice-1"]
+
+
 def test_status_says_how_many_sites_a_round_lacks() -> None:
     krum = {"policy": read_policy("krum:1").text}
     records = [ROUNDS[0] | krum, *ROUNDS[1:]]
