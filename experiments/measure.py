@@ -9,8 +9,9 @@ in all runs with that network here. The coordinator's own work and the network's
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,7 @@ from agents.charity.policy import Policy, read_policy
 from .config import Point, Run
 from .read import group_name
 from .results import Result
+from .settings import SETTINGS
 
 SLACK = 0.01
 # Settings of the data that centralised training does not have, or that tell how sites divide it.
@@ -60,7 +62,6 @@ class Row:
 
     Attributes:
         label: The group's.
-        way: Policy, schedule and gate in words; what tells rows of the table of scenarios apart.
         runs: How many seeds and folds.
         test, holdout: Scores of the last release by metric.
         converged: How many runs did; None when there is no centralised training to compare with.
@@ -71,7 +72,6 @@ class Row:
     """
 
     label: str
-    way: str
     runs: int
     test: Mapping[str, Mean | None]
     holdout: Mapping[str, Mean | None]
@@ -97,15 +97,35 @@ class Measured:
         self.results = results
         self.groups = grouped(results)
         self._rates = _rates(results)
-        self._centralised = {_data_key(one.run): one for one in results if one.run.schedule == "centralised"}
+        self._centralised = {_compared_by(one.run): one for one in results if _centralised(one.run)}
 
     def seconds(self, result: Result, clock: float) -> float:
         """Simulated seconds of a clock that counts images."""
         return clock * self._rates[_network_key(result.run)]
 
+    def reference(self, result: Result) -> Result | None:
+        """The centralised training that a run is compared with; None when there is none."""
+        return self._centralised.get(_compared_by(result.run))
+
+    def with_centralised(self, groups: Sequence[Group]) -> list[Group]:
+        """These groups, and before them the centralised training on their data where they lack it.
+
+        One that was decided by their metric comes first; where there is none, any other will do.
+        """
+        metrics = {group.run.metric for group in groups}
+        known = [group for group in self.groups if _centralised(group.run)]
+        there = {key for group in groups if _centralised(group.run) for key in _data_keys(group)}
+        lacking = {key for group in groups for key in _data_keys(group)} - there
+        added = []
+        for group in sorted(known, key=lambda one: one.run.metric not in metrics):
+            if lacking & (keys := _data_keys(group)):
+                added.append(group)
+                lacking -= keys
+        return [*added, *groups]
+
     def target(self, result: Result) -> float | None:
         """What the holdout must say for convergence; None when nothing centralised was done to compare with."""
-        reference = self._centralised.get(_data_key(result.run))
+        reference = self.reference(result)
         if reference is None:
             return None
         value = reference.outcome.final.holdout[reference.run.metric]
@@ -121,7 +141,7 @@ class Measured:
 
     def speedup(self, result: Result) -> float | None:
         """How many times as long centralised training takes until convergence; None when either never does."""
-        reference = self._centralised.get(_data_key(result.run))
+        reference = self.reference(result)
         ours, theirs = self.reached(result), self.reached(reference) if reference else None
         if reference is None or ours is None or theirs is None or not ours.clock:
             return None
@@ -135,7 +155,6 @@ class Measured:
         comparable = any(self.target(one) is not None for one in results)
         return Row(
             label=group.label,
-            way=way(group.run),
             runs=len(results),
             test=_scores(outcome.final.test for outcome in outcomes),
             holdout=_scores(outcome.final.holdout for outcome in outcomes),
@@ -161,8 +180,8 @@ def grouped(results: Iterable[Result]) -> list[Group]:
 
 def way(run: Run) -> str:
     """How the sites' models become one, in words."""
-    if run.schedule == "centralised":
-        return "centralised"
+    if _centralised(run):
+        return run.schedule
     words = [short(read_policy(run.policy))]
     if run.schedule in ("free", "relay"):
         words[0] += f" {run.schedule}"
@@ -171,12 +190,40 @@ def way(run: Run) -> str:
     return ", ".join(words)
 
 
+def row_names(columns: Sequence[Sequence[Group]]) -> dict[str, str]:
+    """What groups are called, by label, in a table that has these of them in each column.
+
+    A name is the group's way; where a column has two of the same way, also by what settings of training and judging
+    they differ, unless they are as by default. Groups that differ in nothing of that kind get the same name.
+    """
+    differing: dict[str, set[str]] = {}
+    for one, other in itertools.chain.from_iterable(itertools.combinations(column, 2) for column in columns):
+        if way(one.run) == way(other.run):
+            ours, theirs = _method(one.run), _method(other.run)
+            differing.setdefault(way(one.run), set()).update(key for key in ours if ours[key] != theirs[key])
+    return {group.label: _named(group.run, differing.get(way(group.run), ())) for group in itertools.chain(*columns)}
+
+
+def _named(run: Run, keys: Collection[str]) -> str:
+    told = {key: value for key, value in _method(run).items() if key in keys and value != SETTINGS[key][1]}
+    return ", ".join([way(run), *_options(told)])
+
+
+def _method(run: Run) -> dict[str, Any]:
+    """Settings of how a run trains and judges; the others tell what it is done with."""
+    own = {"gate": run.gate, "margin": run.margin, "sessions": run.sessions, "validation": run.validation}
+    return {key: value for key, value in {**own, **run.plan}.items() if key not in ("loss", "metric")}
+
+
 def short(policy: Policy) -> str:
     """A policy without the options that are as they are by default."""
     usual = read_policy(policy.name).values
     different = {key: value for key, value in policy.values.items() if usual.get(key) != value}
-    options = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in different.items()]
-    return f"{policy.name}:{','.join(options)}" if options else policy.name
+    return f"{policy.name}:{','.join(_options(different))}" if different else policy.name
+
+
+def _options(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()]
 
 
 def mean(values: Iterable[float | None]) -> Mean | None:
@@ -205,7 +252,20 @@ def _network_key(run: Run) -> str:
     return json.dumps([run.architecture, run.data["dataset"], run.plan["batch_size"]], sort_keys=True)
 
 
-def _data_key(run: Run) -> str:
+def _centralised(run: Run) -> bool:
+    return run.schedule == "centralised"
+
+
+def _compared_by(run: Run) -> tuple[str, str]:
     """What a run must share with the centralised one that it is compared with."""
+    return _data_key(run), run.metric
+
+
+def _data_keys(group: Group) -> set[str]:
+    return {_data_key(result.run) for result in group.results}
+
+
+def _data_key(run: Run) -> str:
+    """The same seed, network and data, however sites divide them."""
     data = {key: value for key, value in run.data.items() if key not in _DIVIDING}
-    return json.dumps([run.seed, run.architecture, data, run.metric], sort_keys=True)
+    return json.dumps([run.seed, run.architecture, data], sort_keys=True)

@@ -4,7 +4,8 @@
     [federation] [data] [plan]   what all runs have in common, see `settings`
     [[runs]]                     any of their settings; lists are multiplied out, so two lists of 3 make 9 runs
     [published]                  `source`, and `figures`: what, published, and where ours stands
-    [[scenarios]]                name and runs, a pattern: what goes into the table of policies and scenarios
+    [[scenarios]]                name and runs, a pattern: a column of the experiment's table of policies and scenarios;
+                                 centralised training on the same data belongs to it anyway
     [[plots]]                    title, runs and x
     [quick]                      settings and seeds of the reduced version; `only`, patterns of the runs that it has
 

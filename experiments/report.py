@@ -6,14 +6,15 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import median
 
+from agents.errors import SettingsError
 from agents.files import write_whole
 
-from .measure import SLACK, Group, Mean, Measured, Row, mean
+from .measure import SLACK, Group, Mean, Measured, Row, mean, row_names
 from .plots import draw_all
 from .read import Experiment
 from .results import Result, Results
@@ -21,6 +22,7 @@ from .shown import Figure
 
 NONE = "–"
 PAGE = "results.md"
+_METRIC_NAMES = {"auc": "AUC"}
 READING = f"""\
 Scores are those of the last release on the test split, on which nobody trained, decided or selected: means over seeds
 or folds, with the lowest and the highest in brackets. A run has *converged* with the first release whose holdout score
@@ -30,6 +32,13 @@ Seconds are simulated: each site has a machine of its own, an image takes it as 
 the network costs nothing. So sites that wait for each other cost what they would cost. MB are the model files that
 travelled, up and down; centralised training ships none, it needs the images themselves in one place. `wall` is what
 the whole run took here, scoring included.
+"""
+
+CELLS = """\
+Each cell: what the last release scores on the test split (accuracy, or the metric named, where the federation decided
+by that one); simulated seconds and megabytes shipped in all; and in bold those until it had
+[converged](#reading-the-tables), if it did and there is centralised training by the same metric to compare it with.
+Cells are means over the seeds; `(2/3)` says how many of these converged, if not all did.
 """
 
 
@@ -47,12 +56,16 @@ def write_report(out: Path, found: Results) -> Path:
 
 
 def write_page(every: Sequence[Results], docs: Path) -> Path:
-    """Write `docs/results.md` and its plots: which policy to use when, then a section per experiment."""
+    """Write `docs/results.md` and its plots: which policy to use when, then a section per experiment.
+
+    Raises:
+        SettingsError: Two runs want the same cell of a table of scenarios; nothing is written.
+    """
+    both = [(found, Measured(found.results)) for found in every]
+    parts = ["# What each policy is worth\n", _made_by(every), "## Which to use when\n", scenarios(both)]
     folder = docs / "results"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    both = [(found, Measured(found.results)) for found in every]
-    parts = ["# What each policy is worth\n", _made_by(every), "## Which to use when\n", scenarios(both)]
     for found, measured in both:
         plots = [(title, f"results/{name}") for title, name in draw_all(found.experiment, measured, folder)]
         parts += [f"## {found.experiment.name}\n", *section(found, measured, plots)]
@@ -70,27 +83,48 @@ def section(found: Results, measured: Measured, plots: Sequence[tuple[str, str]]
     if experiment.figures:
         parts.append(published(experiment, measured))
     parts.append(table_of_rows([measured.row(group) for group in measured.groups]))
-    parts += [part(measured.groups) for part in (table_of_sites, table_of_attacks) if part(measured.groups)]
+    more = (table_of_folds(measured), table_of_sites(measured.groups), table_of_attacks(measured.groups))
+    parts += [table for table in more if table]
     parts += [f"![{title}]({name})\n" for title, name in plots]
     return parts
 
 
 def scenarios(both: Sequence[tuple[Results, Measured]]) -> str:
-    """The table of policies and scenarios: test accuracy, seconds until convergence, megabytes until then."""
-    columns: list[str] = []
-    cells: dict[str, dict[str, str]] = {}
+    """Policies and scenarios, a table per experiment; scenarios of which nothing was done are left out."""
+    tables = []
     for found, measured in both:
-        for scenario in found.experiment.scenarios:
-            columns.append(scenario.name)
-            for group in measured.groups:
-                if fnmatchcase(group.label, scenario.runs):
-                    row = measured.row(group)
-                    cells.setdefault(row.way, {})[scenario.name] = _cell(row)
-    if not columns:
-        return ""
-    rows = [[way, *(there.get(name, NONE) for name in columns)] for way, there in cells.items()]
-    text = "Each cell: accuracy on the test split; seconds until convergence; megabytes shipped until then.\n\n"
-    return text + _table(["policy", *columns], rows)
+        if table := table_of_scenarios(found.experiment, measured):
+            tables.append(f"**[{found.experiment.name}](#{found.experiment.name})**\n\n{table}")
+    return "\n".join([CELLS, *tables]) if tables else ""
+
+
+def table_of_scenarios(experiment: Experiment, measured: Measured) -> str:
+    """A row per policy, a column per scenario, and in each the centralised training on the same data.
+
+    Raises:
+        SettingsError: Two runs of a scenario have the same policy, and differ in nothing that a row's name could tell.
+    """
+    columns: list[tuple[str, list[Group]]] = []
+    for scenario in experiment.scenarios:
+        if groups := [group for group in measured.groups if fnmatchcase(group.label, scenario.runs)]:
+            columns.append((scenario.name, measured.with_centralised(groups)))
+    names = row_names([groups for _, groups in columns])
+    shown: list[dict[str, str]] = []
+    for scenario_name, groups in columns:
+        there: dict[str, Group] = {}
+        for group in groups:
+            other = there.setdefault(names[group.label], group)
+            if other is not group:
+                raise SettingsError(
+                    f"{experiment.name}: {other.label} and {group.label} would share the cell of "
+                    f"{names[group.label]!r} and {scenario_name!r}",
+                    "narrow the pattern of that scenario, so that it takes in one of them",
+                )
+        metrics = {group.run.metric for group in groups if group.run.schedule != "centralised"}
+        shown.append({name: _cell(measured, group, metrics) for name, group in there.items()})
+    ways = dict.fromkeys(names[group.label] for group in measured.groups if group.label in names)
+    rows = [[name, *(column.get(name, NONE) for column in shown)] for name in ways]
+    return _table(["policy", *(name for name, _ in columns)], rows) if columns else ""
 
 
 def published(experiment: Experiment, measured: Measured) -> str:
@@ -121,6 +155,15 @@ def table_of_rows(rows: Sequence[Row]) -> str:
     cells = [[show(row) for _, show in columns] for row in rows]
     said = [index for index in range(len(columns)) if any(row[index] not in (NONE, "0.0") for row in cells)]
     return _table([columns[index][0] for index in said], [[row[index] for index in said] for row in cells])
+
+
+def table_of_folds(measured: Measured) -> str:
+    """The test accuracy on each fold, and how far that is from centralised training."""
+    groups = [group for group in measured.groups if group.run.data["folds"]]
+    folds = sorted({result.run.data["fold"] for group in groups for result in group.results})
+    rows = [[group.label, *(_fold(measured, group, fold) for fold in folds)] for group in groups]
+    said = "Test accuracy on each fold, and in brackets how far that is from centralised training there:\n\n"
+    return said + _table(["run", *(f"fold {fold}" for fold in folds)], rows) if rows else ""
 
 
 def table_of_sites(groups: Sequence[Group]) -> str:
@@ -167,7 +210,8 @@ def _origin(found: Results) -> str:
         lines.append("**This is the reduced version: it shows that all works, not what is worth using.**")
     if found.missing:
         number, of = len(found.missing), len(found.experiment.runs)
-        lines.append(f"**{number} of the {of} runs that the experiment now asks for are missing here.**")
+        are = "is" if number == 1 else "are"
+        lines.append(f"**{number} of the {of} runs that the experiment now asks for {are} missing here.**")
     return "\n\n".join(lines) + "\n"
 
 
@@ -228,15 +272,42 @@ def _sub_model(scores: Mapping[str, object]) -> list[str]:
     return [*(f"{scores[name]:.4f}" for name in ("accuracy", "precision", "recall")), shown]
 
 
-def _cell(row: Row) -> str:
-    accuracy = row.test["accuracy"]
-    parts = [NONE if accuracy is None else f"{accuracy.value:.3f}"]
-    if row.converged is not None:
-        missed = f" ({row.converged}/{row.runs})" if 0 < row.converged < row.runs else ""
-        parts.append("never" if row.seconds is None else f"{row.seconds.value:.0f} s{missed}")
-        if row.megabytes is not None and row.megabytes.value:
-            parts.append(f"{row.megabytes.value:.0f} MB")
+def _fold(measured: Measured, group: Group, fold: int) -> str:
+    """What a group scores on a fold, as the mean of its seeds."""
+    scores, differences = [], []
+    for result in group.results:
+        if result.run.data["fold"] == fold:
+            scores.append(float(result.outcome.final.test["accuracy"]))
+            reference = measured.reference(result)
+            if reference and reference is not result:
+                differences.append(scores[-1] - reference.outcome.final.test["accuracy"])
+    difference = mean(differences)
+    return _one(mean(scores), 4) + (f" ({difference.value:+.4f})" if difference else "")
+
+
+def _cell(measured: Measured, group: Group, metrics: Collection[str]) -> str:
+    """Score, time and bytes of a group, in a scenario whose federations decided by these metrics."""
+    row, metric = measured.row(group), group.run.metric
+    if metrics and metric not in metrics:  # centralised training, which was decided by another one
+        metric = min(metrics)
+    score = _one(row.test[metric], 3)
+    parts = [score if metric == "accuracy" else f"{_METRIC_NAMES.get(metric, metric)} {score}"]
+    parts.append(_cost(row.all_seconds, row.all_megabytes))
+    if row.converged and metric == group.run.metric:
+        missed = f" ({row.converged}/{row.runs})" if row.converged < row.runs else ""
+        parts.append(f"**{_cost(row.seconds, row.megabytes)}**{missed}")
     return "; ".join(parts)
+
+
+def _cost(seconds: Mean | None, megabytes: Mean | None) -> str:
+    """Time and bytes; no bytes for centralised training, which ships no models."""
+    time = NONE if seconds is None else f"{_brief(seconds.value)} s"
+    return f"{time}, {_brief(megabytes.value)} MB" if megabytes and megabytes.value else time
+
+
+def _brief(value: float) -> str:
+    """Two digits, or all of those before the point."""
+    return f"{value:.2g}" if 0.001 <= value < 10 else f"{value:,.0f}"
 
 
 def _spread(value: Mean | None) -> str:
