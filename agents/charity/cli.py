@@ -41,7 +41,9 @@ class InitSettings:
     sessions: int | None = setting(None, "Sessions per site, or rounds; without it, no end.", metavar="N", at_least=1)
     policy: str = setting("best", "How models become one: `charity policies`.", metavar="POLICY")
     gate: str = setting("on", "Whether a release must hold on the holdout.", choices=("on", "off", "ladder"))
-    margin: float = setting(0.01, "How far below the best a release may score.", metavar="X", at_least=0)
+    margin: float = setting(
+        0.01, "How far below the best a release may score; ladder: above the current.", metavar="X", at_least=0
+    )
     metric: str = setting(
         "accuracy", "What the policy compares first.", choices=("accuracy", "auc", "precision", "recall")
     )
