@@ -1,4 +1,7 @@
-"""The README does what it says: its commands for a real coordinator and site, its checks by hand, its installation."""
+"""The README does what it says: its commands for a real coordinator and site, its checks by hand, its installation.
+
+And the units of docs/operations.md start commands that there are.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Commands of a console block that other tests run, word for word or with a state folder of their own.
+# Commands of the README that other tests run, word for word or with a state folder of their own: those of its console
+# blocks, and those for `charity` within its text. The sh blocks are run here, one section after another.
 ELSEWHERE = {
     "scripts/quickstart": "tests/e2e/test_processes.py",
     "scripts/test": "what runs this test",
@@ -28,6 +32,24 @@ ELSEWHERE = {
     "docker compose cp setup:/keys/. keys/": "tests/e2e/test_compose.py",
     "ssh -p 2222 -i keys/auditor -o UserKnownHostsFile=keys/known_hosts charity@localhost history": "test_compose.py",
     "ssh -p PORT -i state/keys/auditor -o UserKnownHostsFile=state/keys/known_hosts charity@127.0.0.1 history": "same",
+}
+IN_THE_TEXT = {
+    "charity rollback 17": "test_going_back_and_exporting",
+    "charity export 45 best.keras": "test_going_back_and_exporting",
+    "charity nodes revoke hospital-a": "tests/integration/test_judge.py",
+    "charity nodes add NAME KEY.pub --role auditor": "tests/e2e/test_processes.py",
+    "charity history": "test_checking_by_hand",
+    "charity policies": "test_beginning_with_rounds",
+    "charity init": "test_a_real_coordinator_and_a_real_site",
+    "charity init --policy POLICY": "test_beginning_with_rounds",
+    "charity init --weights FILE": "tests/integration/test_genesis.py",
+    # a smaller one
+    """charity init --architecture '{"name":"cnn","depth":8,"input":[64,64,3],"classes":4}'""": "test_genesis.py",
+}
+RUN_HERE = {
+    "On real machines": "test_a_real_coordinator_and_a_real_site",
+    "Checking by hand": "test_checking_by_hand",
+    "How models become one": "test_beginning_with_rounds",
 }
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
@@ -50,12 +72,27 @@ def test_every_command_of_the_readme_is_run_by_a_test(root: Path) -> None:
     installing = {line for line in shown if "pip install" in line or "-m venv" in line}
     assert len(installing) == 3  # see test_the_installation_of_bob_has_no_tensorflow
     assert shown - installing == set(ELSEWHERE)
+    assert {name for name, text in sections(root).items() if blocks(text, "sh")} == set(RUN_HERE)
+    within = re.sub(r"^```.*?^```$", "", (root / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"`(charity [^`]+)`", within)) == set(IN_THE_TEXT)
 
 
 def test_links_lead_somewhere(root: Path) -> None:
-    for name in ("README.md", "SECURITY.md"):
-        for target in re.findall(r"\]\(([^)#]+)", (root / name).read_text()):
-            assert (root / target).exists(), f"{name} links to {target}"
+    for name in ("README.md", "SECURITY.md", "docs/operations.md"):
+        page = root / name
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{name} links to {target}"
+
+
+def test_the_units_start_commands_that_there_are(root: Path) -> None:
+    started = re.findall(r"^ExecStart=\S+/(\w+) (\w+) (.*)$", (root / "docs/operations.md").read_text(), re.MULTILINE)
+    assert [f"{agent} {verb}" for agent, verb, _ in started] == [
+        "bob watch", "alice train", "charity serve", "charity door",
+    ]  # fmt: skip
+    for agent, verb, options in started:
+        command = [str(Path(sys.executable).with_name(agent)), verb, "--help"]
+        page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert not [option for option in re.findall(r"--[a-z-]+", options) if f"  {option} " not in page]
 
 
 @dataclass
@@ -172,12 +209,36 @@ def test_checking_by_hand(told: Told) -> None:
         block.replace("state/coordinator", "coordinator").replace("scripts/", f"{told.root}/scripts/")
         for block in blocks(sections(told.root)["Checking by hand"], "sh")
     )
-    said = told.shell(bundle, RECORD=f"{accepted['sequence']:08}", SITE=str(accepted["site"]))
+    said = told.shell(bundle, RECORD=str(accepted["sequence"]), SITE=str(accepted["site"]))
     assert said.startswith('Good "submission@fedssh" signature for hospital-a')
     model = accepted.get("candidate", accepted["model"])  # what the site sent; with mixes the model is another
     assert isinstance(model, dict)
     assert told.shell("sha256sum model.safetensors").split()[0] == model["sha256"]
     assert "every hash, link and signature is good" in told.shell(history)
+
+
+def test_going_back_and_exporting(told: Told) -> None:
+    accepted = [record["sequence"] for record in told.records() if record["event"] == "accepted"][-1]
+    before = told.records()[-1]["sequence"]
+    told.shell("charity rollback 1")
+    told.shell(f"charity export {accepted} best.keras")
+    assert (told.folder / "best.keras").stat().st_size > 100_000
+    after = [record for record in told.records() if record["sequence"] > before]  # type: ignore[operator]
+    assert [(record["event"], record["to"]) for record in after if record["event"] == "rollback"] == [("rollback", 1)]
+
+
+def test_beginning_with_rounds(root: Path, tmp_path: Path) -> None:
+    told = Told(tmp_path, root)
+    make_images(tmp_path / "xrays.npz", 1, 40)
+    (line,) = blocks(sections(root)["How models become one"], "sh")
+    told.shell(line)
+    policy = re.search(r"--policy (\S+)", line)
+    assert policy is not None
+    genesis = told.records()[0]
+    for option in policy[1].partition(":")[2].split(","):
+        assert option in str(genesis["policy"]).partition(":")[2].split(",")
+    assert genesis["sessions"] == 20
+    assert "fedavg" in told.shell("charity policies")
 
 
 def test_the_installation_of_bob_has_no_tensorflow(root: Path, tmp_path: Path) -> None:
