@@ -7,7 +7,7 @@
     median, trimmed:N          rounds: coordinate-wise median; mean without the N lowest and N highest
     krum:F, multi-krum:F       rounds: the update, or the updates, nearest to the others, with F faulty sites
 
-A policy is agreed once, as one text such as `fedavg:fraction=0.5,server=adam`, and stands in every release. What it
+A policy is agreed once, as one text such as `fedavg:fraction=0.5,server=momentum`, and stands in every release. What it
 decides from scores is in `decision`; what it does to weights, in `averaging`; who takes part in a round, and when it
 closes, in `rounds`.
 """
