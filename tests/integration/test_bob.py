@@ -200,8 +200,9 @@ def stage(request: pytest.FixtureRequest, new_room: Callable[..., Room], tmp_pat
         if judging.ident:
             judging.join()
         for process in stage.processes:
-            process.kill()
-            process.wait()
+            process.terminate()  # a door that is killed leaves its sshd behind
+        for process in stage.processes:
+            process.wait(30)
 
 
 def test_a_day_at_a_site(stage: Stage) -> None:
