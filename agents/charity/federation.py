@@ -15,7 +15,7 @@ from typing import Any
 
 from agents.charity.decision import Gate
 from agents.charity.policy import Policy, read_policy
-from agents.charity.rounds import Round, Update
+from agents.charity.rounds import Round, Update, ends_waiting
 from agents.errors import LedgerError
 from agents.keys import fingerprint
 from agents.ledger import Record
@@ -258,9 +258,9 @@ def _after(state: Federation, record: Record, fields: dict[str, Any]) -> Federat
             member = state.member(fields["site"])
             done = member.sessions + 1 if member else 0
             reported = _with_member(state, fields["site"], sessions=done)
-            return reported if fields["checkpoints"] else _with_empty(reported, fields["site"], fields["builds_on"])
+            return _with_empty(reported, fields)
         case "invalid":
-            return _with_empty(state, fields["site"], record.sequence)
+            return _with_empty(state, fields)
         case "release":
             return dataclasses.replace(state, release=record)
         case "finished":
@@ -290,10 +290,10 @@ def _with_update(state: Federation, record: Record, fields: dict[str, Any]) -> F
     return dataclasses.replace(state, round=dataclasses.replace(current, updates=(*current.updates, update)))
 
 
-def _with_empty(state: Federation, name: str, since: int) -> Federation:
-    """A site from which nothing of use came, since a record in the open round, is not waited for."""
-    current = state.round
-    if current is None or since < current.record or name in current.empty:
+def _with_empty(state: Federation, fields: dict[str, Any]) -> Federation:
+    """A site from which nothing of use comes in the open round is not waited for."""
+    current, name = state.round, fields["site"]
+    if current is None or name in current.empty or not ends_waiting(fields, current.record):
         return state
     return dataclasses.replace(state, round=dataclasses.replace(current, empty=(*current.empty, name)))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agents.charity.policy import read_policy
-from agents.charity.rounds import least_sites, needed
+from agents.charity.rounds import ends_waiting, least_sites, needed
 
 CLOSING = ("round-accepted", "round-refused")
 
@@ -70,12 +70,9 @@ def _follow(found: Row, record: Fields) -> None:
         found["sent"].append(site)
     elif record["event"] == "round-extended":
         found |= {"sites": list(record["sites"]), "extended": True}
-    elif record["event"] == "invalid" or (
-        record["event"] == "report" and not record["checkpoints"] and record["builds_on"] >= found["record"]
-    ):
-        found["empty"].append(site)
     elif record["event"] == "site-revoked":
         found |= {name: [other for other in found[name] if other != site] for name in ("selected", "sites", "sent")}
+    if ends_waiting(record, found["record"]):
         found["empty"].append(site)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -117,6 +117,18 @@ def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due
     if others and (complete or seconds_left(policy, current, now) <= 0):
         return Due.EXTEND
     return Due.CLOSE if complete else Due.NOTHING
+
+
+def ends_waiting(fields: Mapping[str, Any], opened: int) -> bool:
+    """Whether a record, written while a round is open, says that its site sends nothing of use to it any more.
+
+    Args:
+        fields: The record's.
+        opened: Sequence of the record that opened the round; a report on what began earlier says nothing about it.
+    """
+    if fields["event"] == "report":
+        return not fields["checkpoints"] and int(fields["builds_on"]) >= opened
+    return fields["event"] in ("invalid", "site-revoked")
 
 
 def why_not(current: Round | None, site: str, number: int) -> str:
