@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from agents import bundle, files, weights
-from agents.bob import chain
+from agents import bundle, chain, files, weights
 from agents.bob.receipts import Receipts
 from agents.bob.site import Folder, Site
 from agents.errors import LedgerError, SettingsError

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.bob import chain
+from agents import chain
 from agents.bob.outgoing import fields_of, in_megabytes
 from agents.bob.receipts import Receipts
 from agents.bob.site import Site

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agents.bob import chain
-from agents.bob.chain import Seen
+from agents import chain
+from agents.chain import Seen
 from agents.errors import LedgerError, RollbackError, SignatureError, UntrustedError
 from agents.keys import PrivateKey
 from agents.manifest import Blob, Release, canonical, new_id, now

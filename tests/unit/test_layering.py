@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "bundle": {"errors", "settings", "files", "keys", "signature", "weights", "manifest"},
     "transport": {"errors", "settings"},
     "ledger": {"errors", "manifest", "signature", "keys"},
+    "chain": {"errors", "keys", "manifest", "signature"},
 }
 # What an agent may import from `models`, by module of the agent; None is every module.
 USES_MODELS = {"alice": None, "bob": set(), "charity": {"judge", "genesis"}}
