@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
+
+from agents.errors import SettingsError, UntrustedError
 
 BLOCK = 1 << 20
 _PART = ".part"
@@ -73,6 +77,76 @@ def move_whole(source: Path, target: Path) -> None:
         with open(source, "rb") as reader, whole_file(target, mode=0o600) as writer:
             shutil.copyfileobj(reader, writer, BLOCK)
         source.unlink()
+
+
+def open_regular(path: Path, max_bytes: int) -> BinaryIO:
+    """Open for reading what another room laid into a shared folder: a file of its own, of bounded size, and no link.
+
+    Neither the name nor its folder may be a link, and nothing blocks, so a FIFO or a device does no harm. All further
+    questions go to the open file: the name may stand for another one by then. It may also grow, so bound every read.
+
+    Args:
+        path: Only its last two parts are distrusted; where the shared folder itself is was said by a person.
+        max_bytes: The largest size accepted.
+
+    Raises:
+        UntrustedError: A link, a FIFO, a device, a folder, or larger.
+        SettingsError: The folder is a link or no folder.
+        FileNotFoundError: No such file.
+    """
+    folder = _open_folder(path.parent)
+    try:
+        handle = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):  # a link; EMLINK on BSD; a socket
+            raise UntrustedError(f"{path} is not a file but a link or a socket") from None
+        raise
+    finally:
+        os.close(folder)
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise UntrustedError(f"{path} is not a file but a {_kind(found.st_mode)}")
+        if found.st_size > max_bytes:
+            raise UntrustedError(f"{path} has {found.st_size:,} bytes, expected at most {max_bytes:,}")
+        return open(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The bytes of what another room laid into a shared folder; see `open_regular`, which it raises like."""
+    with open_regular(path, max_bytes) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise UntrustedError(f"{path} has more than {max_bytes:,} bytes")
+    return data
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a shared folder that is a link to elsewhere, or no folder.
+
+    Raises:
+        SettingsError: It is.
+        FileNotFoundError: It is not there.
+    """
+    os.close(_open_folder(folder))
+
+
+def _open_folder(folder: Path) -> int:
+    try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR):
+            raise
+        what = "a link" if folder.is_symlink() else "no folder"
+        raise SettingsError(f"{folder} is {what}", "the shared folder holds real folders only; remove it") from None
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+    return kinds.get(stat.S_IFMT(mode), "thing of another kind")
 
 
 def sha256_file(path: Path) -> str:

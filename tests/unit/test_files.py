@@ -3,11 +3,13 @@
 import errno
 import hashlib
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from agents import files
+from agents.errors import SettingsError, UntrustedError
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -60,3 +62,51 @@ def test_sweep_removes_only_what_killed_writers_left(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 10**6)
     assert files.sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+
+
+def test_what_another_room_laid_down_is_read_from_one_open_file(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+    path.write_bytes(b"as it was")
+    with files.open_regular(path, 100) as file:
+        path.unlink()
+        path.symlink_to("/etc/passwd")
+        assert file.read() == b"as it was"
+
+
+def test_links_fifos_devices_and_folders_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to("/etc/hostname")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        monkeypatch.chdir(tmp_path)  # the path of a socket may have few letters only
+        listening.bind("socket")
+    for name in ("link", "zero", "fifo", "folder", "socket"):
+        with pytest.raises(UntrustedError, match=f"{name} is not a file"):
+            files.read_regular(tmp_path / name, 1 << 20)
+
+
+def test_a_file_larger_than_allowed_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(12 << 30)
+    with pytest.raises(UntrustedError, match="has 12,884,901,888 bytes, expected at most 1,024"):
+        files.open_regular(path, 1024)
+    path.write_bytes(b"0123456789")
+    assert files.read_regular(path, 10) == b"0123456789"
+
+
+def test_a_shared_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "note").write_bytes(b"text")
+    (tmp_path / "linked").symlink_to(real)
+    (tmp_path / "plain").write_bytes(b"")
+    for name, what in (("linked", "a link"), ("plain", "no folder")):
+        with pytest.raises(SettingsError, match=f"{name} is {what}"):
+            files.check_folder(tmp_path / name)
+        with pytest.raises(SettingsError, match=f"{name} is {what}"):
+            files.open_regular(tmp_path / name / "note", 100)
+    files.check_folder(real)
+    with pytest.raises(FileNotFoundError):
+        files.read_regular(real / "gone", 100)
