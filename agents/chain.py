@@ -7,19 +7,30 @@ adds to what was shown before. The very first record has sequence 1 and follows 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from agents.errors import BundleError, LedgerError, RollbackError
 from agents.keys import PublicKey
-from agents.manifest import MAX_BYTES, Release, parse
+from agents.manifest import MAX_BYTES, Release, canonical, parse, shown
 from agents.signature import LEDGER, verify
 
 MAX_LINE_BYTES = 4 * MAX_BYTES  # the record, escaped, and its signature
 VERDICTS = ("accepted", "refused", "counted", "invalid", "report")
+# Field of a release's federation block: the field of genesis that it repeats, and what its absence means there.
+AGREED = {
+    "name": ("federation", None),
+    "policy": ("policy", None),
+    "gate": ("gate", "off"),
+    "margin": ("margin", 0.0),
+    "schedule": ("schedule", None),
+}
+_SHARES = ("accuracy", "precision", "recall", "auc")
 _HINT = (
     "the coordinator was restored from an old copy, or shows different histories to different sites; ask its operator"
 )
@@ -126,7 +137,7 @@ def follow(
                 f"record {record.sequence} is not the verdict this site was given under that number", _HINT
             )
         if record.sequence == release.sequence:
-            _check_release(record, release)
+            _check_head(record, release)
         at = Seen(record.sequence, record.hash)
     if at.sequence != release.sequence:
         raise RollbackError(
@@ -149,7 +160,9 @@ def _check_genesis(record: Record, coordinator: PublicKey) -> None:
         raise RollbackError("the history does not begin with this coordinator's genesis", _HINT)
 
 
-def _check_release(record: Record, release: Release) -> None:
+def _check_head(record: Record, release: Release) -> None:
+    if record.sequence != release.sequence:
+        raise RollbackError(f"record {record.sequence} is not that of release {release.sequence}", _HINT)
     if record.event != Release.kind:
         raise RollbackError(f"record {record.sequence} is {record.event!r}, not the release", _HINT)
     if record.hash != release.head:
@@ -158,6 +171,84 @@ def _check_release(record: Record, release: Release) -> None:
         )
     if sha256_of(record.fields.get("model")) != release.model.sha256:
         raise RollbackError(f"record {record.sequence} releases another model than the one that came", _HINT)
+
+
+def check_release(release: Release, record: Record, genesis: Record) -> None:
+    """Check that a release says what its record says, and what was agreed when the federation began.
+
+    A federation that began before there were gates has no `gate` and no `margin`, in its genesis and in its releases
+    of that time; that means the gate `off`.
+
+    Args:
+        release: Its manifest, the signature already checked.
+        record: The record that it names, read by `read_line`.
+        genesis: Record 1, read by `read_line`.
+
+    Raises:
+        RollbackError: It is not the record of this release.
+        LedgerError: Record 1 is no genesis, or does not say what was agreed.
+        BundleError: Names the field that differs, or the score that is none.
+    """
+    agreed = genesis.fields
+    if genesis.event != "genesis" or genesis.sequence != 1:
+        raise LedgerError(f"record {genesis.sequence} is {shown(genesis.event)}, expected the genesis, record 1")
+    if lacking := [name for name in ("plan", "architecture") if name not in agreed]:
+        raise LedgerError(f"record 1 lacks {lacking[0]!r}")
+    _check_head(record, release)
+    what = f"release {release.sequence}"
+    said = {
+        "model": dataclasses.asdict(release.model),
+        "metrics": release.metrics,
+        "federation": release.federation,
+        "recipients": release.recipients,
+    }
+    for name, value in said.items():
+        if not _same(value, record.fields.get(name)):
+            raise BundleError(f"{name!r} of {what} is not what its record says")
+    for name in ("plan", "architecture"):
+        if not _same(getattr(release, name), agreed[name]):
+            raise BundleError(f"{name!r} of {what} is not what record 1 says was agreed")
+    for name, (source, absent) in AGREED.items():
+        if not _same(release.federation.get(name, absent), agreed.get(source, absent)):
+            found = str(release.federation.get(name, absent))
+            raise BundleError(f"{name!r} of the federation of {what} is {shown(found)}, which is not what was agreed")
+    _check_metrics(what, release.metrics, agreed)
+
+
+def _check_metrics(what: str, metrics: Mapping[str, Any], agreed: Mapping[str, Any]) -> None:
+    most = 1.0
+    if agreed.get("gate") == "ladder" and _is_number(agreed.get("margin")):
+        most += min(agreed["margin"], 1) / 2  # a ladder tells the nearest of its steps; the last may lie above 1
+    for name, value in metrics.items():
+        if not _is_score(name, value, most):
+            found = str(value)[:40] if type(value) in (int, float) else shown(value)
+            raise BundleError(f"the score {shown(name)} of {what} is {found}, which no model can have")
+
+
+def _is_score(name: str, value: Any, most: float) -> bool:
+    if name == "confusion":
+        rows = value if isinstance(value, list) else [None]
+        return all(
+            isinstance(row, list) and len(row) == len(rows) and all(type(n) is int and 0 <= n < 2**53 for n in row)
+            for row in rows
+        )
+    if name == "per_class_accuracy":
+        return isinstance(value, list) and all(_is_score("accuracy", share, most) for share in value)
+    if value is None:
+        return name != "loss"
+    if name in _SHARES:
+        return _is_number(value) and 0 <= value <= most
+    return _is_number(value) and (value >= 0 or name != "loss")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number, also once it is a float; JSON knows whole numbers of any size."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON; Python says that 1, 1.0 and True are equal."""
+    return canonical(one) == canonical(other)
 
 
 def check_verdict(record: Record, site: str, id: str, model: str | None, bundle: str) -> None:

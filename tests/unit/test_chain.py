@@ -11,7 +11,7 @@ import pytest
 
 from agents import chain
 from agents.chain import Seen
-from agents.errors import LedgerError, RollbackError, SignatureError, UntrustedError
+from agents.errors import BundleError, LedgerError, RollbackError, SignatureError, UntrustedError
 from agents.keys import PrivateKey
 from agents.manifest import Blob, Release, canonical, new_id, now
 from agents.signature import LEDGER, RELEASE, sign
@@ -23,11 +23,11 @@ HEX = "0" * 64
 class History:
     """A coordinator's records as ledger lines; every test may write a false one."""
 
-    def __init__(self, key: PrivateKey) -> None:
+    def __init__(self, key: PrivateKey, **genesis: Any) -> None:
         self.key = key
         self.lines: list[bytes] = []
         self.heads = [chain.Seen().head]
-        self.add("genesis", coordinator=key.public.line)
+        self.add("genesis", coordinator=key.public.line, **genesis)
 
     def add(self, event: str, signer: PrivateKey | None = None, namespace: str = LEDGER, **fields: Any) -> History:
         record = {"sequence": len(self.lines) + 1, "previous": self.heads[-1], "event": event, "time": now(), **fields}
@@ -160,6 +160,116 @@ def test_a_verdict_that_is_not_in_the_history_is_noticed(history: History) -> No
     chain.follow(history.lines, Seen(), history.release(), history.key.public, kept)
     with pytest.raises(RollbackError, match="record 3 is not the verdict this site was given"):
         chain.follow(history.lines, Seen(), history.release(), history.key.public, {3: "c" * 64})
+
+
+PLAN = {"batch_size": 32, "learning_rate": 0.001, "metric": "accuracy"}
+AGREED: dict[str, Any] = {
+    "federation": "lungs", "policy": "best", "gate": "on", "margin": 0.01, "schedule": "parallel", "plan": PLAN,
+    "architecture": HEX,
+}  # fmt: skip
+BLOCK: dict[str, Any] = {
+    "name": "lungs", "policy": "best", "gate": "on", "margin": 0.01, "schedule": "parallel", "turn": None,
+    "state": "open", "sessions": 2, "sites": ["alice-1"],
+}  # fmt: skip
+SCORES: dict[str, Any] = {
+    "loss": 0.25, "accuracy": 0.75, "precision": 1.0, "recall": 0.5, "auc": None, "confusion": [[2, 0], [1, 1]],
+    "per_class_accuracy": [1.0, None],
+}  # fmt: skip
+WHO = ["SHA256:" + "A" * 43]
+
+
+def released(
+    keys: dict[str, PrivateKey],
+    manifest: dict[str, Any] | None = None,
+    record: dict[str, Any] | None = None,
+    genesis: dict[str, Any] | None = None,
+) -> tuple[Release, chain.Record, chain.Record]:
+    """A release, its record and the genesis, with changes to any of the three; None removes a field of genesis."""
+    agreed = {name: value for name, value in (AGREED | (genesis or {})).items() if value is not None}
+    history = History(keys["coordinator"], **agreed)
+    fields = {"model": {"sha256": MODEL, "size": 9}, "metrics": SCORES, "federation": BLOCK, "recipients": WHO}
+    history.add("release", **(fields | (record or {})))
+    release = history.release(**({"metrics": SCORES, "federation": BLOCK, "plan": PLAN} | (manifest or {})))
+    first, second = (chain.read_line(line, history.key.public) for line in history.lines)
+    return release, second, first
+
+
+def test_a_release_says_what_its_record_and_the_genesis_say(keys: dict[str, PrivateKey]) -> None:
+    chain.check_release(*released(keys))
+    old = {name: value for name, value in BLOCK.items() if name not in ("gate", "margin")}
+    before_gates = {"gate": None, "margin": None}
+    chain.check_release(*released(keys, {"federation": old}, {"federation": old}, before_gates))
+    now_told = BLOCK | {"gate": "off", "margin": 0.0}
+    chain.check_release(*released(keys, {"federation": now_told}, {"federation": now_told}, before_gates))
+    step = {"gate": "ladder", "margin": 0.6}  # whose nearest step to 1 is 1.2
+    told = {"metrics": {"loss": 0.6, "accuracy": 1.2}, "federation": BLOCK | step}
+    chain.check_release(*released(keys, told, told, step))
+
+
+OTHER_PLAN = PLAN | {"learning_rate": 10.0}
+SAYS_OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
+    "another model": ({"model": Blob("c" * 64, 9)}, {}, {}, "another model"),
+    "another size": ({"model": Blob(MODEL, 8)}, {}, {}, "'model' of release 2 is not what its record says"),
+    "another record": ({"sequence": 3}, {}, {}, "record 2 is not that of release 3"),
+    "another head": ({"head": "c" * 64}, {}, {}, "names the head cccc"),
+    "other scores": ({"metrics": SCORES | {"accuracy": 0.8}}, {}, {}, "'metrics' of release 2 is not what its"),
+    "another state": ({"federation": BLOCK | {"state": "finished"}}, {}, {}, "'federation' of release 2 is not what"),
+    "more sites": ({"federation": BLOCK}, {"federation": BLOCK | {"sites": []}}, {}, "'federation' of release 2"),
+    "other readers": ({"recipients": ["SHA256:" + "B" * 43]}, {}, {}, "'recipients' of release 2"),
+    "a number of another type": ({"metrics": SCORES | {"precision": True}}, {}, {}, "'metrics' of release 2"),
+    "another plan": ({"plan": OTHER_PLAN}, {}, {}, "'plan' of release 2 is not what record 1 says was agreed"),
+    "another architecture": ({"architecture": "c" * 64}, {}, {}, "'architecture' of release 2 is not what record 1"),
+    "no plan in genesis": ({}, {}, {"plan": None}, "record 1 lacks 'plan'"),
+    "no gate in an old genesis": ({}, {}, {"gate": None}, "'gate' of the federation of release 2 is 'on'"),
+    **{
+        f"another {name} than agreed": ({}, {}, {source: "other"}, f"'{name}' of the federation of release 2 is")
+        for name, (source, _) in chain.AGREED.items()
+    },
+}
+
+
+@pytest.mark.parametrize("case", SAYS_OTHERWISE)
+def test_a_release_that_says_otherwise_is_refused(keys: dict[str, PrivateKey], case: str) -> None:
+    manifest, record, genesis, words = SAYS_OTHERWISE[case]
+    with pytest.raises(UntrustedError, match=words):
+        chain.check_release(*released(keys, manifest, record, genesis))
+
+
+def test_a_release_is_held_against_a_genesis_and_its_own_record(keys: dict[str, PrivateKey]) -> None:
+    release, record, genesis = released(keys)
+    with pytest.raises(LedgerError, match="record 2 is 'release', expected the genesis"):
+        chain.check_release(release, record, record)
+    with pytest.raises(RollbackError, match="record 1 is not that of release 2"):
+        chain.check_release(release, genesis, genesis)
+
+
+NO_SCORES: dict[str, dict[str, Any]] = {
+    "accuracy far above 1": {"accuracy": 10**400},
+    "accuracy above 1": {"accuracy": 1.0001},
+    "accuracy below 0": {"accuracy": -0.1},
+    "accuracy a text": {"accuracy": "1\x1b[2J"},
+    "accuracy a truth": {"accuracy": True},
+    "auc above 1": {"auc": 2},
+    "loss below 0": {"loss": -1.0},
+    "loss without end": {"loss": 10**400},
+    "no loss": {"loss": None},
+    "another number without end": {"kappa": 10**400},
+    "another text": {"kappa": "high"},
+    "a ragged table": {"confusion": [[1, 2], [3]]},
+    "a table that is none": {"confusion": {"0": 1}},
+    "a table of halves": {"confusion": [[0.5]]},
+    "a share above 1": {"per_class_accuracy": [10**400]},
+    "no list of shares": {"per_class_accuracy": 0.5},
+}
+
+
+@pytest.mark.parametrize("case", NO_SCORES)
+def test_a_score_that_no_model_can_have_is_refused(keys: dict[str, PrivateKey], case: str) -> None:
+    scores = SCORES | NO_SCORES[case]
+    (name,) = NO_SCORES[case]
+    with pytest.raises(BundleError, match=f"the score '{name}' of release 2 is .*, which no model can have") as caught:
+        chain.check_release(*released(keys, {"metrics": scores}, {"metrics": scores}))
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 120
 
 
 ID, OTHER, BUNDLE = new_id(), new_id(), "e" * 64
