@@ -115,6 +115,25 @@ def build(spec: Mapping[str, Any]) -> keras.Model:
     return keras.Model(images, output, name=spec["name"])
 
 
+def shapes(spec: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of all weights of `build(spec)` by variable path, in build order, without making any of them.
+
+    Takes next to no memory however large the network is, so a spec of a stranger can be measured first. Networks built
+    before are not to be built upon afterwards, as after `keras.utils.clear_session`.
+
+    Raises:
+        ValueError: As `check_spec`.
+    """
+    from .backend import load_keras
+
+    keras = load_keras()
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            return {variable.path: tuple(variable.shape) for variable in build(spec).weights}
+    finally:
+        keras.utils.clear_session(free_memory=False)  # else Keras would make them up for later
+
+
 def loss_name(spec: Mapping[str, Any]) -> str:
     """The Keras loss that fits the output of `build(spec)` and labels that are class numbers."""
     return "binary_crossentropy" if spec["classes"] == 2 else "sparse_categorical_crossentropy"

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import click
 
-from agents.commands import entry, new_group, print_json, print_table, settings_options, stop_event, tell
+from agents.alice.limits import Limits
+from agents.commands import (
+    entry,
+    new_group,
+    path_argument,
+    print_json,
+    print_table,
+    settings_options,
+    stop_event,
+    tell,
+)
 from agents.settings import REQUIRED, describe, setting
 
+_LIMITS = Limits()
+_EXCHANGE = "Folder shared with bob."
+_STATE = "Alice's own folder."
 alice = new_group("alice", "Train a Keras model on this site's data, without network and without keys.")
 
+JOIN_EXAMPLE = """Example:
+
+\b
+  alice join invitation.json --exchange exchange --state alice
+"""
+TERMS_EXAMPLE = """Example:
+
+\b
+  alice terms --exchange exchange --state alice
+"""
+ACCEPT_EXAMPLE = """Example:
+
+\b
+  alice accept 5c1f0a7e2b9d4c66
+"""
 TRAIN_EXAMPLE = """Example:
 
 \b
@@ -26,6 +55,7 @@ STATUS_EXAMPLE = """Example:
 EXAMPLE = """Example:
 
 \b
+  alice join invitation.json        agree to the federation that bob is invited to
   alice train --data site.npz       train on MedMNIST- or Keras-style arrays
   alice train --data photographs    train on a folder of images per class
 """
@@ -36,11 +66,11 @@ alice.epilog = EXAMPLE
 class TrainSettings:
     """Settings of `alice train`."""
 
-    data: Path = setting(REQUIRED, "The site's images: an .npz file or a folder of images per class.", "PATH")
-    exchange: Path = setting(Path("exchange"), "Folder shared with bob.", "DIR")
-    state: Path = setting(Path("alice"), "Alice's own folder: session counter and TensorBoard logs.", "DIR")
+    data: Path = setting(REQUIRED, "Images: an .npz file or a folder per class.", "PATH")
+    exchange: Path = setting(Path("exchange"), _EXCHANGE, "DIR")
+    state: Path = setting(Path("alice"), _STATE, "DIR")
     sessions: int = setting(0, "Sessions to train now; 0: until the federation is finished.", "N", at_least=0)
-    epochs: int = setting(0, "Most epochs of a session; 0: what the coordinator's plan says.", "N", at_least=0)
+    epochs: int = setting(0, "Most epochs of a session; 0: as the plan says.", "N", at_least=0)
     seed: int = setting(1, "For the validation split and the order of training.", "N", at_least=0)
     validation: float = setting(
         0.15, "Share held out when the data has no val split; 0: score on the training images.", "SHARE", at_least=0
@@ -49,12 +79,30 @@ class TrainSettings:
     settle: float = setting(2.0, "Seconds a session's last checkpoint may take to come back.", "SECONDS", at_least=0)
     threads: int = setting(0, "CPU threads; 0: all cores.", "N", at_least=0)
     tensorboard: bool = setting(True, "Write TensorBoard logs.")
+    invitation: Path | None = setting(None, "Join by this file when nothing is agreed to yet.", "FILE")
+    architectures: str = setting("all", "Networks that may be built here, such as cnn,lenet.", "NAMES")
+    max_weights: int = setting(_LIMITS.max_weights, "Largest network.", "N", at_least=1)
+    max_learning_rate: float = setting(_LIMITS.max_learning_rate, "Largest learning rate.", "RATE", at_least=0)
+    min_batch_size: int = setting(_LIMITS.min_batch_size, "Fewest images per step.", "N", at_least=1)
+    max_batch_size: int = setting(_LIMITS.max_batch_size, "Most images per step.", "N", at_least=1)
+    max_epochs: int = setting(_LIMITS.max_epochs, "Longest session that a plan may ask for.", "N", at_least=1)
+    max_sessions: int = setting(_LIMITS.max_sessions, "Most sessions in one federation, in all.", "N", at_least=1)
+    min_steps: int = setting(_LIMITS.min_steps, "Steps before a session's model may leave.", "N", at_least=1)
+    min_accuracy: float = setting(_LIMITS.min_accuracy, "Smallest score worth shipping.", "SHARE", at_least=0)
+
+    @property
+    def limits(self) -> Limits:
+        """This site's own limits."""
+        listed = () if self.architectures == "all" else self.architectures.split(",")
+        names = tuple(filter(None, (name.strip() for name in listed)))
+        same = {field.name: getattr(self, field.name) for field in fields(Limits) if field.name != "architectures"}
+        return Limits(names, **same)
 
 
 @alice.command(epilog=TRAIN_EXAMPLE)
 @settings_options(TrainSettings, "alice")
 def train(settings: TrainSettings) -> None:
-    """Train session after session, each from the newest release, and publish every checkpoint that improves on it."""
+    """Train session after session from the newest release, and publish every checkpoint that improves on it."""
     from agents.alice.exchange import Exchange
     from agents.alice.memory import alone
 
@@ -64,6 +112,7 @@ def train(settings: TrainSettings) -> None:
     with alone(settings.state):
         exchange = Exchange(settings.exchange)
         exchange.tidy()
+        _agree(settings.state, settings.invitation, exchange.incoming)
 
         from agents.alice.network import Network
         from agents.alice.train import Alice
@@ -71,37 +120,146 @@ def train(settings: TrainSettings) -> None:
         logs = settings.state / "logs" if settings.tensorboard else None
         network = Network(settings.data, settings.seed, settings.threads, logs, settings.validation)
         tell(logger, "device", f"training on {network.devices}", devices=network.devices)
-        trainer = Alice(exchange, settings.state, network, settings.epochs or None, settings.settle, stop)
+        trainer = Alice(
+            exchange, settings.state, network, settings.epochs or None, settings.settle, stop, settings.limits
+        )
         trainer.run(settings.sessions or None, settings.wait)
 
 
-@dataclass(frozen=True)
-class StatusSettings:
-    """Settings of `alice status`."""
+def _agree(state: Path, invitation: Path | None, incoming: Path) -> None:
+    """See that something is agreed to, by the invitation when there is one."""
+    from agents.alice.incoming import read_offer
+    from agents.alice.news import not_agreed
+    from agents.alice.terms import join, load_pin, read_invitation
 
-    exchange: Path = setting(Path("exchange"), "Folder shared with bob.", "DIR")
-    state: Path = setting(Path("alice"), "Alice's own folder.", "DIR")
+    if invitation is not None:
+        join(state, read_invitation(invitation), read_offer(incoming))
+    elif load_pin(state) is None:
+        raise not_agreed(state)
+
+
+@dataclass(frozen=True)
+class PlaceSettings:
+    """Settings of `alice join`, `terms`, `accept` and `status`."""
+
+    exchange: Path = setting(Path("exchange"), _EXCHANGE, "DIR")
+    state: Path = setting(Path("alice"), _STATE, "DIR")
+
+
+@alice.command("join", epilog=JOIN_EXAMPLE)
+@click.argument("invitation", type=path_argument())
+@settings_options(PlaceSettings, "alice")
+def join_command(settings: PlaceSettings, invitation: Path) -> None:
+    """Agree to the federation of bob's invitation."""
+    from agents.alice.incoming import read_offer
+    from agents.alice.memory import alone
+    from agents.alice.terms import join, read_invitation
+
+    with alone(settings.state):
+        pin = join(settings.state, read_invitation(invitation), read_offer(settings.exchange / "incoming"))
+    print(f"{pin.site} has agreed to the federation with the genesis {pin.genesis}")
+    seen = "what it says is shown by" if pin.record else "once bob has brought it, what it says is shown by"
+    print(f"{seen} `alice terms`")
+
+
+@alice.command(epilog=TERMS_EXAMPLE)
+@settings_options(PlaceSettings, "alice")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def terms(settings: PlaceSettings, as_json: bool) -> None:
+    """Show what this site has agreed to, and what differs in what is offered."""
+    from agents.alice import terms as agreement
+    from agents.alice.incoming import read_offer
+
+    pin, offered = agreement.load_pin(settings.state), read_offer(settings.exchange / "incoming")
+    agreed = agreement.kept(pin, offered) if pin else None
+    ours, theirs = (agreement.rows(one, _weights(one.spec)) if one else None for one in (agreed, offered))
+    if as_json:
+        print_json({"pinned": pin.genesis if pin else None, "agreed": ours, "offered": theirs})
+        return
+    if pin is None:
+        print("nothing is agreed to yet")
+    elif ours is None:
+        print(f"agreed to the genesis {pin.genesis}, which bob has not brought yet")
+    else:
+        print_table(("agreed to", ""), list(ours.items()))
+    if offered is None or theirs is None or (pin and pin.genesis == offered.hash):
+        return
+    print()
+    if ours is None:
+        print_table(("offered", ""), list(theirs.items()))
+    else:
+        print_table(("differs", "agreed to", "offered"), list(agreement.differences(ours, theirs)))
+    print(f"\n`alice accept {offered.hash}` agrees to what is offered")
+
+
+@alice.command(epilog=ACCEPT_EXAMPLE)
+@click.argument("hash")
+@settings_options(PlaceSettings, "alice")
+def accept(settings: PlaceSettings, hash: str) -> None:
+    """Agree to what is offered, by its hash.
+
+    `alice terms` shows it; 16 letters are enough. Compare it with what the coordinator's operator says. Agreeing anew to the same allows going back to an older
+    release, after the coordinator was restored from a copy.
+    """
+    from agents.alice import memory
+    from agents.alice import terms as agreement
+    from agents.alice.incoming import read_offer
+
+    with memory.alone(settings.state):
+        agreed = agreement.accept(settings.state, hash, read_offer(settings.exchange / "incoming"))
+        memory.forget_seen(settings.state)
+    print(f"agreed to the federation {agreement.rows(agreed)['federation']} with the genesis {agreed.hash}")
+
+
+def _weights(spec: dict[str, Any]) -> int | None:
+    """How many weights a network has; None when it cannot be built here."""
+    from agents.alice.news import count
+    from models import shapes
+
+    try:
+        return count(shapes(spec))
+    except ValueError:
+        return None
 
 
 @alice.command(epilog=STATUS_EXAMPLE)
-@settings_options(StatusSettings, "alice")
+@settings_options(PlaceSettings, "alice")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(settings: StatusSettings, as_json: bool) -> None:
-    """Show what was trained so far, the newest release, and what waits for bob."""
+def status(settings: PlaceSettings, as_json: bool) -> None:
+    """Show what is agreed to, trained and waiting, and how bob stands with the door."""
     from agents.alice import memory
     from agents.alice.exchange import Exchange
+    from agents.alice.incoming import read_status
+    from agents.alice.terms import load_pin
 
-    exchange, known = Exchange(settings.exchange), memory.load(settings.state)
+    exchange, known, pin = Exchange(settings.exchange), memory.load(settings.state), load_pin(settings.state)
+    door = read_status(exchange.incoming)
     found = {
         "federation": known.federation,
+        "agreed": pin.genesis if pin else None,
         "sessions": known.trained.sessions,
         "release": exchange.newest_sequence(),
+        "taken": known.seen.sequence or None,
+        "confirmed": door.confirmed,
+        "refused_since": door.refused_since,
+        "reason": door.reason,
         "waiting": len(exchange.waiting()),
     }
     if as_json:
         print_json(found)
-    else:
-        print_table(("federation", "sessions", "newest release", "waiting for bob"), [list(found.values())])
+        return
+    names = {
+        "federation": "federation",
+        "agreed": "agreed to the genesis",
+        "sessions": "sessions trained",
+        "release": "newest release here",
+        "taken": "newest release taken",
+        "confirmed": "the door said so last",
+        "refused_since": "not let in since",
+        "reason": "because",
+        "waiting": "waiting for bob",
+    }
+    print_table(("site", ""), [(name, found[key]) for key, name in names.items()])
 
 
 def main() -> None:

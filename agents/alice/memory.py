@@ -1,11 +1,12 @@
 """What Alice remembers across restarts.
 
-    state/alice.json   {"federation", "sessions", "turns", "passed", "over"}
+    state/alice.json   {"federation", "sessions", "turns", "passed", "over", "genesis", "seen"}
     state/logs/        TensorBoard logs, a folder per session
     state/lock         held by the one Alice that works here
 
 `over` is the report of a session that has ended: it stands here before it is published and until it is counted, so a
-kill in between neither loses a session nor counts it twice.
+kill in between neither loses a session nor counts it twice. `genesis` and `seen` are the federation's genesis and the
+newest release taken from it, {"sequence", "head"}; a file without them was written before they were remembered.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agents.alice.session import Trained
+from agents.chain import Seen
 from agents.errors import SettingsError
 from agents.files import sweep, write_whole
 from agents.manifest import SessionOver, canonical
@@ -32,11 +34,15 @@ class Memory:
         federation: The name of the federation that `trained` belongs to; None before the first release.
         trained: What this site has trained in it.
         over: The report of a session that is over but not counted in `trained` yet.
+        genesis: Hash of the federation's first record; None before the first release.
+        seen: The newest release taken: there is no way back behind it.
     """
 
     federation: str | None = None
     trained: Trained = field(default_factory=Trained)
     over: SessionOver | None = None
+    genesis: str | None = None
+    seen: Seen = field(default_factory=Seen)
 
 
 def load(state: Path) -> Memory:
@@ -50,7 +56,9 @@ def load(state: Path) -> Memory:
         fields = json.loads(path.read_bytes())
         over = SessionOver.from_bytes(fields["over"].encode()) if fields["over"] else None
         trained = Trained(int(fields["sessions"]), fields["turns"], bool(fields["passed"]))
-        return Memory(fields["federation"], trained, over)
+        seen = fields.get("seen") or dataclasses.asdict(Seen())
+        newest = Seen(int(seen["sequence"]), str(seen["head"]))
+        return Memory(fields["federation"], trained, over, fields.get("genesis"), newest)
     except FileNotFoundError:
         return Memory()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -60,8 +68,16 @@ def load(state: Path) -> Memory:
 def save(state: Path, memory: Memory) -> None:
     """Remember, durably."""
     over = memory.over.to_bytes().decode() if memory.over else None
-    fields = {"federation": memory.federation, **dataclasses.asdict(memory.trained), "over": over}
+    more = {"over": over, "genesis": memory.genesis, "seen": dataclasses.asdict(memory.seen)}
+    fields = {"federation": memory.federation, **dataclasses.asdict(memory.trained), **more}
     write_whole(state / "alice.json", canonical(fields))
+
+
+def forget_seen(state: Path) -> None:
+    """Forget which release was taken last, because a person agreed anew; sessions stay counted."""
+    known = load(state)
+    if known.seen != Seen():
+        save(state, dataclasses.replace(known, seen=Seen()))
 
 
 @contextlib.contextmanager

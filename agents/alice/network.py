@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 import models
-from agents.alice.exchange import Received
 from agents.alice.fitting import Epoch, fit, loss_of, new_trainer
+from agents.alice.incoming import Received
 from agents.alice.plan import Plan
 from agents.alice.replicas import Replicas
 from agents.alice.session import session_seed
 from agents.errors import SettingsError
 from agents.manifest import Local
-from agents.weights import read_weights
+from agents.weights import match_shapes, read_weights
 from models import images
 from models.backend import load_keras
 from models.images import Images
@@ -63,6 +63,8 @@ class Network:
         self._keras = load_keras(threads)
         self._strategy = _strategy()
         self._spec: dict[str, Any] | None = None
+        self._measured: dict[str, Any] | None = None
+        self._shapes: Mapping[str, tuple[int, ...]] = {}
         self._trainer: Trainer | Replicas | None = None
         self._made_for: tuple[Any, ...] = ()
 
@@ -87,7 +89,7 @@ class Network:
     def adopt(self, received: Received, plan: Plan, stop: threading.Event | None = None) -> Local:
         """Take over a release and return what it scores here.
 
-        Builds the architecture from this site's own `models/` and loads the tensors only when they fit one by one.
+        Builds the architecture from this site's own `models/`, and only when the tensors in the file fit one by one.
 
         Raises:
             SettingsError: The architecture is not installed here, or the images or the plan do not suit it.
@@ -95,12 +97,30 @@ class Network:
             Stopped: `stop` was set.
         """
         spec = received.header.spec
+        match_shapes(received.header.tensors, self.shapes(spec))
         if spec != self._spec:
             self._take(spec)
         trainer = self._trainer_for(spec, plan)
         trainer.load(read_weights(received.model, self._shapes))
         with _stopping("stopped before the session began"):
             return Local(*trainer.evaluate(self._val, stop))
+
+    def shapes(self, spec: dict[str, Any]) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of a network's weights by name. Nothing is built for it, so it may be of any size.
+
+        Raises:
+            SettingsError: The architecture is not installed here.
+        """
+        if spec != self._measured:
+            try:
+                if models.check_spec(spec) != spec:
+                    raise ValueError(f"the spec {spec} is not written out in full")
+                self._trainer = None  # what is measured is measured with nothing else at hand
+                self._shapes = models.shapes(spec)
+            except ValueError as error:
+                raise SettingsError(f"this site cannot build the network: {error}", "update fedssh here") from None
+            self._measured = spec
+        return self._shapes
 
     def weights(self) -> Mapping[str, np.ndarray]:
         """The weights as they are now."""
@@ -138,11 +158,6 @@ class Network:
     def _take(self, spec: dict[str, Any]) -> None:
         """Load the images as the network of a spec takes them."""
         try:
-            if models.check_spec(spec) != spec:
-                raise ValueError(f"the spec {spec} is not written out in full")
-        except ValueError as error:
-            raise SettingsError(f"this site cannot build the network: {error}", "update fedssh here") from None
-        try:
             train, val = self._load(spec)
         except (OSError, ValueError) as error:
             hint = f"the network takes images of {spec['input']} in {spec['classes']} classes"
@@ -169,7 +184,6 @@ class Network:
             self._keras.utils.clear_session(free_memory=True)
             several = self._strategy.num_replicas_in_sync > 1
             self._trainer = Replicas(self._strategy, spec, plan, loss) if several else new_trainer(spec, plan)
-            self._shapes = {name: tuple(array.shape) for name, array in self._trainer.weights().items()}
             self._made_for = wanted
         return self._trainer
 

@@ -59,10 +59,14 @@ def session(number: int, agreed: int | None, sequence: int, examples: int, plan:
 
 def over(federation: Mapping[str, Any], sessions_trained: int) -> str:
     """Why nothing more is trained."""
-    count = sessions(sessions_trained)
     if federation["state"] == "finished":
-        return f"the federation is finished; {count} trained here"
-    return f"all {count} trained"
+        return f"the federation is finished; {trained_here(sessions_trained)}"
+    return f"all {sessions(sessions_trained)} trained"
+
+
+def trained_here(sessions_trained: int) -> str:
+    """`3 sessions trained here`."""
+    return f"{sessions(sessions_trained)} trained here"
 
 
 def scored(score: Local) -> str:

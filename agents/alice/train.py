@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from agents.alice import memory, session, telling
-from agents.alice.exchange import Exchange, Received
+from agents.alice.exchange import Exchange
 from agents.alice.fitting import Epoch
+from agents.alice.incoming import Received, Unready
+from agents.alice.limits import Limits
 from agents.alice.memory import Memory
 from agents.alice.network import INTERRUPTED, Network, Stopped
+from agents.alice.news import News
 from agents.alice.plan import Plan, read_plan
+from agents.alice.terms import Terms
+from agents.chain import Seen
 from agents.commands import tell
 from agents.errors import UnreachableError
 from agents.manifest import Claim, Local, SessionOver, new_id, now
@@ -25,7 +30,6 @@ logger = logging.getLogger("alice")
 
 POLL_SECONDS = 0.2
 RETRY_SECONDS = 10.0  # for a disk that is full
-BELIEF_SECONDS = 10.0  # how long a release that lay there at the start may be yesterday's, with Bob still fetching
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Alice:
             exactly so many.
         settle_seconds: After a session that published: how long to wait for its verdict to become a release.
         stop: When set, `run` returns soon.
+        limits: What this site allows, whatever is agreed.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Alice:
         epochs: int | None,
         settle_seconds: float,
         stop: threading.Event,
+        limits: Limits | None = None,
     ) -> None:
         self.exchange = exchange
         self.state = state
@@ -69,13 +75,17 @@ class Alice:
         self.epochs = epochs
         self.settle_seconds = settle_seconds
         self.stop = stop
+        self.limits = limits or Limits()
+        self.news = News(exchange, state, self.limits, network.shapes)
         self.memory = memory.load(state)
         self._last_said = ""
         self._last_round: int | None = None  # the one of which we said last how it ended
+        self._shut_out: str | None = None
         self._known_at_last: int | None = None  # the newest release when the last checkpoint was published
 
     def run(self, sessions: int | None = None, wait_seconds: float = 0) -> int:
-        """Train until the federation is finished, the sessions are trained, or somebody asks to stop.
+        """Train until the federation is finished, the sessions are trained, the coordinator does not let this site in
+        any more, or somebody asks to stop.
 
         A session that is interrupted does not count; the next `run` trains it again from the newest release.
 
@@ -88,16 +98,19 @@ class Alice:
 
         Raises:
             UnreachableError: No release came in time.
+            UntrustedError: What came is not what this site has agreed to, or beyond its limits.
+            SettingsError: This site has agreed to nothing, or cannot train what it agreed to.
         """
         self._finish_report()
         trained = 0
         try:
             while sessions is None or trained < sessions:
                 self._settle()
-                received = self._next_release(trained == 0, wait_seconds)
+                received = self._next_release(wait_seconds)
                 if received is None:
                     return trained
-                trained += self._train(received)
+                self._train(received)
+                trained += 1
             count = self.memory.trained.sessions
             text = f"{telling.sessions(trained)} trained, as asked; {count} in all"
             self._say("finished", text, sessions=count)
@@ -107,50 +120,79 @@ class Alice:
 
     # waiting
 
-    def _next_release(self, first: bool, wait_seconds: float) -> Received | None:
+    def _next_release(self, wait_seconds: float) -> Received | None:
         """Wait until there is a release to train from; None when there is nothing more to train, or on `stop`."""
         begun = time.monotonic()
         seen: Received | None = None
         while not self.stop.is_set():
-            if self.exchange.newest_sequence() != (seen.release.sequence if seen else None):
-                was_first, seen = seen is None, self.exchange.newest()
-                if seen is not None:
-                    self._recall(seen)
-                    self._say_last_round(seen)
-                    believed = not (first and was_first)
-                    if self._may_train(seen):
-                        return seen
-            waited = time.monotonic() - begun
+            waiting_for = f"waiting for a release in {self.exchange.incoming}"
+            if seen is None or self.exchange.newest_sequence() != seen.release.sequence:
+                try:
+                    seen = self._look()
+                except Unready as reason:
+                    seen, waiting_for = None, str(reason)
+            if shut_out := self.news.shut_out(self.memory):
+                self._say("shut-out", f"{shut_out}; {telling.trained_here(self.memory.trained.sessions)}")
+                return None
             if seen is None:
-                self._wait_for_first(waited, wait_seconds)
-            elif session.is_over(seen.release.federation, self.memory.trained):
-                if believed or waited >= BELIEF_SECONDS:
-                    self._say_over(seen)
-                    return None
-                sequence, patience = seen.release.sequence, f"{BELIEF_SECONDS:g} s"
-                text = f"release {sequence} leaves nothing to train; waiting {patience} for a newer one"
-                self._say_waiting(text, seen.site)
-            elif not self._may_train(seen):
+                self._wait_for_first(time.monotonic() - begun, wait_seconds, waiting_for)
+            elif self._is_over(seen):
+                return None
+            elif self._may_train(seen):
+                return seen
+            elif not session.is_over(seen.release.federation, self.memory.trained):
                 self._say_waiting(telling.waiting(seen.release.federation, seen.site), seen.site)
             self.stop.wait(POLL_SECONDS)
         raise Stopped("stopped while waiting")
 
+    def _look(self) -> Received | None:
+        found = self.news.look(self.memory)
+        if found is None:
+            return None
+        terms, received = found
+        self._recall(terms, received)
+        self._say_last_round(received)
+        return received
+
+    def _is_over(self, received: Received) -> bool:
+        """Whether there is nothing more to train, and the release that says so is the newest."""
+        federation, sequence = received.release.federation, received.release.sequence
+        if self._at_limit():
+            text = f"this site's limit of {telling.sessions(self.limits.max_sessions)} is reached (--max-sessions)"
+            self._say("finished", text, site=received.site, sessions=self.memory.trained.sessions)
+            return True
+        if not session.is_over(federation, self.memory.trained):
+            return False
+        if self.news.is_the_newest(sequence):
+            self._say_over(received)
+            return True
+        text = f"release {sequence} leaves nothing to train; waiting until the coordinator says that it is the newest"
+        self._say_waiting(text, received.site)
+        return False
+
+    def _at_limit(self) -> bool:
+        return self.memory.trained.sessions >= self.limits.max_sessions
+
     def _may_train(self, received: Received) -> bool:
         federation, trained = received.release.federation, self.memory.trained
+        if self._at_limit():
+            return False
         return not session.is_over(federation, trained) and session.may_start(federation, received.site, trained)
 
-    def _wait_for_first(self, waited: float, wait_seconds: float) -> None:
-        self._say_waiting(f"waiting for a release in {self.exchange.incoming}", None)
+    def _wait_for_first(self, waited: float, wait_seconds: float, waiting_for: str) -> None:
+        self._say_waiting(waiting_for, None)
         if wait_seconds and waited >= wait_seconds:
             where = self.exchange.incoming
             raise UnreachableError(f"no release came into {where} in {wait_seconds:g} s", "is bob running?")
 
-    def _recall(self, received: Received) -> None:
-        """Note what a release says about whose turn it is; count anew in another federation."""
-        federation = received.release.federation
+    def _recall(self, terms: Terms, received: Received) -> None:
+        """Note which release was taken, and what it says about whose turn it is; count anew in another federation."""
+        release, federation = received.release, received.release.federation
         known = self.memory
-        if known.federation != federation["name"]:
-            known = Memory(federation["name"])
+        if known.genesis != terms.hash and (known.genesis is not None or known.federation != terms.name):
+            known = Memory()
+        seen = Seen(release.sequence, release.head)
+        known = dataclasses.replace(known, federation=terms.name, genesis=terms.hash, seen=seen)
         if federation["turn"] != received.site and not known.trained.passed:
             known = dataclasses.replace(known, trained=dataclasses.replace(known.trained, passed=True))
         if known != self.memory:
@@ -158,17 +200,12 @@ class Alice:
 
     # a session
 
-    def _train(self, received: Received) -> bool:
-        """Train a session; False when Bob has replaced the release before it was loaded."""
+    def _train(self, received: Received) -> None:
+        """Train a session."""
         release = received.release
         plan = read_plan(release.plan)
         plan = dataclasses.replace(plan, epochs=self.epochs or plan.epochs)
-        try:
-            score = self.network.adopt(received, plan, self.stop)
-        except FileNotFoundError:
-            if self.exchange.newest_sequence() == release.sequence:
-                raise
-            return False
+        score = self.network.adopt(received, plan, self.stop)
         tally = Tally(self.memory.trained.sessions + 1, plan, now())
         self._say_release(received, score)
         self._say_session(received, tally)
@@ -176,7 +213,6 @@ class Alice:
             tally.number, plan, score, lambda epoch: self._epoch_over(received, tally, epoch), self.stop
         )
         self._end_session(received, tally, early)
-        return True
 
     def _epoch_over(self, received: Received, tally: Tally, epoch: Epoch) -> bool:
         """Say how it went, and publish what is due; whether it was published."""
@@ -197,7 +233,12 @@ class Alice:
         if epoch.diverged:
             text = f"session {tally.number} epoch {epoch.number} is not published: its weights or scores are not finite"
             self._say("diverged", text, logging.WARNING, **where)
+        self._say_shut_out()
         if not epoch.publish:
+            return False
+        if reason := self._kept_back(tally, epoch, epoch.metrics):
+            text = f"session {tally.number} epoch {epoch.number} is not published: {reason}"
+            self._say("kept-back", text, logging.WARNING, **where, reason=reason)
             return False
         while not self._publish(received, tally, epoch, epoch.metrics):
             if tally.plan.publish != "session":
@@ -205,6 +246,10 @@ class Alice:
             if self.stop.wait(RETRY_SECONDS):  # there is no next one, and the others may wait for these weights
                 raise Stopped(INTERRUPTED)
         return True
+
+    def _kept_back(self, tally: Tally, epoch: Epoch, metrics: Local) -> str | None:
+        """Why a model that is due must not leave this site; None when it may."""
+        return self.limits.keeps_back(tally.plan, self.network.examples, epoch.number, metrics)
 
     def _publish(self, received: Received, tally: Tally, epoch: Epoch, metrics: Local) -> bool:
         release = received.release
@@ -300,6 +345,12 @@ class Alice:
         if text != self._last_said:
             self._say("waiting", text, site=site)
             self._last_said = text
+
+    def _say_shut_out(self) -> None:
+        """Say once in a session that nobody may take what comes of it."""
+        if (reason := self.news.shut_out(self.memory)) and reason != self._shut_out:
+            self._shut_out = reason
+            self._say("shut-out", f"{reason}; this session goes on to its end", logging.WARNING)
 
     def _say_last_round(self, received: Received) -> None:
         """Say once what became of the last round."""

@@ -19,17 +19,20 @@ import pytest
 
 import models
 from agents import files, manifest
-from agents.alice import memory
+from agents.alice import memory, terms
 from agents.alice.exchange import Exchange
+from agents.alice.limits import Limits
 from agents.alice.network import Network
 from agents.alice.plan import read_plan
 from agents.alice.replicas import Replicas
 from agents.alice.train import Alice
 from agents.errors import BundleError, SettingsError, UnreachableError, WeightsError
+from agents.keys import PrivateKey
 from agents.weights import read_weights, write_weights
 from models import datasets
 from models.backend import load_keras
 from models.images import Images
+from tests.coordinator import Coordinator, write_status
 
 SPEC: dict[str, Any] = models.check_spec({"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16, "depth": 1})
 PLAN: dict[str, Any] = {
@@ -41,12 +44,14 @@ PLAN: dict[str, Any] = {
     "loss": "auto",
     "metric": "accuracy",
 }
+LIMITS = Limits(max_learning_rate=1e38, max_epochs=100_000)  # what is tried here is absurd sometimes
 
 
 class SmallSite:
     """Folders, images that are easy to tell apart, and releases on demand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: PrivateKey) -> None:
+        self.key = key
         self.state = folder / "alice"
         self.data = folder / "site.npz"
         self.exchange = Exchange(folder / "exchange")
@@ -60,32 +65,26 @@ class SmallSite:
         spec: dict[str, Any] = SPEC,
         plan: Mapping[str, Any] | None = None,
         weights: Mapping[str, np.ndarray] | None = None,
+        name: str = "test",
+        schedule: str = "free",
         **federation: Any,
     ) -> Path:
-        """Do what Bob does when a release arrives; returns the note."""
+        """Do what Bob does when a release arrives, and agree to its federation; returns the note."""
         model = self.exchange.incoming / f"{sequence:08}.safetensors"
         load_keras(1).utils.set_random_seed(1)  # random weights, but the same in every run
         tensors = weights if weights is not None else models.get_weights(models.build(spec))
-        header = write_weights(model, tensors, spec)
-        blob = manifest.Blob(files.sha256_file(model), model.stat().st_size)
-        state = {"schedule": "free", "turn": None, "state": "open", "sessions": None, "sites": ["alice-1", "alice-2"]}
-        release = manifest.Release(
-            id=manifest.new_id(),
-            sender="charity",
-            recipients=["SHA256:" + "A" * 43],
-            model=blob,
-            sealed=blob,
-            architecture=header.architecture,
-            sequence=sequence,
-            head="0" * 64,
-            metrics={"loss": 0.7, "accuracy": 0.5},
-            plan={**PLAN, **(plan or {})},
-            federation={"name": "test", "policy": "best", **state, **federation},
-            created=manifest.now(),
-        )
-        note = {"site": "alice-1", "manifest": json.loads(release.to_bytes())}
-        files.write_whole(model.with_suffix(".json"), manifest.canonical(note))
-        return model.with_suffix(".json")
+        write_weights(model, tensors, spec)
+        self.coordinator = Coordinator(self.key, spec, {**PLAN, **(plan or {})}, federation=name, schedule=schedule)
+        self.agree()
+        return self.coordinator.lay_out(self.exchange.incoming, sequence, federation=federation)
+
+    def agree(self) -> None:
+        """Accept what the coordinator offers."""
+        terms.save_pin(self.state, terms.Pin(self.coordinator.hash))
+
+    def terms(self) -> terms.Terms:
+        """What is agreed."""
+        return terms.read_terms(self.coordinator.genesis)
 
     def claims(self) -> list[manifest.Claim]:
         """The claims that lie there, oldest first."""
@@ -110,8 +109,8 @@ def easy_images(number: int, size: int = 6, seed: int = 0) -> Images:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> SmallSite:
-    return SmallSite(tmp_path)
+def site(tmp_path: Path, keys: dict[str, PrivateKey]) -> SmallSite:
+    return SmallSite(tmp_path, keys["coordinator"])
 
 
 @pytest.fixture
@@ -135,7 +134,7 @@ Told = Callable[[str], list[dict[str, Any]]]
 
 def alice(site: SmallSite, stop: threading.Event | None = None, epochs: int | None = None, seed: int = 1) -> Alice:
     network = Network(site.data, seed, 1, None)
-    return Alice(site.exchange, site.state, network, epochs, 0.0, stop or threading.Event())
+    return Alice(site.exchange, site.state, network, epochs, 0.0, stop or threading.Event(), LIMITS)
 
 
 def until(condition: Callable[[], Any], seconds: float = 20) -> None:
@@ -173,7 +172,7 @@ def test_a_published_model_scores_what_its_claim_says(site: SmallSite) -> None:
     claim = site.claims()[-1]
     model = site.exchange.outgoing / f"{claim.id}.safetensors"
     site.release(2, weights=read_weights(model, shapes()))
-    received = site.exchange.newest()
+    received = site.exchange.newest(site.terms(), site.state)
     assert received is not None
     score = Network(site.data, 1, 1, None).adopt(received, read_plan(received.release.plan))
     assert score.loss == pytest.approx(claim.metrics.loss, rel=1e-5)
@@ -245,13 +244,16 @@ load_keras(1)
 import tensorflow
 cpu = tensorflow.config.list_physical_devices("CPU")[0]
 tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
-from agents.alice import network
+from agents.alice import incoming, network, terms
 from agents.alice.exchange import Exchange
 from agents.alice.plan import read_plan
 from agents.alice.replicas import Replicas
 network._strategy = lambda: tensorflow.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 found = network.Network(Path(sys.argv[1]), 1, 1, None)
-received = Exchange(Path(sys.argv[2])).newest()
+state = Path(sys.argv[3])
+pin = terms.load_pin(state)
+folder = Path(sys.argv[2])
+received = Exchange(folder).newest(terms.kept(pin, incoming.read_offer(folder / "incoming")), state)
 plan = read_plan(received.release.plan)
 before = found.adopt(received, plan)
 ended = []
@@ -267,7 +269,7 @@ assert len(found.weights()) == 4
 def test_several_devices_train_together(site: SmallSite) -> None:
     """Two parts of the CPU stand in for two GPUs."""
     site.release(1)
-    words = [sys.executable, "-c", SEVERAL_DEVICES, str(site.data), str(site.exchange.incoming.parent)]
+    words = [sys.executable, "-c", SEVERAL_DEVICES, str(site.data), str(site.exchange.incoming.parent), str(site.state)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -364,7 +366,7 @@ def test_a_round_that_was_interrupted_is_trained_again_to_the_same_weights(
     alice(site).run(sessions=1)
 
     (tmp_path / "undisturbed").mkdir()
-    other = SmallSite(tmp_path / "undisturbed")
+    other = SmallSite(tmp_path / "undisturbed", site.key)
     other.release(1, plan=SESSION, **in_round(1, "alice-1", "alice-2"))
     alice(other).run(sessions=1)
     assert published(site) == published(other)
@@ -426,7 +428,7 @@ def moved(site: SmallSite) -> float:
 
 def test_a_proximal_plan_stays_near_its_release(site: SmallSite, tmp_path: Path) -> None:
     (tmp_path / "free").mkdir()
-    free = SmallSite(tmp_path / "free")
+    free = SmallSite(tmp_path / "free", site.key)
     plan = {**SESSION, "epochs": 10, "optimizer": "sgd", "learning_rate": 0.01}
     free.release(1, plan=plan)
     alice(free).run(sessions=1)
@@ -437,7 +439,7 @@ def test_a_proximal_plan_stays_near_its_release(site: SmallSite, tmp_path: Path)
 
 def test_momentum_is_that_of_the_plan(site: SmallSite, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
-    plain = SmallSite(tmp_path / "plain")
+    plain = SmallSite(tmp_path / "plain", site.key)
     plan = {**SESSION, "optimizer": "sgd", "learning_rate": 0.01}
     plain.release(1, plan=plan)
     alice(plain).run(sessions=1)
@@ -449,7 +451,7 @@ def test_momentum_is_that_of_the_plan(site: SmallSite, tmp_path: Path) -> None:
 def test_nothing_is_held_out_when_asked(site: SmallSite) -> None:
     site.release(1, plan=SESSION)
     network = Network(site.data, 1, 1, None, validation=0.0)
-    Alice(site.exchange, site.state, network, None, 0.0, threading.Event()).run(sessions=1)
+    Alice(site.exchange, site.state, network, None, 0.0, threading.Event(), LIMITS).run(sessions=1)
     assert (network.examples, network.validation_examples) == (120, 120)
     assert site.claims()[0].examples == 120
 
@@ -458,7 +460,7 @@ def test_nothing_is_held_out_when_asked(site: SmallSite) -> None:
 def test_a_share_is_held_out(site: SmallSite, share: float, kept: int) -> None:
     site.release(1, plan={**SESSION, "epochs": 1})
     network = Network(site.data, 1, 1, None, validation=share)
-    Alice(site.exchange, site.state, network, None, 0.0, threading.Event()).run(sessions=1)
+    Alice(site.exchange, site.state, network, None, 0.0, threading.Event(), LIMITS).run(sessions=1)
     assert (network.examples, network.validation_examples) == (kept, 120 - kept)
 
 
@@ -560,11 +562,21 @@ def test_no_release_in_time_is_said(site: SmallSite) -> None:
         alice(site).run(wait_seconds=0.3)
 
 
-def test_a_finished_federation_ends_alice(site: SmallSite, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.alice.train.BELIEF_SECONDS", 0.3)
+def test_a_finished_federation_ends_alice_once_the_door_says_that_nothing_is_newer(site: SmallSite, told: Told) -> None:
     site.release(4, state="finished")
-    assert alice(site).run() == 0
-    assert told("waiting")[0]["text"].startswith("release 4 leaves nothing to train")
+    write_status(site.exchange.incoming, newest=4, confirmed="2026-01-31T12:00:00.123Z")  # before she began
+    trainer = alice(site)
+    thread = threading.Thread(target=trainer.run)
+    thread.start()
+    until(lambda: told("waiting"))
+    assert told("waiting")[0]["text"].startswith(
+        "release 4 leaves nothing to train; waiting until the coordinator says"
+    )
+    write_status(site.exchange.incoming, newest=3, confirmed=manifest.now())
+    time.sleep(0.5)
+    assert thread.is_alive() and not told("finished")
+    write_status(site.exchange.incoming, newest=4, confirmed=manifest.now())
+    thread.join(timeout=10)
     assert told("finished")[0]["text"] == "the federation is finished; 0 sessions trained here"
 
 
@@ -756,7 +768,7 @@ def command(site: SmallSite, *words: str) -> list[str]:
 
 def test_the_command_stops_within_a_batch_and_starts_the_session_again(site: SmallSite) -> None:
     site.release(1, plan={"epochs": 100_000, "patience": 100_000})
-    words = command(site, "train", f"--data={site.data}", "--threads=1")
+    words = command(site, "train", f"--data={site.data}", "--threads=1", "--max-epochs=100000")
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stderr is not None
     for line in process.stderr:
@@ -778,8 +790,12 @@ def test_the_command_stops_within_a_batch_and_starts_the_session_again(site: Sma
     assert done.returncode == 0, done.stderr
     assert [(report.session, report.builds_on) for report in site.reports()] == [(1, 2)]
 
+    write_status(site.exchange.incoming, newest=2, confirmed="2026-01-31T12:00:00.123Z")
     shown = subprocess.run(command(site, "status", "--json"), capture_output=True, text=True, check=True).stdout
-    assert json.loads(shown) == {"federation": "test", "sessions": 1, "release": 2, "waiting": len(site.claims())}
+    assert json.loads(shown) == {
+        "federation": "test", "agreed": site.coordinator.hash, "sessions": 1, "release": 2, "taken": 2,
+        "confirmed": "2026-01-31T12:00:00.123Z", "refused_since": None, "reason": None, "waiting": len(site.claims()),
+    }  # fmt: skip
 
 
 def test_bad_data_is_one_line_with_exit_code_2(site: SmallSite) -> None:

@@ -1,0 +1,86 @@
+"""What this site allows, whatever is agreed and whoever signed it. Pure; no release can widen it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agents.alice.plan import Plan
+from agents.errors import UntrustedError
+from agents.manifest import Local
+
+_HINT = "the limits are this site's own: `alice train --help`"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds that a site's operator sets.
+
+    Attributes:
+        architectures: Names that may be built; none names all that are installed.
+        max_weights: Of a network.
+        max_learning_rate: Of a plan.
+        min_batch_size: Images per step, at least.
+        max_batch_size: Images per step, at most.
+        max_epochs: Of a session.
+        max_sessions: Of one federation, in all.
+        min_steps: Of a session, before a model of it may leave. After one step a model is the one received and a
+            gradient, which tells more of single images than many steps do.
+        min_accuracy: On the validation images, that a model must have to leave.
+    """
+
+    architectures: tuple[str, ...] = ()
+    max_weights: int = 100_000_000
+    max_learning_rate: float = 1.0
+    min_batch_size: int = 2
+    max_batch_size: int = 1024
+    max_epochs: int = 1000
+    max_sessions: int = 1000
+    min_steps: int = 2
+    min_accuracy: float = 0.0
+
+    def check(self, spec: Mapping[str, Any], plan: Plan) -> None:
+        """Check what a federation asks for.
+
+        Raises:
+            UntrustedError: Names the limit.
+        """
+        if self.architectures and spec["name"] not in self.architectures:
+            allowed = ", ".join(self.architectures)
+            raise UntrustedError(f"the federation trains {spec['name']}, this site allows {allowed}", _HINT)
+        _at_most("a learning rate", plan.learning_rate, self.max_learning_rate, "--max-learning-rate")
+        _at_most("a batch size", plan.batch_size, self.max_batch_size, "--max-batch-size")
+        _at_most("a number of epochs", plan.epochs, self.max_epochs, "--max-epochs")
+        if plan.batch_size < self.min_batch_size:
+            raise UntrustedError(
+                f"the federation asks for a batch size of {plan.batch_size}, this site allows at least "
+                f"{self.min_batch_size} (--min-batch-size)",
+                _HINT,
+            )
+
+    def check_weights(self, count: int) -> None:
+        """Check the size of a network, counted before anything is built.
+
+        Raises:
+            UntrustedError: Names the limit.
+        """
+        _at_most("a network of", count, self.max_weights, "--max-weights", " weights")
+
+    def keeps_back(self, plan: Plan, examples: int, epoch: int, metrics: Local) -> str | None:
+        """Why the model at the end of an epoch (from 1) must not leave, or None when it may."""
+        steps = epoch * math.ceil(examples / plan.batch_size)
+        if steps < self.min_steps:
+            return f"{steps} of the {self.min_steps} steps that a model takes here before it leaves (--min-steps)"
+        if metrics.accuracy < self.min_accuracy:
+            return f"accuracy {metrics.accuracy:.4f} is below {self.min_accuracy:g} (--min-accuracy)"
+        return None
+
+
+def _at_most(what: str, found: float, limit: float, flag: str, unit: str = "") -> None:
+    if found > limit:
+        of = "" if what.endswith(" of") else " of"
+        raise UntrustedError(
+            f"the federation asks for {what}{of} {found:,}{unit}, this site allows at most {limit:,} ({flag})", _HINT
+        )
