@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from agents.errors import SettingsError
-from agents.files import write_whole
+from agents.files import fsync_folder, part_of, write_whole
 
 BITS = (3072, 4096)
 _LOGIN_TYPES = ("ssh-rsa", "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521")
@@ -62,22 +62,48 @@ class PrivateKey:
 def make_key(path: Path, comment: str) -> PrivateKey:
     """Make an RSA key of 3072 bits at `path` (mode 0600) and its public half at `path`.pub.
 
+    Killed in between, it leaves the private half alone, and the next call makes the public half from it. Of two calls
+    at the same moment only one makes a key.
+
     Raises:
-        SettingsError: One of the two files exists; keys are never overwritten.
+        SettingsError: A key is there already, or a public half without its key; keys are never overwritten.
     """
     public_path = path.with_name(path.name + ".pub")
-    for existing in (path, public_path):
-        if existing.exists():
-            raise SettingsError(f"{existing} exists, and keys are never overwritten", "use it, or move it away first")
+    if public_path.exists():
+        raise _exists(path if path.exists() else public_path)
+    if path.exists():
+        found = load_private(path)
+        _write_public(public_path, found.public, comment)
+        return found
     key = rsa.generate_private_key(public_exponent=65537, key_size=BITS[0])
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
     public = PublicKey(_line(key.public_key()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, pem, mode=0o600)
-    write_whole(public_path, f"{public.line} {comment}\n".encode(), mode=0o644)
+    _write_new(path, pem)
+    _write_public(public_path, public, comment)
     return PrivateKey(path, key, pem, public)
+
+
+def _write_new(path: Path, pem: bytes) -> None:
+    part = part_of(path)
+    try:
+        write_whole(part, pem, mode=0o600)
+        os.link(part, path)  # a rename would replace a key that was made at the same moment
+    except FileExistsError:
+        raise _exists(path) from None
+    finally:
+        part.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def _write_public(path: Path, public: PublicKey, comment: str) -> None:
+    write_whole(path, f"{public.line} {comment}\n".encode(), mode=0o644)
+
+
+def _exists(path: Path) -> SettingsError:
+    return SettingsError(f"{path} exists, and keys are never overwritten", "use it, or move it away first")
 
 
 def load_private(path: Path) -> PrivateKey:
