@@ -14,10 +14,12 @@ checks the signature first, then the hashes, then decrypts, then reads the heade
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -47,14 +49,17 @@ def pending() -> Blob:
     return _PENDING
 
 
-def seal(model: Path, manifest: Sealed, sender: PrivateKey, recipients: list[PublicKey], bundle: Path) -> Sealed:
+def seal(
+    model: Path | BinaryIO, manifest: Sealed, sender: PrivateKey, recipients: list[PublicKey], bundle: Path
+) -> Sealed:
     """Encrypt a model file for its recipients and sign the manifest that describes it.
 
     The bundle stands under its name whole or not at all; `model` is left as it is. Sealing twice gives
     different bytes, because the file key is fresh each time.
 
     Args:
-        model: A model file. Streamed, so memory does not grow with its size.
+        model: A model file, or one that is open. Streamed, so memory does not grow with its size; no byte beyond the
+            size that it has at first.
         manifest: What is claimed about `model`; recipients, hashes and sizes are filled in here.
         sender: Whose signature it carries.
         recipients: Whoever may open the bundle. Empty is an error.
@@ -65,6 +70,7 @@ def seal(model: Path, manifest: Sealed, sender: PrivateKey, recipients: list[Pub
 
     Raises:
         FileNotFoundError: `model` is gone. Skip it: Alice prunes old checkpoints.
+        BundleError: `model` became shorter meanwhile.
         OSError: The disk is full or read-only. Nothing is left behind; try again later.
         ValueError: There are no recipients.
     """
@@ -72,9 +78,13 @@ def seal(model: Path, manifest: Sealed, sender: PrivateKey, recipients: list[Pub
         raise ValueError("a bundle needs at least one recipient")
     sealed_part = part_of(bundle)
     try:
-        with open(model, "rb") as plain_file, open(sealed_part, "xb") as sealed_file:
-            plain, sealed = _Hashed(plain_file), _Hashed(sealed_file)
+        with _opened(model) as plain_file, open(sealed_part, "xb") as sealed_file:
+            plain_file.seek(0)
+            size = os.fstat(plain_file.fileno()).st_size
+            plain, sealed = _Hashed(plain_file, size), _Hashed(sealed_file)
             pyrage.encrypt_io(plain, sealed, [pyrage.ssh.Recipient.from_str(key.line) for key in recipients])
+        if plain.blob().size != size:
+            raise BundleError("the model file became shorter while it was sealed")
         manifest = dataclasses.replace(
             manifest, recipients=[key.fingerprint for key in recipients], model=plain.blob(), sealed=sealed.blob()
         )
@@ -131,6 +141,18 @@ def read_model_hash(bundle: Path) -> str | None:
     return str(model.get("sha256"))[:64] if isinstance(model, dict) else None
 
 
+def read_signature(bundle: Path) -> str:
+    """The armored signature of a bundle's manifest, unverified: to be kept beside what `open_bundle` checked.
+
+    Raises:
+        BundleError: The file does not have a bundle's form.
+    """
+    with open(bundle, "rb") as file:
+        member = _members(file)[1]
+        file.seek(member.offset)
+        return file.read(member.size).decode("ascii", errors="replace")
+
+
 def open_report(bundle: Path, signer: PublicKey) -> Report:
     """Check a report's signature and form.
 
@@ -167,6 +189,24 @@ def open_bundle(
         WeightsError: What came out is not a model file of the architecture the manifest names.
         OSError: The disk is full or read-only. Nothing is left behind; try again later.
     """
+    part = part_of(into)
+    try:
+        with open(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b") as plain:
+            manifest = open_bundle_into(bundle, plain, kind, signer, key, max_bytes)
+        adopt(part, into)
+    finally:
+        part.unlink(missing_ok=True)
+    return manifest
+
+
+def open_bundle_into(
+    bundle: Path, plain: BinaryIO, kind: type[Sealed], signer: PublicKey, key: PrivateKey, max_bytes: int
+) -> Sealed:
+    """The same, into a new file that is open for reading and writing; after an error it may hold anything.
+
+    Raises:
+        SignatureError, BundleError, WeightsError, OSError: See `open_bundle`.
+    """
     with open(bundle, "rb") as file:
         members = _members(file)
         if len(members) != 3:
@@ -176,15 +216,20 @@ def open_bundle(
         _check_sealed(file, members[2], manifest)
         if key.public.fingerprint not in manifest.recipients:
             raise BundleError(f"sealed for {', '.join(manifest.recipients[:3])}, not for {key.public.fingerprint}")
-        part = part_of(into)
-        try:
-            _decrypt(file, members[2], manifest, key, part)
-            if weights.read_header(part, max_bytes).architecture != manifest.architecture:
-                raise BundleError("the model file has another architecture than the manifest says")
-            adopt(part, into)
-        finally:
-            part.unlink(missing_ok=True)
+        _decrypt(file, members[2], manifest, key, plain)
+    plain.flush()
+    if weights.header_of(plain, max_bytes).architecture != manifest.architecture:
+        raise BundleError("the model file has another architecture than the manifest says")
     return manifest
+
+
+@contextlib.contextmanager
+def _opened(model: Path | BinaryIO) -> Iterator[BinaryIO]:
+    if not isinstance(model, Path):
+        yield model
+        return
+    with open(model, "rb") as file:
+        yield file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,18 +317,19 @@ def _check_sealed(file: BinaryIO, member: _Member, manifest: Submission | Releas
         raise BundleError(f"the header of model.age is not within its first {MAX_AGE_HEADER_BYTES:,} bytes")
 
 
-def _decrypt(file: BinaryIO, member: _Member, manifest: Submission | Release, key: PrivateKey, part: Path) -> None:
+def _decrypt(
+    file: BinaryIO, member: _Member, manifest: Submission | Release, key: PrivateKey, plain_file: BinaryIO
+) -> None:
     file.seek(member.offset)
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as plain_file:
-        plain, sealed = _Hashed(plain_file), _Region(file, member.size)
-        try:
-            pyrage.decrypt_io(sealed, plain, [pyrage.ssh.Identity.from_buffer(key.pem)])
-        except (pyrage.DecryptError, OSError) as error:
-            if plain.trouble or sealed.trouble:
-                raise
-            # What age itself finds wrong behind the header comes as an OSError too.
-            reason = " ".join(str(error).split())
-            raise BundleError(f"model.age cannot be opened with {key.public.fingerprint}: {reason}") from None
+    plain, sealed = _Hashed(plain_file), _Region(file, member.size)
+    try:
+        pyrage.decrypt_io(sealed, plain, [pyrage.ssh.Identity.from_buffer(key.pem)])
+    except (pyrage.DecryptError, OSError) as error:
+        if plain.trouble or sealed.trouble:
+            raise
+        # What age itself finds wrong behind the header comes as an OSError too.
+        reason = " ".join(str(error).split())
+        raise BundleError(f"model.age cannot be opened with {key.public.fingerprint}: {reason}") from None
     if plain.blob() != manifest.model:
         raise BundleError("the model file does not have the hash and size its manifest says")
 
@@ -318,20 +364,22 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
 
 
 class _Hashed:
-    """A file that remembers the SHA-256 and the number of the bytes read from it or written to it.
+    """A file that remembers the SHA-256 and the number of the bytes read from it, at most `most`, or written to it.
 
     Attributes:
         trouble: Whether the file itself failed.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, most: int = MAX_BYTES) -> None:
         self.trouble = False
         self._file = file
+        self._most = most
         self._digest = hashlib.sha256()
         self._size = 0
 
     def read(self, size: int = -1) -> bytes:
-        return self._seen(self._file.read(size))
+        left = self._most - self._size
+        return self._seen(self._file.read(min(size, left) if size >= 0 else left))
 
     def write(self, data: bytes) -> int:
         try:

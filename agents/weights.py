@@ -16,10 +16,11 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from agents.errors import BundleError, WeightsError
 from agents.files import whole_file
@@ -73,18 +74,28 @@ def read_header(path: Path, max_bytes: int = MAX_BYTES) -> Header:
         WeightsError: Too large, truncated, not float32, overlapping, with gaps, or without its spec.
         FileNotFoundError: No such file.
     """
-    size = path.stat().st_size
+    with open(path, "rb") as file:
+        return header_of(file, max_bytes)
+
+
+def header_of(file: BinaryIO, max_bytes: int = MAX_BYTES) -> Header:
+    """The same of a model file that is open; where it stands afterwards is not said.
+
+    Raises:
+        WeightsError: See `read_header`.
+    """
+    size = os.fstat(file.fileno()).st_size
     if size > max_bytes:
         raise WeightsError(f"the model file has {size:,} bytes, expected at most {max_bytes:,}")
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise WeightsError(f"the model file's header claims {length:,} bytes of a file of {size:,}")
-        try:
-            # Decoded here: json would guess UTF-16 and UTF-32 too, which the safetensors library does not read.
-            header = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
-        except (ValueError, RecursionError) as error:
-            raise WeightsError(f"the model file's header is not JSON: {error}") from None
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+        raise WeightsError(f"the model file's header claims {length:,} bytes of a file of {size:,}")
+    try:
+        # Decoded here: json would guess UTF-16 and UTF-32 too, which the safetensors library does not read.
+        header = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"the model file's header is not JSON: {error}") from None
     if not isinstance(header, dict):
         raise WeightsError("the model file's header is not an object")
     spec = _read_spec(header.pop("__metadata__", None))

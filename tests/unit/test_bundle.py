@@ -314,3 +314,55 @@ def test_a_bundle_needs_a_recipient_and_a_model(model: Path, keys: Keys) -> None
             model.with_name("gone"), submission(), keys["alice-1"], [keys["coordinator"].public], model.with_name("x")
         )
     assert dataclasses.is_dataclass(submission())
+
+
+class Touched(io.FileIO):
+    """An open model file that somebody changes when it is read for the first time."""
+
+    def __init__(self, path: Path, change: Callable[[], object]) -> None:
+        super().__init__(path)
+        self.change = change
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.change()
+        self.change = lambda: None
+        return super().read(-1 if size is None else size)
+
+
+def test_an_open_file_is_sealed_whatever_its_name_leads_to_now(model: Path, keys: Keys) -> None:
+    content = model.read_bytes()
+    signed = keys["alice-1"], [keys["coordinator"].public]
+
+    def swap() -> None:
+        model.unlink()
+        model.symlink_to(keys["alice-1"].path)
+
+    with Touched(model, swap) as file:
+        file.read(9)  # wherever it stands
+        bundle.seal(file, submission(), *signed, model.with_name("x.bundle"))  # type: ignore[arg-type]
+    open_it(model.with_name("x.bundle"), keys)
+    assert model.with_name("plain").read_bytes() == content
+
+
+def test_a_model_that_changes_its_size_under_the_sealing_hand(model: Path, keys: Keys) -> None:
+    content = model.read_bytes()
+    signed = keys["alice-1"], [keys["coordinator"].public]
+
+    def grow() -> None:
+        with model.open("ab") as file:
+            file.write(b"more" * 100_000)
+
+    with Touched(model, grow) as file:
+        bundle.seal(file, submission(), *signed, model.with_name("x.bundle"))  # type: ignore[arg-type]
+    open_it(model.with_name("x.bundle"), keys)
+    assert model.with_name("plain").read_bytes() == content
+    before = sorted(os.listdir(model.parent))
+    with Touched(model, lambda: os.truncate(model, 100)) as file, pytest.raises(BundleError, match="became shorter"):
+        bundle.seal(file, submission(), *signed, model.with_name("y.bundle"))  # type: ignore[arg-type]
+    assert sorted(os.listdir(model.parent)) == before
+
+
+def test_the_signature_can_be_kept_beside_the_manifest(sealed: Path, keys: Keys) -> None:
+    manifest = open_it(sealed, keys)
+    text = bundle.read_signature(sealed)
+    signature.verify(manifest.to_bytes(), text, signature.SUBMISSION, keys["alice-1"].public)

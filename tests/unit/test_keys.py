@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from agents import files, keys
+from agents import files
 from agents.errors import SettingsError
 from agents.keys import PrivateKey, load_private, load_public, make_key
 
@@ -100,7 +101,7 @@ def test_a_key_that_is_made_at_the_same_moment_stays(
 
 def test_of_many_at_once_one_makes_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, start = tmp_path / "site_key", threading.Barrier(4)
-    generate = keys.rsa.generate_private_key
+    generate = rsa.generate_private_key
 
     def together(**options: Any) -> object:
         key = generate(**options)
