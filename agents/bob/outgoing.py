@@ -7,29 +7,37 @@
 A checkpoint is taken when its bundle stands in the spool; only then are Alice's files removed, the json first.
 So after a kill at any point the same files are found again, and an id that is in the spool or in the receipts
 is only cleared away.
+
+Alice is believed nothing: her folder is a `SharedFolder`, each of her files is opened once, and what is checked is what
+is sealed, whatever stands under its name by then.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from agents.bob.receipts import Receipts
+from agents.bob.shared import SharedFolder
 from agents.bob.site import Site
 from agents.bob.spool import Entry, Spool
 from agents.bundle import pending, seal, seal_report
 from agents.errors import BundleError, UntrustedError
-from agents.files import fsync_folder, write_whole
 from agents.keys import PrivateKey
-from agents.manifest import MAX_BYTES, Claim, Report, SessionOver, Submission, check_id, parse
-from agents.weights import read_header
+from agents.manifest import MAX_BYTES, Claim, Report, SessionOver, Submission, check_id, parse, shown
+from agents.weights import header_of
 
 KEEP_REJECTED = 10
 Say = Callable[..., None]
+_CLAIM, _MODEL, _REASON = ".json", ".safetensors", ".reason"
+_LONGEST_NAME = 100  # of what is set aside under its own name; a file system takes 255 bytes with the suffix
 
 
 class Outgoing:
@@ -48,7 +56,7 @@ class Outgoing:
     def __init__(
         self, exchange: Path, site: Site, key: PrivateKey, spool: Spool, receipts: Receipts, say: Say, max_bytes: int
     ) -> None:
-        self.folder = exchange / "outgoing"
+        self.path = exchange / "outgoing"
         self._rejected = exchange / "rejected"
         self._site = site
         self._key = key
@@ -58,56 +66,65 @@ class Outgoing:
         self._max_bytes = max_bytes
         self._judged: set[str] | None = None
 
-    def waiting(self) -> list[Path]:
-        """The claims and reports that lie there, oldest first."""
-        return sorted(self.folder.glob("*.json"))
+    def waiting(self) -> list[str]:
+        """The names of the claims and reports that lie there, oldest first.
+
+        Raises:
+            UntrustedError: The folder is a link.
+        """
+        with SharedFolder(self.path) as folder:
+            return _claims(folder)
 
     def take_all(self, stop: threading.Event) -> int:
         """Seal all that lies there, oldest first; returns how many are new in the spool.
 
         Raises:
+            UntrustedError: The folder, or the one for what is set aside, is a link.
             OSError: The disk is full; what was not taken is still there.
         """
-        claims = self.waiting()
-        if self._judged is None:  # at start only: a killed Bob may have left files of finished checkpoints
-            self._judged = self._receipts.ids({path.stem for path in self.folder.glob("*")})
-            self._clear_orphans()
-        taken = 0
-        for claim in claims:
-            if stop.is_set():
-                break
-            taken += self._take(claim)
-        return taken
+        with SharedFolder(self.path) as folder:
+            claims = _claims(folder)
+            if self._judged is None:  # at start only: a killed Bob may have left files of finished checkpoints
+                self._judged = self._receipts.ids({name.partition(".")[0] for name in folder.names()})
+                self._clear_orphans(folder)
+            taken = 0
+            for claim in claims:
+                if stop.is_set():
+                    break
+                taken += self._take(folder, claim)
+            return taken
 
-    def _take(self, path: Path) -> bool:
+    def _take(self, folder: SharedFolder, claim: str) -> bool:
         try:
-            id = check_id(path.stem)
+            id = check_id(claim.removesuffix(_CLAIM))
             if id in self._spool or id in (self._judged or ()):
-                self._clear(path)
+                self._clear(folder, id)
                 return False
-            self._seal(path, id)
+            self._seal(folder, id)
         except FileNotFoundError:
-            if path.exists():
-                self._reject(path, "its model file is missing")
+            if folder.stat(claim):
+                self._reject(folder, claim, "its model file is missing")
             return False
         except UntrustedError as error:
-            self._reject(path, str(error))
+            self._reject(folder, claim, str(error))
             return False
-        self._clear(path)
+        self._clear(folder, id)
         return True
 
-    def _seal(self, path: Path, id: str) -> None:
-        published = path.stat().st_ctime  # the rename that gave it its name
-        detect_ms, start = 1000 * (time.time() - published), time.monotonic()
-        message = _read(path)
+    def _seal(self, folder: SharedFolder, id: str) -> None:
+        with folder.open(id + _CLAIM) as claim:
+            published = os.fstat(claim.fileno()).st_ctime  # the rename that gave it its name
+            detect_ms, start = 1000 * (time.time() - published), time.monotonic()
+            message = _read(claim)
         if message.id != id:
-            raise BundleError(f"{path.name} says that it is {message.id}")
+            raise BundleError(f"{id}{_CLAIM} says that it is {message.id}")
         epoch = message.epoch if isinstance(message, Claim) else None
         kind = Submission.kind if isinstance(message, Claim) else Report.kind
         entry = Entry(id, kind, message.session, epoch, message.created, published)
         bundle = self._spool.bundle(id)
         if isinstance(message, Claim):
-            self._seal_checkpoint(path.with_suffix(".safetensors"), message, entry, bundle)
+            with folder.open(id + _MODEL) as model:
+                self._seal_checkpoint(model, message, entry, bundle)
         else:
             self._spool.describe(entry)
             seal_report(Report(sender=self._site.name, **vars(message)), self._key, bundle)
@@ -117,45 +134,60 @@ class Outgoing:
             epoch=epoch, bytes=size, detect_ms=round(detect_ms, 1), seal_ms=round(took, 1),
         )  # fmt: skip
 
-    def _seal_checkpoint(self, model: Path, claim: Claim, entry: Entry, bundle: Path) -> None:
-        if model.is_symlink():
-            raise BundleError(f"{model.name} is a link")
-        if read_header(model, self._max_bytes).architecture != claim.architecture:
+    def _seal_checkpoint(self, model: BinaryIO, claim: Claim, entry: Entry, bundle: Path) -> None:
+        if header_of(model, self._max_bytes).architecture != claim.architecture:
             raise BundleError("the model file has another architecture than the claim says")
         manifest = Submission(sender=self._site.name, recipients=[], model=pending(), sealed=pending(), **vars(claim))
         self._spool.describe(entry)
         seal(model, manifest, self._key, [self._site.coordinator], bundle)
 
-    def _clear(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        path.with_suffix(".safetensors").unlink(missing_ok=True)
-        fsync_folder(self.folder)
+    def _clear(self, folder: SharedFolder, id: str) -> None:
+        folder.remove(id + _CLAIM)
+        folder.remove(id + _MODEL)
+        folder.fsync()
 
-    def _clear_orphans(self) -> None:
+    def _clear_orphans(self, folder: SharedFolder) -> None:
         """Models whose claim is gone because a killed Bob had taken them."""
-        for model in self.folder.glob("*.safetensors"):
-            if model.stem in self._spool or model.stem in (self._judged or ()):
-                self._clear(model.with_suffix(".json"))
+        for name in folder.names(_MODEL):
+            id = name.removesuffix(_MODEL)
+            if id in self._spool or id in (self._judged or ()):
+                self._clear(folder, id)
 
-    def _reject(self, path: Path, reason: str) -> None:
-        """Set a checkpoint aside, so that it cannot stop the others, and keep the newest few for the operator."""
-        self._rejected.mkdir(parents=True, exist_ok=True)
-        write_whole(self._rejected / f"{path.stem}.reason", f"{reason}\n".encode(), mode=0o644)
-        for file in (path, path.with_suffix(".safetensors")):
-            if file.exists() or file.is_symlink():
-                os.replace(file, self._rejected / file.name)
-        old = sorted(self._rejected.glob("*.reason"), key=lambda file: file.stat().st_mtime)[:-KEEP_REJECTED]
-        for file in old:
-            for suffix in (".safetensors", ".json", ".reason"):
-                file.with_suffix(suffix).unlink(missing_ok=True)
-        self._say("rejected", f"set aside {path.name} from Alice: {reason}", id=path.stem, reason=reason)
+    def _reject(self, folder: SharedFolder, claim: str, reason: str) -> None:
+        """Set a checkpoint aside, so that it cannot stop the others, and keep the newest few for the operator.
+
+        Only its plain files are kept. A link is removed itself: nobody shall follow it later and take what it leads
+        to for Alice's.
+        """
+        stem = claim.removesuffix(_CLAIM)
+        kept = _name_for(stem)
+        with SharedFolder(self._rejected) as rejected:
+            with contextlib.suppress(IsADirectoryError):
+                rejected.write(kept + _REASON, f"{reason}\n".encode(errors="backslashreplace"), 0o644)
+            for suffix in (_CLAIM, _MODEL):
+                folder.move(stem + suffix, rejected, kept + suffix)
+            reasons = [(found.st_mtime, name) for name in rejected.names(_REASON) if (found := rejected.stat(name))]
+            for _, name in sorted(reasons)[:-KEEP_REJECTED]:
+                old = name.removesuffix(_REASON)
+                rejected.remove(old + _MODEL, old + _CLAIM, name)
+        self._say("rejected", f"set aside {shown(claim)} from Alice: {reason}", id=stem, reason=reason)
 
 
-def _read(path: Path) -> Claim | SessionOver:
-    if path.is_symlink():
-        raise BundleError(f"{path.name} is a link")
-    with open(path, "rb") as file:
-        text = file.read(MAX_BYTES + 1)
+def _claims(folder: SharedFolder) -> list[str]:
+    """Folders are none of Alice's making, cannot be removed in one step, and so are left alone."""
+    found = ((name, folder.stat(name)) for name in folder.names(_CLAIM))
+    return [name for name, status in found if status and not stat.S_ISDIR(status.st_mode)]
+
+
+def _name_for(stem: str) -> str:
+    """The name under which something is set aside: its own, unless that is too long or not fit to be read."""
+    if stem.isascii() and stem.isprintable() and len(stem) <= _LONGEST_NAME:
+        return stem
+    return hashlib.sha256(stem.encode(errors="surrogateescape")).hexdigest()
+
+
+def _read(claim: BinaryIO) -> Claim | SessionOver:
+    text = claim.read(MAX_BYTES + 1)
     return SessionOver.from_bytes(text) if parse(text).get("kind") == SessionOver.kind else Claim.from_bytes(text)
 
 

@@ -131,7 +131,7 @@ class Bob:
                 self._say("stopped", f"stopped; {self._waiting()}", error=problem and str(problem))
 
     def _tidy(self) -> None:
-        self._outgoing.folder.mkdir(parents=True, exist_ok=True)
+        self._outgoing.waiting()  # makes the folder, or says that it is a link
         self._incoming.tidy()
         self._spool.tidy()
         self._shipping.tidy()
@@ -285,7 +285,7 @@ class Bob:
         """Be told at once when Alice publishes; where the system cannot tell, the rescan still finds it."""
         observer = Observer()
         try:
-            observer.schedule(_Doorbell(self._found), str(self._outgoing.folder))
+            observer.schedule(_Doorbell(self._found), str(self._outgoing.path))
             observer.start()
         except OSError as error:
             text = f"the system does not report changes ({error}); looking every {_duration(self._settings.rescan)}"

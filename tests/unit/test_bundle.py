@@ -339,7 +339,7 @@ def test_an_open_file_is_sealed_whatever_its_name_leads_to_now(model: Path, keys
 
     with Touched(model, swap) as file:
         file.read(9)  # wherever it stands
-        bundle.seal(file, submission(), *signed, model.with_name("x.bundle"))  # type: ignore[arg-type]
+        bundle.seal(file, submission(), *signed, model.with_name("x.bundle"))
     open_it(model.with_name("x.bundle"), keys)
     assert model.with_name("plain").read_bytes() == content
 
@@ -353,12 +353,12 @@ def test_a_model_that_changes_its_size_under_the_sealing_hand(model: Path, keys:
             file.write(b"more" * 100_000)
 
     with Touched(model, grow) as file:
-        bundle.seal(file, submission(), *signed, model.with_name("x.bundle"))  # type: ignore[arg-type]
+        bundle.seal(file, submission(), *signed, model.with_name("x.bundle"))
     open_it(model.with_name("x.bundle"), keys)
     assert model.with_name("plain").read_bytes() == content
     before = sorted(os.listdir(model.parent))
     with Touched(model, lambda: os.truncate(model, 100)) as file, pytest.raises(BundleError, match="became shorter"):
-        bundle.seal(file, submission(), *signed, model.with_name("y.bundle"))  # type: ignore[arg-type]
+        bundle.seal(file, submission(), *signed, model.with_name("y.bundle"))
     assert sorted(os.listdir(model.parent)) == before
 
 
