@@ -2,6 +2,7 @@
 
     ship     sends a bundle as `scp -O FILE host:` would; done when the door has it whole and durable
     ask      runs a verb and returns its exit status and its (bounded) output
+    line     runs a verb and returns the first line it prints, without waiting for the rest
     stream   runs a verb and writes what it prints into a file
 
 The door's host key is pinned in an OpenSSH known_hosts file before the first contact; there is no question to
@@ -55,6 +56,18 @@ class BusyError(UnreachableError):
     """The door answered, but with `later`: the connection is good, try the same again on it after a while."""
 
 
+class RefusedError(SettingsError):
+    """The door does not serve this site: it is not enrolled there, or not any more, or not yet again.
+
+    Attributes:
+        in_words: Whether the door said so to a site that it had let in; a refused log-in gives no reason.
+    """
+
+    def __init__(self, message: str, hint: str, in_words: bool) -> None:
+        super().__init__(message, hint)
+        self.in_words = in_words
+
+
 @dataclass(frozen=True)
 class Address:
     """Where a door is, and as whom to log in there."""
@@ -85,6 +98,11 @@ class Answer:
         """Ask again later."""
         return self.status == UnreachableError.exit_code
 
+    @property
+    def busy(self) -> bool:
+        """Whether the door could not even look, which says nothing of what is there."""
+        return self.nothing_yet and self.complaint.removeprefix("charity: ").startswith("later:")
+
     def error(self, address: Address, verb: str) -> AgentError:
         """An answer that is neither output nor `nothing_yet`, as the error it means for the caller.
 
@@ -95,7 +113,7 @@ class Answer:
         if self.status == SettingsError.exit_code:
             return SettingsError(message, "does the coordinator run another version of fedssh?")
         if self.status == UntrustedError.exit_code:
-            return SettingsError(message, "ask the coordinator's operator whether this site is still enrolled")
+            return RefusedError(message, "ask the coordinator's operator whether this site is still enrolled", True)
         return BusyError(message)
 
 
@@ -110,7 +128,7 @@ class Connection:
 
     Raises:
         HostKeyError: The host key is not the pinned one. Never retry.
-        SettingsError: The door does not let this key in.
+        RefusedError: The door does not let this key in.
         UnreachableError: No door answers there. Retry later.
     """
 
@@ -182,6 +200,19 @@ class Connection:
         """
         return self.begin(*words).answer(timeout, max_bytes)
 
+    def line(self, *words: str | int, max_bytes: int, timeout: float = STALL_SECONDS) -> Answer:
+        """Run a verb and return the first line that it prints, with its end; the rest is not listened to.
+
+        Raises:
+            BundleError: The line is longer than `max_bytes`.
+            UnreachableError: The network failed or the door stayed silent.
+        """
+        call = self.begin(*words)
+        try:
+            return call.first_line(timeout, max_bytes)
+        finally:
+            call.close()
+
     def stream(self, *words: str | int, into: Path, max_bytes: int, timeout: float = STALL_SECONDS) -> Answer:
         """Run a verb and write what it prints into a new file, which is there afterwards only if the status is 0.
 
@@ -239,9 +270,10 @@ class Connection:
         except _DeniedError:
             left = ["publickey"]
         if left:
-            raise SettingsError(
+            raise RefusedError(
                 f"{self.address} does not let {self.address.user} in with the key {login.fingerprint}",
                 "the site is not enrolled there, or was revoked; ask the coordinator's operator",
+                in_words=False,
             )
 
 
@@ -268,17 +300,38 @@ class Call:
 
     def copy(self, file: IO[bytes] | _Memory, timeout: float, max_bytes: int) -> Answer:
         """Write what the verb prints into `file`; the answer's own output is empty."""
+        for block in self._blocks(timeout, max_bytes):
+            file.write(block)
+        return self._end()
+
+    def first_line(self, timeout: float, max_bytes: int) -> Answer:
+        """Wait for one line, or for the end without one; see `Connection.line`."""
+        found = b""
+        for block in self._blocks(timeout, max_bytes + _BLOCK):
+            head, end, _ = block.partition(b"\n")
+            found += head + end
+            if end or len(found) > max_bytes:
+                break
+        else:
+            return self._end()
+        if len(found) > max_bytes:
+            raise BundleError(f"{self._address} sends a line of more than the {max_bytes:,} bytes expected at most")
+        return Answer(0, found, "")
+
+    def _blocks(self, timeout: float, max_bytes: int) -> Iterator[bytes]:
         left = max_bytes
         self._channel.settimeout(timeout)
         while True:
             with _network(self._address, "ended the connection", timeout):
                 block = self._channel.recv(_BLOCK)
             if not block:
-                break
+                return
             left -= len(block)
             if left < 0:
                 raise BundleError(f"{self._address} sends more than the {max_bytes:,} bytes expected at most")
-            file.write(block)
+            yield block
+
+    def _end(self) -> Answer:
         with _network(self._address, "ended the connection", STALL_SECONDS):
             if not self._channel.status_event.wait(STALL_SECONDS):
                 raise TimeoutError

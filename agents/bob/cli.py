@@ -62,13 +62,13 @@ def join(invitation: TextIO, again: bool, offline: bool, settings: JoinSettings)
 
     folder = sites.Folder(settings.state)
     key = sites.load_key(folder)
-    site = sites.read_invitation(invitation.read(sites.MAX_BYTES), key.public)
-    sites.join(folder, site, again)
+    site = sites.join(folder, sites.read_invitation(invitation.read(sites.MAX_BYTES), key.public), again)
     print(f"{site.name} works with {site.address}")
     print(f"  host key         {fingerprint(site.host_key)}")
     print(f"  coordinator key  {site.coordinator.fingerprint}")
+    print(f"  genesis          {site.genesis or 'not named by this invitation, so it is not pinned'}")
+    print("compare them with the coordinator's operator by another way, such as the phone")
     if offline:
-        print("compare both with the coordinator's operator")
         return
     _try_connection(folder, site, settings.timeout)
     print("the door lets this site in; next: bob watch")
@@ -93,7 +93,10 @@ def _try_connection(folder: Folder, site: Site, timeout: float) -> None:
 def watch(settings: WatchSettings) -> None:
     """Ship each checkpoint that Alice publishes, and bring in each release.
 
-    What cannot be shipped waits in the spool. An untrusted answer or another host key ends Bob with exit code 3.
+    What cannot be shipped waits in the spool. A door that is away, or that does not let this site in, is asked again.
+
+    Exit codes: 0 told to stop, 1 something went wrong, 2 wrong settings (with --drain also: not let in), 3 an untrusted
+    answer, another host key or a link in the exchange: look at it, 4 only with --drain: no door answered.
     """
     stop = stop_event()
     from agents.bob.watch import Bob

@@ -1,30 +1,42 @@
 """Releases, brought in: opened, checked against the history, and laid out for Alice.
 
-    exchange/incoming/<sequence>.safetensors, then <sequence>.json   {"site": NAME, "manifest": {…}}
-    state/seen.json                                                  {"sequence", "head"}
+    exchange/incoming/genesis.json              the first record of the history: one signed line
+    exchange/incoming/<sequence>.safetensors, then <sequence>.json
+        {"site": NAME, "manifest": {…}, "signature": the manifest's, armored, "record": the release's, a signed line}
+    exchange/incoming/status.json               see standing.py
+    state/seen.json                             {"sequence", "head"}
+    state/genesis.json                          the first record of the history
 
-The json comes last and says who this site is; the newest two releases are kept. `seen.json` follows them, so
-after a kill in between the same release is brought in once more.
+With the coordinator's public key and the hash of the genesis whoever reads this folder can check all of it without
+believing Bob. The json comes last and says who this site is; the newest two releases are kept. `seen.json` follows
+them, so after a kill in between the same release is brought in once more; so is one that an older Bob laid out
+without its signature.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from agents import bundle, chain, files, weights
 from agents.bob.receipts import Receipts
-from agents.bob.site import Folder, Site
-from agents.errors import LedgerError, SettingsError
+from agents.bob.shared import SharedFolder
+from agents.bob.site import Folder, Site, read_genesis
+from agents.bob.standing import Standing
+from agents.errors import BundleError, LedgerError, SettingsError
 from agents.keys import PrivateKey
 from agents.manifest import Release, canonical
 from agents.transport import Address, Answer
 
 KEEP = 2
 MAX_HISTORY_BYTES = 1 << 30
+MAX_NOTE_BYTES = 4 * chain.MAX_LINE_BYTES  # a line, escaped once more, and a manifest
+FINISHED_WAIT_SECONDS = 20  # an Alice who has just started believes in the end as soon as the door has said so again
+_GENESIS, _NOTE, _MODEL = "genesis.json", ".json", ".safetensors"
+_OTHER_GENESIS = "ask the coordinator's operator for the hash of record 1; if it is not this one, stop here"
 
 
 class Door(Protocol):
@@ -34,6 +46,9 @@ class Door(Protocol):
 
     def stream(self, *words: str | int, into: Path, max_bytes: int, timeout: float = ...) -> Answer:
         """Run a verb and write what it prints into a file."""
+
+    def line(self, *words: str | int, max_bytes: int) -> Answer:
+        """Run a verb and return the first line that it prints."""
 
 
 class Incoming:
@@ -46,12 +61,18 @@ class Incoming:
         key: The site key, which opens them.
         say: Called with an event, its text and its fields.
         max_bytes: The largest model to accept.
+
+    Attributes:
+        standing: What Alice is told about the door.
+        finished: Whether the newest release that was brought in says that the federation is finished.
     """
 
     def __init__(
         self, exchange: Path, folder: Folder, site: Site, key: PrivateKey, say: Callable[..., None], max_bytes: int
     ) -> None:
-        self.folder = exchange / "incoming"
+        self.path = exchange / "incoming"
+        self.standing = Standing(folder.status, self.path)
+        self.finished = False
         self._state = folder
         self._site = site
         self._key = key
@@ -61,20 +82,28 @@ class Incoming:
 
     def tidy(self) -> None:
         """Remove what a killed Bob left unfinished. Only at start."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files.sweep(self.folder)
         files.sweep(self._state.path)
-        # Newer than what was seen: of a former coordinator, or to be brought in once more. Alice would take the first
-        # for the newest.
         newest = read_seen(self._state.seen).sequence
-        for path in (*self.folder.glob("*.json"), *self.folder.glob("*.safetensors")):
-            if path.stem.isdecimal() and int(path.stem) > newest:
-                path.unlink(missing_ok=True)
+        with SharedFolder(self.path) as folder:
+            folder.sweep()
+            for name in folder.names():
+                stem, _, suffix = name.rpartition(".")
+                # Newer than what was seen: of a former coordinator, or to be brought in once more. Alice would take
+                # the first for the newest.
+                if stem.isdecimal() and suffix in ("json", "safetensors") and int(stem) > newest:
+                    folder.remove(name)
+            note = _note(folder, newest)
+            if note is None:
+                folder.remove(f"{newest:08}{_NOTE}")
+            self.finished = _is_finished(note)
+            self._lay_out_genesis(folder, read_genesis(self._state))
+        self.standing.begin(newest or None)
 
     def after(self) -> int:
         """The sequence to ask beyond: that of the newest release, unless Alice's copy of it is gone."""
         seen = read_seen(self._state.seen)
-        there = (self.folder / f"{seen.sequence:08}.json").exists()
+        with SharedFolder(self.path) as folder:
+            there = folder.stat(f"{seen.sequence:08}{_NOTE}")
         return seen.sequence if there else max(seen.sequence - 1, 0)
 
     def fetch(self, door: Door, wait_seconds: int, patience: float) -> bool:
@@ -87,10 +116,13 @@ class Incoming:
         """
         sealed = files.part_of(self._state.path / "release.bundle")
         try:
-            words = ("release", "--after", self.after(), "--wait", wait_seconds)
+            after = self.after()
+            words = ("release", "--after", after, "--wait", wait_seconds)
             limit = self._max_bytes + (bundle.MAX_BYTES - weights.MAX_BYTES)
             answer = door.stream(*words, into=sealed, max_bytes=limit, timeout=wait_seconds + patience)
             if answer.nothing_yet:
+                if not answer.busy:
+                    self.standing.confirm(after or None)
                 return False
             if answer.status:
                 raise answer.error(door.address, "release")
@@ -100,22 +132,46 @@ class Incoming:
         return True
 
     def _bring_in(self, sealed: Path, door: Door) -> None:
-        opened = files.part_of(self.folder / "release.safetensors")
-        try:
-            release = bundle.open_bundle(sealed, opened, Release, self._site.coordinator, self._key, self._max_bytes)
+        with SharedFolder(self.path) as folder, folder.new() as plain:
+            release = bundle.open_bundle_into(
+                sealed, plain.file, Release, self._site.coordinator, self._key, self._max_bytes
+            )
             seen = read_seen(self._state.seen)
             new = chain.check_order(seen, release)
+            lines = self._follow(seen, release, door) if new else {}
+            genesis = self._genesis(lines.get(1), door)
+            record = lines.get(release.sequence) or _line(door, release.sequence)
+            coordinator = self._site.coordinator
+            chain.check_release(release, chain.read_line(record, coordinator), chain.read_line(genesis, coordinator))
+            if read_genesis(self._state) != genesis:
+                files.write_whole(self._state.genesis, genesis, mode=0o644)
+            self._lay_out_genesis(folder, genesis)
+            note = {
+                "site": self._site.name,
+                "manifest": json.loads(release.to_bytes()),
+                "signature": bundle.read_signature(sealed),
+                "record": record.decode().rstrip("\n"),
+            }
+            plain.adopt(f"{release.sequence:08}{_MODEL}", 0o640)
+            folder.write(f"{release.sequence:08}{_NOTE}", canonical(note), 0o640)
             if new:
-                seen = self._follow(seen, release, door)
-            self._lay_out(opened, release)
-        finally:
-            opened.unlink(missing_ok=True)
-        if new:
-            files.write_whole(self._state.seen, canonical(dataclasses.asdict(seen)) + b"\n", mode=0o644)
-        self._prune()
+                seen = chain.Seen(release.sequence, release.head)
+                files.write_whole(self._state.seen, canonical(dataclasses.asdict(seen)) + b"\n", mode=0o644)
+            _prune(folder)
+        self.standing.brought(release.sequence)
+        self.finished = release.federation.get("state") == "finished"
         self._tell(release)
 
-    def _follow(self, seen: chain.Seen, release: Release, door: Door) -> chain.Seen:
+    def wait_seconds(self, most: int) -> int:
+        """How long to let the door hold the next question, at most so many seconds."""
+        return min(most, FINISHED_WAIT_SECONDS) if self.finished else most
+
+    def _follow(self, seen: chain.Seen, release: Release, door: Door) -> dict[int, bytes]:
+        """Check that the history leads from what was seen to the release.
+
+        Returns:
+            The signed lines of record 1, where it was among those that came, and of the release.
+        """
         history = files.part_of(self._state.path / "history.jsonl")
         words = ("history", "--export", "--after", seen.sequence)
         try:
@@ -129,30 +185,44 @@ class Incoming:
                 and receipt["sequence"] > seen.sequence
                 and receipt["recipient"] == self._site.coordinator.fingerprint  # not a former coordinator's
             }
-            return chain.follow(_lines(history), seen, release, self._site.coordinator, verdicts)
+            kept: dict[int, bytes] = {}
+
+            def lines() -> Iterator[bytes]:
+                for number, line in enumerate(_lines(history), seen.sequence + 1):
+                    if number in (1, release.sequence):
+                        kept[number] = line
+                    yield line
+
+            chain.follow(lines(), seen, release, self._site.coordinator, verdicts)
+            return kept
         finally:
             history.unlink(missing_ok=True)
 
-    def _lay_out(self, opened: Path, release: Release) -> None:
-        model = self.folder / f"{release.sequence:08}.safetensors"
-        opened.chmod(0o640)
-        files.adopt(opened, model)
-        note = {"site": self._site.name, "manifest": json.loads(release.to_bytes())}
-        files.write_whole(model.with_suffix(".json"), canonical(note), mode=0o640)
+    def _genesis(self, line: bytes | None, door: Door) -> bytes:
+        """The line of record 1: just followed, or kept from then, or asked for once where an older Bob followed it.
 
-    def _prune(self) -> None:
-        notes = sorted(self.folder.glob("*.json"))
-        for note in notes[:-KEEP]:
-            note.unlink(missing_ok=True)
-        kept = {note.stem for note in notes[-KEEP:]}
-        for model in self.folder.glob("*.safetensors"):
-            if model.stem not in kept:
-                model.unlink(missing_ok=True)
+        Raises:
+            LedgerError: It is not the genesis that this site was invited to.
+        """
+        line = line or read_genesis(self._state) or _line(door, 1)
+        found = chain.read_line(line, self._site.coordinator).hash
+        if self._site.genesis not in (None, found):
+            raise LedgerError(
+                f"the history begins with {found}, this site was invited to {self._site.genesis}", _OTHER_GENESIS
+            )
+        return line
+
+    def _lay_out_genesis(self, folder: SharedFolder, line: bytes | None) -> None:
+        """Let Alice have the genesis of the federation that this site is in, and no former one's."""
+        if line is None:
+            folder.remove(_GENESIS)
+        elif _read(folder, _GENESIS) != line:
+            folder.write(_GENESIS, line, 0o640)
 
     def _tell(self, release: Release) -> None:
         state = release.federation.get("state")
         accuracy = release.metrics.get("accuracy")
-        scored = f": holdout accuracy {accuracy:.4f}" if isinstance(accuracy, float | int) else ""
+        scored = f": holdout accuracy {accuracy:.4f}" if accuracy is not None else ""
         over = "; the federation is finished" if state == "finished" else ""
         self._say(
             "release", f"release {release.sequence}{scored}{over}", sequence=release.sequence, accuracy=accuracy,
@@ -183,6 +253,53 @@ def read_seen(path: Path) -> chain.Seen:
         return chain.Seen()
     except (ValueError, KeyError, TypeError):
         raise SettingsError(f"{path} is damaged", "restore it, or remove it to check the whole history anew") from None
+
+
+def _prune(folder: SharedFolder) -> None:
+    notes = [name for name in folder.names(_NOTE) if name.removesuffix(_NOTE).isdecimal()]
+    folder.remove(*notes[:-KEEP])
+    kept = {name.removesuffix(_NOTE) for name in notes[-KEEP:]}
+    folder.remove(*(name for name in folder.names(_MODEL) if name.removesuffix(_MODEL) not in kept))
+
+
+def _note(folder: SharedFolder, sequence: int) -> dict[str, Any] | None:
+    """The note of a release with all that Alice needs to check it; an older Bob left two fields out."""
+    text = _read(folder, f"{sequence:08}{_NOTE}")
+    try:
+        note = json.loads(text or b"null")
+    except (ValueError, RecursionError):
+        return None
+    return note if isinstance(note, dict) and {"site", "manifest", "signature", "record"} <= note.keys() else None
+
+
+def _is_finished(note: Mapping[str, Any] | None) -> bool:
+    try:
+        return bool(note and note["manifest"]["federation"]["state"] == "finished")
+    except (KeyError, TypeError):
+        return False
+
+
+def _read(folder: SharedFolder, name: str) -> bytes | None:
+    """What a file says that this or a former Bob has written; None where it is gone, or something else stands there."""
+    try:
+        return folder.read(name, MAX_NOTE_BYTES)
+    except (FileNotFoundError, BundleError):
+        return None
+
+
+def _line(door: Door, sequence: int) -> bytes:
+    """The signed line of one record.
+
+    Raises:
+        LedgerError: The door has another one there, or none.
+    """
+    words = ("history", "--export", "--after", sequence - 1)
+    answer = door.line(*words, max_bytes=chain.MAX_LINE_BYTES)
+    if answer.status:
+        raise answer.error(door.address, "history")
+    if not answer.output.endswith(b"\n"):
+        raise LedgerError(f"the history that {door.address} shows ends before record {sequence}")
+    return answer.output
 
 
 def _lines(path: Path) -> Iterator[bytes]:

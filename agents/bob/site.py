@@ -6,11 +6,14 @@
     spool/                   bundles on their way
     receipts.jsonl           everything that left
     seen.json                the newest release this site has seen
+    genesis.json             the first record of the history, signed: one line, as `history --export` prints it
+    status.json              whether the door lets this site in, and what it last said; see standing.py
     lock                     held by the one Bob that works here
 
 An invitation is JSON: {"fedssh":1,"site","role":"site","user","host","port","host_key":"ssh-ed25519 …",
-"coordinator":"ssh-rsa …","site_key":"SHA256:…"}. It holds no secret, but whoever can change it on its way can
-become the coordinator: compare its fingerprints with the operator's.
+"coordinator":"ssh-rsa …","site_key":"SHA256:…","genesis":"<hash of record 1>"}. It holds no secret, but whoever can
+change it on its way can become the coordinator: compare its fingerprints with the operator's. An older
+coordinator leaves `genesis` out; then it is not pinned, and record 1 is held against the coordinator's key alone.
 """
 
 from __future__ import annotations
@@ -22,15 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.chain import read_line
 from agents.errors import BundleError, HostKeyError, SettingsError, UntrustedError
 from agents.files import write_whole
 from agents.keys import PrivateKey, PublicKey, fingerprint, load_private, login_line, parse_public
-from agents.manifest import canonical, check_site
+from agents.manifest import canonical, check_site, shown
 
 MAX_BYTES = 64 * 1024
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,252})")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_HASH = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"fedssh", "site", "role", "user", "host", "port", "host_key", "coordinator", "site_key"}
+_NEWER_FIELDS = {"genesis"}
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,25 @@ class Folder:
         return self.path / "seen.json"
 
     @property
+    def genesis(self) -> Path:
+        return self.path / "genesis.json"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
     def lock(self) -> Path:
         return self.path / "lock"
 
 
 @dataclass(frozen=True)
 class Site:
-    """Who this site is and whom it works with."""
+    """Who this site is and whom it works with.
+
+    Attributes:
+        genesis: Hash of the first record of the history that this site was invited to; None where it was not told.
+    """
 
     name: str
     user: str
@@ -78,6 +96,7 @@ class Site:
     port: int
     host_key: str
     coordinator: PublicKey
+    genesis: str | None = None
 
     @property
     def address(self) -> str:
@@ -87,7 +106,7 @@ class Site:
     def to_bytes(self) -> bytes:
         """The contents of site.json."""
         fields = dataclasses.asdict(self) | {"coordinator": self.coordinator.line}
-        return canonical(fields) + b"\n"
+        return canonical({name: value for name, value in fields.items() if value is not None}) + b"\n"
 
 
 def load_site(folder: Folder) -> Site:
@@ -102,7 +121,7 @@ def load_site(folder: Folder) -> Site:
     except FileNotFoundError:
         hint = "run `bob join INVITATION` with the coordinator's invitation"
         raise SettingsError(f"{folder.path} has not joined a coordinator", hint) from None
-    except (ValueError, KeyError, TypeError, BundleError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, BundleError) as error:
         raise SettingsError(f"{folder.site} is damaged: {error}", "run `bob join INVITATION` again") from None
 
 
@@ -126,43 +145,48 @@ def read_invitation(text: str, key: PublicKey) -> Site:
     hint = "`charity nodes add` prints an invitation; paste all of it"
     try:
         fields = json.loads(text)
-        if not isinstance(fields, dict) or fields.keys() != _FIELDS:
+        if not isinstance(fields, dict) or fields.keys() - _NEWER_FIELDS != _FIELDS:
             raise ValueError("its fields are not those of an invitation")
         if fields["fedssh"] != 1:
             raise ValueError(f"it has format {str(fields['fedssh'])[:20]}, this program reads format 1")
         site = _site(fields | {"name": fields["site"]})
-    except (ValueError, TypeError, KeyError, BundleError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, BundleError) as error:
         raise SettingsError(f"this is not an invitation: {error}", hint) from None
     if fields["role"] != "site":
         raise SettingsError(
-            f"the invitation is for the role {fields['role']!r}", "only sites join; others use plain ssh"
+            f"the invitation is for the role {shown(fields['role'])}", "only sites join; others use plain ssh"
         )
     if fields["site_key"] != key.fingerprint:
         raise SettingsError(
-            f"the invitation is for the site key {str(fields['site_key'])[:60]}, this site has {key.fingerprint}",
+            f"the invitation is for the site key {shown(fields['site_key'])}, this site has {key.fingerprint}",
             "send the coordinator the .pub file of this site's key",
         )
     return site
 
 
-def join(folder: Folder, site: Site, again: bool = False) -> None:
+def join(folder: Folder, site: Site, again: bool = False) -> Site:
     """Write down whom this site works with: known_hosts first, then site.json.
 
-    Joining twice by the same invitation changes nothing.
+    Joining twice by the same invitation changes nothing. An invitation that names no genesis leaves the pinned one.
+    Returns what is written down.
 
     Args:
         again: Allow another host key or another coordinator than before.
 
     Raises:
         HostKeyError: The invitation names another host key than the one pinned here.
-        UntrustedError: The invitation names another coordinator.
+        UntrustedError: The invitation names another coordinator, or another genesis of the same one.
         SettingsError: Bundles sealed for the former coordinator wait in the spool.
     """
     if folder.site.exists():
-        _check_change(folder, load_site(folder), site, again)
+        before = load_site(folder)
+        _check_change(folder, before, site, again)
+        if site.genesis is None and site.coordinator == before.coordinator:
+            site = dataclasses.replace(site, genesis=before.genesis)
     name = site.host if site.port == 22 else f"[{site.host}]:{site.port}"
     write_whole(folder.known_hosts, f"{name} {site.host_key}\n".encode(), mode=0o644)
     write_whole(folder.site, site.to_bytes(), mode=0o644)
+    return site
 
 
 def _check_change(folder: Folder, before: Site, after: Site, again: bool) -> None:
@@ -174,6 +198,7 @@ def _check_change(folder: Folder, before: Site, after: Site, again: bool) -> Non
             hint,
         )
     if after.coordinator == before.coordinator:
+        _check_genesis(folder, before, after)
         return
     if not again:
         raise UntrustedError(
@@ -186,10 +211,30 @@ def _check_change(folder: Folder, before: Site, after: Site, again: bool) -> Non
             f"{waiting} {'bundle' if waiting == 1 else 'bundles'} sealed for the former coordinator in {folder.spool}",
             "ship them with `bob watch --drain`, or remove them",
         )
+    folder.genesis.unlink(missing_ok=True)
     if folder.seen.exists():  # another coordinator has another history
         folder.seen.replace(
             folder.seen.with_name(f"seen-{before.coordinator.fingerprint[7:15].replace('/', '_')}.json")
         )
+
+
+def _check_genesis(folder: Folder, before: Site, after: Site) -> None:
+    known = before.genesis
+    if known is None and (line := read_genesis(folder)):
+        known = read_line(line, before.coordinator).hash
+    if known and after.genesis and known != after.genesis:
+        raise UntrustedError(
+            f"the invitation names the genesis {after.genesis}, this site follows {known}",
+            "ask the operator; if it is another federation of theirs, join it with another --state",
+        )
+
+
+def read_genesis(folder: Folder) -> bytes | None:
+    """The first record of the history that this site follows, one line; None before the first release."""
+    try:
+        return folder.genesis.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _site(fields: dict[str, Any]) -> Site:
@@ -205,4 +250,7 @@ def _site(fields: dict[str, Any]) -> Site:
         host_key = login_line(str(fields["host_key"]), "the host key")
     except SettingsError as error:
         raise ValueError(str(error)) from None
-    return Site(check_site(fields["name"]), user, host, port, host_key, coordinator)
+    genesis = fields.get("genesis")
+    if genesis is not None and not (isinstance(genesis, str) and _HASH.fullmatch(genesis)):
+        raise ValueError(f"{shown(genesis)} is not the hash of a record")
+    return Site(check_site(fields["name"]), user, host, port, host_key, coordinator, genesis)

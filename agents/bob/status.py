@@ -9,12 +9,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from agents.bob.incoming import read_seen
+from agents.bob.incoming import MAX_NOTE_BYTES, read_seen
 from agents.bob.outgoing import in_megabytes
 from agents.bob.receipts import Receipts
-from agents.bob.site import Folder, load_key, load_site
+from agents.bob.site import Folder, Site, load_key, load_site, read_genesis
 from agents.bob.spool import Spool
+from agents.bob.standing import read_status
+from agents.chain import read_line
+from agents.errors import SettingsError, UntrustedError
+from agents.files import read_regular
 from agents.keys import fingerprint
+from agents.manifest import Release, canonical
 
 
 def describe_site(state: Path, exchange: Path) -> dict[str, Any]:
@@ -25,7 +30,7 @@ def describe_site(state: Path, exchange: Path) -> dict[str, Any]:
     """
     folder = Folder(state)
     key, site = load_key(folder), load_site(folder)
-    spool = Spool(folder.spool)
+    spool, heard = Spool(folder.spool), read_status(folder.status)
     last, totals = _sum_up(Receipts(folder.receipts))
     return {
         "site": site.name,
@@ -33,6 +38,11 @@ def describe_site(state: Path, exchange: Path) -> dict[str, Any]:
         "site_key": key.public.fingerprint,
         "host_key": fingerprint(site.host_key),
         "coordinator": site.coordinator.fingerprint,
+        "genesis": site.genesis,
+        "followed_genesis": _followed(folder, site),
+        "refused_since": heard.refused_since,
+        "reason": heard.reason,
+        "confirmed": heard.confirmed,
         "running": _is_held(folder.lock),
         "spool": [{**vars(entry), "size": spool.bundle(entry.id).stat().st_size} for entry in spool.entries()],
         "outgoing": len(list((exchange / "outgoing").glob("*.json"))),
@@ -56,6 +66,8 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("coordinator", f"{found['address']}, key {found['coordinator']}"),
         ("host key", found["host_key"]),
+        ("genesis", _genesis_text(found)),
+        *([("refused", f"since {found['refused_since']}: {found['reason']}")] if found["refused_since"] else []),
         ("release", _release_text(release) if release else "none yet"),
         ("waiting", waiting + (f", {found['rejected']} set aside as broken" if found["rejected"] else "")),
         ("last verdict", _verdict_text(last) if last else "none yet"),
@@ -74,19 +86,34 @@ def _sum_up(receipts: Receipts) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     return last, {"sent": sent, "bytes": size, "verdicts": dict(verdicts)}
 
 
+def _followed(folder: Folder, site: Site) -> str | None:
+    line = read_genesis(folder)
+    return read_line(line, site.coordinator).hash if line else None
+
+
+def _genesis_text(found: dict[str, Any]) -> str:
+    pinned, followed = found["genesis"], found["followed_genesis"]
+    if pinned:
+        return f"{pinned}, pinned by the invitation"
+    return f"{followed}, not pinned: compare it with the operator's" if followed else "not pinned, none followed yet"
+
+
 def _release(exchange: Path, sequence: int) -> dict[str, Any] | None:
+    """What the newest release says: it was checked when it was laid out for Alice, who may have changed it since."""
     try:
-        manifest = json.loads((exchange / "incoming" / f"{sequence:08}.json").read_bytes())["manifest"]
-        return {name: manifest[name] for name in ("sequence", "head", "metrics", "federation", "created")}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        note = read_regular(exchange / "incoming" / f"{sequence:08}.json", MAX_NOTE_BYTES)
+        release = Release.from_bytes(canonical(json.loads(note)["manifest"]))
+        return {name: getattr(release, name) for name in ("sequence", "head", "metrics", "federation", "created")}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, UntrustedError, SettingsError):
         return {"sequence": sequence} if sequence else None
 
 
 def _release_text(release: dict[str, Any]) -> str:
     accuracy = release.get("metrics", {}).get("accuracy")
-    scored = f", holdout accuracy {accuracy:.4f}" if accuracy is not None else ""
+    scored = f", holdout accuracy {accuracy:.4f}" if isinstance(accuracy, float) else ""
     current = release.get("federation", {}).get("round")
-    opened = f", round {current.get('number')} is open" if isinstance(current, dict) else ""
+    number = current.get("number") if isinstance(current, dict) else None
+    opened = f", round {number} is open" if isinstance(number, int) else ""
     return f"{release['sequence']}{scored}{opened}" + (f", of {release['created']}" if "created" in release else "")
 
 

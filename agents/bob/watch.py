@@ -5,8 +5,9 @@
     releases   one thread per connection: door -> incoming/
 
 All state is in files, so a thread may end anywhere. A loop that meets what it cannot handle hands the error to
-the main thread, which decides: a network that failed is tried again after a growing pause; everything else, above
-all an error of trust, ends Bob.
+the main thread, which decides: a network that failed is tried again after a growing pause, and after a longer one a
+door that does not serve this site, for a site that was revoked may be enrolled again; everything else, above all an
+error of trust, ends Bob.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ from agents.bob.shipping import PATIENCE_SECONDS, PAUSE_SECONDS, Shipping
 from agents.bob.site import Folder, Site, load_key, load_site
 from agents.bob.spool import Spool
 from agents.errors import SettingsError, UnreachableError
-from agents.transport import Address, BusyError, Connection
+from agents.transport import Address, BusyError, Connection, RefusedError
 
 DRAIN_TRIES = 5
+REFUSED_TIMES = 30  # as long is the first pause when a door refuses this site: a person must do something meanwhile
 DISK_PAUSE_SECONDS = 10.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _GLANCE_SECONDS = 0.2
@@ -88,6 +90,7 @@ class Bob:
         self._incoming = Incoming(settings.exchange, self._folder, self._site, key, say, max_bytes)
         self._shipping = Shipping(self._site, self._spool, receipts, say, settings.wait)
         self._backoff = Backoff(settings.retry, settings.retry_max)
+        self._refusals = Backoff(settings.retry * REFUSED_TIMES, settings.retry_max)
         self._found = threading.Event()  # something may lie in outgoing/
         self._sealed = threading.Event()  # something may lie in the spool
         self._ended: queue.SimpleQueue[tuple[Connection | None, BaseException | None]] = queue.SimpleQueue()
@@ -111,8 +114,8 @@ class Bob:
 
         Raises:
             UntrustedError, HostKeyError: Somebody must look at it. Nothing was lost; do not just start again.
-            SettingsError: The coordinator does not let this site in.
-            UnreachableError: Only with `drain`: the door did not answer several times in a row.
+            RefusedError, UnreachableError: Only with `drain`: the door did not let this site in, or did not answer,
+                several times in a row.
         """
         with _only_one(self._folder.lock):
             self._tidy()
@@ -142,6 +145,9 @@ class Bob:
                 if self._work_connected():
                     return
             except UnreachableError as error:
+                self._pause(error)
+            except RefusedError as error:
+                self._incoming.standing.refuse(str(error), error.in_words)
                 self._pause(error)
 
     def _work_connected(self) -> bool:
@@ -178,11 +184,17 @@ class Bob:
                 return True
         return True
 
-    def _pause(self, error: UnreachableError) -> None:
+    def _pause(self, error: UnreachableError | RefusedError) -> None:
         if self._settings.drain and self._backoff.tries + 1 >= DRAIN_TRIES:
             raise error
-        seconds = self._tell_unreachable(error)
+        seconds = self._tell_refused(error) if isinstance(error, RefusedError) else self._tell_unreachable(error)
         self._supervise(None, seconds)
+
+    def _tell_refused(self, error: RefusedError) -> float:
+        seconds = self._backoff.next() if self._settings.drain else self._refusals.next()
+        text = f"{error} ({error.hint}); {self._waiting()}, next try in {_duration(seconds)}"
+        self._say("refused", text, reason=str(error), waiting=len(self._spool), next_try_seconds=round(seconds, 1))
+        return seconds
 
     def _tell_unreachable(self, error: UnreachableError) -> float:
         seconds = self._backoff.next()
@@ -190,6 +202,12 @@ class Bob:
         text = f"{error}; {self._waiting()}, next try in {_duration(seconds)}"
         self._say("unreachable", text, reason=str(error), waiting=waiting, next_try_seconds=round(seconds, 1))
         return seconds
+
+    def _served(self) -> None:
+        """The door did what it was asked."""
+        self._backoff.reset()
+        self._refusals.reset()
+        self._incoming.standing.let_in()
 
     def _waiting(self) -> str:
         number = len(self._spool)
@@ -225,26 +243,28 @@ class Bob:
                 self._bear(error)
                 continue
             if shipped:
-                self._backoff.reset()
+                self._served()
             elif self._settings.drain and not self._outgoing.waiting() and not len(self._spool):
                 return
             else:
                 self._sealed.wait(_GLANCE_SECONDS if self._settings.drain else self._settings.rescan)
 
     def _keep_fetching(self, connection: Connection) -> None:
+        at_once = True  # so that Alice soon knows whether what she has is the newest
         while not self._stop.is_set():
-            asked = time.monotonic()
+            asked, seconds = time.monotonic(), 0 if at_once else self._incoming.wait_seconds(self._settings.wait)
             try:
-                fetched = self._incoming.fetch(connection, self._settings.wait, PATIENCE_SECONDS)
-                self._backoff.reset()
+                fetched = self._incoming.fetch(connection, seconds, PATIENCE_SECONDS)
+                self._served()
             except BusyError as error:
                 self._rest(self._tell_unreachable(error), connection)
                 continue
             except OSError as error:
                 self._bear(error)
                 continue
-            if not fetched and time.monotonic() - asked < PAUSE_SECONDS:
+            if not fetched and not at_once and time.monotonic() - asked < PAUSE_SECONDS:
                 self._stop.wait(PAUSE_SECONDS)
+            at_once = fetched
 
     def _rest(self, seconds: float, connection: Connection) -> None:
         """Wait, unless the connection ends meanwhile."""

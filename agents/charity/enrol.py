@@ -74,6 +74,7 @@ def invitation(vault: Vault, name: str, address: str) -> dict[str, Any]:
         "host_key": host_key(vault.folders),
         "coordinator": vault.key.public.line,
         "site_key": fingerprint(member.key),
+        "genesis": vault.ledger.record(1).hash,
     }
 
 

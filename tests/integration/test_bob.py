@@ -79,7 +79,9 @@ class Stage:
     def join(self) -> None:
         user = getpass.getuser() if self.kind == "sshd" else "charity"
         self.state.mkdir()
-        shutil.copy(self.room.keys["alice-1"].path, self.state / "site_key")
+        for name in ("site_key", "site_key.pub"):
+            key = self.room.keys["alice-1"].path
+            shutil.copy(key.with_name(name.replace("site_key", key.name)), self.state / name)
         invitation = enrol.invitation(self.room.vault, "alice-1", f"{user}@127.0.0.1:{self.port}")
         (self.folder / "invitation.json").write_text(json.dumps(invitation))
         done = self.run("join", "--state", self.state, self.folder / "invitation.json")
@@ -134,6 +136,13 @@ class Stage:
         path = self.state / "receipts.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return {receipt["id"]: receipt["verdict"] for receipt in map(json.loads, lines)}
+
+    def heard(self) -> dict[str, Any]:
+        """What Alice is told about the door."""
+        with contextlib.suppress(FileNotFoundError):
+            value: dict[str, Any] = json.loads((self.exchange / "incoming" / "status.json").read_bytes())
+            return value
+        return dict.fromkeys(("newest", "confirmed", "refused_since", "reason"))
 
     def wait(self, condition: Callable[[], object], seconds: float = 15) -> None:
         end = time.monotonic() + seconds
@@ -271,13 +280,59 @@ def test_killed_and_started_again(stage: Stage) -> None:
     again.stop()
 
 
-def test_a_revoked_site_is_told_so(stage: Stage) -> None:
-    bob = stage.watch()
+def test_a_revoked_site_is_told_so_and_goes_on_when_it_is_enrolled_again(stage: Stage) -> None:
+    bob = stage.watch("--wait", "60")
     bob.says("release")
+    stage.wait(lambda: stage.heard()["confirmed"])
     with stage.busy:
         enrol.revoke(stage.room.vault, "alice-1", "left the federation")
-    said = bob.ends(2)
-    assert "bob: error: " in said and "revoked" in said
+    said = bob.says("refused")
+    assert "ask the coordinator's operator" in said["text"] and "next try in" in said["text"]
+    stage.wait(lambda: len(bob.events("refused")) > 2)
+    heard = stage.heard()
+    assert heard["reason"].endswith(
+        "refused: alice-1 is not enrolled with this key any more"
+    )  # and not only: no log-in
+    assert heard["refused_since"] <= said["time"].replace("+00:00", "Z")
+    status = stage.run("status", "--state", stage.state, "--exchange", stage.exchange).stdout
+    assert f"refused      since {heard['refused_since']}: " in status
+    id = stage.publish(0.75)
+    bob.says("sealed", id=id)
+    with stage.busy:
+        enrol.add(stage.room.vault, "alice-1", stage.state / "site_key.pub", "site")
+    bob.says("verdict", id=id, verdict="accepted")
+    stage.wait(lambda: stage.heard()["refused_since"] is None)
+    bob.stop()
+
+
+@ONE_DOOR
+def test_a_drain_that_is_refused_ends(stage: Stage) -> None:
+    with stage.busy:
+        enrol.revoke(stage.room.vault, "alice-1", "left the federation")
+    stage.publish(0.75)
+    said = stage.watch("--drain").ends(2)
+    assert "bob: error: " in said and "revoked" in said and said.count('"event": "refused"') == 4
+    assert len(list((stage.state / "spool").glob("*.bundle"))) == 1
+
+
+def test_what_an_older_bob_followed_is_completed(stage: Stage) -> None:
+    bob = stage.watch()
+    bob.says("release", sequence=4)
+    stage.wait(lambda: stage.heard()["confirmed"])
+    bob.stop()
+    incoming = stage.exchange / "incoming"
+    note = json.loads((incoming / "00000004.json").read_bytes())
+    genesis = (incoming / "genesis.json").read_bytes()
+    (incoming / "00000004.json").write_text(json.dumps({name: note[name] for name in ("site", "manifest")}))
+    for path in (incoming / "genesis.json", incoming / "status.json", stage.state / "genesis.json"):
+        path.unlink()
+    bob = stage.watch()
+    bob.says("release", sequence=4)
+    again = json.loads((incoming / "00000004.json").read_bytes())
+    assert again.keys() == {"site", "manifest", "signature", "record"}
+    assert again["manifest"] == note["manifest"] and again["record"] == note["record"]
+    assert (incoming / "genesis.json").read_bytes() == genesis
+    bob.stop()
 
 
 def test_another_host_key_ends_bob_at_once(stage: Stage) -> None:

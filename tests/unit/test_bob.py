@@ -6,6 +6,7 @@ The door implements what Bob uses of a connection, on files, so that it outlives
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import bundle, files
+from agents import bundle, chain, files
 from agents.bob.incoming import Incoming, read_seen
 from agents.bob.outgoing import Outgoing
 from agents.bob.receipts import Receipts
@@ -40,11 +41,13 @@ from agents.errors import (
 from agents.keys import PrivateKey
 from agents.ledger import Ledger, Record
 from agents.manifest import Blob, Claim, Local, Release, SessionOver, canonical, new_id, now
+from agents.signature import RELEASE, verify
 from agents.transport import Address, Answer, BusyError
 from agents.weights import read_header, write_weights
 
 SPEC = {"name": "mlp", "input": [2], "classes": 2}
 RUN = threading.Event()  # never set: do not stop
+LAID_OUT = ["00000002.json", "00000002.safetensors", "genesis.json", "status.json"]
 Step = Callable[[], None]
 
 
@@ -69,12 +72,14 @@ class Door:
         self.step: Step = lambda: None
         self.trouble: Exception | None = None
         self.answer: Answer | None = None
+        self.asked: list[str] = []
+        self.later = "charity: no release yet"
         self.path = folder / "ledger.db"
         if not self.arrived.exists():
             self.arrived.mkdir(parents=True)
             self.releases.mkdir()
             write_weights(self.model, {"w": np.zeros(4, np.float32)}, SPEC)
-            self.append("genesis", coordinator=key.public.line)
+            self.append("genesis", coordinator=key.public.line, **self.agreed())
             self.release()
 
     def append(self, event: str, **fields: Any) -> Record:
@@ -84,15 +89,19 @@ class Door:
         finally:
             ledger.close()
 
-    def release(self, signer: PrivateKey | None = None, **changes: Any) -> Record:
-        """A new release of the same model."""
+    def agreed(self) -> dict[str, Any]:
+        return {"federation": "lungs", "plan": {"batch_size": 8}, "architecture": read_header(self.model).architecture}
+
+    def release(self, signer: PrivateKey | None = None, told: dict[str, Any] | None = None, **changes: Any) -> Record:
+        """A new release of the same model; `told` stands in its record as well as in it, `changes` only in it."""
         blob = Blob(files.sha256_file(self.model), self.model.stat().st_size)
-        record = self.append("release", model=vars(blob))
+        same = {"metrics": {"accuracy": 0.5}, "federation": {"name": "lungs", "state": "open"}} | (told or {})
+        record = self.append("release", model=vars(blob), recipients=[self.site.public.fingerprint], **same)
+        agreed = self.agreed()
         fields: dict[str, Any] = {
             "id": new_id(), "sender": "charity", "recipients": [], "model": blob, "sealed": blob,
-            "architecture": read_header(self.model).architecture, "sequence": record.sequence,
-            "head": record.hash, "metrics": {"accuracy": 0.5}, "plan": {}, "federation": {"state": "open"},
-            "created": now(),
+            "architecture": agreed["architecture"], "sequence": record.sequence, "head": record.hash,
+            "plan": agreed["plan"], "created": now(), **same,
         }  # fmt: skip
         path = self.releases / f"{record.sequence:08}.bundle"
         bundle.seal(self.model, Release(**(fields | changes)), signer or self.key, [self.site.public], path)
@@ -147,16 +156,26 @@ class Door:
         self.step()
         after = int(words[words.index("--after") + 1])
         if words[0] == "history":
-            ledger = Ledger.create(self.path)
-            into.write_bytes(b"".join(record.line() for record in ledger.records(after)))
-            ledger.close()
+            into.write_bytes(b"".join(self.history(after)))
         else:
             newest = max(self.releases.iterdir())
             if int(newest.stem) <= after:
-                return Answer(4, b"", "no release yet")
+                return Answer(4, b"", self.later)
             into.write_bytes(newest.read_bytes())
         self.step()
         return Answer(0, b"", "")
+
+    def line(self, *words: str | int, max_bytes: int) -> Answer:
+        self.step()
+        self.asked.append(" ".join(map(str, words)))
+        return Answer(0, b"".join(self.history(int(words[-1]))[:1]), "")
+
+    def history(self, after: int) -> list[bytes]:
+        ledger = Ledger.create(self.path)
+        try:
+            return [record.line() for record in ledger.records(after)]
+        finally:
+            ledger.close()
 
 
 @dataclass
@@ -263,7 +282,7 @@ def test_an_update_that_is_taken_into_a_round_has_its_receipt(world: World) -> N
 
 def test_the_end_of_a_round_is_told_once(world: World) -> None:
     def release(last: object) -> list[str]:
-        world.door.release(federation={"state": "open", "last": last})
+        world.door.release(told={"federation": {"name": "lungs", "state": "open", "last": last}})
         assert world.fetch()
         return [text for event, text in world.said if event == "round"]
 
@@ -434,7 +453,7 @@ def test_a_verdict_on_something_else_ends_bob(world: World) -> None:
 
 def test_a_release_is_laid_out_for_alice(world: World) -> None:
     assert world.fetch() and not world.fetch()
-    assert world.names("incoming") == ["00000002.json", "00000002.safetensors"]
+    assert world.names("incoming") == LAID_OUT
     note = json.loads((world.exchange / "incoming" / "00000002.json").read_bytes())
     assert note["site"] == "alice-1" and note["manifest"]["sequence"] == 2
     assert (world.exchange / "incoming" / "00000002.safetensors").read_bytes() == world.door.model.read_bytes()
@@ -442,14 +461,104 @@ def test_a_release_is_laid_out_for_alice(world: World) -> None:
     for _ in range(3):
         world.door.release()
         assert world.fetch()
-    assert world.names("incoming") == [f"0000000{n}.{kind}" for n in (4, 5) for kind in ("json", "safetensors")]
+    releases = [f"0000000{n}.{kind}" for n in (4, 5) for kind in ("json", "safetensors")]
+    assert world.names("incoming") == [*releases, "genesis.json", "status.json"]
 
 
 def test_a_release_that_alice_lost_is_brought_again(world: World) -> None:
     world.fetch()
     shutil.rmtree(world.exchange / "incoming")
     world.start()
-    assert world.fetch() and world.names("incoming") == ["00000002.json", "00000002.safetensors"]
+    assert world.fetch() and world.names("incoming") == LAID_OUT
+
+
+def laid_out(world: World, name: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((world.exchange / "incoming" / name).read_bytes())
+    return value
+
+
+def test_what_is_laid_out_can_be_checked_without_believing_bob(world: World) -> None:
+    coordinator = world.keys["coordinator"].public
+    assert world.fetch()
+    note = laid_out(world, "00000002.json")
+    release = Release.from_bytes(canonical(note["manifest"]))
+    verify(canonical(note["manifest"]), note["signature"], RELEASE, coordinator)
+    genesis = (world.exchange / "incoming" / "genesis.json").read_bytes()
+    assert genesis == world.door.history(0)[0] == world.folder.genesis.read_bytes()
+    first, record = (chain.read_line(line, coordinator) for line in (genesis, note["record"].encode()))
+    chain.check_release(release, record, first)
+    assert release.model.sha256 == files.sha256_file(world.exchange / "incoming" / "00000002.safetensors")
+
+
+def test_what_an_older_bob_laid_out_is_brought_again_with_its_signature(world: World) -> None:
+    world.fetch()
+    path = world.exchange / "incoming" / "00000002.json"
+    old = {name: value for name, value in laid_out(world, path.name).items() if name in ("site", "manifest")}
+    path.write_bytes(canonical(old))
+    for genesis in (world.folder.genesis, world.exchange / "incoming" / "genesis.json"):
+        genesis.unlink()
+    world.start()
+    assert world.fetch() and not world.fetch()
+    assert world.door.asked == ["history --export --after 0", "history --export --after 1"]
+    assert world.names("incoming") == LAID_OUT and "signature" in laid_out(world, path.name)
+    world.door.release()
+    assert world.fetch() and len(world.door.asked) == 2  # the genesis is kept, the record is among those followed
+
+
+def test_the_history_begins_with_the_genesis_of_the_invitation(world: World) -> None:
+    hashes = [hashlib.sha256(canonical(json.loads(json.loads(line)["record"]))).hexdigest()
+              for line in world.door.history(0)]  # fmt: skip
+
+    def invited_to(genesis: str) -> Incoming:
+        site = Site("alice-1", "charity", "charity.example", 22, "", world.keys["coordinator"].public, genesis)
+        return Incoming(world.exchange, world.folder, site, world.keys["alice-1"], world.say, 1 << 20)
+
+    for wrong in ("c" * 64, hashes[1]):
+        with pytest.raises(LedgerError, match=f"begins with {hashes[0]}, this site was invited to {wrong}") as caught:
+            invited_to(wrong).fetch(world.door, 0, 1.0)
+        assert caught.value.hint and "operator" in caught.value.hint
+        assert world.names("incoming") == ["status.json"] and not world.folder.seen.exists()
+    assert invited_to(hashes[0]).fetch(world.door, 0, 1.0)
+    with pytest.raises(LedgerError, match="this site was invited to"):  # also of what was followed before
+        world.door.release()
+        invited_to("c" * 64).fetch(world.door, 0, 1.0)
+
+
+def test_alice_is_told_what_the_door_said(world: World) -> None:
+    standing = world.incoming.standing
+    nothing = {"newest": None, "confirmed": None, "refused_since": None, "reason": None}
+    assert laid_out(world, "status.json") == nothing
+    world.fetch()
+    assert laid_out(world, "status.json") == nothing | {"newest": 2}
+    world.door.later = "charity: later: the coordinator is not ready yet"
+    assert not world.fetch() and laid_out(world, "status.json")["confirmed"] is None
+    world.door.later = "charity: no release newer than 2 yet"
+    before = now()
+    assert not world.fetch() and before <= laid_out(world, "status.json")["confirmed"] <= now()
+    standing.refuse("no log-in", in_words=False)
+    first = laid_out(world, "status.json")
+    assert first["reason"] == "no log-in" and before <= first["refused_since"]
+    standing.refuse("not enrolled with this key any more", in_words=True)
+    standing.refuse("no log-in", in_words=False)
+    said = laid_out(world, "status.json")
+    assert said == first | {"reason": "not enrolled with this key any more"}
+    assert json.loads(world.folder.status.read_bytes()) == said
+    standing.let_in()
+    assert laid_out(world, "status.json") == said | {"refused_since": None, "reason": None}
+    standing.refuse("no log-in", in_words=False)
+    world.start()  # a new Bob has heard nothing yet
+    assert laid_out(world, "status.json") == nothing | {"newest": 2}
+
+
+def test_the_end_is_confirmed_soon(world: World) -> None:
+    world.fetch()
+    assert world.incoming.wait_seconds(300) == 300
+    world.door.release(told={"federation": {"name": "lungs", "state": "finished"}})
+    world.fetch()
+    assert [world.incoming.wait_seconds(most) for most in (300, 5)] == [20, 5]
+    again = World(world.root, world.keys)
+    again.start()
+    assert again.incoming.wait_seconds(300) == 20
 
 
 def tell_other_history(world: World) -> None:
@@ -471,6 +580,21 @@ FALSE_RELEASES: dict[str, tuple[Callable[[World], object], type[UntrustedError],
         lambda w: w.door.release(head="c" * 64), RollbackError, "head cccc",
     ),
     "a record that is not there": (lambda w: w.door.release(sequence=9), RollbackError, "ends at record 3"),
+    "another plan than agreed": (
+        lambda w: w.door.release(plan={"batch_size": 1}), BundleError, "'plan' of release 3 is not what record 1 says",
+    ),
+    "another architecture than agreed": (
+        lambda w: w.door.release(architecture="c" * 64), BundleError, "another architecture than the manifest says",
+    ),
+    "other scores than recorded": (
+        lambda w: w.door.release(metrics={"accuracy": 0.9}), BundleError, "'metrics' of release 3 is not what its",
+    ),
+    "a score that no model can have": (
+        lambda w: w.door.release(told={"metrics": {"accuracy": 10**400}}), BundleError, "which no model can have",
+    ),
+    "the end of the federation, which nobody recorded": (
+        lambda w: w.door.release(federation={"name": "lungs", "state": "finished"}), BundleError, "'federation' of",
+    ),
     "a record that is no release": (
         lambda w: [w.door.append("turn-passed"), w.door.release(sequence=3)], RollbackError, "not the release",
     ),
@@ -508,15 +632,19 @@ def test_another_coordinator_begins_with_another_history(world: World) -> None:
     world.fetch()
     world.publish()
     world.ship_all()
-    assert world.names("incoming") == ["00000005.json", "00000005.safetensors"]
+    assert world.names("incoming") == ["00000005.json", "00000005.safetensors", *LAID_OUT[2:]]
     invited = Site("alice-1", "charity", "charity.example", 22, "", world.keys["stranger"].public)
+    former = (world.exchange / "incoming" / "genesis.json").read_bytes()
     world.folder.seen.rename(world.folder.seen.with_name("seen-former.json"))  # as `bob join --again` does
+    world.folder.genesis.unlink()
     world.door = Door(world.root / "another", world.keys["stranger"], world.keys["alice-1"])
     key, receipts = world.keys["alice-1"], world.receipts
     world.incoming = Incoming(world.exchange, world.folder, invited, key, world.say, 1 << 20)
     world.start()
+    assert world.names("incoming") == ["status.json"]
     assert world.fetch()
-    assert world.names("incoming") == ["00000002.json", "00000002.safetensors"]
+    assert world.names("incoming") == LAID_OUT
+    assert (world.exchange / "incoming" / "genesis.json").read_bytes() == world.door.history(0)[0] != former
     assert not world.fetch()
     assert len(list(receipts)) == 1
 
@@ -619,7 +747,7 @@ def test_killed_anywhere_nothing_is_lost_and_nothing_counts_twice(tmp_path: Path
         found = world.verdicts()
         assert found == expected, f"killed at step {step}"
         assert world.names("outgoing") == [] and not list(world.folder.spool.iterdir()), f"killed at step {step}"
-        assert world.names("incoming") == ["00000002.json", "00000002.safetensors"], f"killed at step {step}"
+        assert world.names("incoming") == LAID_OUT, f"killed at step {step}"
         assert not [path for path in world.folder.path.iterdir() if files.is_part(path)]
         sent: dict[str, str] = {}
         for path in world.door.arrived.iterdir():

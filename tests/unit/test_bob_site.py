@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from agents.bob import cli, site
+from agents.bob.standing import Standing
 from agents.errors import AgentError, HostKeyError, SettingsError, UntrustedError
 from agents.keys import PrivateKey, load_private
+from agents.ledger import Ledger
 from agents.transport import pinned_keys
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
@@ -67,9 +70,11 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "port as text": ({"port": "22"}, "is not a port"),
     "host key": ({"host_key": "ssh-ed25519 AAAA\nevil ssh-rsa"}, "the host key"),
     "coordinator": ({"coordinator": HOST_KEY}, "expected ssh-rsa"),
+    "genesis": ({"genesis": "C" * 64}, "is not the hash of a record"),
+    "genesis as number": ({"genesis": 1}, "is not the hash of a record"),
     "extra": ({"extra": 1}, "its fields are not those"),
     "auditor": ({"role": "auditor"}, "for the role 'auditor'"),
-    "another site's": ({"site_key": "SHA256:x"}, "is for the site key SHA256:x, this site has SHA256:"),
+    "another site's": ({"site_key": "SHA256:x"}, "is for the site key 'SHA256:x', this site has SHA256:"),
 }
 
 
@@ -117,6 +122,79 @@ def test_bundles_for_the_former_coordinator_are_not_forgotten(
         site.join(folder, read(invitation | {"coordinator": keys["stranger"].public.line}, keys), again=True)
 
 
+def test_the_genesis_of_the_invitation_is_pinned(
+    folder: site.Folder, invitation: dict[str, Any], keys: dict[str, PrivateKey]
+) -> None:
+    folder.path.mkdir()
+    site.join(folder, read(invitation, keys))  # by an older coordinator, who names none
+    assert site.load_site(folder).genesis is None
+    named = invitation | {"genesis": "a" * 64}
+    site.join(folder, read(named, keys))
+    assert site.load_site(folder).genesis == "a" * 64
+    assert site.join(folder, read(invitation, keys)).genesis == "a" * 64  # not forgotten
+    for again in (False, True):
+        with pytest.raises(UntrustedError, match=f"names the genesis {'b' * 64}, this site follows {'a' * 64}"):
+            site.join(folder, read(invitation | {"genesis": "b" * 64}, keys), again)
+    another = keys["stranger"].public.line
+    site.join(folder, read(invitation | {"coordinator": another, "genesis": "b" * 64}, keys), again=True)
+    assert site.load_site(folder).genesis == "b" * 64
+    site.join(folder, read(invitation, keys), again=True)  # the pin belongs to its coordinator
+    assert site.load_site(folder).genesis is None
+
+
+def test_the_genesis_that_was_followed_is_held_against_the_invitation(
+    folder: site.Folder, invitation: dict[str, Any], keys: dict[str, PrivateKey], tmp_path: Path
+) -> None:
+    folder.path.mkdir()
+    site.join(folder, read(invitation, keys))
+    ledger = Ledger.create(tmp_path / "ledger.db")
+    first = ledger.append("genesis", {"coordinator": keys["coordinator"].public.line}, keys["coordinator"])
+    ledger.close()
+    folder.genesis.write_bytes(first.line())
+    with pytest.raises(UntrustedError, match=f"this site follows {first.hash}"):
+        site.join(folder, read(invitation | {"genesis": "b" * 64}, keys))
+    folder.key.symlink_to(keys["alice-1"].path)
+    status = ("status", "--state", folder.path, "--exchange", tmp_path)
+    assert f"{first.hash}, not pinned: compare it with the operator's" in bob(*status)
+    site.join(folder, read(invitation | {"genesis": first.hash}, keys))
+    assert f"{first.hash}, pinned by the invitation" in bob(*status)
+    another = {"coordinator": keys["stranger"].public.line}
+    site.join(folder, read(invitation | another, keys), again=True)
+    assert not folder.genesis.exists() and "not pinned, none followed yet" in bob(*status)
+
+
+def test_status_says_since_when_the_door_refuses(
+    folder: site.Folder, invitation: dict[str, Any], keys: dict[str, PrivateKey], tmp_path: Path
+) -> None:
+    folder.path.mkdir()
+    site.join(folder, read(invitation, keys))
+    folder.key.symlink_to(keys["alice-1"].path)
+    standing = Standing(folder.status, tmp_path / "incoming")
+    standing.refuse("alice-1 is not enrolled with this key any more", in_words=True)
+    said = bob("status", "--state", folder.path, "--exchange", tmp_path)
+    assert "refused      since 20" in said and ": alice-1 is not enrolled with this key any more" in said
+    found = json.loads(bob("status", "--state", folder.path, "--exchange", tmp_path, "--json"))
+    assert found["reason"] == "alice-1 is not enrolled with this key any more" and found["refused_since"]
+    standing.let_in()
+    assert "refused" not in bob("status", "--state", folder.path, "--exchange", tmp_path)
+
+
+@pytest.mark.parametrize("note", [b"{}", b"[" * 50_000, b'{"manifest":{"sequence":"\x1b[2J"}}', b"\xff"])
+def test_status_does_not_believe_what_lies_in_the_exchange(
+    folder: site.Folder, invitation: dict[str, Any], keys: dict[str, PrivateKey], tmp_path: Path, note: bytes
+) -> None:
+    folder.path.mkdir()
+    site.join(folder, read(invitation, keys))
+    folder.key.symlink_to(keys["alice-1"].path)
+    folder.seen.write_text('{"sequence":7,"head":"x"}')
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "incoming" / "00000007.json").write_bytes(note)
+    assert "release      7\n" in bob("status", "--state", folder.path, "--exchange", tmp_path)
+    (tmp_path / "incoming" / "00000007.json").unlink()
+    os.mkfifo(tmp_path / "incoming" / "00000007.json")
+    assert "release      7\n" in bob("status", "--state", folder.path, "--exchange", tmp_path)
+
+
 def bob(*words: str | Path, input: str | None = None) -> str:
     """What a command prints."""
     done = CliRunner().invoke(cli.group, [str(word) for word in words], input=input, catch_exceptions=False)
@@ -136,6 +214,9 @@ def test_keygen_and_join_by_command(
         bob("status", "--state", folder.path)
     text = json.dumps(invitation | {"site_key": key.public.fingerprint})
     said = bob("join", "--state", folder.path, "--offline", "-", input=text)
+    assert "not named by this invitation" in said and "such as the phone" in said
+    named = json.dumps(json.loads(text) | {"genesis": "a" * 64})
+    assert f"genesis          {'a' * 64}\n" in bob("join", "--state", folder.path, "--offline", "-", input=named)
     assert keys["coordinator"].public.fingerprint in said and "charity@charity.example:2222" in said
     status = json.loads(bob("status", "--state", folder.path, "--exchange", tmp_path, "--json"))
     assert (status["site"], status["running"], status["totals"]["sent"]) == ("alice-1", False, 0)
