@@ -105,7 +105,8 @@ class Federation:
             self._start(
                 "alice", site, "train", f"--state={folder / 'alice'}", exchange, f"--data={folder / 'site.npz'}",
                 f"--seed={self.run.site_seed(number)}", f"--validation={self.run.validation}", "--threads=1",
-                "--settle=30", "--no-tensorboard",
+                f"--invitation={folder / 'invitation.json'}", "--settle=30", "--no-tensorboard",
+                "--min-batch-size=1", "--min-steps=1",  # an experiment may ask for it, and measures what comes of it
             )  # fmt: skip
 
     def going(self) -> bool:

@@ -120,7 +120,7 @@ class Run:
 
     quickstart.json     what cannot change between runs, and the port
     coordinator/        Charity's and the door's folders       holdout.npz   Charity's data
-    sites/NAME/         data/site.npz, exchange/, bob/, alice/
+    sites/NAME/         data/site.npz and invitation.json, exchange/, bob/, alice/
     keys/               the auditor's key, for looking at it by hand
     logs/               every line of every agent
     """
@@ -217,7 +217,8 @@ class Run:
             self._run("bob", name, ["bob", "watch", f"--state={folder / 'bob'}", exchange])
             self._run("alice", name, [
                 "alice", "train", f"--state={folder / 'alice'}", exchange, f"--data={folder / 'data' / 'site.npz'}",
-                f"--epochs={options.epochs}", f"--seed={options.seed + number}",
+                f"--invitation={folder / 'data' / 'invitation.json'}", f"--epochs={options.epochs}",
+                f"--seed={options.seed + number}",
             ])  # fmt: skip
 
     def _wait_for_reopening(self) -> None:

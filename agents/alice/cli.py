@@ -198,8 +198,8 @@ def terms(settings: PlaceSettings, as_json: bool) -> None:
 def accept(settings: PlaceSettings, hash: str) -> None:
     """Agree to what is offered, by its hash.
 
-    `alice terms` shows it; 16 letters are enough. Compare it with what the coordinator's operator says. Agreeing anew to the same allows going back to an older
-    release, after the coordinator was restored from a copy.
+    `alice terms` shows it; 16 letters are enough. Compare it with what the coordinator's operator says. Agreeing anew
+    to the same allows going back to an older release, after the coordinator was restored from a copy.
     """
     from agents.alice import memory
     from agents.alice import terms as agreement

@@ -44,6 +44,7 @@ import numpy as np
 
 from agents import weights
 from agents.alice.exchange import Exchange
+from agents.alice.incoming import Received, read_offer
 from agents.commands import print_table
 from agents.manifest import Claim, Local, new_id, now
 
@@ -179,10 +180,18 @@ def wait_for_port(port: int) -> float:
             time.sleep(0.01)
 
 
-def send(on: Stage, case: Case) -> list[dict[str, float]]:
-    """Publish checkpoints one after another; returns the milliseconds of every step."""
-    received = on.exchange.newest()
+def newest(on: Stage, folder: Path) -> Received:
+    """The release that lies there, checked as Alice does."""
+    offered = read_offer(on.exchange.incoming)
+    assert offered is not None
+    received = on.exchange.newest(offered, folder)
     assert received is not None
+    return received
+
+
+def send(on: Stage, case: Case, folder: Path) -> list[dict[str, float]]:
+    """Publish checkpoints one after another; returns the milliseconds of every step."""
+    received = newest(on, folder)
     model = weights.read_weights(received.model, received.header.tensors)
     random = np.random.default_rng(1)
     samples = []
@@ -313,7 +322,8 @@ def alice_memory(folder: Path, on: Stage) -> tuple[float, float]:
     )
     np.savez(folder / "site.npz", train_images=images, train_labels=labels)
     arguments = ["--data", folder / "site.npz", "--exchange", on.exchange.incoming.parent, "--state", folder / "alice"]
-    alice = Process("alice", "train", *arguments, "--sessions", 1, "--epochs", 4)
+    invited = ("--invitation", folder / "invitation.json")
+    alice = Process("alice", "train", *arguments, *invited, "--sessions", 1, "--epochs", 4)
     peak, first = 0.0, 0.0
     while alice.popen.poll() is None:
         try:
@@ -341,15 +351,13 @@ def measure(case: Case, door: str, results: dict[str, Any], with_alice: bool) ->
     with tempfile.TemporaryDirectory(prefix="fedssh-benchmark-") as name:
         folder = Path(name)
         with stage(folder, case, door) as on:
-            samples = send(on, case)
-            received = on.exchange.newest()
-            assert received is not None
-            size = received.header.size
+            samples = send(on, case, folder)
+            header = newest(on, folder).header
             processes = resident(on, door)
             alice = alice_memory(folder, on) if with_alice else None
-        under = floor(folder, size, max(5, case.times // 2)) if SSHD else None
+        under = floor(folder, header.size, max(5, case.times // 2)) if SSHD else None
     print(
-        f"\n{case.name}: {received.header.parameters:,} weights, {size / 1e6:.2f} MB, "
+        f"\n{case.name}: {header.parameters:,} weights, {header.size / 1e6:.2f} MB, "
         f"door: {door}, {case.times} checkpoints"
     )
     rows = []
@@ -359,7 +367,7 @@ def measure(case: Case, door: str, results: dict[str, Any], with_alice: bool) ->
         rows.append([step, f"{statistics.median(values):.1f}", f"{p95:.1f}"])
     print_table(["step", "median ms", "p95 ms"], rows)
     total = statistics.median(sample["total"] for sample in samples)
-    result: dict[str, Any] = {"size": size, "samples": samples, "total": total}
+    result: dict[str, Any] = {"size": header.size, "samples": samples, "total": total}
     if under:
         both = under["scp"] + under["sha256"]
         print(

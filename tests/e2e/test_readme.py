@@ -152,7 +152,7 @@ def told(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]
         there = {"charity@charity.example:2222": f"charity@127.0.0.1:{port}", "--door sshd": "--door embedded"} | there
     daemons = []
     lines = [line for block in blocks(sections(root)["On real machines"], "sh") for line in block.splitlines()]
-    assert len(lines) == 7
+    assert len(lines) == 8
     try:
         for line in lines:
             for written, here in there.items():

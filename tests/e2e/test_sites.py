@@ -75,7 +75,8 @@ class Federation:
         folder = self.folder / "sites" / site
         exchange, data = f"--exchange={folder / 'exchange'}", f"--data={folder / 'data/site.npz'}"
         self.start(f"bob-{site}", "bob", "watch", f"--state={folder / 'bob'}", exchange, "--retry-max=1")
-        self.start(f"alice-{site}", "alice", "train", f"--state={folder / 'alice'}", exchange, data)
+        invitation = f"--invitation={folder / 'data/invitation.json'}"
+        self.start(f"alice-{site}", "alice", "train", f"--state={folder / 'alice'}", exchange, data, invitation)
 
     def kill_site(self, site: str) -> None:
         for name in (f"alice-{site}", f"bob-{site}"):
@@ -177,6 +178,7 @@ def gain_sites(federation: Federation) -> None:
     )  # fmt: skip
     federation.mark("joined")
     federation.run("bob", "join", state, str(invitation))
+    shutil.copy(invitation, folder / "data/invitation.json")
     federation.start_site("alice-3")
     federation.until(lambda: federation.since("restarted", federation.part, site="alice-2"))
     federation.until(lambda: federation.since("joined", federation.part, site="alice-3"))
