@@ -10,6 +10,7 @@ newest releases, so any file may be gone by the time it is opened.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -52,7 +53,7 @@ class Exchange:
         sweep(self.outgoing)
         for model in self.outgoing.glob("*.safetensors"):
             if not model.with_suffix(".json").exists():
-                model.unlink(missing_ok=True)
+                _remove(model)
 
     def newest_sequence(self) -> int | None:
         """The sequence of the newest release, without opening it."""
@@ -114,10 +115,16 @@ class Exchange:
         of_session = [model for model in waiting if _session(model) == session]
         superseded = {*of_session[:-KEEP_OF_SESSION], *waiting[:-KEEP]}
         for model in superseded:
-            model.with_suffix(".json").unlink(missing_ok=True)
-            model.unlink(missing_ok=True)
+            _remove(model.with_suffix(".json"))
+            _remove(model)
         if superseded:
             fsync_folder(self.outgoing)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file. What somebody else put there under its name may be a folder, which stays."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+        path.unlink()
 
 
 def _session(model: Path) -> int | None:
