@@ -23,7 +23,7 @@ from agents.manifest import now
 
 OLDER_SECONDS = 60.0  # a killed Bob may have taken the newest away and brings it again
 REFUSED_SECONDS = 600.0  # a door whose operator is at work on it may refuse everybody for a while
-
+REVOKED = ("revoked", "not enrolled")  # as the door says it
 Shapes = Callable[[dict[str, Any]], Mapping[str, tuple[int, ...]]]
 
 
@@ -86,7 +86,7 @@ class News:
         since = datetime.datetime.fromisoformat(status.refused_since).timestamp()
         reason = (status.reason or "the login is refused")[:200]
         text = f"the coordinator does not let this site in any more, since {status.refused_since}: {reason}"
-        if "revoked" in reason.lower() and status.written >= self._began:
+        if any(word in reason.lower() for word in REVOKED) and status.written >= self._began:
             return text
         waited = time.time() - max(since, self._began)
         return text if memory.seen.sequence and waited >= REFUSED_SECONDS else None

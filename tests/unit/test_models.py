@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import models
+from models.backend import load_keras
 
 
 def spec(name: str, size: int = 28, channels: int = 1, classes: int = 2, **parameters: int) -> dict[str, Any]:
@@ -103,7 +105,18 @@ def test_checking_a_spec_loads_neither_keras_nor_numpy() -> None:
     ],
 )
 def test_networks_have_their_published_sizes(network: dict[str, Any], parameters: int) -> None:
-    assert models.build(network).count_params() == parameters
+    model = models.build(network)
+    assert model.count_params() == parameters
+    shapes = {name: array.shape for name, array in models.get_weights(model).items()}
+    assert list(models.shapes(network).items()) == list(shapes.items()), "the same without making any, in this order"
+
+
+def test_a_network_of_a_terabyte_is_measured_without_memory() -> None:
+    shapes = models.shapes(spec("mlp", width=65_536, depth=64))
+    assert sum(math.prod(shape) for shape in shapes.values()) == 270_638_579_713
+    with load_keras().StatelessScope():
+        pass  # at its end Keras makes whatever variables are waiting for it
+    assert models.build(spec("mlp", 4, width=5)).count_params() == 16 * 5 + 5 + 5 * 5 + 5 + 6
 
 
 @pytest.mark.parametrize(
