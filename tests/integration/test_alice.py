@@ -26,7 +26,7 @@ from agents.alice.network import Network
 from agents.alice.plan import read_plan
 from agents.alice.replicas import Replicas
 from agents.alice.train import Alice
-from agents.errors import SettingsError, UnreachableError, WeightsError
+from agents.errors import BundleError, SettingsError, UnreachableError, UntrustedError, WeightsError
 from agents.keys import PrivateKey
 from agents.weights import read_weights, write_weights
 from models import datasets
@@ -618,6 +618,84 @@ def test_tensors_of_another_architecture_are_refused(site: SmallSite) -> None:
     site.release(1, weights={**weights, "evil": np.zeros(3, np.float32)})
     with pytest.raises(WeightsError, match="'evil' does not belong to the architecture"):
         alice(site).run(sessions=1)
+
+
+HUGE = models.check_spec({**SPEC, "width": 65_536, "depth": 64})
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (
+            Limits(),
+            r"a network of 270,\d{3},\d{3},\d{3} weights, this site allows at most 100,000,000 \(--max-weights\)",
+        ),
+        (Limits(max_weights=10**12), r"the tensor dense1/bias is missing"),
+    ],
+)
+def test_a_small_file_of_a_huge_network_builds_nothing(site: SmallSite, limits: Limits, words: str) -> None:
+    """A release of a few hundred bytes whose spec asks for a terabyte."""
+    model = site.release(1, spec=HUGE, weights={"a": np.zeros(3, np.float32)}).with_suffix(".safetensors")
+    assert model.stat().st_size < 400
+    trainer = Alice(site.exchange, site.state, Network(site.data, 1, 1, None), None, 0.0, threading.Event(), limits)
+    with pytest.raises(UntrustedError, match=words):
+        trainer.run(sessions=1)
+
+
+def test_a_release_that_changes_the_plan_midway_trains_and_publishes_nothing(site: SmallSite, told: Told) -> None:
+    """Signed by the coordinator herself: the terms change only when a person at the site accepts."""
+    site.release(1)
+    trainer = alice(site)
+    trainer.run(sessions=1)
+    before = sorted(path.name for path in site.exchange.outgoing.iterdir())
+    agreed = site.coordinator
+    site.release(2, plan={"batch_size": 102, "optimizer": "sgd"})
+    site.coordinator, offered = agreed, site.coordinator
+    site.agree()
+    with pytest.raises(UntrustedError, match="bob brought the genesis"):
+        trainer.run(sessions=1)
+    agreed.lay_out(site.exchange.incoming, 2, plan=offered.agreed["plan"])
+    with pytest.raises(BundleError, match="'plan' of release 2 is not what record 1 says was agreed"):
+        trainer.run(sessions=1)
+    assert sorted(path.name for path in site.exchange.outgoing.iterdir()) == before
+    assert len(told("session")) == 1
+    site.release(2, plan={"batch_size": 102, "optimizer": "sgd"})  # which agrees to it
+    trainer.run(sessions=1)
+    assert len(told("session")) == 2
+
+
+def test_what_this_site_keeps_back_is_said(site: SmallSite, told: Told) -> None:
+    site.release(1, plan={**SESSION, "batch_size": 102, "epochs": 1})
+    alice(site).run(sessions=1)
+    assert told("kept-back")[0]["text"].startswith("session 1 epoch 1 is not published: 1 of the 2 steps that a model")
+    assert not site.claims() and site.reports()[0].checkpoints == 0
+    assert told("session-over")[0]["text"].endswith("nothing was published")
+
+
+def test_a_site_has_a_last_session_of_its_own(site: SmallSite, told: Told) -> None:
+    site.release(1, plan={"epochs": 1})
+    trainer = Alice(
+        site.exchange, site.state, Network(site.data, 1, 1, None), None, 0.0, threading.Event(), Limits(max_sessions=2)
+    )
+    assert trainer.run() == 2
+    assert told("finished")[0]["text"] == "this site's limit of 2 sessions is reached (--max-sessions)"
+
+
+def test_a_revoked_site_ends_its_session_and_says_why(site: SmallSite, told: Told) -> None:
+    site.release(1, plan={"epochs": 3})
+    trainer = alice(site)
+    real, since = trainer._epoch_over, manifest.now()
+
+    def revoked_meanwhile(received: Any, tally: Any, epoch: Any) -> bool:
+        reason = "door:22 answered release: alice-1 is not enrolled with this key any more"
+        write_status(site.exchange.incoming, newest=1, refused_since=since, reason=reason)
+        return real(received, tally, epoch)
+
+    trainer._epoch_over = revoked_meanwhile  # type: ignore[method-assign]
+    assert trainer.run() == 1
+    during, after = (event["text"] for event in told("shut-out"))
+    assert during.endswith("alice-1 is not enrolled with this key any more; this session goes on to its end")
+    assert after.endswith("any more; 1 session trained here") and site.reports()
 
 
 def test_an_architecture_that_is_not_installed_here_is_named(site: SmallSite) -> None:
