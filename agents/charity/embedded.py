@@ -67,6 +67,7 @@ class EmbeddedDoor:
         self.user = settings.user or USER
         self.connections: set[Connection] = set()
         self.by_key: dict[bytes, Enrolled] = {}
+        self.starting: set[asyncio.Task[None]] = set()
         self._seen: object = "nothing yet"
 
     async def run(self, stop: threading.Event) -> None:
@@ -115,8 +116,11 @@ class EmbeddedDoor:
             while not stop.is_set():
                 await asyncio.sleep(TICK_SECONDS)
                 self.follow_sites()
+            server.close()
             for connection in list(self.connections):
                 connection.end()
+            if self.starting:  # asyncio waits for ever for a process that is cancelled while it starts
+                await asyncio.wait(self.starting)
         tell(self.logger, "stopped", "stopped")
 
     def follow_sites(self) -> None:
@@ -233,7 +237,10 @@ class Channel(asyncssh.SSHServerSession[bytes]):
 
     def session_started(self) -> None:
         """Start the forced command."""
-        self._start = asyncio.ensure_future(self._run())
+        start = asyncio.ensure_future(self._run())
+        starting = self._connection.door.starting
+        starting.add(start)
+        start.add_done_callback(starting.discard)
 
     async def _run(self) -> None:
         environment = {"SSH_ORIGINAL_COMMAND": self._words, "PATH": os.environ.get("PATH", os.defpath)}

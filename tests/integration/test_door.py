@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import pwd
 import re
@@ -13,7 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from asyncio.base_subprocess import BaseSubprocessTransport
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +27,8 @@ import paramiko
 import pytest
 from scp import SCPClient, SCPException
 
+from agents.charity.door import DoorSettings
+from agents.charity.embedded import serve_embedded
 from agents.keys import PrivateKey
 from agents.manifest import canonical, new_id, now
 from agents.signature import LEDGER, sign
@@ -720,6 +726,33 @@ def test_a_door_waits_for_the_vault_and_survives_kill_9(kind: str, tmp_path: Pat
     finally:
         door.stop()
     assert not door.answers()
+
+
+def test_the_embedded_door_ends_while_a_channel_begins(
+    tmp_path: Path, keys: dict[str, PrivateKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is cancelled while its pipes are not there yet may be waited for for ever."""
+    begun, done, connect = threading.Event(), threading.Event(), BaseSubprocessTransport._connect_pipes
+
+    async def slowly(transport: Any, waiter: Any) -> None:
+        begun.set()
+        await asyncio.sleep(1)
+        await connect(transport, waiter)
+        done.set()
+
+    monkeypatch.setattr(BaseSubprocessTransport, "_connect_pipes", slowly)
+    door, stop = make_door("embedded", tmp_path, keys), threading.Event()
+    door.vault.begin()
+    settings = DoorSettings(state=door.vault.state, embedded=True, listen=f"127.0.0.1:{door.port}")
+    serving = threading.Thread(target=serve_embedded, args=(settings, logging.getLogger("door"), stop), daemon=True)
+    serving.start()
+    until(door.answers)
+    with door.client() as client, client.open_session(timeout=5) as channel:
+        channel.exec_command("help")
+        assert begun.wait(10)
+        stop.set()
+        serving.join(20)
+    assert not serving.is_alive() and done.is_set()
 
 
 @pytest.mark.parametrize("kind", KINDS)
