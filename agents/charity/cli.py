@@ -201,7 +201,7 @@ def nodes() -> None:
 def add(settings: NodeSettings, name: str, keyfile: Path) -> None:
     """Enrol NAME with the public key in KEYFILE, and print its invitation.
 
-    The invitation holds nothing secret: the address, the door's host key, the coordinator's key.
+    The invitation holds nothing secret: the address, the door's host key, the coordinator's key, the genesis hash.
     """
     from agents.charity import enrol
     from agents.charity.vault import Vault

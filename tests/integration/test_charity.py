@@ -460,6 +460,8 @@ def test_the_invitation_holds_what_a_site_must_pin(room: Room) -> None:
     assert value["host_key"].startswith("ssh-ed25519 ")
     assert value["coordinator"] == room.keys["coordinator"].public.line
     assert value["site_key"] == room.keys["alice-1"].public.fingerprint
+    first = room.folders.outbox.joinpath("ledger.jsonl").read_bytes().splitlines()[0]
+    assert value["genesis"] == json.loads(first)["hash"]
 
 
 @pytest.mark.parametrize(

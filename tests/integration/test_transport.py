@@ -19,7 +19,7 @@ import pytest
 
 from agents.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError
 from agents.keys import PrivateKey
-from agents.transport import Address, BusyError, Connection, pinned_keys
+from agents.transport import Address, Answer, BusyError, Connection, RefusedError, pinned_keys
 
 pytestmark = pytest.mark.sshd
 
@@ -35,8 +35,10 @@ case "$SSH_ORIGINAL_COMMAND" in
       *) exec scp -t $STORE;;
     esac;;
   words) printf 'one two';;
+  lines) printf 'one\\ntwo\\n'; exec cat /dev/zero;;
   flood) exec head -c 5000000 /dev/zero;;
   nothing) echo 'no verdict yet' >&2; exit 4;;
+  later) echo 'charity: later: the coordinator is not ready yet' >&2; exit 4;;
   refused) printf 'charity: refused:\\033[31m not\\n enrolled' >&2; exit 3;;
   broken) exit 1;;
   killed) printf half; kill -9 $$;;
@@ -239,9 +241,10 @@ def test_hashed_names_are_understood(host: Host) -> None:
 
 
 def test_a_key_that_may_not_log_in_is_not_a_network_trouble(host: Host, keys: dict[str, PrivateKey]) -> None:
-    with pytest.raises(SettingsError, match=r"does not let .* in with the key SHA256:") as caught:
+    with pytest.raises(RefusedError, match=r"does not let .* in with the key SHA256:") as caught:
         host.connect(key=keys["stranger"].path)
     assert caught.value.hint and "revoked" in caught.value.hint
+    assert caught.value.exit_code == 2 and not caught.value.in_words
     with pytest.raises(SettingsError):
         host.connect(user="nobody")
 
@@ -281,13 +284,23 @@ def test_verbs_and_their_ends(host: Host, tmp_path: Path) -> None:
     assert isinstance(broken.error(connection.address, "broken"), BusyError)
     refused = connection.ask("refused")
     assert refused.complaint == "charity: refused:[31m not enrolled"  # one line, nothing a terminal acts on
-    assert isinstance(refused.error(connection.address, "refused"), SettingsError)
+    error = refused.error(connection.address, "refused")
+    assert isinstance(error, RefusedError) and error.in_words
+    busy = [connection.ask(verb).busy for verb in ("nothing", "later", "refused", "words")]
+    assert busy == [False, True, False, False]
     with pytest.raises(UnreachableError, match="ended the connection"):
         connection.ask("killed")
     with pytest.raises(UnreachableError, match="did not answer in 1 s"):
         connection.ask("sleep", timeout=1)
     with pytest.raises(BundleError, match="more than the 1,000,000 bytes"):
         connection.ask("flood", max_bytes=1_000_000)
+    assert connection.line("lines", max_bytes=4) == Answer(0, b"one\n", "")
+    assert connection.line("words", max_bytes=9) == Answer(0, b"", "")  # no whole line
+    assert connection.line("nothing", max_bytes=4).nothing_yet
+    with pytest.raises(BundleError, match="a line of more than the 3 bytes"):
+        connection.line("lines", max_bytes=3)
+    with pytest.raises(BundleError, match="a line of more than the 1,000 bytes"):
+        connection.line("flood", max_bytes=1000)
     into = tmp_path / "into"
     with pytest.raises(BundleError, match="more than"):
         connection.stream("flood", into=into, max_bytes=4_999_999)
