@@ -69,18 +69,18 @@ class TrainSettings:
     data: Path = setting(REQUIRED, "Images: an .npz file or a folder per class.", "PATH")
     exchange: Path = setting(Path("exchange"), _EXCHANGE, "DIR")
     state: Path = setting(Path("alice"), _STATE, "DIR")
-    sessions: int = setting(0, "Sessions to train now; 0: until the federation is finished.", "N", at_least=0)
+    sessions: int = setting(0, "Sessions to train now; 0: all there are.", "N", at_least=0)
     epochs: int = setting(0, "Most epochs of a session; 0: as the plan says.", "N", at_least=0)
-    seed: int = setting(1, "For the validation split and the order of training.", "N", at_least=0)
+    seed: int = setting(1, "For the validation split and the order.", "N", at_least=0)
     validation: float = setting(
         0.15, "Share held out when the data has no val split; 0: score on the training images.", "SHARE", at_least=0
     )
-    wait: float = setting(0.0, "Seconds to wait for a first release; 0: for ever.", "SECONDS", at_least=0)
-    settle: float = setting(2.0, "Seconds a session's last checkpoint may take to come back.", "SECONDS", at_least=0)
+    wait: float = setting(0.0, "For a first release; 0: for ever.", "SECONDS", at_least=0)
+    settle: float = setting(2.0, "For a last checkpoint's verdict.", "SECONDS", at_least=0)
     threads: int = setting(0, "CPU threads; 0: all cores.", "N", at_least=0)
     tensorboard: bool = setting(True, "Write TensorBoard logs.")
     invitation: Path | None = setting(None, "Join by this file when nothing is agreed to yet.", "FILE")
-    architectures: str = setting("all", "Networks that may be built here, such as cnn,lenet.", "NAMES")
+    architectures: str = setting("all", "Networks allowed here, such as cnn,lenet.", "NAMES")
     max_weights: int = setting(_LIMITS.max_weights, "Largest network.", "N", at_least=1)
     max_learning_rate: float = setting(_LIMITS.max_learning_rate, "Largest learning rate.", "RATE", at_least=0)
     min_batch_size: int = setting(_LIMITS.min_batch_size, "Fewest images per step.", "N", at_least=1)
@@ -102,7 +102,7 @@ class TrainSettings:
 @alice.command(epilog=TRAIN_EXAMPLE)
 @settings_options(TrainSettings, "alice")
 def train(settings: TrainSettings) -> None:
-    """Train session after session from the newest release, and publish every checkpoint that improves on it."""
+    """Train session after session from the newest release; publish every checkpoint that improves."""
     from agents.alice.exchange import Exchange
     from agents.alice.memory import alone
 

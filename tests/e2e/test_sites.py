@@ -95,8 +95,9 @@ class Federation:
             time.sleep(0.05)
 
     def on_the_way(self) -> bool:
-        """Whether something waits in a site's exchange or spool."""
-        patterns = ("*/exchange/outgoing/*.json", "*/bob/spool/*.bundle")
+        """Whether something waits in the exchange or spool of a site whose bob is there."""
+        sites = [name.removeprefix("bob-") for name in self.processes if name.startswith("bob-")]
+        patterns = [f"{site}/{inner}" for site in sites for inner in ("exchange/outgoing/*.json", "bob/spool/*.bundle")]
         return any(next((self.folder / "sites").glob(pattern), None) for pattern in patterns)
 
     def mark(self, name: str) -> None:
@@ -110,7 +111,7 @@ class Federation:
 
 @pytest.fixture(scope="module")
 def federation(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The whole story: two sites; alice-2 is killed while it trains and comes back; alice-3 joins; the end."""
+    """The whole story: two sites; alice-2 is killed while it trains and comes back; alice-3 joins and goes; the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         federation = Federation(tmp_path_factory.mktemp("federation"), probe.getsockname()[1])
@@ -118,6 +119,7 @@ def federation(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pyt
         begin(federation, root, request.param)
         lose_a_site(federation)
         gain_sites(federation)
+        revoke_a_site(federation)
         federation.run("charity", "finish", federation.coordinator)
         trainers = [process for name, process in federation.processes.items() if name.startswith("alice-")]
         federation.until(lambda: all(process.poll() == 0 for process in trainers) and not federation.on_the_way())
@@ -184,6 +186,16 @@ def gain_sites(federation: Federation) -> None:
     federation.until(lambda: federation.since("joined", federation.part, site="alice-3"))
 
 
+def revoke_a_site(federation: Federation) -> None:
+    """Take alice-3 out again, and wait until its trainer has gone home; its bob would go on asking."""
+    federation.mark("revoked")
+    federation.run("charity", "nodes", "revoke", federation.coordinator, "alice-3")
+    trainer = federation.processes["alice-alice-3"]
+    federation.until(lambda: trainer.poll() == 0)
+    os.killpg(federation.processes["bob-alice-3"].pid, signal.SIGKILL)
+    federation.processes.pop("bob-alice-3").wait(timeout=10)
+
+
 def seconds_between(one: dict[str, Any], two: dict[str, Any]) -> float:
     first, second = (datetime.datetime.fromisoformat(record["time"]) for record in (one, two))
     return (second - first).total_seconds()
@@ -232,8 +244,9 @@ def test_a_killed_site_takes_part_again(federation: Federation) -> None:
 def test_a_late_site_takes_part_from_the_next_round_on(federation: Federation) -> None:
     records = federation.records()
     opened = [record for record in records if record["event"] == "round-opened"]
-    joined = federation.marks["joined"]
-    assert all(("alice-3" in record["sites"]) == (record["sequence"] > joined) for record in opened)
+    joined, revoked = federation.marks["joined"], federation.marks["revoked"]
+    before = [record for record in opened if record["sequence"] <= revoked]
+    assert all(("alice-3" in record["sites"]) == (record["sequence"] > joined) for record in before)
     first = next(record for record in opened if record["sequence"] > joined)
     counted = [record for record in records if record["event"] == "counted" and record["site"] == "alice-3"]
     assert counted and all(record["round"] >= first["round"] for record in counted)
@@ -243,6 +256,14 @@ def test_a_late_site_takes_part_from_the_next_round_on(federation: Federation) -
 def test_a_late_site_begins_from_the_newest_model(federation: Federation) -> None:
     (first, *_) = federation.since("joined", federation.part, site="alice-3")
     assert first["builds_on"] > federation.marks["joined"]
+
+
+@told_with(FEDAVG, MERGE)
+def test_a_revoked_site_goes_home_and_says_why(federation: Federation) -> None:
+    said = federation.log("alice-alice-3").read_text()
+    assert "alice: the coordinator does not let this site in any more, since " in said
+    assert "not enrolled with this key any more" in said.splitlines()[-1]
+    assert said.splitlines()[-1].endswith("trained here")
 
 
 @told_with(MERGE)
