@@ -1,8 +1,10 @@
 """The coordinator's history as a site follows it: never back, never aside. Pure functions, no file or network.
 
-A ledger line is {"sequence":n,"hash":hex,"record":"<canonical JSON>","signature":"…"}. A record names the hash
-of the one before it, so whoever remembers the newest (sequence, head) can check that what is shown today only
-adds to what was shown before. The very first record has sequence 1 and follows 64 zeros.
+A ledger line is {"hash":"<hex>","record":"<canonical JSON>","sequence":n,"signature":"…"}, in exactly this form: these
+four members once, in this order, without spaces, then a newline. Inside the strings, letters beyond ASCII and DEL stand
+as they are or as \\uXXXX. A record names the hash of the one before it, so whoever remembers the newest (sequence,
+head) can check that what is shown today only adds to what was shown before. The very first record has sequence 1 and
+follows 64 zeros. scripts/verify holds lines to the same form.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,6 +34,19 @@ AGREED = {
     "schedule": ("schedule", None),
 }
 _SHARES = ("accuracy", "precision", "recall", "auc")
+_X = r"[0-9a-f]"
+_ESCAPED = (  # a letter from DEL on; of the others only quotes and backslashes stand in a canonical record's text
+    rf"\\u(?:007f|00[89a-f]{_X}|0[1-9a-f]{_X}{_X}|[1-9a-cef]{_X}{_X}{_X}|d[0-7]{_X}{_X}"
+    rf"|d[89ab]{_X}{_X}\\ud[c-f]{_X}{_X})"
+)
+_LINE = re.compile(
+    (
+        rf'{{"hash":"{_X}{{64}}","record":"(?:[^"\\\x00-\x1f]++|\\["\\]|{_ESCAPED})*+",'
+        r'"sequence":[1-9][0-9]{0,14},"signature":"-----BEGIN SSH SIGNATURE-----\\n(?:[A-Za-z0-9+/]{70}\\n)*'
+        r'[A-Za-z0-9+/]{1,70}={0,2}\\n-----END SSH SIGNATURE-----\\n"}'
+    ).encode()
+    + b"\n?"
+)
 _HINT = (
     "the coordinator was restored from an old copy, or shows different histories to different sites; ask its operator"
 )
@@ -57,6 +73,21 @@ class Record:
         return str(self.fields.get("event"))
 
 
+def split_line(line: bytes) -> tuple[int, str, bytes, str]:
+    """The number, hash, record and signature of a ledger line; that they belong together is for the caller to check.
+
+    Raises:
+        LedgerError: It is not a ledger line.
+    """
+    try:
+        if len(line) > MAX_LINE_BYTES or not _LINE.fullmatch(line):
+            raise ValueError("it has not the form of one")
+        outer = json.loads(line)
+        return outer["sequence"], outer["hash"], outer["record"].encode(), outer["signature"]
+    except ValueError as error:
+        raise LedgerError(f"this is not a ledger line: {error}") from None
+
+
 def read_line(line: bytes, coordinator: PublicKey) -> Record:
     """Check a ledger line by itself: its form, its hash, and the coordinator's signature.
 
@@ -64,19 +95,16 @@ def read_line(line: bytes, coordinator: PublicKey) -> Record:
         LedgerError: Not a ledger line, or number or hash are not those of the record in it.
         SignatureError: Not signed by the coordinator as part of the ledger.
     """
+    number, given, text, signature = split_line(line)
     try:
-        outer = json.loads(line)
-        text, signature = outer["record"].encode(), str(outer["signature"])
         fields = parse(text)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BundleError) as error:
+    except BundleError as error:
         raise LedgerError(f"what the coordinator sent is not a ledger line: {error}") from None
     sequence, digest = fields.get("sequence"), hashlib.sha256(text).hexdigest()
-    if type(sequence) is not int or outer.get("sequence") != sequence:
-        raise LedgerError(
-            f"a ledger line with number {str(outer.get('sequence'))[:20]} holds record {str(sequence)[:20]}"
-        )
-    if outer.get("hash") != digest:
-        raise LedgerError(f"record {sequence} hashes to {digest}, its hash is given as {str(outer.get('hash'))[:64]}")
+    if type(sequence) is not int or number != sequence:
+        raise LedgerError(f"a ledger line with number {number} holds record {str(sequence)[:20]}")
+    if given != digest:
+        raise LedgerError(f"record {sequence} hashes to {digest}, its hash is given as {given}")
     verify(text, signature, LEDGER, coordinator)
     return Record(sequence, digest, fields)
 

@@ -3,9 +3,11 @@
     record     canonical JSON {"sequence":n,"previous":hex,"event":name,"time":…, the event's own fields}
     hash       SHA-256 of those bytes; the next record's "previous". The first record's is 64 zeros
     signature  SSHSIG by the coordinator over those bytes, namespace ledger@fedssh
-    line       {"sequence":n,"hash":hex,"record":"<the canonical JSON>","signature":"…"}, one per line: the export
+    line       {"hash":hex,"record":"<the canonical JSON>","sequence":n,"signature":"…"}, one per line: the export
 
-A line is all that is needed to check a record with `jq`, `sha256sum` and `ssh-keygen -Y verify`.
+A line is all that is needed to check a record with `jq`, `sha256sum` and `ssh-keygen -Y verify`; its form is that of
+`chain`. A record has at most 64 kB, because that is what every reader reads: a larger one is refused before it is
+written. Whatever goes through the whole history goes through it record by record, so memory does not grow with it.
 """
 
 from __future__ import annotations
@@ -16,19 +18,21 @@ import functools
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.chain import split_line
 from agents.errors import BundleError, LedgerError, SignatureError
 from agents.keys import PrivateKey, PublicKey
-from agents.manifest import canonical, now, parse
+from agents.manifest import MAX_BYTES, canonical, now, parse
 from agents.signature import LEDGER, sign
 from agents.signature import verify as verify_signature
 
 START = "0" * 64
 JUDGED = ("accepted", "refused", "counted", "invalid", "report")
+_BATCH = 64  # records of at most 64 kB: at most 4 MB at once
 
 # `subject` is what is judged once per site: a submission's or report's id, or, where none could be read,
 # "bundle " and the SHA-256 of what arrived.
@@ -115,7 +119,8 @@ class Ledger:
         """Sign one event and add it to the end, durably.
 
         Raises:
-            LedgerError: The site's submission already has its verdict, or the database is damaged.
+            LedgerError: The site's submission already has its verdict, the record is too large, or the database is
+                damaged.
             OSError: The disk is full, failing or read-only; the history is as it was.
         """
         with self._guard():
@@ -141,8 +146,14 @@ class Ledger:
         return record
 
     def records(self, after: int = 0) -> list[Record]:
-        """All records with a sequence above `after`, in order."""
-        return self._select("WHERE sequence > ? ORDER BY sequence", after)
+        """All records with a sequence above `after`, in order; `iterate` where they may be many."""
+        return list(self.iterate(after))
+
+    def iterate(self, after: int = 0) -> Iterator[Record]:
+        """The records with a sequence above `after`, in order, a few at a time; those added meanwhile included."""
+        while found := self._select("WHERE sequence > ? ORDER BY sequence LIMIT ?", after, _BATCH):
+            yield from found
+            after = found[-1].sequence
 
     def record(self, sequence: int) -> Record:
         """One record.
@@ -165,10 +176,17 @@ class Ledger:
         found = self._select("WHERE site = ? AND subject = ?", site, subject)
         return found[0] if found else None
 
-    def judged(self) -> list[Record]:
-        """All verdicts, in order."""
-        marks = ", ".join("?" * len(JUDGED))
-        return self._select(f"WHERE event IN ({marks}) ORDER BY sequence", *JUDGED)
+    def judged(self, after: int = 0) -> list[Record]:
+        """All verdicts with a sequence above `after`, in order."""
+        return list(self.of(JUDGED, after))
+
+    def of(self, events: Sequence[str], after: int = 0) -> Iterator[Record]:
+        """The records of some events with a sequence above `after`, in order, a few at a time."""
+        marks = ", ".join("?" * len(events))
+        where = f"WHERE sequence > ? AND event IN ({marks}) ORDER BY sequence LIMIT ?"
+        while found := self._select(where, after, *events, _BATCH):
+            yield from found
+            after = found[-1].sequence
 
     def check(self) -> None:
         """Have SQLite check the file itself.
@@ -225,6 +243,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _next(last: Record | None, event: str, fields: Mapping[str, Any], key: PrivateKey) -> Record:
     sequence, previous = (last.sequence + 1, last.hash) if last else (1, START)
     text = canonical({**fields, "sequence": sequence, "previous": previous, "event": event, "time": now()})
+    if len(text) > MAX_BYTES:
+        raise LedgerError(
+            f"the {event} record {sequence} would have {len(text):,} bytes, every reader takes at most {MAX_BYTES:,}",
+            "nothing was written; with fewer sites enrolled it has room",
+        )
     return Record(sequence, hashlib.sha256(text).hexdigest(), text, sign(text, key, LEDGER))
 
 
@@ -241,11 +264,24 @@ def verify(records: Iterable[Record], coordinator: PublicKey) -> int:
     Raises:
         LedgerError: Names the first record that is not what it must be.
     """
-    sequence, previous = 0, START
+    return sum(1 for _ in checked(records, coordinator))
+
+
+def checked(
+    records: Iterable[Record], coordinator: PublicKey, after: int = 0, previous: str = START
+) -> Iterator[Record]:
+    """The records of a history, each checked before it is given on.
+
+    Args:
+        after, previous: Number and hash of the record before the first, where what came before is known to be good.
+
+    Raises:
+        LedgerError: Names the first record that is not what it must be.
+    """
     for record in records:
-        _verify_one(record, sequence + 1, previous, coordinator)
-        sequence, previous = record.sequence, record.hash
-    return sequence
+        _verify_one(record, after + 1, previous, coordinator)
+        after, previous = record.sequence, record.hash
+        yield record
 
 
 def _verify_one(record: Record, sequence: int, previous: str, coordinator: PublicKey) -> None:
@@ -259,28 +295,27 @@ def _verify_one(record: Record, sequence: int, previous: str, coordinator: Publi
         verify_signature(record.text, record.signature, LEDGER, coordinator)
     except (BundleError, SignatureError) as error:
         raise LedgerError(f"record {sequence}: {error}") from None
-    if fields.get("sequence") != sequence:
-        raise LedgerError(f"record {sequence} calls itself {fields.get('sequence')}")
+    if type(fields.get("sequence")) is not int or fields["sequence"] != sequence:
+        raise LedgerError(f"record {sequence} calls itself {str(fields.get('sequence'))[:40]}")
     if fields.get("previous") != previous:
         raise LedgerError(f"record {sequence} follows {fields.get('previous')}, the record before it is {previous}")
 
 
-def read_export(lines: Iterable[bytes]) -> list[Record]:
-    """Read what `Record.line` wrote; check it with `verify` afterwards. A last line without its newline is left out.
+def read_export(lines: Iterable[bytes], *, growing: bool = True) -> Iterator[Record]:
+    """Read what `Record.line` wrote, line by line; check it with `checked` or `verify`.
+
+    Args:
+        growing: Whether a last line without its newline is one still being written, and left out.
 
     Raises:
         LedgerError: A line is not a ledger line.
     """
-    records = []
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
-            break
+            if growing:
+                return
+            raise LedgerError(f"line {number} of the history has no end: what came after it is missing")
         try:
-            value = json.loads(line)
-            record = Record(
-                int(value["sequence"]), str(value["hash"]), value["record"].encode(), str(value["signature"])
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            yield Record(*split_line(line))
+        except LedgerError:
             raise LedgerError(f"line {number} of the history is not a ledger line") from None
-        records.append(record)
-    return records

@@ -138,6 +138,7 @@ class Federation:
             **plan, "name": run.experiment, "architecture": json.dumps(prepared.spec), "policy": run.policy,
             "gate": run.gate, "margin": run.margin, "metric": run.metric, "sessions": run.sessions, "seed": run.seed,
             "schedule": "relay" if run.schedule == "relay" else "free", "address": f"charity@127.0.0.1:{self._port}",
+            "submissions_per_hour": 0, "invalid_per_hour": 0,
         }  # fmt: skip
         if prepared.weights is not None:
             words["weights"] = prepared.weights

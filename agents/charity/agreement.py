@@ -39,6 +39,7 @@ def agree(settings: Mapping[str, Any], spec: dict[str, Any], loss: str) -> dict[
         "margin": gate.margin,
         "schedule": _schedule(settings["schedule"], policy),
         "sessions": settings["sessions"],
+        "rates": {name: settings[name] for name in ("submissions_per_hour", "invalid_per_hour")},
     }
 
 

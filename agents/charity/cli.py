@@ -18,11 +18,11 @@ from agents.charity.reading import (
     StateSettings,
     example,
     folders_of,
-    history_rows,
     json_option,
     ledger_of,
     private_settings,
     show_value,
+    totals_of,
 )
 from agents.commands import entry, new_group, path_argument, settings_options, stop_event
 from agents.errors import SettingsError
@@ -57,6 +57,10 @@ class InitSettings:
     learning_rate: float = setting(0.001, "Its learning rate.", metavar="X", at_least=0)
     momentum: float = setting(0.0, "Momentum of sgd.", metavar="X", at_least=0)
     proximal: float = setting(0.0, "FedProx: the pull towards the release.", metavar="MU", at_least=0)
+    submissions_per_hour: int = setting(
+        600, "Bundles of a site that get a record; 0: no limit.", metavar="N", at_least=0
+    )
+    invalid_per_hour: int = setting(60, "Invalid ones among them; 0: no limit.", metavar="N", at_least=0)
     seed: int = setting(0, "For random weights and the order of training.", metavar="N", at_least=0)
     weights: Path | None = setting(None, "Begin with these: a .safetensors or .npz file.", metavar="FILE")
     genesis_epochs: int = setting(1, "Epochs on her own images before all others.", metavar="N", at_least=0)
@@ -244,7 +248,7 @@ def list_nodes(settings: StateSettings, as_json: bool) -> None:
     """Show everybody ever enrolled, and what each has sent."""
     from agents.charity import views
 
-    show_value("nodes", views.nodes(history_rows(settings)), as_json)
+    show_value("nodes", views.nodes(totals_of(settings.state)), as_json)
 
 
 @nodes.command(epilog=example('charity nodes revoke alice-2 --reason "key lost on a laptop"'))

@@ -1,7 +1,8 @@
 """Where the federation stands, derived from its history. Pure: records in, state out.
 
-The state is a fold: `advance(state, record)` for every record in order. So a vault that has read up to record n
-only reads what came after it, and whatever reads the whole history arrives at the same state.
+The state is a fold: `advance(state, record)` for every record in order. So a vault that has read up to record n, or
+has a `snapshot` of the state after it, only reads what came after it, and whatever reads the whole history arrives at
+the same state.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from agents.charity import rates
 from agents.charity.decision import Gate
 from agents.charity.policy import Policy, read_policy
 from agents.charity.rounds import Round, Update, ends_waiting
@@ -85,6 +87,7 @@ class Federation:
         round: The round that is open.
         rounds: How many rounds have closed.
         last: The last round that closed: {"round", "event", "reason"}.
+        used: What each site has used of its rates, see `rates`; empty where none were agreed.
     """
 
     genesis: dict[str, Any]
@@ -100,6 +103,12 @@ class Federation:
     round: Round | None = None
     rounds: int = 0
     last: dict[str, Any] | None = None
+    used: Mapping[str, rates.Used] = field(default_factory=dict)
+
+    @property
+    def rates(self) -> tuple[int, int]:
+        """Bundles and invalid bundles per site and hour, as agreed; 0 is no limit."""
+        return rates.agreed(self.genesis)
 
     @property
     def policy(self) -> Policy:
@@ -223,7 +232,8 @@ def advance(state: Federation | None, record: Record) -> Federation:
         changed = _after(state, record, fields)
     except KeyError as error:
         raise LedgerError(f"record {record.sequence} lacks {error}") from None
-    changed = dataclasses.replace(changed, sequence=record.sequence, head=record.hash)
+    used = rates.follow(state.used, fields, state.rates)
+    changed = dataclasses.replace(changed, sequence=record.sequence, head=record.hash, used=used)
     return _with_turn(state, changed, record.event, fields)
 
 
@@ -259,7 +269,7 @@ def _after(state: Federation, record: Record, fields: dict[str, Any]) -> Federat
             done = member.sessions + 1 if member else 0
             reported = _with_member(state, fields["site"], sessions=done)
             return _with_empty(reported, fields)
-        case "invalid":
+        case "invalid" | "garbage":
             return _with_empty(state, fields)
         case "release":
             return dataclasses.replace(state, release=record)

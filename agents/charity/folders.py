@@ -1,9 +1,10 @@
 """The coordinator's folders: what lies where under `--state`, and who may see it.
 
-vault/     Charity only: coordinator_key, ledger.db, charity.json, models/, claimed/, opened/,
-               evidence/, updates/ (of the open round), server/ (state of a server optimizer)
+vault/     Charity only: coordinator_key, ledger.db, snapshot.json, charity.json, models/, claimed/, opened/,
+               evidence/, updates/ (of the open round), server/ (state of a server optimizer),
+               garbage/ (counts of what was dropped and is not recorded yet)
 inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
-outbox/    written by the vault, read by the door: ledger.jsonl, sites.json, verdicts/, releases/
+outbox/    written by the vault, read by the door: ledger.jsonl, summary.json, sites.json, verdicts/, releases/
 door/      the door only: host_key, its logs and generated files
 """
 
@@ -48,6 +49,22 @@ class Folders:
     @property
     def ledger(self) -> Path:
         return self.vault / "ledger.db"
+
+    @property
+    def snapshot(self) -> Path:
+        return self.vault / "snapshot.json"
+
+    @property
+    def published(self) -> Path:
+        return self.outbox / "ledger.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.outbox / "summary.json"
+
+    @property
+    def garbage(self) -> Path:
+        return self.vault / "garbage"
 
     @property
     def settings(self) -> Path:
@@ -103,7 +120,7 @@ class Folders:
 
     def make(self) -> None:
         """Create what is missing; only the owner can enter the vault."""
-        vault = (self.claimed, self.opened, self.models, self.evidence, self.updates, self.server)
+        vault = (self.claimed, self.opened, self.models, self.evidence, self.updates, self.server, self.garbage)
         for folder in (*vault, self.inbox, self.releases, self.outbox / "verdicts"):
             folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # a volume whose root belongs to somebody else

@@ -5,19 +5,37 @@ Strings in a record may come from a site, so everything goes through `printable`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+WIDE = 1e6
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
     """Aligned plain text with a heading; `right` are the columns that align to the right."""
-    cells = [tuple(columns), *(tuple(_cell(value) for value in row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
-    lines = []
-    for row in cells:
-        padded = (cell.rjust(width) if column in right else cell.ljust(width)
-                  for column, (cell, width) in enumerate(zip(row, widths, strict=True)))  # fmt: skip
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines) + "\n"
+    known = list(rows)
+    return "".join(table_lines(columns, lambda: known, right))
+
+
+def table_lines(
+    columns: Sequence[str], rows: Callable[[], Iterable[Sequence[object]]], right: Sequence[int] = ()
+) -> Iterator[str]:
+    """The lines of a table that need not fit into memory.
+
+    Args:
+        rows: Gives the rows, the same each time: once to measure them, once to print them.
+    """
+    widths = [len(column) for column in columns]
+    for row in rows():
+        widths = [max(width, len(_cell(value))) for width, value in zip(widths, row, strict=True)]
+    yield _line(columns, widths, right)
+    for row in rows():
+        yield _line([_cell(value) for value in row], widths, right)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:
+    padded = (cell.rjust(width) if column in right else cell.ljust(width)
+              for column, (cell, width) in enumerate(zip(cells, widths, strict=True)))  # fmt: skip
+    return "  ".join(padded).rstrip() + "\n"
 
 
 def named_lines(pairs: Iterable[tuple[str, object]]) -> str:
@@ -47,8 +65,13 @@ def clock(time: object) -> str:
 
 
 def decimal(value: object) -> str:
-    """Four decimals."""
-    return f"{value:.4f}" if isinstance(value, int | float) else "–"
+    """Four decimals; of a number that would be wide, four digits and its size."""
+    if not isinstance(value, int | float):
+        return "–"
+    if isinstance(value, int) and abs(value) >= WIDE:  # perhaps too large for a float
+        digits = str(abs(value)) if abs(value) < 10**400 else ""
+        return f"{'-' if value < 0 else ''}{digits[0]}.{digits[1:4]}e+{len(digits) - 1}" if digits else "–"
+    return f"{value:.4f}" if abs(value) < WIDE else f"{value:.3e}"
 
 
 def number(count: object, thing: str) -> str:

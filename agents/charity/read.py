@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from agents.charity import texts, verbs, views
-from agents.charity.command import Room, Stop, answer, later, number, options
+from agents.charity.command import BLOCK, Room, Stop, answer, later, number, options
+from agents.charity.published import Published
 from agents.charity.upload import waiting
 
 
@@ -17,37 +19,71 @@ def read(room: Room, verb: str, words: list[str]) -> int:
     found, rest = options(words, {name: number if valued else None for name, valued in allowed.items()}, places, form)
     numbers = [number(word, "the record") for word in rest]
     if verb == "help":
-        value: Any = verbs.help_value()
-    else:
-        try:
-            with open(room.path("outbox", "ledger.jsonl"), "rb") as ledger:
-                if "--export" in found:
-                    for line in views.export(ledger, found.get("--after", 0)):
-                        answer(line)
-                    return 0
-                if verb == "verify":
-                    value = check(room, ledger)
-                else:
-                    value = look_at(room, verb, views.read(ledger), numbers, found)
-        except FileNotFoundError:
-            raise later("there is no history yet") from None
-        except views.NoRecord as error:
-            raise Stop(2, str(error)) from None
-    answer((texts.to_json(value) if "--json" in found else texts.TEXTS[verb](value)).encode())
+        show(verb, verbs.help_value(), found)
+        return 0
+    try:
+        with open(room.path("outbox", "ledger.jsonl"), "rb") as file:
+            if verb == "verify":
+                show(verb, check(room, file), found)
+            elif verb == "history":
+                send(history(Published(file), found))
+            else:
+                show(verb, look_at(room, verb, Published(file), numbers), found)
+    except FileNotFoundError:
+        raise later("there is no history yet") from None
+    except views.NoRecord as error:
+        raise Stop(2, str(error)) from None
+    except ValueError:
+        raise Stop(3, "the published history is damaged; its operator can repair it") from None
     return 0
 
 
-def look_at(room: Room, verb: str, records: Sequence[Any], numbers: list[int], found: dict[str, Any]) -> Any:
+def show(verb: str, value: Any, found: dict[str, Any]) -> None:
+    """Print one value."""
+    answer((texts.to_json(value) if "--json" in found else texts.TEXTS[verb](value)).encode())
+
+
+def history(ledger: Published, found: dict[str, Any]) -> Iterator[bytes]:
+    """The history, piece by piece: it may be larger than this process is allowed to be."""
+    if "--export" in found:
+        return views.export(ledger.lines(found.get("--after", 0)))
+    after = max(0, ledger.count - found["--last"]) if "--last" in found else 0
+    return (text.encode() for text in texts.history(lambda: ledger.rows(after), as_json="--json" in found))
+
+
+def send(pieces: Iterable[bytes]) -> None:
+    """Answer with many pieces in blocks."""
+    block = bytearray()
+    for piece in pieces:
+        block += piece
+        if len(block) > BLOCK:
+            answer(bytes(block))
+            block.clear()
+    answer(bytes(block))
+
+
+def look_at(room: Room, verb: str, ledger: Published, numbers: list[int]) -> Any:
     """The value of one view."""
-    if verb == "history":
-        return views.history(records, found.get("--last"))
-    if verb == "status":
-        inbox = room.path("inbox")
-        sites = os.listdir(inbox) if os.path.isdir(inbox) else []
-        return views.status(records, {site: waiting(os.path.join(inbox, site))[0] for site in sites})
     if verb in ("show", "diff"):
-        return views.show(records, *numbers) if verb == "show" else views.diff(records, *numbers)
-    return views.best(records) if verb == "best" else views.nodes(records)
+        records = [ledger.row(number) for number in numbers]
+        return views.show(*records) if verb == "show" else views.diff(*records)
+    totals = views.total(ledger, summary(room))
+    if verb == "best":
+        return views.best(totals, ledger.row)
+    if verb == "nodes":
+        return views.nodes(totals)
+    inbox = room.path("inbox")
+    sites = os.listdir(inbox) if os.path.isdir(inbox) else []
+    return views.status(totals, {site: waiting(os.path.join(inbox, site))[0] for site in sites}, time.time())
+
+
+def summary(room: Room) -> bytes:
+    """The totals that the vault has added up; empty where it has not yet."""
+    try:
+        with open(room.path("outbox", "summary.json"), "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
 
 
 def check(room: Room, ledger: BinaryIO) -> dict[str, Any]:
@@ -63,12 +99,13 @@ def check(room: Room, ledger: BinaryIO) -> dict[str, Any]:
 
     from agents.errors import AgentError
     from agents.keys import load_public
-    from agents.ledger import read_export, verify
+    from agents.ledger import checked, read_export
 
     try:
         coordinator = load_public(Path(room.path("outbox", "coordinator_key.pub")))
-        records = read_export(ledger)
-        count = verify(records, coordinator)
+        count, head = 0, None
+        for record in checked(read_export(ledger), coordinator):
+            count, head = record.sequence, record.hash
     except AgentError as error:
         raise Stop(error.exit_code, str(error)) from None
-    return {"records": count, "head": records[-1].hash if records else None, "coordinator": coordinator.fingerprint}
+    return {"records": count, "head": head, "coordinator": coordinator.fingerprint}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,14 +67,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For programs
 @settings_options(StateSettings, "charity")
 def history(settings: StateSettings, last: int | None, export: bool, after: int, as_json: bool) -> None:
     """Show every event: who sent what, what it scored, the verdict and why."""
-    from agents.charity import views
+    from agents.charity import texts, views
 
+    recorded = Recorded(ledger_of(folders_of(settings.state)))
     if export:
-        for record in ledger_of(folders_of(settings.state)).records(after=after):
-            sys.stdout.buffer.write(record.line())
+        sys.stdout.buffer.writelines(views.export(recorded.lines(after)))
         sys.stdout.buffer.flush()
         return
-    show_value("history", views.history(history_rows(settings), last), as_json)
+    after = max(0, recorded.count - last) if last else 0
+    sys.stdout.writelines(texts.history(lambda: recorded.rows(after), as_json=as_json))
 
 
 @click.command(epilog=example("charity show 17"))
@@ -83,7 +86,7 @@ def show(settings: StateSettings, n: int, as_json: bool) -> None:
     """Show everything that record N says."""
     from agents.charity import views
 
-    show_value("show", views.show(history_rows(settings, n), n), as_json)
+    show_value("show", views.show(Recorded(ledger_of(folders_of(settings.state))).row(n)), as_json)
 
 
 @click.command(epilog=example("charity diff 1 17"))
@@ -97,9 +100,10 @@ def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
     from agents.charity.distance import distances
     from agents.charity.layout import table
 
-    change = views.diff(history_rows(settings, a, b), a, b)
     folders = folders_of(settings.state)
     ledger = ledger_of(folders)
+    recorded = Recorded(ledger)
+    change = views.diff(recorded.row(a), recorded.row(b))
     models = [_stored(folders, ledger.record(number)) for number in (a, b)]
     tensors = distances(*models) if all(models) else []  # type: ignore[arg-type]
     if as_json:
@@ -122,7 +126,7 @@ def best(settings: StateSettings, as_json: bool) -> None:
     """Show the current model: where it comes from and what it scores."""
     from agents.charity import texts, views
 
-    value = views.best(history_rows(settings))
+    value = views.best(totals_of(settings.state), Recorded(ledger_of(folders_of(settings.state))).row)
     if as_json:
         show_value("best", value, True)
         return
@@ -139,11 +143,11 @@ def status(settings: StateSettings, as_json: bool) -> None:
     from agents.charity import intake, views
 
     folders = folders_of(settings.state)
-    rows = history_rows(settings)
+    totals = totals_of(settings.state)
     waiting: dict[str, int] = {}
     for claimed in (*intake.waiting(folders), *intake.unfinished(folders)):
         waiting[claimed.site] = waiting.get(claimed.site, 0) + 1
-    show_value("status", views.status(rows, waiting), as_json)
+    show_value("status", views.status(totals, waiting, time.time()), as_json)
 
 
 @click.command(epilog=example("charity verify"))
@@ -230,22 +234,48 @@ def private_settings(folders: Folders) -> dict[str, Any]:
     return value
 
 
-def history_rows(settings: StateSettings, *needed: int) -> list[dict[str, Any]]:
-    """The history as the views want it."""
+class Recorded:
+    """The history as the ledger has it, for the views."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    @property
+    def count(self) -> int:
+        """The number of the newest record."""
+        head = self._ledger.head()
+        return head.sequence if head else 0
+
+    def row(self, sequence: int) -> dict[str, Any]:
+        """One record."""
+        from agents.charity.vault import row
+
+        return row(self._ledger.record(sequence))
+
+    def rows(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """The records above a number, in order."""
+        from agents.charity.vault import row
+
+        return map(row, self._ledger.iterate(after))
+
+    def lines(self, after: int = 0) -> Iterator[bytes]:
+        """The lines of the export above a number, in order."""
+        return (record.line() for record in self._ledger.iterate(after))
+
+
+def totals_of(state: Path) -> dict[str, Any]:
+    """What the views of the whole history need."""
     from agents.charity import views
 
-    ledger = ledger_of(folders_of(settings.state))
-    for number in needed:
-        ledger.record(number)
-    return views.read(record.line() for record in ledger.records())
+    folders = folders_of(state)
+    summary = folders.summary.read_bytes() if folders.summary.is_file() else b""
+    return views.total(Recorded(ledger_of(folders)), summary)
 
 
 def _chosen(settings: StateSettings, number: int) -> Record:
     """The record of that number; 0 is the one that made the current model current."""
-    from agents.charity import views
-
     ledger = ledger_of(folders_of(settings.state))
-    return ledger.record(number or views.current(history_rows(settings))["sequence"])
+    return ledger.record(number or totals_of(settings.state)["made"]["sequence"])
 
 
 def show_value(verb: str, value: Any, as_json: bool) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from agents.charity.policy import read_policy
+from agents.charity.policy import Policy, read_policy
 from agents.charity.rounds import ends_waiting, least_sites, needed
 
 CLOSING = ("round-accepted", "round-refused")
@@ -15,38 +15,47 @@ Fields = Mapping[str, Any]
 Row = dict[str, Any]
 
 
-def rounds(records: Sequence[Fields], sites: int) -> Row:
+def follow(found: Row, record: Fields) -> None:
+    """Add one record to what is known of the rounds: {"closed": how many, "last", "open"}."""
+    event = record["event"]
+    if event in CLOSING:
+        last = {name: record[name] for name in ("round", "event", "reason", "time")}
+        found |= {"closed": found["closed"] + 1, "last": last}
+    if event == "round-opened":
+        found["open"] = _opened(record)
+    elif event in CLOSING or event == "finished":
+        found["open"] = None
+    elif found["open"] is not None:
+        _follow(found["open"], record)
+
+
+def rounds(found: Row, policy: str, sites: int) -> Row:
     """How many rounds have closed, the last of them, the one that is open, and how many sites another one takes.
 
     Args:
-        records: The whole history of a federation that trains in rounds.
+        found: What `follow` has added up.
+        policy: As agreed.
         sites: How many are enrolled.
     """
-    least = least_sites(read_policy(records[0]["policy"]))
-    closed = [record for record in records if record["event"] in CLOSING]
-    last = {name: closed[-1][name] for name in ("round", "event", "reason", "time")} if closed else None
-    return {"closed": len(closed), "last": last, "open": _open(records), "least": least, "lacks": max(0, least - sites)}
+    rules = read_policy(policy)
+    least = least_sites(rules)
+    now = found["open"] and _open(found["open"], rules)
+    return {
+        "closed": found["closed"],
+        "last": found["last"],
+        "open": now,
+        "least": least,
+        "lacks": max(0, least - sites),
+    }
 
 
-def _open(records: Sequence[Fields]) -> Row | None:
-    found: Row | None = None
-    for record in records:
-        event = record["event"]
-        if event == "round-opened":
-            found = _opened(record)
-        elif event in CLOSING or event == "finished":
-            found = None
-        elif found is not None:
-            _follow(found, record)
-    if found is None:
-        return None
-    policy = read_policy(records[0]["policy"])
-    enough = needed(policy, len(found.pop("selected")))
+def _open(found: Row, policy: Policy) -> Row:
     missing = [site for site in found["sites"] if site not in found["sent"]]
     empty = [site for site in missing if site in found["empty"]]
+    enough = needed(policy, len(found["selected"]))
     closes = _later(found["opened"], float(policy.values["deadline"]))
-    del found["record"]
-    return found | {"missing": missing, "empty": empty, "enough": enough, "closes": closes}
+    shown = {name: value for name, value in found.items() if name not in ("record", "selected")}
+    return shown | {"missing": missing, "empty": empty, "enough": enough, "closes": closes}
 
 
 def _opened(record: Fields) -> Row:

@@ -128,7 +128,7 @@ def ends_waiting(fields: Mapping[str, Any], opened: int) -> bool:
     """
     if fields["event"] == "report":
         return not fields["checkpoints"] and int(fields["builds_on"]) >= opened
-    return fields["event"] in ("invalid", "site-revoked")
+    return fields["event"] in ("invalid", "garbage", "site-revoked")
 
 
 def why_not(current: Round | None, site: str, number: int) -> str:

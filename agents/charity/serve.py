@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.charity import intake
+from agents.charity.admission import Admission
 from agents.charity.conduct import conduct, seconds_to_wait
 from agents.charity.folders import Folders, locked
 from agents.charity.intake import Claimed
@@ -27,7 +28,7 @@ from agents.charity.vault import Vault
 from agents.commands import tell
 from agents.errors import LedgerError, SettingsError
 from agents.files import is_part
-from agents.ledger import Record, verify
+from agents.ledger import Record
 from agents.weights import count_non_finite
 
 logger = logging.getLogger("charity")
@@ -57,6 +58,7 @@ class Coordinator:
         self._heard: tuple[str | None, float] = (None, self.clock())
         self._enrolled = self.vault.state.enrolled
         self._short = 0  # of so many sites, as said last
+        self._admission = Admission(self.vault, self.now)
 
     def recover(self) -> None:
         """Finish what the last process left unfinished. Doing it again changes nothing.
@@ -65,8 +67,7 @@ class Coordinator:
             LedgerError: The history is damaged, or the outbox tells another one.
         """
         vault = self.vault
-        vault.ledger.check()
-        verify(vault.ledger.records(), vault.key.public)
+        vault.check()
         vault.repair()
         for path in vault.folders.opened.iterdir():
             path.unlink()
@@ -89,6 +90,7 @@ class Coordinator:
         intake.forget_tries(vault.folders)
         self._release()
         vault.sweep_models()
+        vault.keep_up()
 
     def work(self) -> None:
         """Settle what waits now, and bring the release up to date; what arrives meanwhile is for the next round.
@@ -104,21 +106,22 @@ class Coordinator:
         folders = self.vault.folders
         for claimed in intake.unfinished(folders):
             self._settle(claimed)
-        for arrived in intake.waiting(folders):
+        for arrived in self._admission.admitted(intake.waiting(folders)):
             if self.stop.is_set():
                 return
             if taken := intake.claim(arrived, folders):
                 self._settle(taken)
         self._pass_turn()
         self._conduct()
+        self.vault.keep_up()
 
     def seconds_to_wait(self) -> float:
         """How long the loop may sleep."""
         waits = [self.rescan_seconds]
         if self.turn_seconds is not None and self.vault.state.turn is not None:
             waits.append(self._heard[1] + self.turn_seconds - self.clock())
-        deadline = seconds_to_wait(self.vault.state, self.now())
-        return max(0.05, min(waits if deadline is None else [*waits, deadline]))
+        others = (seconds_to_wait(self.vault.state, self.now()), self._admission.seconds)
+        return max(0.05, min([*waits, *(seconds for seconds in others if seconds is not None)]))
 
     def _settle(self, claimed: Claimed) -> None:
         size = claimed.path.stat().st_size

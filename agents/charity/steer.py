@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agents.charity import records
 from agents.charity.decision import Decision
-from agents.charity.vault import Vault, model_records
+from agents.charity.vault import MAKES_CURRENT, Vault
 from agents.errors import AgentError, SettingsError
 from agents.ledger import Record
 
@@ -18,7 +18,7 @@ def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
     """
     with vault.locked() as state:
         record = vault.ledger.record(sequence)
-        if not model_records([record]):
+        if record.event not in MAKES_CURRENT:
             raise SettingsError(
                 f"record {sequence} is {record.event}",
                 "roll back to genesis, an accepted record or round, or a rollback",

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from agents.charity.layout import clock, decimal, few, named_lines, number, short, table
+from agents.charity.layout import clock, decimal, few, named_lines, number, short, table, table_lines
 from agents.charity.verbs import HELP
-from agents.charity.views import JUDGED, Fields, Row, escaped, fingerprint, ordered, plain
+from agents.charity.views import JUDGED, Fields, Row, escaped, fingerprint, history_row, ordered, plain
 
 
-def history_text(rows: Sequence[Row]) -> str:
-    """The history as a table."""
+def history(records: Callable[[], Iterable[Fields]], *, as_json: bool = False) -> Iterator[str]:
+    """The history as the lines of a table or as JSON, piece by piece; `records` gives it as often as it is called."""
+    if as_json:
+        return json_lines(map(history_row, records()))
     columns = ("#", "TIME (UTC)", "EVENT", "SITE", "SESSION", "EPOCH", "CLAIMED ACC / LOSS", "SCORED ACC / LOSS", "WHY")
-    return table(
-        columns,
-        [
-            (row["sequence"], clock(row["time"]), row["event"], row["site"], row["session"], row["epoch"],
-             _pair(row["claim"]), _pair(row["score"]), row["reason"])
-            for row in rows
-        ],
-        right=(0, 4, 5),
-    )  # fmt: skip
+    return table_lines(columns, lambda: (_history_cells(history_row(record)) for record in records()), right=(0, 4, 5))
+
+
+def _history_cells(row: Row) -> Sequence[object]:
+    return (row["sequence"], clock(row["time"]), row["event"], row["site"], row["session"], row["epoch"],
+            _pair(row["claim"]), _pair(row["score"]), row["reason"])  # fmt: skip
 
 
 def show_text(record: Row) -> str:
@@ -111,8 +110,8 @@ def nodes_text(rows: Sequence[Row]) -> str:
         columns,
         [
             (row["site"], row["role"], row["state"], clock(row["since"]), row["counted" if rounds else "accepted"],
-             row["refused"], row["invalid"], row["sessions"], row["round"] if rounds else _pair(row["best"]),
-             clock(row["last"]), row["key"])
+             row["refused"], row["invalid"] + row["garbage"], row["sessions"],
+             row["round"] if rounds else _pair(row["best"]), clock(row["last"]), row["key"])
             for row in rows
         ],
         right=(4, 5, 6, 7, 8) if rounds else (4, 5, 6, 7),
@@ -122,7 +121,11 @@ def nodes_text(rows: Sequence[Row]) -> str:
 def status_text(value: Row) -> str:
     """Where the federation stands, as lines of name and value."""
     made, rounds = value["current"], value["rounds"]
-    waiting = ", ".join(f"{count} of {site}" for site, count in sorted(value["waiting"].items()) if count)
+    waiting = ", ".join(
+        f"{count} of {site}" + (f" (above its rate, for {value['held'][site]} s)" if site in value["held"] else "")
+        for site, count in sorted(value["waiting"].items())
+        if count
+    )
     by = f" by {made['site']}" if made["site"] else f", round {made['round']}" if made["round"] else ""
     shown = [event for event in JUDGED if event != ("counted" if rounds is None else "accepted")]
     return named_lines(
@@ -132,13 +135,14 @@ def status_text(value: Row) -> str:
             *([] if rounds is None else _rounds_lines(rounds, over=value["state"] == "finished")),
             ("policy", value["policy"]),
             ("gate", _gate(value["gate"], value["margin"])),
+            ("rates", _rates(value["rates"])),
             ("sites", few(value["sites"], 100) or "none yet"),
             ("auditors", few(value["auditors"], 100) or "none"),
             ("current model", f"record {made['sequence']}{by}"),
             ("scored", _named(made["score"])),
             ("genesis scored", _named(value["genesis"])),
             ("newest release", value["release"]),
-            ("judged", ", ".join(f"{value[event]} {event}" for event in shown)),
+            ("judged", ", ".join(f"{value[event]} {event}" for event in shown) + _dropped(value["garbage"])),
             ("waiting", waiting or "nothing"),
             ("history", f"{number(value['records'], 'record')}, the last at {clock(value['last'])}"),
             ("head", value["head"]),
@@ -165,6 +169,16 @@ def _gate(kind: object, margin: object) -> str:
     return told.get(str(kind), "off")
 
 
+def _rates(agreed: Row | None) -> str:
+    told = {"submissions_per_hour": "bundles", "invalid_per_hour": "invalid ones"}
+    limits = [f"{(agreed or {})[name]} {what}" for name, what in told.items() if (agreed or {}).get(name)]
+    return f"at most {' and '.join(limits)} per site and hour" if limits else "no limit"
+
+
+def _dropped(count: int) -> str:
+    return f"; {count} more without a readable id" if count else ""
+
+
 def _rounds_lines(rounds: Row, *, over: bool) -> list[tuple[str, object]]:
     last, now = rounds["last"], rounds["open"]
     lines: list[tuple[str, object]] = []
@@ -189,7 +203,6 @@ def verify_text(value: Row) -> str:
 
 
 TEXTS: dict[str, Callable[[Any], str]] = {
-    "history": history_text,
     "show": show_text,
     "diff": diff_text,
     "best": best_text,
@@ -203,6 +216,15 @@ TEXTS: dict[str, Callable[[Any], str]] = {
 def to_json(value: object) -> str:
     """A value as indented ASCII JSON; nothing in it can act on a terminal."""
     return escaped(json.dumps(value, indent=2)) + "\n"
+
+
+def json_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """The text of `to_json` for a list that need not fit into memory."""
+    between = "[\n  "
+    for row in rows:
+        yield between + to_json(row).rstrip("\n").replace("\n", "\n  ")
+        between = ",\n  "
+    yield "[]\n" if between == "[\n  " else "\n]\n"
 
 
 # Fields of records in words

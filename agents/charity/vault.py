@@ -3,7 +3,8 @@
 `charity serve` and the commands work on it at the same time. Whoever adds to the history holds the vault's lock
 from reading the state until the record is in the outbox, so every decision is made on the newest state and the
 outbox never runs ahead or aside. The outbox is derived: whatever is missing there is written again from the
-history.
+history. A start reads what came after the newest `snapshot`, and what is done for every record costs the same at the
+millionth as at the first.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from agents.charity import snapshot, totals
 from agents.charity.federation import Federation, advance, derive
 from agents.charity.folders import Folders, locked
+from agents.charity.published import NoRecord, Published
 from agents.errors import LedgerError
 from agents.files import move_whole, sweep, write_whole
 from agents.keys import PrivateKey, load_private, parse_public
-from agents.ledger import JUDGED, Ledger, Record
+from agents.ledger import JUDGED, START, Ledger, Record, checked
 from agents.signature import allowed_signers
 
 COORDINATOR = "charity"  # her name as a sender and in allowed_signers
 PUBLIC = 0o644
-MAKES_CURRENT = ("genesis", "accepted", "round-accepted", "rollback")
+MAKES_CURRENT = totals.MAKES_CURRENT
+KEPT_VERDICTS = 1000  # per site; whoever asks for an older one sends the bundle again, and is told it again
 _TAIL = 1 << 20
 
 
@@ -44,7 +48,12 @@ class Vault:
         self.folders = folders
         self.ledger = Ledger(folders.ledger)
         self.key: PrivateKey = load_private(folders.key)
-        self.state: Federation = derive(self.ledger.records())
+        known = snapshot.read(folders.snapshot, self.key.public, self.ledger)
+        self.covered = (known.sequence, known.head) if known else (0, START)  # by the snapshot on disk
+        self.checked = self.covered  # up to here every hash, link and signature was found right
+        self.state: Federation = known or derive(self.ledger.iterate())
+        self.refresh()
+        self._summed = 0  # the record of which there is a summary, as far as this process knows
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Federation]:
@@ -54,9 +63,21 @@ class Vault:
 
     def refresh(self) -> Federation:
         """The state after what others have added."""
-        for record in self.ledger.records(after=self.state.sequence):
+        for record in self.ledger.iterate(after=self.state.sequence):
             self.state = advance(self.state, record)
         return self.state
+
+    def check(self) -> None:
+        """Check the history as far as no snapshot covers it; without one, also the database itself.
+
+        Raises:
+            LedgerError: The history is damaged; names the first record that is not what it must be.
+        """
+        if not self.checked[0]:
+            self.ledger.check()
+        after, previous = self.checked
+        for record in checked(self.ledger.iterate(after), self.key.public, after, previous):
+            self.checked = (record.sequence, record.hash)
 
     def append(self, event: str, **fields: Any) -> Record:
         """Add a record and publish it. The caller holds the lock."""
@@ -110,12 +131,35 @@ class Vault:
             sweep(folder)
         for folder in (*(folders.outbox / "verdicts").iterdir(), *folders.claimed.iterdir()):
             sweep(folder)
-        with self.locked():
-            check_history(folders, self.ledger)
+        with self.locked() as state:
+            check_history(folders, self.ledger, self.covered[0])
             publish_history(folders, self.ledger)
             self.publish_sites()
-            for record in self.ledger.judged():
+            newest = max(0, state.sequence - KEPT_VERDICTS)
+            for record in self.ledger.of(JUDGED, after=min(self.covered[0], newest)):
                 self.publish_verdict(record)
+
+    def keep_up(self) -> None:
+        """Renew the snapshot and the summary when they have become old, and let go of old verdicts.
+
+        Raises:
+            LedgerError: The history is damaged, so no snapshot of it is made.
+        """
+        with self.locked() as state:
+            if state.sequence - self.covered[0] >= snapshot.EVERY:
+                self.check()
+                snapshot.write(self.folders.snapshot, state, self.key)
+                self.covered = (state.sequence, state.head)
+                self._prune_verdicts()
+            if state.sequence - self._summed >= totals.EVERY:
+                self._summed = publish_summary(self.folders, self.ledger)
+
+    def _prune_verdicts(self) -> None:
+        for folder in (self.folders.outbox / "verdicts").iterdir():
+            with os.scandir(folder) as entries:
+                found = sorted((entry.stat().st_mtime_ns, entry.path) for entry in entries)
+            for _, path in found[:-KEPT_VERDICTS]:
+                os.unlink(path)
 
     def keep(self, opened: Path, sha256: str) -> None:
         """Store an accepted model under its hash, durably, before the record that names it."""
@@ -140,15 +184,18 @@ class Vault:
         """Remove models that no record names: a crash came between storing one and recording it."""
         with self.locked():
             self.sweep_rounds()
-            named = {record.fields["model"]["sha256"] for record in model_records(self.ledger.records())}
-            for path in self.folders.models.glob("*.safetensors"):
-                if path.stem not in named:
-                    path.unlink()
+            for path in self._unknown_models():
+                path.unlink()
 
-
-def model_records(records: list[Record]) -> list[Record]:
-    """The records that made a model current; their model files are kept."""
-    return [record for record in records if record.event in MAKES_CURRENT]
+    def _unknown_models(self) -> list[Path]:
+        """Stored models that no record names. Those older than the snapshot were looked at before it was made."""
+        since = self.folders.snapshot.stat().st_mtime_ns if self.covered[0] else 0
+        with os.scandir(self.folders.models) as entries:
+            found = {entry.name: Path(entry.path) for entry in entries if entry.stat().st_ctime_ns >= since}
+        for after in (self.covered[0], 0):  # what remains then may be an old one, copied here with the folder
+            for record in self.ledger.of(MAKES_CURRENT, after) if found else ():
+                found.pop(self.folders.model(record.fields["model"]["sha256"]).name, None)
+        return list(found.values())
 
 
 def publish_history(folders: Folders, ledger: Ledger) -> None:
@@ -156,12 +203,31 @@ def publish_history(folders: Folders, ledger: Ledger) -> None:
 
     The file is not synced: it is derived from the ledger, which is. A line cut off by a crash is cut away first.
     """
-    path = folders.outbox / "ledger.jsonl"
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC), "r+b") as file:
+    with open(os.open(folders.published, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC), "r+b") as file:
         sequence = _last_published(file.fileno())
-        lines = b"".join(record.line() for record in ledger.records(after=sequence))
         file.seek(0, os.SEEK_END)
-        file.write(lines)
+        for record in ledger.iterate(after=sequence):
+            file.write(record.line())
+
+
+def publish_summary(folders: Folders, ledger: Ledger) -> int:
+    """Bring the totals of the views up to the newest record, whose number is returned. The caller holds the lock."""
+    known = totals.read(folders.summary.read_bytes()) if folders.summary.exists() else None
+    head = ledger.head()
+    if known and (head is None or head.sequence < known["sequence"]):
+        known = None
+    if known and ledger.record(known["sequence"]).hash != known["hash"]:
+        known = None
+    found = totals.fold(map(row, ledger.iterate(known["sequence"] if known else 0)), known)
+    assert found is not None, "the caller has read the first record"
+    if head is None or not known or head.sequence != known["sequence"]:
+        write_whole(folders.summary, totals.write(found), PUBLIC)
+    return int(found["sequence"])
+
+
+def row(record: Record) -> dict[str, Any]:
+    """A record as the views want it."""
+    return record.fields | {"hash": record.hash, "signature": record.signature}
 
 
 def _last_published(handle: int) -> int:
@@ -182,18 +248,23 @@ def _last_published(handle: int) -> int:
         return _last_published(handle)
 
 
-def check_history(folders: Folders, ledger: Ledger) -> None:
+def check_history(folders: Folders, ledger: Ledger, known: int = 0) -> None:
     """Compare the published history with the ledger, line for line; cut it off where a crash damaged it.
+
+    Args:
+        known: The number of a record up to which it was compared before: when that record stands where it must, what
+            stands before it is not read again.
 
     Raises:
         LedgerError: It is intact and tells something else: the ledger was put back to an older or another one.
     """
-    path = folders.outbox / "ledger.jsonl"
+    path = folders.published
     if not path.exists():
         return
-    good = 0
-    records = iter(ledger.records())
     with open(path, "r+b") as file:
+        good, known = _compared(file, ledger, known)
+        records = ledger.iterate(known)
+        file.seek(good)
         for line in file:
             record = next(records, None)
             if record is not None and record.line() == line:
@@ -206,6 +277,16 @@ def check_history(folders: Folders, ledger: Ledger) -> None:
                 )
             break
         file.truncate(good)
+
+
+def _compared(file: BinaryIO, ledger: Ledger, known: int) -> tuple[int, int]:
+    """The place after the line of a record, and its number; the beginning, when that line is not there."""
+    try:
+        published = Published(file)
+        line = published.line(known)
+        return (published.start_of(known) + len(line), known) if line == ledger.record(known).line() else (0, 0)
+    except (NoRecord, ValueError):  # not there, or damaged on the way to it
+        return 0, 0
 
 
 def _sequence_before(record: Record | None, ledger: Ledger) -> int:

@@ -2,7 +2,7 @@
 
 A record here is the record's own fields plus its `hash` and `signature`, in the ledger's order. Every view
 is a value, which is what `--json` prints; `texts` makes the text that people read. The door's forced command and the
-`charity` command show the same views.
+`charity` command show the same views. What tells of the whole history is made from `totals`, not from all records.
 """
 
 from __future__ import annotations
@@ -10,43 +10,56 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
+from agents.charity import totals as adding
 from agents.charity.layout import few, number
+from agents.charity.published import NoRecord
+from agents.charity.totals import JUDGED, headline, plain
 
 Fields = Mapping[str, Any]
 Row = dict[str, Any]
 
-JUDGED = ("accepted", "refused", "counted", "invalid")
-MAKES_CURRENT = ("genesis", "accepted", "round-accepted", "rollback")
+__all__ = ["JUDGED", "NoRecord", "plain"]
 
 
-class NoRecord(LookupError):
-    """The history has no record of that number, or none at all."""
+class History(Protocol):
+    """Where records come from: what the vault has published, or the ledger itself."""
+
+    @property
+    def count(self) -> int:
+        """The number of the newest record; 0 without any."""
+
+    def row(self, sequence: int) -> Row:
+        """One record; raises NoRecord."""
+
+    def rows(self, after: int = 0) -> Iterator[Row]:
+        """The records above a number, in order."""
 
 
-# Records from ledger lines
+def total(history: History, summary: bytes = b"") -> Row:
+    """The totals of a whole history, from a summary of its beginning where there is one.
+
+    Raises:
+        NoRecord: The history is empty.
+    """
+    known = adding.read(summary)
+    if known and (known["sequence"] > history.count or history.row(known["sequence"])["hash"] != known["hash"]):
+        known = None  # of another history
+    found = adding.fold(history.rows(known["sequence"] if known else 0), known)
+    if found is None:
+        raise NoRecord("the history is empty")
+    return found
 
 
-def read(lines: Iterable[bytes]) -> list[Row]:
-    """The records of ledger lines; a last line without its newline is still being written and left out."""
-    records = []
+def export(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Ledger lines with every letter beyond ASCII escaped, and DEL: the same JSON values, safe for a terminal."""
     for line in lines:
-        if not line.endswith(b"\n"):
-            break
-        whole = json.loads(line)
-        records.append(json.loads(whole["record"]) | {"hash": whole["hash"], "signature": whole["signature"]})
-    return records
-
-
-def export(lines: Iterable[bytes], after: int = 0) -> Iterator[bytes]:
-    """The whole lines of records above `after`, with every letter beyond ASCII escaped: the same JSON values."""
-    for line in lines:
-        if line.endswith(b"\n"):
-            whole = json.loads(line)
-            if whole["sequence"] > after:
-                yield escaped(json.dumps(whole, separators=(",", ":"), sort_keys=True)).encode() + b"\n"
+        if not line.isascii() or b"\x7f" in line:
+            line = escaped(json.dumps(json.loads(line), separators=(",", ":"), sort_keys=True)).encode() + b"\n"
+        yield line
 
 
 def escaped(text: str) -> str:
@@ -57,13 +70,8 @@ def escaped(text: str) -> str:
 # Views
 
 
-def history(records: Sequence[Fields], last: int | None = None) -> list[Row]:
-    """One row per record, oldest first; `last` keeps only the newest."""
-    chosen = records if last is None else records[max(0, len(records) - last) :]
-    return [_history_row(record) for record in chosen]
-
-
-def _history_row(record: Fields) -> Row:
+def history_row(record: Fields) -> Row:
+    """The row of one record."""
     reported = record["event"] == "report"
     return {
         "sequence": record["sequence"],
@@ -76,8 +84,8 @@ def _history_row(record: Fields) -> Row:
         "builds_on": record.get("builds_on"),
         "examples": record.get("examples"),
         # A report's metrics are the site's own; every other record's are measured on the holdout.
-        "claim": _headline(record.get("metrics" if reported else "claim")),
-        "score": None if reported else _headline(record.get("metrics")),
+        "claim": headline(record.get("metrics" if reported else "claim")),
+        "score": None if reported else headline(record.get("metrics")),
         "share": record.get("share"),
         "reason": why(record),
         "submission": record.get("submission"),
@@ -122,14 +130,13 @@ def _why_genesis(record: Fields) -> str:
     return f"{name}, random weights {trained}"
 
 
-def show(records: Sequence[Fields], sequence: int) -> Row:
+def show(record: Fields) -> Row:
     """Everything one record says."""
-    return dict(_record(records, sequence))
+    return dict(record)
 
 
-def diff(records: Sequence[Fields], first: int, second: int) -> Row:
+def diff(one: Fields, two: Fields) -> Row:
     """Two records side by side: scores with their difference, then every other field that is not the same."""
-    one, two = _record(records, first), _record(records, second)
     scores = {}
     for name in ordered(one.get("metrics") or {}, two.get("metrics") or {}):
         before, after = (plain((record.get("metrics") or {}).get(name)) for record in (one, two))
@@ -140,7 +147,7 @@ def diff(records: Sequence[Fields], first: int, second: int) -> Row:
     for name in ordered(one, two):
         if name not in ("sequence", "previous", "hash", "signature", "metrics") and one.get(name) != two.get(name):
             fields[name] = {"first": one.get(name), "second": two.get(name)}
-    return {"first": first, "second": second, "scores": scores, "fields": fields}
+    return {"first": one["sequence"], "second": two["sequence"], "scores": scores, "fields": fields}
 
 
 _MADE_OF = (
@@ -148,119 +155,99 @@ _MADE_OF = (
 )  # fmt: skip
 
 
-def best(records: Sequence[Fields]) -> Row:
-    """The current model: the record that made it current, what it is made of, and what it gained."""
-    made = current(records)
+def best(totals: Row, record: Callable[[int], Fields]) -> Row:
+    """The current model: the record that made it current, what it is made of, and what it gained.
+
+    Args:
+        totals: Of the whole history.
+        record: Looks up a record by its number.
+    """
+    made, genesis = totals["made"], totals["genesis"]
     source = made
     while source["event"] == "rollback":
-        source = _record(records, source["to"])
-    releases = [record for record in records if record["event"] == "release" and record["of"] == made["sequence"]]
-    first = _headline(records[0].get("metrics"))
+        source = record(source["to"])
     return {
         "sequence": made["sequence"],
         "event": made["event"],
         "since": made["time"],
         **{name: source.get(name) for name in _MADE_OF},
-        "policy": records[0].get("policy"),
-        "claim": _headline(source.get("claim")),
+        "policy": genesis["policy"],
+        "claim": headline(source.get("claim")),
         "metrics": made.get("metrics"),
-        "genesis": first,
+        "genesis": headline(genesis["metrics"]),
         "model": made.get("model"),
-        "architecture": made.get("architecture") or records[0].get("architecture"),
+        "architecture": made.get("architecture") or genesis["architecture"],
         "reason": why(made),
-        "releases": [record["sequence"] for record in releases],
-        "judged_since": sum(record["event"] in JUDGED and record["sequence"] > made["sequence"] for record in records),
+        "releases": totals["releases"],
+        "judged_since": totals["judged_since"],
     }
 
 
-_UNHEARD: Row = {**dict.fromkeys(JUDGED, 0), "sessions": 0, "best": None, "round": None, "last": None}
-
-
-def nodes(records: Sequence[Fields]) -> list[Row]:
+def nodes(totals: Row) -> list[Row]:
     """One row per site or auditor ever enrolled, in order of first enrolment."""
-    rows: dict[str, Row] = {}
-    for record in records:
-        event, name = record["event"], record.get("site")
-        if event == "site-added":
-            row = rows.setdefault(str(name), {"site": name} | _UNHEARD)
-            row |= {"role": record.get("role"), "key": fingerprint(record.get("key"))}
-            row |= {"state": "enrolled", "since": record["time"]}
-        if isinstance(name, str) and name in rows:
-            _hear(rows[name], record)
-    return list(rows.values())
+    return [{**row, "key": fingerprint(row["key"])} for row in totals["nodes"].values()]
 
 
-def _hear(row: Row, record: Fields) -> None:
-    """What one record adds to the row of the site that it is about."""
-    event = record["event"]
-    if event == "site-revoked":
-        row |= {"state": "revoked", "since": record["time"]}
-    elif event in JUDGED or event == "report":
-        row["sessions" if event == "report" else event] += 1
-        row["last"] = record["time"]
-    if event == "counted":
-        row["round"] = record.get("round")  # the last in which it took part
-    if event == "accepted":
-        score = _headline(record.get("metrics"))
-        if score and (row["best"] is None or _rank(score) > _rank(row["best"])):
-            row["best"] = score
-
-
-def status(records: Sequence[Fields], waiting: Mapping[str, int] | None = None) -> Row:
+def status(totals: Row, waiting: Mapping[str, int] | None = None, now: float = 0.0) -> Row:
     """Where the federation stands.
 
     Args:
-        records: The whole history.
+        totals: Of the whole history.
         waiting: How many bundles of each site wait to be judged, where the caller can see the inbox.
+        now: In seconds since 1970.
     """
-    first, made = _first(records), current(records)
-    releases = [record for record in records if record["event"] == "release"]
-    told = (releases[-1].get("federation") if releases else None) or {}
-    closing = [record for record in records if record["event"] in ("finished", "reopened")]
-    agreed = next((record for record in reversed(records) if record["event"] == "reopened"), first)
-    enrolled = [row for row in nodes(records) if row["state"] == "enrolled"]
+    first, made = totals["genesis"], totals["made"]
+    enrolled = [row for row in totals["nodes"].values() if row["state"] == "enrolled"]
     sites = [row["site"] for row in enrolled if row["role"] == "site"]
+    released = totals["release"] or {"sequence": None, "turn": None}
     return {
-        "federation": first.get("federation"),
-        "state": "finished" if closing and closing[-1]["event"] == "finished" else "open",
-        "schedule": first.get("schedule"),
-        "policy": first.get("policy"),
-        "gate": first.get("gate"),
-        "margin": first.get("margin"),
-        "turn": told.get("turn"),
-        "sessions": agreed.get("sessions"),
-        "rounds": _rounds(records, len(sites)),
+        "federation": first["federation"],
+        "state": "finished" if totals["finished"] else "open",
+        "schedule": first["schedule"],
+        "policy": first["policy"],
+        "gate": first["gate"],
+        "margin": first["margin"],
+        "rates": first["rates"],
+        "turn": released["turn"],
+        "sessions": totals["sessions"],
+        "rounds": _rounds(totals, len(sites)),
         "sites": sites,
         "auditors": [row["site"] for row in enrolled if row["role"] != "site"],
         "current": {
             "sequence": made["sequence"],
             "site": made.get("site"),
             "round": made.get("round"),
-            "score": _headline(made.get("metrics")),
+            "score": headline(made.get("metrics")),
         },
-        "genesis": _headline(first.get("metrics")),
-        "release": releases[-1]["sequence"] if releases else None,
-        **{event: sum(record["event"] == event for record in records) for event in JUDGED},
+        "genesis": headline(first["metrics"]),
+        "release": released["sequence"],
+        **totals["judged"],
+        "garbage": totals["garbage"],
         "waiting": dict(waiting or {}),
-        "records": len(records),
-        "head": records[-1]["hash"],
-        "last": records[-1]["time"],
+        "held": _held(totals, waiting or {}, now),
+        "records": totals["sequence"],
+        "head": totals["hash"],
+        "last": totals["time"],
     }
 
 
-def _rounds(records: Sequence[Fields], sites: int) -> Row | None:
-    if records[0].get("schedule") != "rounds":
+def _rounds(totals: Row, sites: int) -> Row | None:
+    if totals["rounds"] is None:
         return None
-    # The rules of rounds cost the door 15 ms, so only where there are any.
     from agents.charity.round_views import rounds
 
-    return rounds(records, sites)
+    return rounds(totals["rounds"], totals["genesis"]["policy"], sites)
 
 
-def current(records: Sequence[Fields]) -> Fields:
-    """The record that made the current model current."""
-    _first(records)
-    return next(record for record in reversed(records) if record["event"] in MAKES_CURRENT)
+def _held(totals: Row, waiting: Mapping[str, int], now: float) -> dict[str, int]:
+    """For how many seconds what waits of a site will wait because the site is above a rate."""
+    if not totals["used"]:
+        return {}
+    from agents.charity import rates
+
+    agreed = rates.agreed(totals["genesis"])
+    found = {site: max(rates.waits(totals["used"].get(site, rates.NEVER), now, agreed)) for site in waiting}
+    return {site: math.ceil(seconds) for site, seconds in found.items() if waiting[site] and seconds}
 
 
 # Parts of records
@@ -275,36 +262,6 @@ def fingerprint(key: object) -> str:
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
-def plain(value: object) -> float | None:
-    """A metric that is one number."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 def ordered(one: Fields, two: Fields) -> list[str]:
     """The names of both, the first one's first."""
     return [*one, *(name for name in two if name not in one)]
-
-
-def _headline(metrics: object) -> Row | None:
-    """Accuracy and loss of a metrics object; None when it has neither."""
-    if not isinstance(metrics, dict):
-        return None
-    found = {name: metrics[name] for name in ("accuracy", "loss") if plain(metrics.get(name)) is not None}
-    return found or None
-
-
-def _rank(score: Row) -> tuple[float, float]:
-    return score.get("accuracy", -1.0), -score.get("loss", float("inf"))
-
-
-def _first(records: Sequence[Fields]) -> Fields:
-    if not records:
-        raise NoRecord("the history is empty")
-    return records[0]
-
-
-def _record(records: Sequence[Fields], sequence: int) -> Fields:
-    for record in records[max(0, sequence - 1) :][:1]:
-        if record["sequence"] == sequence:
-            return record
-    raise NoRecord(f"the history has no record {sequence}; it ends with {len(records)}")

@@ -95,7 +95,7 @@ def test_the_outbox_tells_the_whole_signed_history(room: Room) -> None:
     room.submit("alice-1", 0.7)
     room.work()
     with open(room.folders.outbox / "ledger.jsonl", "rb") as file:
-        records = read_export(file)
+        records = list(read_export(file))
     assert records == room.vault.ledger.records()
     signers = read_allowed_signers((room.folders.outbox / "allowed_signers").read_text())
     assert set(signers) == {"charity", "alice-1", "alice-2"}

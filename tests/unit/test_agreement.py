@@ -15,7 +15,7 @@ from agents.errors import SettingsError
 SETTINGS: dict[str, Any] = {
     "name": "test", "policy": "best", "gate": "on", "margin": 0.01, "schedule": "free", "sessions": None,
     "metric": "accuracy", "publish": None, "batch_size": 64, "epochs": None, "patience": 10, "optimizer": "adam",
-    "learning_rate": 0.001, "momentum": 0.0, "proximal": 0.0,
+    "learning_rate": 0.001, "momentum": 0.0, "proximal": 0.0, "submissions_per_hour": 600, "invalid_per_hour": 60,
 }  # fmt: skip
 
 

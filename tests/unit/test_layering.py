@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "manifest": {"errors"},
     "bundle": {"errors", "settings", "files", "keys", "signature", "weights", "manifest"},
     "transport": {"errors", "settings"},
-    "ledger": {"errors", "manifest", "signature", "keys"},
+    "ledger": {"errors", "manifest", "signature", "keys", "chain"},
     "chain": {"errors", "keys", "manifest", "signature"},
 }
 # What an agent may import from `models`, by module of the agent; None is every module.

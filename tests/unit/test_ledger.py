@@ -73,10 +73,10 @@ def test_two_processes_may_append(ledger: Ledger, keys: dict[str, PrivateKey]) -
 
 def test_the_export_reads_back_and_leaves_out_an_unfinished_line(ledger: Ledger, keys: dict[str, PrivateKey]) -> None:
     lines = [record.line() for record in ledger.records()]
-    assert read_export(lines) == ledger.records()
-    assert read_export([*lines[:2], lines[2][:-1]]) == ledger.records()[:2]
+    assert list(read_export(lines)) == ledger.records()
+    assert list(read_export([*lines[:2], lines[2][:-1]])) == ledger.records()[:2]
     with pytest.raises(LedgerError, match="line 2 of the history is not a ledger line"):
-        read_export([lines[0], b'{"sequence":2}\n'])
+        list(read_export([lines[0], b'{"sequence":2}\n']))
 
 
 def forged(records: list[Record], keys: dict[str, PrivateKey]) -> dict[str, tuple[list[Record], str]]:

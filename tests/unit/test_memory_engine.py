@@ -31,7 +31,7 @@ STEP = {"alice-1": 0.125, "alice-2": 0.25, "alice-3": 0.0625, "alice-4": 0.03125
 SETTINGS = {
     "name": "test", "policy": "best", "gate": "on", "margin": 0.01, "metric": "accuracy", "schedule": "free",
     "sessions": 2, "publish": None, "batch_size": 8, "epochs": None, "patience": 10, "optimizer": "sgd",
-    "learning_rate": 0.1, "momentum": 0.0, "proximal": 0.0,
+    "learning_rate": 0.1, "momentum": 0.0, "proximal": 0.0, "submissions_per_hour": 0, "invalid_per_hour": 0,
 }  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def test_a_report_verifies() -> None:
 
 
 def test_the_history_verifies() -> None:
-    records = ledger.read_export((HERE / "ledger.jsonl").read_bytes().splitlines(keepends=True))
+    records = list(ledger.read_export((HERE / "ledger.jsonl").read_bytes().splitlines(keepends=True)))
     count = ledger.verify(records, load_public(HERE / "coordinator_key.pub"))
     assert {"records": count, "head": records[-1].hash} == EXPECTED["ledger.jsonl"]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.charity import layout, texts, views
+from agents.charity import layout, texts, totals, views
 from agents.charity.policy import read_policy
 
 KEY = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAB"
@@ -104,19 +105,55 @@ def following(records: list[dict[str, Any]], *events: dict[str, Any]) -> list[di
 OPENED = following(ROUNDS, opened(3, "alice-1", "alice-2"), counted(3, "alice-2"))
 
 
+class Known:
+    """A history in a list."""
+
+    def __init__(self, records: list[dict[str, Any]]) -> None:
+        self._records = records
+        self.read: list[int] = []  # the numbers of the records that were looked at
+        self.count = len(records)
+
+    def row(self, sequence: int) -> dict[str, Any]:
+        self.read.append(sequence)
+        return self._records[sequence - 1]
+
+    def rows(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        for record in self._records[after:]:
+            self.read.append(record["sequence"])
+            yield record
+
+
+def history(records: list[dict[str, Any]], last: int | None = None) -> list[dict[str, Any]]:
+    return [views.history_row(record) for record in records[len(records) - (last or 0) if last else 0 :]]
+
+
+def best(records: list[dict[str, Any]]) -> dict[str, Any]:
+    return views.best(views.total(Known(records)), lambda number: records[number - 1])
+
+
+def nodes(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return views.nodes(views.total(Known(records)))
+
+
+def status(records: list[dict[str, Any]], waiting: dict[str, int] | None = None, now: float = 0) -> dict[str, Any]:
+    return views.status(views.total(Known(records)), waiting, now)
+
+
+def diff(records: list[dict[str, Any]], first: int, second: int) -> dict[str, Any]:
+    return views.diff(records[first - 1], records[second - 1])
+
+
+def show(records: list[dict[str, Any]], number: int) -> dict[str, Any]:
+    return views.show(records[number - 1])
+
+
 def line(record: dict[str, Any]) -> bytes:
     whole = {"sequence": record["sequence"], "hash": record["hash"], "record": json.dumps(record), "signature": "s"}
     return json.dumps(whole).encode() + b"\n"
 
 
-def test_read_leaves_out_a_line_that_is_still_being_written() -> None:
-    lines = [line(record) for record in RECORDS]
-    assert [record["sequence"] for record in views.read([*lines[:3], lines[3][:-1]])] == [1, 2, 3]
-    assert [json.loads(each)["sequence"] for each in views.export([*lines[:3], lines[3][:-1]], after=1)] == [2, 3]
-
-
 def test_history_tells_claims_from_scores() -> None:
-    rows = views.history(RECORDS)
+    rows = history(RECORDS)
     assert [row["sequence"] for row in rows] == list(range(1, 12))
     assert rows[5]["claim"] == {"accuracy": 0.9, "loss": 0.1}
     assert rows[5]["score"]["accuracy"] == 0.8
@@ -126,15 +163,8 @@ def test_history_tells_claims_from_scores() -> None:
     assert rows[7]["score"] is None
 
 
-@pytest.mark.parametrize(("last", "expected"), [(None, 11), (0, 0), (2, 2), (11, 11), (99, 11)])
-def test_history_keeps_the_newest(last: int | None, expected: int) -> None:
-    rows = views.history(RECORDS, last)
-    assert len(rows) == expected
-    assert [row["sequence"] for row in rows] == list(range(12 - expected, 12))
-
-
 def test_best_follows_a_rollback_to_its_source() -> None:
-    value = views.best(RECORDS)
+    value = best(RECORDS)
     assert (value["sequence"], value["site"], value["epoch"], value["releases"], value["judged_since"]) == (
         6,
         "alice-1",
@@ -142,19 +172,19 @@ def test_best_follows_a_rollback_to_its_source() -> None:
         [11],
         2,
     )
-    back = views.best(ROLLED_BACK)
+    back = best(ROLLED_BACK)
     assert (back["sequence"], back["event"], back["site"], back["releases"]) == (12, "rollback", "alice-1", [])
 
 
 def test_nodes_count_what_each_sent() -> None:
-    one, two, auditor = views.nodes(RECORDS)
+    one, two, auditor = nodes(RECORDS)
     assert (one["accepted"], one["sessions"], one["best"]["accuracy"], one["state"]) == (1, 1, 0.8, "enrolled")
     assert (two["accepted"], two["refused"], two["invalid"], two["best"], two["state"]) == (0, 1, 1, None, "revoked")
     assert (auditor["role"], auditor["last"]) == ("auditor", None)
 
 
 def test_status_says_where_the_federation_stands() -> None:
-    value = views.status(RECORDS[:5], {"alice-1": 2, "alice-2": 0})
+    value = status(RECORDS[:5], {"alice-1": 2, "alice-2": 0})
     assert (value["turn"], value["state"], value["sites"], value["release"]) == (
         "alice-1",
         "open",
@@ -162,7 +192,7 @@ def test_status_says_where_the_federation_stands() -> None:
         5,
     )
     assert "2 of alice-1" in texts.status_text(value)
-    value = views.status(RECORDS)
+    value = status(RECORDS)
     assert (value["sites"], value["auditors"], value["accepted"], value["refused"], value["invalid"]) == (
         ["alice-1"],
         ["eve"],
@@ -171,39 +201,60 @@ def test_status_says_where_the_federation_stands() -> None:
         1,
     )
     over = [*RECORDS, {**RECORDS[-1], "sequence": 12, "event": "finished", "reason": "done"}]
-    assert views.status(over)["state"] == "finished"
-    assert views.status([*over, {**RECORDS[-1], "sequence": 13, "event": "reopened", "sessions": 5}])["state"] == "open"
+    assert status(over)["state"] == "finished"
+    assert status([*over, {**RECORDS[-1], "sequence": 13, "event": "reopened", "sessions": 5}])["state"] == "open"
 
 
 def test_diff_shows_scores_then_other_fields() -> None:
-    change = views.diff(RECORDS, 6, 7)
+    change = diff(RECORDS, 6, 7)
     assert change["scores"]["accuracy"] == {"first": 0.8, "second": 0.7, "change": pytest.approx(-0.1)}
     assert change["fields"]["site"] == {"first": "alice-1", "second": "alice-2"}
     assert "confusion" not in change["scores"]
     assert "-0.1000" in texts.diff_text(change)
-    assert texts.diff_text(views.diff(RECORDS, 6, 6)).startswith("SCORE")
-
-
-@pytest.mark.parametrize("number", [0, 12, 10**15])
-def test_a_record_that_is_not_there_is_named(number: int) -> None:
-    with pytest.raises(views.NoRecord, match=f"the history has no record {number}; it ends with 11"):
-        views.show(RECORDS, number)
+    assert texts.diff_text(diff(RECORDS, 6, 6)).startswith("SCORE")
 
 
 def test_an_empty_history_is_said_to_be_empty() -> None:
-    for view in (views.best, views.status, views.current):
-        with pytest.raises(views.NoRecord, match="empty"):
-            view([])
-    assert views.history([]) == views.nodes([]) == []
-    assert texts.history_text([]).startswith("#")
+    with pytest.raises(views.NoRecord, match="empty"):
+        views.total(Known([]))
+    assert "".join(texts.history(list)).startswith("#")
+    assert "".join(texts.history(list, as_json=True)) == texts.to_json([])
+
+
+def test_a_history_in_pieces_is_the_json_of_the_whole() -> None:
+    assert "".join(texts.history(lambda: RECORDS, as_json=True)) == texts.to_json(history(RECORDS))
+
+
+@pytest.mark.parametrize("records", [RECORDS, ROLLED_BACK, [*ROUNDS, *OPENED]])
+def test_the_views_from_a_summary_are_those_from_the_whole_history(records: list[dict[str, Any]]) -> None:
+    whole = views.total(Known(records))
+    for count in range(1, len(records) + 1):
+        written = totals.write(views.total(Known(records[:count])))
+        known = Known(records)
+        assert views.total(known, written) == whole
+        assert known.read == [count, *range(count + 1, len(records) + 1)], "it read more than what came after"
+
+
+@pytest.mark.parametrize("damage", ["half", "another history", "of the future", "another format", "nothing"])
+def test_a_summary_that_does_not_fit_is_not_used(damage: str) -> None:
+    written = totals.write(views.total(Known(RECORDS[:9])))
+    broken = {
+        "half": written[:99],
+        "another history": written.replace(RECORDS[8]["hash"].encode(), b"f" * 64),
+        "of the future": written.replace(b'"sequence":9,"hash"', b'"sequence":99,"hash"'),
+        "another format": written.replace(b'"format":1', b'"format":2'),
+        "nothing": b"",
+    }[damage]
+    assert broken != written
+    assert views.total(Known(RECORDS), broken) == views.total(Known(RECORDS))
 
 
 def test_every_view_of_every_record_is_text() -> None:
     for records in (RECORDS, ROLLED_BACK, ROUNDS, [*ROUNDS, *OPENED]):
-        shown = [texts.history_text(views.history(records)), texts.best_text(views.best(records))]
-        shown += [texts.nodes_text(views.nodes(records)), texts.status_text(views.status(records))]
-        shown += [texts.show_text(views.show(records, number)) for number in range(1, len(records) + 1)]
-        shown += [texts.diff_text(views.diff(records, 1, number)) for number in range(1, len(records) + 1)]
+        shown = ["".join(texts.history(records.copy)), texts.best_text(best(records))]
+        shown += [texts.nodes_text(nodes(records)), texts.status_text(status(records))]
+        shown += [texts.show_text(show(records, number)) for number in range(1, len(records) + 1)]
+        shown += [texts.diff_text(diff(records, 1, number)) for number in range(1, len(records) + 1)]
         for text in shown:
             assert text.endswith("\n")
             assert text.replace("\n", "").isprintable()
@@ -215,8 +266,8 @@ def test_no_text_of_a_site_acts_on_the_terminal(evil: str) -> None:
         *RECORDS[:5],
         {**RECORDS[5], "reason": evil, "site": evil, evil: evil, "claim": {evil: evil}, "metrics": {evil: 1}},
     ]
-    shown = [texts.history_text(views.history(records)), texts.show_text(views.show(records, 6))]
-    shown += [texts.diff_text(views.diff(records, 1, 6)), texts.best_text(views.best(records)), texts.to_json(records)]
+    shown = ["".join(texts.history(lambda: records)), texts.show_text(show(records, 6))]
+    shown += [texts.diff_text(diff(records, 1, 6)), texts.best_text(best(records)), texts.to_json(records)]
     for text in shown:
         assert text.replace("\n", "").isprintable()
     assert json.loads(texts.to_json(records))[5]["reason"] == evil
@@ -233,23 +284,23 @@ def test_tables_align() -> None:
 
 
 def test_history_tells_what_became_of_rounds() -> None:
-    reasons = {row["sequence"]: row["reason"] for row in views.history(ROUNDS)}
+    reasons = {row["sequence"]: row["reason"] for row in history(ROUNDS)}
     assert reasons[5] == "round 1 for alice-1, alice-2, alice-3: closes with all of them"
     assert reasons[6] == "update 1 of 3 in round 1"
     assert reasons[9] == "round 1: fedavg of 3 updates: ok"
     assert reasons[14] == "round 2: fedavg of 2 updates: ok; missing alice-3"
-    rows = views.history(ROUNDS)
+    rows = history(ROUNDS)
     assert [row["round"] for row in rows if row["round"]] == [1, 1, 1, 1, 1, 2, 2, 2, 2]
     assert rows[5]["score"] is None and rows[5]["claim"] == {"accuracy": 0.9, "loss": 0.1}
     assert rows[8]["score"] == {"accuracy": 0.9, "loss": 0.1}
-    [extended] = views.history(
+    [extended] = history(
         following(ROUNDS, {"event": "round-extended", "round": 3, "sites": THREE, "reason": "0 of 1 updates"})
     )
     assert extended["reason"] == "round 3 for alice-1, alice-2, alice-3: 0 of 1 updates"
 
 
 def test_best_tells_what_a_round_was_made_of() -> None:
-    value = views.best(ROUNDS)
+    value = best(ROUNDS)
     assert (value["sequence"], value["round"], value["missing"], value["releases"]) == (9, 1, [], [10])
     assert [part["share"] for part in value["updates"]] == [0.25, 0.25, 0.5]
     assert value["judged_since"] == 2
@@ -261,39 +312,39 @@ def test_best_tells_what_a_round_was_made_of() -> None:
     later = [*ROUNDS, *following(ROUNDS, closed("round-accepted", 3, shares, ["alice-2", "alice-3"]))]
     assert (
         "round 3, fedavg of 1 update: alice-1 (1,201 images, share 1); missing alice-2, alice-3\n"
-        in texts.best_text(views.best(later))
+        in texts.best_text(best(later))
     )
     back = [*later, *following(later, {"event": "rollback", "to": 9, "metrics": None, "reason": "why"})]
-    assert "from            round 1, fedavg of 3 updates: " in texts.best_text(views.best(back))
+    assert "from            round 1, fedavg of 3 updates: " in texts.best_text(best(back))
 
 
 def test_best_of_many_sites_stays_a_line() -> None:
     shares = {f"site-{number}": 0.01 for number in range(100)}
-    text = texts.best_text(views.best([*ROUNDS, *following(ROUNDS, closed("round-accepted", 3, shares, []))]))
+    text = texts.best_text(best([*ROUNDS, *following(ROUNDS, closed("round-accepted", 3, shares, []))]))
     assert "site-9 (1,210 images, share 0.01) and 90 more\n" in text
 
 
 def test_best_tells_the_share_of_a_mix() -> None:
     mix = judged("accepted", "alice-2", 0.9, share=0.5, staleness=1, candidate={"sha256": "dd", "size": 1})
-    value = views.best(chain(GENESIS, mix))
+    value = best(chain(GENESIS, mix))
     assert (value["share"], value["staleness"]) == (0.5, 1)
     text = texts.best_text(value)
     assert "alice-2, session 1, epoch 4, trained on 50 images; share 0.5 of it, staleness 1\n" in text
-    assert views.history(chain(GENESIS, mix))[1]["share"] == 0.5
-    assert "share" not in texts.best_text(views.best(RECORDS)).split("current since")[0]
+    assert history(chain(GENESIS, mix))[1]["share"] == 0.5
+    assert "share" not in texts.best_text(best(RECORDS)).split("current since")[0]
 
 
 def test_nodes_under_rounds_tell_the_last_one_heard() -> None:
-    one, _, three = views.nodes(ROUNDS)
+    one, _, three = nodes(ROUNDS)
     assert (one["counted"], one["round"], one["last"]) == (2, 2, "2026-01-31T12:00:12.000Z")
     assert (three["counted"], three["round"]) == (1, 1)
-    heading = texts.nodes_text(views.nodes(ROUNDS)).splitlines()[0]
+    heading = texts.nodes_text(nodes(ROUNDS)).splitlines()[0]
     assert "COUNTED" in heading and "LAST ROUND" in heading and "ACCEPTED" not in heading
-    assert "COUNTED" not in texts.nodes_text(views.nodes(RECORDS))
+    assert "COUNTED" not in texts.nodes_text(nodes(RECORDS))
 
 
 def test_status_tells_the_open_round() -> None:
-    value = views.status([*ROUNDS, *OPENED])
+    value = status([*ROUNDS, *OPENED])
     assert (value["gate"], value["margin"], value["sessions"], value["counted"]) == ("on", 0.01, 5, 6)
     assert value["rounds"]["closed"] == 2
     last = {"round": 2, "event": "round-refused", "reason": "fedavg of 2 updates: ok"}
@@ -322,9 +373,9 @@ def test_status_says_who_is_not_waited_for() -> None:
     records = [*ROUNDS, *OPENED]
     late = {"event": "report", "site": "alice-1", "checkpoints": 0, "builds_on": 1}
     records += following(records, late, {"event": "invalid", "site": "alice-3"})
-    assert views.status(records)["rounds"]["open"]["empty"] == []
+    assert status(records)["rounds"]["open"]["empty"] == []
     records += following(records, late | {"builds_on": OPENED[0]["sequence"]})
-    value = views.status(records)
+    value = status(records)
     assert value["rounds"]["open"]["empty"] == ["alice-1"]
     assert "missing alice-1 (not waiting for alice-1: nothing of use came); closes" in texts.status_text(value)
 
@@ -334,43 +385,43 @@ def test_status_knows_that_a_site_enrolled_again_is_not_asked_again_in_its_round
     again = {"event": "site-added", "site": "alice-1", "role": "site", "key": KEY}
     records += following(records, {"event": "site-revoked", "site": "alice-1", "reason": "a new key"}, again)
     records += following(records, {"event": "round-extended", "round": 3, "sites": THREE, "reason": "too few"})
-    assert views.status(records)["rounds"]["open"]["empty"] == ["alice-1"]
+    assert status(records)["rounds"]["open"]["empty"] == ["alice-1"]
 
 
 def test_status_says_how_many_sites_a_round_lacks() -> None:
     krum = {"policy": read_policy("krum:1").text}
     records = [ROUNDS[0] | krum, *ROUNDS[1:]]
-    value = views.status(records)
+    value = status(records)
     assert (value["rounds"]["least"], value["rounds"]["lacks"]) == (5, 2)
     assert "open round      none: a round takes 5 sites, 2 more\n" in texts.status_text(value)
     over = [*records, *following(records, {"event": "finished", "reason": "enough"})]
-    assert "open round" not in texts.status_text(views.status(over))
-    assert "open round" not in texts.status_text(views.status(ROUNDS))
+    assert "open round" not in texts.status_text(status(over))
+    assert "open round" not in texts.status_text(status(ROUNDS))
 
 
 def test_status_follows_what_becomes_of_an_open_round() -> None:
     records = [*ROUNDS, *OPENED]
     extended = {"event": "round-extended", "round": 3, "sites": THREE, "reason": "too few"}
     records += following(records, extended, {"event": "site-revoked", "site": "alice-2", "reason": "gone"})
-    now = views.status(records)["rounds"]["open"]
+    now = status(records)["rounds"]["open"]
     assert (now["sites"], now["sent"], now["extended"]) == (["alice-1", "alice-3"], [], True)
-    assert "open to every site since its deadline" in texts.status_text(views.status(records))
+    assert "open to every site since its deadline" in texts.status_text(status(records))
     for event in ("finished", "round-accepted"):
         over = [*records, *following(records, closed(event, 3, {"alice-1": 1.0}, []))]
-        assert views.status(over)["rounds"]["open"] is None
-        assert "open round" not in texts.status_text(views.status(over))
+        assert status(over)["rounds"]["open"] is None
+        assert "open round" not in texts.status_text(status(over))
 
 
 def test_status_says_what_was_agreed_when_it_was_opened_again() -> None:
     again = [*ROUNDS, *following(ROUNDS, {"event": "reopened", "sessions": 9, "reason": "more"})]
-    assert views.status(again)["sessions"] == 9
-    assert "without end" in texts.status_text(views.status([{**RECORDS[0], "sessions": None}]))
+    assert status(again)["sessions"] == 9
+    assert "without end" in texts.status_text(status([{**RECORDS[0], "sessions": None}]))
 
 
 def test_a_deadline_beyond_the_calendar_is_none() -> None:
     records = [*ROUNDS, *OPENED]
     records[0] = {**records[0], "policy": FEDAVG.replace("90", "1e300")}
-    value = views.status(records)
+    value = status(records)
     assert value["rounds"]["open"]["closes"] is None
     assert "it has no deadline" in texts.status_text(value)
 
@@ -380,15 +431,15 @@ def test_a_deadline_beyond_the_calendar_is_none() -> None:
                        ({"gate": "ladder", "margin": 0.02}, "ladder, steps of 0.02")],
 )  # fmt: skip
 def test_status_tells_the_gate(gate: dict[str, Any], told: str) -> None:
-    assert f"gate            {told}\n" in texts.status_text(views.status([{**RECORDS[0], **gate}]))
+    assert f"gate            {told}\n" in texts.status_text(status([{**RECORDS[0], **gate}]))
 
 
 def test_show_and_diff_go_into_lists_of_updates() -> None:
-    shown = texts.show_text(views.show(ROUNDS, 9))
+    shown = texts.show_text(show(ROUNDS, 9))
     assert "updates.alice-3.share     0.5000\n" in shown
     assert "updates.alice-1.examples  1201\n" in shown
     assert "state.1.sha256            cc\n" in shown
-    change = texts.diff_text(views.diff(ROUNDS, 9, 14))
+    change = texts.diff_text(diff(ROUNDS, 9, 14))
     rows = {line.split()[0]: line.split()[1:] for line in change.splitlines() if line}
     assert rows["updates.alice-1.share"] == ["0.2500", "0.3333"]
     assert rows["updates.alice-3.share"] == ["0.5000", "–"]
@@ -398,7 +449,7 @@ def test_show_and_diff_go_into_lists_of_updates() -> None:
 
 def test_genesis_from_given_weights_says_so() -> None:
     given = GENESIS | {"weights": {"sha256": "ab" * 32, "tensors": 50, "of": 52}, "epochs": 0}
-    [row] = views.history(chain(given))
+    [row] = history(chain(given))
     assert row["reason"] == "cnn, 50 of 52 tensors from given weights abababababababab…, as they are"
 
 
@@ -419,4 +470,4 @@ def test_best_tells_what_a_genesis_is_made_of(fields: dict[str, Any], told: str)
     if "weights" in fields:
         tensors, of = fields["weights"]
         fields = {**fields, "weights": {"sha256": "ab" * 32, "tensors": tensors, "of": of}}
-    assert f"from            {told}\n" in texts.best_text(views.best(chain(GENESIS | fields)))
+    assert f"from            {told}\n" in texts.best_text(best(chain(GENESIS | fields)))

@@ -1,0 +1,104 @@
+"""The state of the federation as of one record, signed: a start folds and verifies only what came after it.
+
+    vault/snapshot.json   {"snapshot":"<canonical JSON>","signature":"…"}
+    snapshot              {"format":1,"sequence":n,"head":"<hash of record n>","state":{…}}
+    signature             SSHSIG by the coordinator over those bytes, namespace snapshot@fedssh
+
+It is written when the newest one is 1,000 records old, after those records were verified or written by this very
+coordinator and published. It may be removed at any time: the next start then folds and verifies the whole history.
+`charity verify` never looks at it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from agents.charity.federation import Current, Federation, Site
+from agents.charity.rounds import Round, Update
+from agents.errors import LedgerError, SignatureError
+from agents.files import write_whole
+from agents.keys import PrivateKey, PublicKey
+from agents.ledger import Ledger, Record
+from agents.manifest import canonical
+from agents.signature import sign, verify
+
+EVERY = 1000
+FORMAT = 1
+NAMESPACE = "snapshot@fedssh"
+
+
+def write(path: Path, state: Federation, key: PrivateKey) -> None:
+    """Sign a state and store it, whole or not at all."""
+    text = canonical({"format": FORMAT, "sequence": state.sequence, "head": state.head, "state": to_value(state)})
+    write_whole(path, canonical({"snapshot": text.decode(), "signature": sign(text, key, NAMESPACE)}) + b"\n")
+
+
+def read(path: Path, coordinator: PublicKey, ledger: Ledger) -> Federation | None:
+    """The state in a snapshot of this ledger's history; None where there is none, or one of another format.
+
+    Raises:
+        LedgerError: It is not what the coordinator signed, or the ledger has not the record that it is of.
+    """
+    try:
+        outer = json.loads(path.read_bytes())
+        text, signature = outer["snapshot"].encode(), outer["signature"]
+        verify(text, signature, NAMESPACE, coordinator)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, SignatureError) as error:
+        raise LedgerError(
+            f"{path} is not a state that this coordinator signed: {error}",
+            "remove it: the next start then goes through the whole history",
+        ) from None
+    value = json.loads(text)
+    if value["format"] != FORMAT:
+        return None
+    head = ledger.head()
+    if head is None or head.sequence < value["sequence"] or ledger.record(value["sequence"]).hash != value["head"]:
+        raise LedgerError(
+            f"the ledger has not the record {value['sequence']} of {path}",
+            "an older ledger.db was put back: restore a newer one, or the sites will refuse what follows",
+        )
+    return from_value(value["state"], value["sequence"], value["head"])
+
+
+def to_value(state: Federation) -> dict[str, Any]:
+    """A state as JSON; `from_value` makes exactly this state of it again."""
+    value = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    del value["sequence"], value["head"]
+    release = state.release
+    return value | {
+        "current": vars(state.current),
+        "members": [vars(member) for member in state.members],
+        "round": None if state.round is None else _round_value(state.round),
+        "release": None if release is None else {
+            "sequence": release.sequence,
+            "hash": release.hash,
+            "text": release.text.decode(),
+            "signature": release.signature,
+        },
+    }  # fmt: skip
+
+
+def _round_value(current: Round) -> dict[str, Any]:
+    return vars(current) | {"updates": [vars(update) for update in current.updates]}
+
+
+def from_value(value: dict[str, Any], sequence: int, head: str) -> Federation:
+    """The state that `to_value` was given."""
+    current, release, now = value["current"], value["release"], value["round"]
+    return Federation(**value | {
+        "sequence": sequence,
+        "head": head,
+        "current": Current(**current | {name: tuple(current[name]) for name in ("makers", "server")}),
+        "members": tuple(Site(**member) for member in value["members"]),
+        "round": None if now is None else Round(**now | {
+            **{name: tuple(now[name]) for name in ("sites", "selected", "empty")},
+            "updates": tuple(Update(**update) for update in now["updates"]),
+        }),
+        "release": None if release is None else Record(**release | {"text": release["text"].encode()}),
+        "used": {site: tuple(times) for site, times in value["used"].items()},
+    })  # fmt: skip
