@@ -52,6 +52,17 @@ class RecordNumber(click.ParamType):  # type: ignore[type-arg]  # generic from c
         return int(value)
 
 
+class Hash(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """The hash of a record."""
+
+    name = "HASH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if len(value) != 64 or set(value) - set("0123456789abcdef"):
+            self.fail(f"{value[:80]!r} is not a hash: 64 digits of 0-9 and a-f", param, ctx)
+        return str(value)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
@@ -150,14 +161,32 @@ def status(settings: StateSettings, as_json: bool) -> None:
     show_value("status", views.status(totals, waiting, time.time()), as_json)
 
 
-@click.command(epilog=example("charity verify"))
+@click.command(
+    epilog=example("charity verify --head 6485ff4d9a3c…", "charity verify ledger.jsonl --signers allowed_signers")
+)
+@click.argument("export", metavar="[FILE]", required=False, type=path_argument())
+@click.option(
+    "--signers",
+    type=path_argument(),
+    help="With FILE: who signs.  [default: allowed_signers in the coordinator's folder]",
+)
+@click.option("--head", type=Hash(), help="The hash of a record, noted earlier, that must be in the history.")
 @json_option
 @settings_options(StateSettings, "charity")
-def verify(settings: StateSettings, as_json: bool) -> None:
-    """Recompute the whole chain, every signature, and every stored model file."""
-    from agents.charity.audit import audit
+def verify(settings: StateSettings, export: Path | None, signers: Path | None, head: str | None, as_json: bool) -> None:
+    """Recompute the whole chain, every signature, and every stored model file; or check an exported history in FILE.
 
-    value = audit(folders_of(settings.state))
+    scripts/verify checks such a FILE with stock tools, and refuses the same.
+    """
+    from agents.charity.audit import audit, check_export
+
+    folders = folders_of(settings.state)
+    if export is not None:
+        show_value("verify", check_export(export, signers or folders.outbox / "allowed_signers", head), as_json)
+        return
+    if signers is not None:
+        raise SettingsError("--signers belongs to an exported FILE", "the coordinator's own key is in her folder")
+    value = audit(folders, head)
     show_value("verify", value, as_json)
     if not as_json:
         click.echo(f"stored models: {value['models']}, and every file has the hash that its record names")
