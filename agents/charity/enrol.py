@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from agents.charity.capacity import check_room
 from agents.charity.federation import Federation
 from agents.charity.folders import Folders
 from agents.charity.vault import COORDINATOR, Vault
@@ -34,6 +35,8 @@ def add(vault: Vault, name: str, key_file: Path, role: str) -> Record:
     key = load_public(key_file).line if role == "site" else _login_key(key_file)
     with vault.locked() as state:
         _check_free(state, name, key, vault.key.public.line)
+        if role == "site":
+            check_room(state, name, key)
         return vault.append("site-added", site=name, role=role, key=key)
 
 
