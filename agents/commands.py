@@ -91,9 +91,9 @@ def entry(group: click.Group, name: str) -> None:
 
 def _complain(name: str, message: str, hint: str | None) -> None:
     text = message.rstrip(".").replace("\n", " ")
-    print(f"{name}: error: {text[:1].lower() + text[1:]}", file=sys.stderr)
+    print(f"{name}: error: {printable(text[:1].lower() + text[1:])}", file=sys.stderr)
     if hint:
-        print(f"{name}: hint: {hint}", file=sys.stderr)
+        print(f"{name}: hint: {printable(hint)}", file=sys.stderr)
 
 
 def _usage_hint(error: click.ClickException) -> str | None:
@@ -143,9 +143,7 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        if text.isprintable() or record.exc_info:
-            return text
-        return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
+        return text if record.exc_info else printable(text)
 
 
 class _JsonFormatter(logging.Formatter):
@@ -157,7 +155,7 @@ class _JsonFormatter(logging.Formatter):
             "event": getattr(record, "event", "message"),
             "text": record.getMessage(),
         }
-        return json.dumps({**event, **getattr(record, "fields", {})}, default=str)
+        return _ascii(json.dumps({**event, **getattr(record, "fields", {})}, default=str))
 
 
 def stop_event() -> threading.Event:
@@ -173,14 +171,26 @@ def stop_event() -> threading.Event:
     return stop
 
 
+def printable(text: str) -> str:
+    """A text with everything escaped that a terminal would act on or not show: controls, direction marks."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
+
+
+def _ascii(text: str) -> str:
+    """JSON in ASCII without the one letter of it that a terminal acts on."""
+    return text.replace("\x7f", "\\u007f")
+
+
 def print_json(value: Any) -> None:
-    """Print a value as indented JSON."""
-    print(json.dumps(value, indent=2, sort_keys=True, default=str))
+    """Print a value as indented ASCII JSON."""
+    print(_ascii(json.dumps(value, indent=2, sort_keys=True, default=str)))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print aligned plain text; an empty table prints its heading only."""
-    cells = [[str(cell) if cell is not None else "–" for cell in row] for row in [columns, *rows]]
+    """Print aligned plain text; an empty table prints its heading only. Nothing in it can act on a terminal."""
+    cells = [[printable(str(cell)) if cell is not None else "–" for cell in row] for row in [columns, *rows]]
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from agents.bob.settings import JoinSettings, StateSettings, StatusSettings, WatchSettings
-from agents.commands import entry, new_group, print_json, print_table, settings_options, stop_event, tell
+from agents.commands import entry, new_group, print_json, print_table, printable, settings_options, stop_event, tell
 from agents.errors import SettingsError, UnreachableError
 from agents.settings import describe
 
@@ -118,7 +118,7 @@ def status(as_json: bool, settings: StatusSettings) -> None:
         print_json(found)
     else:
         for name, text in lines(found):
-            print(f"{name:<12} {text}")
+            print(f"{name:<12} {printable(text)}")
 
 
 @group.command(epilog="Example:  bob receipts --state site --last 20")

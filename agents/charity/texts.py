@@ -34,7 +34,7 @@ def diff_text(change: Row) -> str:
     first, second = f"RECORD {change['first']}", f"RECORD {change['second']}"
     scores = [
         (name, decimal(pair["first"]), decimal(pair["second"]),
-         "–" if pair["change"] is None else f"{pair['change']:+.4f}")
+         "–" if pair["change"] is None else ("+" if pair["change"] >= 0 else "") + decimal(pair["change"]))
         for name, pair in change["scores"].items()
     ]  # fmt: skip
     fields = []

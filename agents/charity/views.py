@@ -142,6 +142,7 @@ def diff(one: Fields, two: Fields) -> Row:
         before, after = (plain((record.get("metrics") or {}).get(name)) for record in (one, two))
         if before is not None or after is not None:
             change = None if before is None or after is None else after - before
+            change = None if change is None or not math.isfinite(change) else change  # of a site's own report
             scores[name] = {"first": before, "second": after, "change": change}
     fields = {}
     for name in ordered(one, two):

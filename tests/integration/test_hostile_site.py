@@ -15,9 +15,10 @@ import pytest
 
 from agents import files
 from agents.bundle import read_manifest
+from agents.charity.cli import charity
 from agents.charity.genesis import _check_room
-from agents.commands import log_events, tell
-from agents.errors import SettingsError
+from agents.commands import entry, log_events, new_group, print_json, print_table, tell
+from agents.errors import LedgerError, SettingsError
 from agents.keys import PublicKey
 from agents.manifest import canonical
 from agents.signature import SUBMISSION, sign
@@ -146,6 +147,43 @@ def test_what_a_site_says_cannot_act_on_the_operators_terminal(capfd: pytest.Cap
     assert capfd.readouterr().err == (
         'probe: the architecture is {"name":"\\u009b2J\\u202e\\u007f\\u000aprobe: all is well"}\n'
     )
+
+
+def test_what_a_peer_says_cannot_act_on_a_terminal_in_errors_tables_and_json(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = "\x1b]0;owned\x07\x9b31m\u202e\x7f"
+
+    group = new_group("probe", "Test.")
+
+    @group.command()
+    def fail() -> None:
+        raise LedgerError(f"the door said {evil}", f"ask {evil}")
+
+    monkeypatch.setattr("sys.argv", ["probe", "fail"])
+    with pytest.raises(SystemExit):
+        entry(group, "probe")
+    print_table(("reason",), [(evil,)])
+    print_json({"reason": evil})
+    shown = capfd.readouterr()
+    assert (shown.out + shown.err).replace("\n", "").isprintable()
+    assert shown.err.count("\\u001b]0;owned\\u0007\\u009b31m\\u202e\\u007f") == 2
+
+
+@pytest.mark.parametrize("words", [[], ["--json"], ["--export"]])
+def test_what_a_site_says_cannot_act_on_a_terminal_in_the_history(
+    words: list[str], room: Room, capfd: pytest.CaptureFixture[str]
+) -> None:
+    evil = "fine\x1b[2J\x9b31m\u202e\u2066\x7f é"
+    with room.vault.locked():
+        room.vault.append("turn-passed", site="alice-1", reason=evil)
+    charity.main(["history", "--state", str(room.folders.state), *words], standalone_mode=False)
+    shown = capfd.readouterr().out
+    assert shown.replace("\n", "").isprintable() and "fine" in shown
+    if words == ["--export"]:
+        lines = [json.loads(line) for line in shown.splitlines()]
+        assert lines == [json.loads(line) for line in room.folders.published.read_bytes().splitlines()]
+        assert json.loads(lines[-1]["record"])["reason"] == evil
 
 
 @pytest.mark.parametrize(("classes", "fits"), [(2, True), (60, True), (200, False), (1000, False)])

@@ -276,6 +276,20 @@ def test_no_text_of_a_site_acts_on_the_terminal(evil: str) -> None:
     assert json.loads(json.loads(exported)["record"])["reason"] == evil
 
 
+@pytest.mark.parametrize(
+    ("claimed", "shown"),
+    [(1e308, "1.000e+308"), (-1e308, "-1.000e+308"), (10**308, "1.000e+308"), (-(10**399), "-1.000e+399"),
+     (1e6, "1.000e+06"), (10**400, "–"), (999_999.0, "999999.0000"), (10**12, "1.000e+12"), (0.8836, "0.8836")],
+    ids=lambda value: str(value)[:12],
+)  # fmt: skip
+def test_no_claim_widens_the_history(claimed: float, shown: str) -> None:
+    records = [*RECORDS[:5], judged("accepted", "alice-1", 0.8, claim={"accuracy": claimed, "loss": claimed})]
+    records[5] |= {"sequence": 6, "time": RECORDS[5]["time"], "hash": "f"}
+    text = "".join(texts.history(lambda: records))
+    assert f"  {shown} / {shown}  " in text
+    assert max(map(len, text.splitlines())) < 180
+
+
 def test_tables_align() -> None:
     assert layout.table(("#", "NAME"), [(1, "a"), (10, None)], right=(0,)) == " #  NAME\n 1  a\n10  –\n"
 
