@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from agents.bundle import open_bundle
-from agents.charity import combining, enrol, genesis
+from agents.charity import combining, enrol, genesis, snapshot, totals
 from agents.charity.audit import audit
 from agents.charity.folders import Folders
 from agents.charity.policy import read_policy
@@ -178,6 +178,8 @@ def test_killed_at_every_step_of_its_work(
     volumes: int, stride: int, busy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room, wanted = busy
+    monkeypatch.setattr(snapshot, "EVERY", 4)  # also between the steps of a snapshot and a summary
+    monkeypatch.setattr(totals, "EVERY", 3)
     prepared = room.folders.state
     step = 0
     if volumes == 2:  # only what differs is new; every third step is enough

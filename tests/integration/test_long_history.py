@@ -16,6 +16,7 @@ from agents.charity.serve import Coordinator
 from agents.charity.vault import Vault
 from agents.errors import LedgerError
 from agents.ledger import Ledger
+from tests.attacks import long_history
 
 Room = Any  # tests/integration/conftest.py
 LIMITED = {"rates": {"submissions_per_hour": 12, "invalid_per_hour": 4}}
@@ -30,6 +31,23 @@ def garbage(room: Room, site: str = "alice-1", count: int = 1, content: bytes | 
 
 def waiting(room: Room) -> int:
     return sum(path.is_file() for path in room.folders.inbox.rglob("*"))
+
+
+# What the door and a start read
+
+
+def test_what_each_verb_takes_does_not_grow_with_the_history(tmp_path: Path) -> None:
+    """The demonstration of tests/attacks with few records; a million take the same."""
+    costs = {}
+    for records in (500, 10_000):
+        state = tmp_path / str(records)
+        long_history.build(state, records)
+        costs[records] = [*long_history.verbs(state, records), long_history.start(state)]
+    for few, many in zip(*costs.values(), strict=True):
+        assert few.code == many.code == (3 if many.what == "verify" else 0), many
+        assert many.megabytes < few.megabytes + 6, many
+        assert many.megabytes < 96 if many.what == "start" else 64, many
+    assert {cost.what: cost.printed for cost in costs[10_000]}["history --export"] > 10**7
 
 
 # Rates
