@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from agents.chain import MAX_LINE_BYTES
-from agents.charity.folders import Folders
-from agents.charity.vault import COORDINATOR, MAKES_CURRENT, check_history
+from agents.charity.folders import Folders, locked
+from agents.charity.vault import COORDINATOR, MAKES_CURRENT, check_history, publish_history
 from agents.errors import LedgerError, SettingsError
 from agents.files import sha256_file
 from agents.keys import load_public, parse_public
@@ -17,7 +17,7 @@ from agents.signature import read_allowed_signers
 
 
 def audit(folders: Folders, head: str | None = None) -> dict[str, Any]:
-    """Recompute the chain, every signature and every stored model file, and compare what is published.
+    """Recompute the chain, every signature and every stored model file, and compare and repair what is published.
 
     Args:
         folders: An initialised coordinator's.
@@ -39,7 +39,9 @@ def audit(folders: Folders, head: str | None = None) -> dict[str, Any]:
         if newest.event in MAKES_CURRENT:
             _check_model(folders, newest, models)
     assert newest is not None
-    check_history(folders, ledger)
+    with locked(folders.vault / "lock"):  # nobody appends meanwhile, so a half line is a damaged one
+        check_history(folders, ledger)
+        publish_history(folders, ledger)
     return {"records": newest.sequence, "head": newest.hash, "models": len(models)}
 
 

@@ -203,7 +203,8 @@ def publish_history(folders: Folders, ledger: Ledger) -> None:
 
     The file is not synced: it is derived from the ledger, which is. A line cut off by a crash is cut away first.
     """
-    with open(os.open(folders.published, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC), "r+b") as file:
+    handle = os.open(folders.published, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PUBLIC)
+    with open(handle, "r+b", buffering=_TAIL) as file:  # a few records are one write, so that nobody sees half a line
         sequence = _last_published(file.fileno())
         file.seek(0, os.SEEK_END)
         for record in ledger.iterate(after=sequence):

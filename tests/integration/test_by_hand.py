@@ -275,6 +275,24 @@ def test_a_head_noted_earlier_shows_that_the_tail_is_gone(forger: Forger, root: 
     assert shell(f"{root}/scripts/verify --head xyz ledger.jsonl allowed_signers", tmp_path).returncode == 2
 
 
+def test_a_head_that_a_site_signed_serves_as_one_noted_earlier(
+    room: Room, root: Path, tmp_path: Path, keys: dict[str, PrivateKey]
+) -> None:
+    lines = exported(room, tmp_path).read_text().splitlines(keepends=True)
+    (tmp_path / "site_key").write_bytes(keys["alice-1"].pem)
+    (tmp_path / "site_key").chmod(0o600)
+    (tmp_path / "head").write_text(json.loads(lines[-1])["hash"] + "\n")
+    script = f"""
+    ssh-keygen -Y sign -q -f site_key -n head@fedssh head
+    ssh-keygen -Y verify -q -f allowed_signers -I alice-1 -n head@fedssh -s head.sig < head
+    {root}/scripts/verify --head "$(cat head)" ledger.jsonl allowed_signers
+    """
+    assert shell(script, tmp_path).returncode == 0
+    (tmp_path / "ledger.jsonl").write_text("".join(lines[:-1]))
+    (tmp_path / "head.sig").unlink()
+    assert shell(script, tmp_path).returncode == 3
+
+
 def test_the_command_takes_a_file_or_the_folder(room: Room, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = exported(room, tmp_path)
     head, state = room.last().hash, ["--state", str(room.folders.state)]

@@ -58,5 +58,12 @@ def test_a_site_reads_the_plan_that_was_agreed(policy: str, optimizer: str) -> N
     assert (read.optimizer, read.momentum, read.proximal) == (optimizer, momentum, 0.1)
 
 
+def test_the_rates_are_agreed() -> None:
+    assert agreed()["rates"] == {"submissions_per_hour": 600, "invalid_per_hour": 60}
+    assert agreed(submissions_per_hour=0, invalid_per_hour=0)["rates"] == {
+        "submissions_per_hour": 0, "invalid_per_hour": 0,
+    }  # fmt: skip
+
+
 def test_both_know_the_same_optimizers_and_ways_to_publish() -> None:
     assert (agreement.OPTIMIZERS, tuple(agreement.EPOCHS)) == (alice.OPTIMIZERS, alice.PUBLISH)
