@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+FLOODED = 2000
 VERBS = (
     "history --last 1", "show {middle}", "diff 1 {middle}", "best", "nodes", "status",
     "history --export --after {late}", "history --export", "history", "history --json", "verify",
@@ -65,7 +66,7 @@ def fields(number):
         return "genesis", {{"federation": "long", "spec": spec, "plan": {{"metric": "accuracy"}}, "policy": "best",
             "gate": "on", "margin": 0.01, "schedule": "free", "sessions": None, "coordinator": key.public.line,
             "architecture": "ab" * 32, "model": model, "metrics": metrics, "examples": 471, "seed": 0, "epochs": 1,
-            "holdout": {{"sha256": "ab" * 32, "examples": 524}}}}
+            "holdout": {{"sha256": "ab" * 32, "examples": 524}}, **{agreed!r}}}
     if number == 2:
         return "site-added", {{"site": "alice-1", "role": "site", "key": site}}
     if number % 50 == 3:
@@ -106,6 +107,27 @@ held.publish_sites()
 held.ledger.close()
 """
 
+FLOOD = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from agents.charity import serve
+from agents.charity.folders import Folders
+from agents.charity.vault import Vault
+class Judge:
+    def start(self): pass
+vault = Vault(Folders(Path({state!r})))
+before = vault.state.sequence
+for number in range({bundles}):
+    (vault.folders.inbox / "alice-1" / f"{{number:020}}-00000000.bundle").write_bytes(os.urandom(16))
+begun = time.monotonic()
+serve.Coordinator(vault, Judge()).work()
+seconds = time.monotonic() - begun
+left = len(os.listdir(vault.folders.inbox / "alice-1"))
+events = [record.event for record in vault.ledger.records(before)]
+print(events.count("invalid"), events.count("garbage"), left, seconds)
+"""
+
 START = """
 import resource, sys, time
 from pathlib import Path
@@ -143,9 +165,18 @@ class Cost:
     printed: int
 
 
-def build(state: Path, records: int, *, signed: bool = False) -> None:
-    """Make a coordinator's folder with so many records."""
-    script(BUILD.format(root=str(ROOT), state=str(state), records=records, signed=signed), ROOT)
+def build(state: Path, records: int, *, signed: bool = False, rates: dict[str, int] | None = None) -> None:
+    """Make a coordinator's folder with so many records; without rates it is one of before there were any."""
+    agreed = {"rates": rates} if rates else {}
+    script(BUILD.format(root=str(ROOT), state=str(state), records=records, signed=signed, agreed=agreed), ROOT)
+
+
+def flood(state: Path, bundles: int) -> str:
+    """What so many bundles of garbage become."""
+    invalid, counted, left, seconds = script(
+        FLOOD.format(root=str(ROOT), state=str(state), bundles=bundles), ROOT
+    ).split()
+    return f"{invalid} records, {counted} that counts the rest, {left} left waiting, {float(seconds):.1f} s"
 
 
 def verbs(state: Path, records: int, checkout: Path = ROOT) -> list[Cost]:
@@ -198,6 +229,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--old", type=Path, help="another checkout, measured on the same folder")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
+        rates = {"submissions_per_hour": 600, "invalid_per_hour": 60}
+        for name, agreed in (("no rates, as before", None), ("600 bundles and 60 invalid ones an hour", rates)):
+            state = Path(folder) / name
+            build(state, 3, rates=agreed)
+            print(f"{FLOODED:,} bundles of garbage at once, {name}: {flood(state, FLOODED)}")
         state = Path(folder) / "coordinator"
         begun = time.monotonic()
         build(state, options.records, signed=options.signed)
