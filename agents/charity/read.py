@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from agents.charity import texts, verbs, views
 from agents.charity.command import BLOCK, Room, Stop, answer, later, number, options
-from agents.charity.published import Published
+from agents.charity.published import NoRecord, Published
 from agents.charity.upload import waiting
 
 
@@ -31,7 +31,7 @@ def read(room: Room, verb: str, words: list[str]) -> int:
                 show(verb, look_at(room, verb, Published(file), numbers), found)
     except FileNotFoundError:
         raise later("there is no history yet") from None
-    except views.NoRecord as error:
+    except NoRecord as error:
         raise Stop(2, str(error)) from None
     except ValueError:
         raise Stop(3, "the published history is damaged; its operator can repair it") from None

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from agents.charity.layout import clock, decimal, few, named_lines, number, short, table, table_lines
+from agents.charity.totals import JUDGED, plain
 from agents.charity.verbs import HELP
-from agents.charity.views import JUDGED, Fields, Row, escaped, fingerprint, history_row, ordered, plain
+from agents.charity.views import Fields, Row, escaped, fingerprint, history_row, ordered
 
 
 def history(records: Callable[[], Iterable[Fields]], *, as_json: bool = False) -> Iterator[str]:

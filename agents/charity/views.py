@@ -14,15 +14,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from agents.charity import totals as adding
 from agents.charity.layout import few, number
 from agents.charity.published import NoRecord
-from agents.charity.totals import JUDGED, headline, plain
+from agents.charity.totals import fold, headline, plain
+from agents.charity.totals import read as read_summary
 
 Fields = Mapping[str, Any]
 Row = dict[str, Any]
-
-__all__ = ["JUDGED", "NoRecord", "plain"]
 
 
 class History(Protocol):
@@ -45,10 +43,10 @@ def total(history: History, summary: bytes = b"") -> Row:
     Raises:
         NoRecord: The history is empty.
     """
-    known = adding.read(summary)
+    known = read_summary(summary)
     if known and (known["sequence"] > history.count or history.row(known["sequence"])["hash"] != known["hash"]):
         known = None  # of another history
-    found = adding.fold(history.rows(known["sequence"] if known else 0), known)
+    found = fold(history.rows(known["sequence"] if known else 0), known)
     if found is None:
         raise NoRecord("the history is empty")
     return found

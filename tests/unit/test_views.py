@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agents.charity import layout, texts, totals, views
 from agents.charity.policy import read_policy
+from agents.charity.published import NoRecord
 
 KEY = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAB"
 
@@ -215,7 +216,7 @@ def test_diff_shows_scores_then_other_fields() -> None:
 
 
 def test_an_empty_history_is_said_to_be_empty() -> None:
-    with pytest.raises(views.NoRecord, match="empty"):
+    with pytest.raises(NoRecord, match="empty"):
         views.total(Known([]))
     assert "".join(texts.history(list)).startswith("#")
     assert "".join(texts.history(list, as_json=True)) == texts.to_json([])
