@@ -22,6 +22,7 @@ from agents.settings import check_environment, load, variables
 
 _known: dict[str, set[str]] = {}
 _SHARED = ("LOG_FORMAT", "DEBUG")
+_as_told: dict[str, str] = {}
 
 
 def settings_options(cls: type[Any], prefix: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -107,7 +108,7 @@ def new_group(name: str, help: str) -> click.Group:
     @click.group(
         name=name, help=help, context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]}
     )
-    @click.option("--debug", is_flag=True, envvar=f"{name.upper()}_DEBUG", help="Show tracebacks.")
+    @click.option("--debug", is_flag=True, envvar=f"{name.upper()}_DEBUG", help="Show tracebacks and libraries' words.")
     @click.option(
         "--log-format",
         type=click.Choice(["text", "json"]),
@@ -117,20 +118,27 @@ def new_group(name: str, help: str) -> click.Group:
     )
     @click.version_option(package_name="fedssh")
     def group(debug: bool, log_format: str) -> None:
-        log_events(name, log_format)
+        log_events(name, log_format, debug)
 
     return group
 
 
-def log_events(agent: str, log_format: str = "text") -> logging.Logger:
-    """Send an agent's events to standard error, as text or as JSON lines."""
-    logger = logging.getLogger(agent)
+def log_events(agent: str, log_format: str = "text", debug: bool = False) -> logging.Logger:
+    """Send an agent's events to standard error, as text or as JSON lines; with `debug` also what libraries say."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter("%(name)s: %(message)s"))
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    return logger
+    handler.setFormatter(_JsonFormatter(agent) if log_format == "json" else _TextFormatter(f"{agent}: %(message)s"))
+    for name in (agent, "models"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.DEBUG if debug else logging.INFO)
+        logger.propagate = False
+    _as_told.update({f"{agent.upper()}_LOG_FORMAT": log_format, f"{agent.upper()}_DEBUG": "1" if debug else "0"})
+    return logging.getLogger(agent)
+
+
+def logging_environment() -> dict[str, str]:
+    """The variables with which a child process of this agent logs in the same way."""
+    return dict(_as_told)
 
 
 def tell(logger: logging.Logger, event: str, text: str, level: int = logging.INFO, **fields: Any) -> None:
@@ -147,11 +155,15 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(logging.Formatter):
+    def __init__(self, agent: str) -> None:
+        super().__init__()
+        self._agent = agent
+
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
         event = {
             "time": time,
-            "agent": record.name,
+            "agent": self._agent,
             "event": getattr(record, "event", "message"),
             "text": record.getMessage(),
         }

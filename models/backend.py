@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from .native import apart
+
 
 def load_keras(threads: int = 0, computations: int = 1) -> ModuleType:
     """Import Keras with TensorFlow behind it and return it; later calls only return it.
 
-    TensorFlow's own log lines are switched off, and GPU memory is taken as needed instead of all at once.
+    TensorFlow's own log lines are switched off, what its libraries say while they load goes to the debug log, and GPU
+    memory is taken as needed instead of all at once.
 
     Args:
         threads: CPU threads for one computation; 0 leaves the choice to TensorFlow (all cores). Only the first call
@@ -20,22 +23,32 @@ def load_keras(threads: int = 0, computations: int = 1) -> ModuleType:
         computations: How many computations run at the same time, each in a Python thread of its own. With one thread
             each, every computation gives the same bits as alone.
     """
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    import keras
-    import tensorflow
-
     global _started
     if not _started:
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        with apart():
+            _start(threads, computations)
         _started = True
-        tensorflow.get_logger().setLevel(logging.ERROR)
-        if threads:
-            tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-            tensorflow.config.threading.set_inter_op_parallelism_threads(max(threads, computations))
-        for gpu in tensorflow.config.list_physical_devices("GPU"):
-            tensorflow.config.experimental.set_memory_growth(gpu, True)
+    import keras
+
     return keras  # type: ignore[no-any-return]
+
+
+def _start(threads: int, computations: int) -> None:
+    """Load the libraries and let them find their devices, on a GPU also cuDNN: each speaks up at its first use."""
+    import keras  # noqa: F401  (it loads TensorFlow as its backend)
+    import tensorflow
+
+    tensorflow.get_logger().setLevel(logging.ERROR)
+    if threads:
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(max(threads, computations))
+    for gpu in tensorflow.config.list_physical_devices("GPU"):
+        tensorflow.config.experimental.set_memory_growth(gpu, True)
+    if tensorflow.config.list_logical_devices("GPU"):
+        tensorflow.nn.conv2d(tensorflow.zeros((1, 3, 3, 1)), tensorflow.zeros((3, 3, 1, 1)), 1, "VALID").numpy()
 
 
 def compiled(function: Callable[..., Any], signature: Sequence[Any] = ()) -> Callable[..., Any]:

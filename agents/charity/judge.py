@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from agents import weights
 from agents.charity import combining
 from agents.charity.given import read_given
+from agents.commands import log_events
 from agents.errors import AgentError, SettingsError
 from models import build, get_weights, images, loss_name, score, set_weights
 from models.backend import compiled, load_keras
@@ -175,6 +176,9 @@ def main() -> None:
     parser.add_argument("--split", default="val", help="what to score on (val)")
     parser.add_argument("--spec", type=json.loads, required=True, help="the architecture as JSON")
     arguments = parser.parse_args()
+
+    debug = os.environ.get("CHARITY_DEBUG") == "1"
+    log_events("charity", os.environ.get("CHARITY_LOG_FORMAT", "text"), debug)
 
     # Keras and TensorFlow may print; only answers may reach the vault.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.commands import logging_environment
 from agents.errors import AgentError
 
 MAX_LINE_BYTES = 1 << 20
@@ -46,6 +47,7 @@ def judge_command(data: Path, spec: dict[str, Any], split: str = "val") -> list[
     """How to start the real judge on one split of the coordinator's images."""
     return [
         sys.executable,
+        "-P",  # or a file keras.py in the current folder would be taken for Keras
         "-m",
         "agents.charity.judge",
         "--data",
@@ -263,7 +265,11 @@ class Judge:
 
 
 def _environment() -> dict[str, str]:
-    """The judge works on the CPU: its sums are the same on every machine, and GPU memory stays free for training."""
+    """The judge works on the CPU: its sums are the same on every machine, and GPU memory stays free for training.
+
+    An empty part of PYTHONPATH, as in `PYTHONPATH=$PYTHONPATH:/opt/site`, would mean the current folder.
+    """
     root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
-    return {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "PYTHONPATH": path}
+    path = os.pathsep.join(part for part in (root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)) if part)
+    usual = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return {**usual, **os.environ, **logging_environment(), "PYTHONPATH": path}

@@ -239,8 +239,6 @@ def test_one_model_object_serves_all_sessions_until_the_architecture_changes(sit
 SEVERAL_DEVICES = """
 import sys, threading
 from pathlib import Path
-from models.backend import load_keras
-load_keras(1)
 import tensorflow
 cpu = tensorflow.config.list_physical_devices("CPU")[0]
 tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.LogicalDeviceConfiguration()] * 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,6 +56,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+# What some processors make TensorFlow's libraries do, on every processor: speak while they load.
+LOUD = """
+import importlib.abc, os, sys
+class Loud(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "tensorflow":
+            os.write(2, b"WARNING: a stand-in speaks\\n")
+sys.meta_path.insert(0, Loud())
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let every process of these tests load a TensorFlow that speaks on descriptor 2."""
+    folder = tmp_path_factory.mktemp("loud")
+    (folder / "sitecustomize.py").write_text(LOUD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        yield
+
+
 class Charity:
     """The command, as a person runs it."""
 
@@ -68,6 +90,7 @@ class Charity:
             command, capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[2]
         )
         assert done.returncode == code, done.stderr
+        assert not {"stand-in", "absl"} & set(re.findall("[a-z-]+", done.stderr)), done.stderr
         return done.stdout if code == 0 else done.stderr
 
     def json(self, *words: str) -> Any:
@@ -89,12 +112,15 @@ def charity(data: Path, tmp_path_factory: pytest.TempPathFactory, keys: dict[str
 @pytest.fixture(scope="module")
 def served(charity: Charity) -> Iterator[subprocess.Popen[str]]:
     """`charity serve` at work; its events come on standard error."""
-    environ = {**os.environ, "CHARITY_LOG_FORMAT": "json"}
+    environ = {**os.environ, "CHARITY_LOG_FORMAT": "json", "CHARITY_DEBUG": "1"}
     command = [sys.executable, "-m", "agents.charity.cli", "serve", f"--state={charity.state}"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environ, cwd=Path(__file__).resolve().parents[2]
     )
     try:
+        assert event(process, "native") | {"time": ""} == {
+            "time": "", "agent": "charity", "event": "native", "text": "WARNING: a stand-in speaks"
+        }  # fmt: skip
         assert event(process, "start")["sequence"] == 3
         yield process
     finally:
@@ -269,6 +295,15 @@ def test_the_same_seed_begins_with_the_same_model(data: Path, tmp_path: Path) ->
             judge.stop()
     assert answers[0] == answers[1]
     assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+
+
+def test_the_judge_imports_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("argparse", "agents", "models", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(17)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "/nowhere", ""]))
+    with pytest.raises(AgentError, match=r"the judge cannot start: .*none\.npz"):
+        Judge(judge_command(tmp_path / "none.npz", SPEC)).start()
 
 
 def test_the_judge_says_what_it_cannot_do(data: Path, tmp_path: Path) -> None:
