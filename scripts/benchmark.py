@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -10,9 +11,16 @@ import environment
 
 
 def main(arguments: list[str]) -> int:
-    programs = environment.ensure("dev")
-    os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     path = environment.ROOT / "tests" / "benchmarks" / "path.py"
+    if {"-h", "--help"} & set(arguments):
+        print(ast.get_docstring(ast.parse(path.read_text())))
+        return 0
+    try:
+        programs = environment.ensure("dev")
+    except environment.InstallError as error:
+        print(f"benchmark: error: {error}", file=sys.stderr)
+        return 1
+    os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run([str(programs / "python"), str(path), *arguments], check=False).returncode
 
 

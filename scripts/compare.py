@@ -38,7 +38,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    programs = environment.ensure("dev")
+    try:
+        programs = environment.ensure("dev")
+    except environment.InstallError as error:
+        print(f"compare: error: {error}", file=sys.stderr)
+        return 1
     rows = []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory(prefix="fedssh-compare-") as folder:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import environment
 
+sys.path.append(str(environment.ROOT))  # the list of experiments needs nothing that has to be installed
+from experiments import cli
+
 
 def main(arguments: list[str]) -> int:
-    """Hand over to the environment's interpreter, in the same process."""
+    """Hand over to the environment's interpreter, in the same process, unless there is only something to show."""
+    if cli.parse(arguments).list:
+        return cli.main(arguments)
     try:
         programs = environment.ensure("experiment")
-    except subprocess.CalledProcessError as error:
-        print("experiment: error: the environment could not be made; pip says why above", file=sys.stderr)
-        return error.returncode
+    except environment.InstallError as error:
+        print(f"experiment: error: {error}", file=sys.stderr)
+        return 1
     os.environ["PYTHONPATH"] = os.pathsep.join([str(environment.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     python = str(programs / "python")
     os.execv(python, [python, "-m", "experiments.cli", *arguments])

@@ -96,6 +96,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, _interrupt)
     try:
         environment.ensure("all")
+        os.umask(0o077)  # what it makes is its user's alone: images, models, keys, logs
         return Run(options).all()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone, as in `scripts/quickstart | head`
@@ -103,7 +104,7 @@ def main(arguments: list[str]) -> int:
     except Interrupted:
         print(f"\nstopped; `scripts/quickstart --state {_near(options.state)}` goes on from here", file=sys.stderr)
         return 130
-    except (AgentFailed, RunError) as error:
+    except (AgentFailed, RunError, environment.InstallError) as error:
         print(f"quickstart: error: {error}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
@@ -130,6 +131,7 @@ class Run:
         self.state: Path = options.state
         self.coordinator = self.state / "coordinator"
         self.logs = self.state / "logs"
+        self._holdout = self.state / "holdout.npz"
         self.names = [f"alice-{number}" for number in range(1, options.sites + 1)]
         self.events: queue.Queue[Event] = queue.Queue()
         self.screen = Screen(self.names)
@@ -137,6 +139,8 @@ class Run:
 
     def all(self) -> int:
         options = self.options
+        if (self.state / "quickstart.json").exists():
+            _make_private(self.state)
         self.logs.mkdir(parents=True, exist_ok=True)
         port = self._remember()
         try:
@@ -157,10 +161,13 @@ class Run:
     # the steps
 
     def _remember(self) -> int:
-        """Keep what the state was made with, refuse to mix, and return the port."""
+        """Keep what the state was made with, refuse to mix, and return the port.
+
+        Until the data is divided nothing was made: a misspelt data set can be given anew.
+        """
         path = self.state / "quickstart.json"
         wanted = {name: getattr(self.options, name) for name in FIXED}
-        if path.exists():
+        if self._holdout.with_suffix(".json").exists() and path.exists():
             known = json.loads(path.read_text())
             for name in FIXED:
                 if known.get(name, BEFORE.get(name)) != wanted[name]:
@@ -192,7 +199,7 @@ class Run:
             f"--schedule={options.schedule}",
             f"--seed={options.seed}",
             f"--coordinator={self.coordinator}",
-            f"--holdout={self.state / 'holdout.npz'}",
+            f"--holdout={self._holdout}",
             f"--sites-folder={self.state / 'sites'}",
             f"--keys={self.state / 'keys'}",
             f"--address=charity@127.0.0.1:{port}",
@@ -306,6 +313,12 @@ class Run:
         )
         ssh = f"ssh -p {port} -i {keys}/auditor -o UserKnownHostsFile={keys}/known_hosts charity@127.0.0.1 history"
         print(f"  {ssh}{'' if self.options.keep_running else '   # with --keep-running'}", flush=True)
+
+
+def _make_private(state: Path) -> None:
+    """Close a state folder of an earlier version to other users; what is below a closed folder is out of reach."""
+    for path in (state, *state.iterdir()):
+        path.chmod(path.stat().st_mode & 0o700)
 
 
 def _near(path: Path) -> str:

@@ -28,8 +28,9 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         programs = environment.ensure("dev")
-    except subprocess.CalledProcessError as error:
-        return error.returncode
+    except environment.InstallError as error:
+        print(f"test: error: {error}", file=sys.stderr)
+        return 1
     os.chdir(environment.ROOT)
     os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     failed = []

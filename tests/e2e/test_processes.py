@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,11 +20,11 @@ SMALL = ("--sites=2", "--dataset=digits", "--sessions=1", "--epochs=3", "--seed=
 
 
 def start(root: Path, state: Path, log: Path, *words: str) -> subprocess.Popen[bytes]:
-    """Run the quickstart in a process group of its own, as a terminal would."""
+    """Run the quickstart in a process group of its own, as a terminal would, for a user who hides nothing."""
     command = [str(root / "scripts/quickstart"), f"--state={state}", *SMALL, *words]
     environ = {**os.environ, "FEDSSH_PYTHON": sys.executable}
     with log.open("ab") as out:
-        return subprocess.Popen(command, stdout=out, stderr=out, env=environ, start_new_session=True)
+        return subprocess.Popen(command, stdout=out, stderr=out, env=environ, start_new_session=True, umask=0o022)
 
 
 def until(log: Path, text: str, process: subprocess.Popen[bytes], seconds: float) -> str:
@@ -47,6 +48,18 @@ def children(state: Path) -> list[str]:
     return [line for line in found if str(state) in line and " -m pytest" not in line and not line.startswith("ps ")]
 
 
+def open_to_others(state: Path) -> list[Path]:
+    """What is in a state folder, or would be if its own folder were open, that other users can reach."""
+    return [path for path in state.iterdir() if path.stat().st_mode & 0o077]
+
+
+def foreign(state: Path) -> list[str]:
+    """Lines in the agents' logs that are no JSON objects; the setup is no agent."""
+    logs = [log for log in (state / "logs").glob("*.log") if not log.name.endswith("-setup.log")]
+    assert len(logs) == 6
+    return [line for log in logs for line in log.read_text().splitlines() if not line.startswith("{")]
+
+
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("quickstart")
@@ -55,9 +68,17 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_first_run_ends_with_a_verified_history(root: Path, state: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    process = start(root, state, log)
+    process = start(root, state, log, "--dataset=nope")
+    assert process.wait(timeout=60) == 1, log.read_text()
+    assert "setup: error: nope is neither a file nor a folder nor one of" in log.read_text()
+    log.unlink()
+    process = start(root, state, log)  # the misspelt name is forgotten
     assert process.wait(timeout=300) == 0, log.read_text()
     said = log.read_text()
+    assert not {"absl", "oneDNN", "cuda"} & set(re.findall(r"\w+", said)), said
+    assert not foreign(state)
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert not open_to_others(state)
     events = [record["event"] for record in history(root, state)]
     assert events[0] == "genesis"
     assert "accepted" in events
@@ -74,10 +95,14 @@ def test_second_run_continues_and_stock_ssh_reads_the_history(root: Path, state:
     if not state.exists():
         pytest.skip("the first run did not happen")
     before = history(root, state)
+    for path in (state, state / "sites", state / "logs"):
+        path.chmod(0o755)  # as earlier versions left them
+    (state / "holdout.npz").chmod(0o644)
     log = tmp_path / "log"
     process = start(root, state, log, "--keep-running")
     try:
         until(log, "the door stays open", process, 300)
+        assert not open_to_others(state)
         if shutil.which("ssh"):
             seen = by_ssh(state, "history", "--json")
             assert seen.returncode == 0, seen.stderr
