@@ -4,7 +4,8 @@
     scripts/test -k ledger              only pytest, with these arguments
     scripts/test tests/unit -x
 
-The first run makes .venv from locks/dev.txt. What could not run here is listed at the end, with the reason.
+Everything together runs in as many processes as there are cores, the tests of a file in one of them, and ends with
+the slowest. The first run makes .venv from locks/dev.txt. What could not run here is listed with the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from pathlib import Path
 
 import environment
 
-FOLDERS = ("tests/unit", "tests/integration", "tests/e2e")
+FOLDERS = ("tests/e2e", "tests/integration", "tests/unit")  # the longest first: the short ones fill the gaps
+# Every process holds TensorFlow, and so do the agents that it starts: more than a few do not fit a usual memory.
+PARALLEL = (f"--numprocesses={min(os.cpu_count() or 1, 4)}", "--dist=loadfile", "--no-loadscope-reorder")
+SLOWEST = "--durations=15"
 
 
 def main(arguments: list[str]) -> int:
@@ -40,10 +44,11 @@ def main(arguments: list[str]) -> int:
             if subprocess.run([str(programs / check[0]), *check[1:]], check=False).returncode:
                 failed.append(check[0])
     given = any(Path(word.split("::")[0]).exists() for word in arguments)
+    usual = [] if arguments else [*PARALLEL, SLOWEST]
     paths = [] if given else [folder for folder in FOLDERS if Path(folder).is_dir()]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [str(programs / "python"), "-m", "pytest", f"--junitxml={report}", *arguments, *paths]
+        command = [str(programs / "python"), "-m", "pytest", f"--junitxml={report}", *usual, *arguments, *paths]
         outcome = subprocess.run(command, check=False).returncode
         skipped = _skipped(report)
     if outcome:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from agents.keys import PrivateKey, make_key
+from agents.keys import PrivateKey, load_private, make_key
+
+KEYS = ("coordinator", "alice-1", "alice-2", "alice-3", "stranger")
 
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PrivateKey]:
-    """RSA keys by name; made once because an RSA key of 3072 bits takes a tenth of a second or more."""
-    folder = tmp_path_factory.mktemp("keys")
-    names = ("coordinator", "alice-1", "alice-2", "alice-3", "stranger")
-    return {name: make_key(folder / name, name) for name in names}
+    """RSA keys by name; made once because an RSA key of 3072 bits takes a tenth of a second or more.
+
+    By the first of the processes that share the tests; the others wait for it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "keys").mkdir(exist_ok=True)
+    with open(folder / "keys.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return {name: _key(folder / "keys" / name) for name in KEYS}
+
+
+def _key(path: Path) -> PrivateKey:
+    return load_private(path) if path.exists() else make_key(path, path.name)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +17,8 @@ import pytest
 
 pytestmark = pytest.mark.docker
 
-PROJECT = "fedssh-test"
+PROJECT = f"fedssh-test-{os.getpid()}"
 STATE = "/coordinator"
-PORT = "22022"
 ROOMS = ("alice-1", "alice-2", "alice-3", "bob-1", "bob-2", "bob-3", "charity", "door")
 FIRST = ("charity", "door", "alice-1", "bob-1", "alice-2", "bob-2")
 # One update suffices at the deadline; rounds without end, until they are finished by hand.
@@ -31,10 +31,13 @@ Compose = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables of docker-compose.yml; a test may change them before it begins anew."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     source = os.environ.get("FEDSSH_DATA") or str(tmp_path_factory.mktemp("data"))
     dataset = "pneumoniamnist" if Path(source, "pneumoniamnist.npz").exists() else "digits"
     return {
-        **os.environ, **ROUNDS, "FEDSSH_DATA": source, "FEDSSH_DATASET": dataset, "FEDSSH_PORT": PORT,
+        **os.environ, **ROUNDS, "FEDSSH_DATA": source, "FEDSSH_DATASET": dataset, "FEDSSH_PORT": port,
         "BUILDKIT_PROGRESS": "plain", "COMPOSE_PROJECT_NAME": PROJECT,
     }  # fmt: skip
 
@@ -65,19 +68,19 @@ def compose(root: Path, environ: dict[str, str]) -> Iterator[Compose]:
 
 
 @pytest.fixture(scope="module")
-def ssh(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Compose:
+def ssh(compose: Compose, environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Compose:
     """Stock ssh with the auditor's key and the pinned host key that the set-up made."""
     keys = tmp_path_factory.mktemp("keys")
     compose("cp", "setup:/keys/.", str(keys))
-    return door(keys)
+    return door(keys, environ["FEDSSH_PORT"])
 
 
-def door(keys: Path) -> Compose:
+def door(keys: Path, port: str) -> Compose:
     """Stock ssh with the keys in a folder."""
 
     def run(*words: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         options = [f"-oUserKnownHostsFile={keys / 'known_hosts'}", "-oBatchMode=yes", "-oIdentitiesOnly=yes"]
-        command = ["ssh", "-F/dev/null", "-p", PORT, "-i", str(keys / "auditor"), *options, "charity@localhost", *words]
+        command = ["ssh", "-F/dev/null", "-p", port, "-i", str(keys / "auditor"), *options, "charity@localhost", *words]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=timeout, stdin=subprocess.DEVNULL
         )
@@ -227,7 +230,7 @@ def test_merge_runs_to_its_end(compose: Compose, environ: dict[str, str], tmp_pa
     environ.update(MERGE)
     compose("up", "--detach", timeout=300)
     compose("cp", "setup:/keys/.", str(tmp_path))
-    ssh = door(tmp_path)
+    ssh = door(tmp_path, environ["FEDSSH_PORT"])
     records = until(compose, ssh, lambda records: "finished" in [record["event"] for record in records])
     assert {record["site"] for record in records if record["event"] == "report"} == {"alice-1", "alice-2", "alice-3"}
     accepted = [record for record in records if record["event"] == "accepted"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 AGENTS = ("alice", "bob", "charity")
 
@@ -68,36 +66,53 @@ def inside(names: set[str], package: str) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith(package + ".")}
 
 
-MODULES = modules()
+def test_imports_stay_in_their_layer() -> None:
+    assert [wrong for name, path in modules() for wrong in outside_its_layer(name, imports(path))] == []
 
 
-@pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
-def test_imports_stay_in_their_layer(name: str, path: Path) -> None:
-    found = imports(path)
+def outside_its_layer(name: str, found: set[str]) -> list[str]:
+    """What a module imports against the table; experiments may import everything, and nothing imports them."""
     first, *rest = name.split(".")
+    packages = {used.split(".")[0] for used in found}
     if first == "experiments":
-        return  # may import agents and models
-    assert not any(used.split(".")[0] == "experiments" for used in found), "nothing imports the experiments"
+        return []
+    wrong = ["nothing imports the experiments"] if "experiments" in packages else []
     if first == "models":
-        assert not inside(found, "agents"), "models knows no agents"
+        wrong += ["models knows no agents"] if inside(found, "agents") else []
     elif rest and rest[0] in AGENTS:
-        agent = rest[0]
-        assert not inside(found, "agents") & (set(AGENTS) - {agent}), "agents never import each other"
-        allowed = USES_MODELS[agent]
-        if allowed is not None and not set(rest[1:2]) & allowed:
-            assert not any(used.split(".")[0] == "models" for used in found), f"{name} may not import models"
+        if inside(found, "agents") & (set(AGENTS) - {rest[0]}):
+            wrong.append("agents never import each other")
+        allowed = USES_MODELS[rest[0]]
+        if allowed is not None and not set(rest[1:2]) & allowed and "models" in packages:
+            wrong.append("it may not import models")
+    elif rest and rest[0] not in MAY_IMPORT:
+        wrong.append("it is not in the design's table")
     elif rest:
-        assert rest[0] in MAY_IMPORT, f"{name} is not in the design's table"
-        assert inside(found, "agents") <= MAY_IMPORT[rest[0]]
-        assert not any(used.split(".")[0] == "models" for used in found)
+        wrong += [f"it may not import {other}" for other in sorted(inside(found, "agents") - MAY_IMPORT[rest[0]])]
+        wrong += ["it may not import models"] if "models" in packages else []
+    return [f"{name}: {text}" for text in wrong]
 
 
-@pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
-def test_libraries_stay_behind_their_seams(name: str, path: Path) -> None:
-    used = {module.split(".")[0] for module in imports(path)}
-    for library in used & set(SEAMS):
-        assert name in SEAMS[library], f"{library} belongs to {SEAMS[library]}"
-    if used & KERAS:
-        assert name.startswith(("models", "agents.alice.", "agents.charity.judge", "experiments.engine_")), (
-            f"{name} may not load Keras"
-        )
+def test_libraries_stay_behind_their_seams() -> None:
+    wrong = []
+    for name, path in modules():
+        used = {module.split(".")[0] for module in imports(path)}
+        wrong += [f"{name}: {library}" for library in used & set(SEAMS) if name not in SEAMS[library]]
+        if used & KERAS and not name.startswith(
+            ("models", "agents.alice.", "agents.charity.judge", "experiments.engine_")
+        ):
+            wrong.append(f"{name}: Keras")
+    assert wrong == []
+
+
+def test_the_table_refuses_what_it_should() -> None:
+    assert outside_its_layer("models.cnn", {"agents.keys.make_key"}) == ["models.cnn: models knows no agents"]
+    assert outside_its_layer("agents.bob.cli", {"agents.alice.cli", "models.build", "experiments.run"}) == [
+        "agents.bob.cli: nothing imports the experiments", "agents.bob.cli: agents never import each other",
+        "agents.bob.cli: it may not import models",
+    ]  # fmt: skip
+    assert outside_its_layer("agents.errors", {"agents.keys", "models"}) == [
+        "agents.errors: it may not import keys", "agents.errors: it may not import models",
+    ]  # fmt: skip
+    assert outside_its_layer("agents.helpers", set()) == ["agents.helpers: it is not in the design's table"]
+    assert outside_its_layer("agents.charity.judge", {"models.build", "agents.weights"}) == []
