@@ -4,7 +4,7 @@
     scripts/test -k ledger              only pytest, with these arguments
     scripts/test tests/unit -x
 
-Everything together runs in as many processes as there are cores, the tests of a file in one of them, and ends with
+Everything together runs in one process more than there are cores, the tests of a file in one of them, and ends with
 the slowest. The first run makes .venv from locks/dev.txt. What could not run here is listed with the reason.
 """
 
@@ -21,8 +21,11 @@ from pathlib import Path
 import environment
 
 FOLDERS = ("tests/e2e", "tests/integration", "tests/unit")  # the longest first: the short ones fill the gaps
-# Every process holds TensorFlow, and so do the agents that it starts: more than a few do not fit a usual memory.
-PARALLEL = (f"--numprocesses={min(os.cpu_count() or 1, 4)}", "--dist=loadfile", "--no-loadscope-reorder")
+# One more than there are cores, because many tests wait for something; but few, because every process holds TensorFlow
+# and so do the agents that it starts. One thread each then: together they have enough to do.
+PROCESSES = min((os.cpu_count() or 1) + 1, 5)
+PARALLEL = (f"--numprocesses={PROCESSES}", "--dist=loadfile", "--no-loadscope-reorder")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 SLOWEST = "--durations=15"
 
 
@@ -45,11 +48,12 @@ def main(arguments: list[str]) -> int:
                 failed.append(check[0])
     given = any(Path(word.split("::")[0]).exists() for word in arguments)
     usual = [] if arguments else [*PARALLEL, SLOWEST]
+    environ = os.environ if arguments else {**ONE_THREAD, **os.environ}
     paths = [] if given else [folder for folder in FOLDERS if Path(folder).is_dir()]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [str(programs / "python"), "-m", "pytest", f"--junitxml={report}", *usual, *arguments, *paths]
-        outcome = subprocess.run(command, check=False).returncode
+        outcome = subprocess.run(command, env=environ, check=False).returncode
         skipped = _skipped(report)
     if outcome:
         failed.append("pytest")

@@ -243,7 +243,9 @@ def test_beginning_with_rounds(root: Path, tmp_path: Path) -> None:
 
 def test_the_installation_of_bob_has_no_tensorflow(root: Path, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
-    ignored = shutil.ignore_patterns(".git", ".venv", "state", "__pycache__", ".*_cache", "data")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "state", "build", "results", "__pycache__", ".*_cache", ".hypothesis", "data"
+    )
     shutil.copytree(root, checkout, ignore=ignored)
     lines = [block for block in blocks(sections(root)["On real machines"], "console") if "pip install" in block]
     script = "\n".join(line[2:] for block in lines for line in block.splitlines()).replace("python3", sys.executable)
