@@ -64,6 +64,6 @@ def apart() -> Iterator[None]:
 
 def _switch(target: int) -> None:
     """Let descriptor 2 lead elsewhere from now on."""
-    if sys.stderr is not None:
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, nobody reads it, it is closed
         sys.stderr.flush()
     os.dup2(target, 2)
