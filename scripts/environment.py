@@ -52,6 +52,7 @@ def ensure(lock: str) -> Path:
             lines = said.decode(errors="replace").splitlines()[-TAIL_LINES:] or [str(error)]
             raise InstallError("\n  ".join([f"{FOLDER.name}/ could not be made:", *lines])) from None
     pip = [str(BIN / "python"), "-m", "pip", "--no-input", "--disable-pip-version-check", "install", "--no-deps"]
+    pip.append("--progress-bar=off")
     log = FOLDER / f"install-{lock}.log"
     _run([*pip, "--require-hashes", "--requirement", str(_lock(lock))], log, progress)
     _run([*pip, "--no-build-isolation", "--editable", str(ROOT)], log, progress)
