@@ -5,7 +5,8 @@
     model.age           the model file in age v1, one ssh-rsa stanza per recipient (a report has none)
 
 Exactly these members in this order, regular files, nothing else; nothing is extracted by name. Opening
-checks the signature first, then the hashes, then decrypts, then reads the header of what came out. By hand:
+checks the signature first, then the hashes, then that the age header has a stanza for each key that the manifest names
+and no more, then decrypts, then reads the header of what came out. By hand:
 
     tar xf X.bundle
     ssh-keygen -Y verify -f allowed_signers -I alice-1 -n submission@fedssh -s manifest.json.sig < manifest.json
@@ -25,7 +26,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import pyrage
 
-from agents import signature, weights
+from agents import age, signature, weights
 from agents.errors import BundleError
 from agents.files import BLOCK, adopt, part_of, whole_file
 from agents.keys import PrivateKey, PublicKey
@@ -35,7 +36,6 @@ from agents.manifest import Blob, Release, Report, Submission, parse
 Sealed = TypeVar("Sealed", Submission, Release)
 
 MAX_BYTES = weights.MAX_BYTES + (16 << 20)
-MAX_AGE_HEADER_BYTES = 1 << 20
 NAMESPACES = {Submission: signature.SUBMISSION, Release: signature.RELEASE, Report: signature.REPORT}
 
 _NAMES = ("manifest.json", "manifest.json.sig", "model.age")
@@ -212,6 +212,7 @@ def open_bundle_into(
         if len(members) != 3:
             raise BundleError(f"a {kind.kind} has three members, this bundle has two")
         manifest = kind.from_bytes(_read_signed(file, members, signer, kind))
+        _check_recipients(manifest)
         _check_sizes(manifest, members[2].size, max_bytes)
         _check_sealed(file, members[2], manifest)
         if key.public.fingerprint not in manifest.recipients:
@@ -290,6 +291,11 @@ def _read_signed(file: BinaryIO, members: list[_Member], signer: PublicKey, kind
     return message
 
 
+def _check_recipients(manifest: Submission | Release) -> None:
+    if isinstance(manifest, Submission) and len(manifest.recipients) != 1:
+        raise BundleError(f"a submission is sealed for the coordinator alone, this one for {len(manifest.recipients)}")
+
+
 def _check_sizes(manifest: Submission | Release, sealed_size: int, max_bytes: int) -> None:
     if manifest.sealed.size != sealed_size:
         raise BundleError(f"model.age has {sealed_size:,} bytes, the manifest says {manifest.sealed.size:,}")
@@ -298,7 +304,7 @@ def _check_sizes(manifest: Submission | Release, sealed_size: int, max_bytes: in
     if manifest.model.size >= sealed_size:
         raise BundleError("the plain model cannot be larger than the sealed one")
     # Or else decrypting it could fill the disk before anybody sees that too much comes out.
-    if sealed_size > manifest.model.size + manifest.model.size // 4096 + MAX_AGE_HEADER_BYTES:
+    if sealed_size > manifest.model.size + manifest.model.size // 4096 + age.max_bytes(len(manifest.recipients)):
         raise BundleError(f"the sealed model has {sealed_size:,} bytes, too many for a plain one of its size")
 
 
@@ -308,20 +314,22 @@ def _check_sealed(file: BinaryIO, member: _Member, manifest: Submission | Releas
     left = member.size
     while left:
         block = file.read(min(BLOCK, left))
+        if not block:
+            raise BundleError("the bundle became shorter while it was read")
         digest.update(block)
         left -= len(block)
     if digest.hexdigest() != manifest.sealed.sha256:
         raise BundleError("model.age does not have the hash its manifest says")
-    file.seek(member.offset)
-    if b"\n--- " not in file.read(min(MAX_AGE_HEADER_BYTES, member.size)):
-        raise BundleError(f"the header of model.age is not within its first {MAX_AGE_HEADER_BYTES:,} bytes")
 
 
 def _decrypt(
     file: BinaryIO, member: _Member, manifest: Submission | Release, key: PrivateKey, plain_file: BinaryIO
 ) -> None:
     file.seek(member.offset)
-    plain, sealed = _Hashed(plain_file), _Region(file, member.size)
+    header = age.read_header(file, len(manifest.recipients))
+    plain = _Hashed(plain_file)
+    # The header as it was checked: the file may be another by now.
+    sealed = _Region(file, member.size - len(header.text), age.narrowed(header, key))
     try:
         pyrage.decrypt_io(sealed, plain, [pyrage.ssh.Identity.from_buffer(key.pem)])
     except (pyrage.DecryptError, OSError) as error:
@@ -402,16 +410,20 @@ class _Hashed:
 
 
 class _Region:
-    """The next `size` bytes of a file, as a file of their own; `trouble` is whether the file itself failed."""
+    """`head`, then the next `size` bytes of a file, as one file; `trouble` is whether the file itself failed."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int, head: bytes) -> None:
         self.trouble = False
         self._file = file
         self._left = size
+        self._head = head
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
+        if self._head:
+            block, self._head = self._head[:size], self._head[size:]
+            return block
         try:
-            block = self._file.read(self._left if size < 0 else min(size, self._left))
+            block = self._file.read(min(size, self._left))
         except OSError:
             self.trouble = True
             raise

@@ -64,9 +64,14 @@ def sealed_for(key: PublicKey, plain: bytes) -> bytes:
     return found
 
 
+def with_size(size: int) -> Callable[[dict[str, Any]], None]:
+    return lambda manifest: manifest["model"].update(size=size)
+
+
 def cut_payload(from_end: int) -> Callable[[Room], None]:
     def act(room: Room) -> None:
-        rebuild(room, body=sealed_for(room.keys["coordinator"].public, b"x" * 200_000)[:-from_end])
+        body = sealed_for(room.keys["coordinator"].public, b"x" * 200_000)[:-from_end]
+        rebuild(room, with_size(200_000 - from_end), body)
 
     return act
 
@@ -74,7 +79,7 @@ def cut_payload(from_end: int) -> Callable[[Room], None]:
 def flipped_payload(room: Room) -> None:
     body = bytearray(sealed_for(room.keys["coordinator"].public, b"x" * 200_000))
     body[-50] ^= 1
-    rebuild(room, body=bytes(body))
+    rebuild(room, with_size(200_000), bytes(body))
 
 
 def large_payload(room: Room) -> None:
@@ -118,7 +123,7 @@ HOSTILE: dict[str, tuple[Callable[[Room], None], str]] = {
     "a cut age payload": (cut_payload(20), "model.age cannot be opened with SHA256:"),
     "an age payload cut at a chunk": (cut_payload(200_000 % 65536 + 16), "model.age cannot be opened with SHA256:"),
     "a flipped age payload": (flipped_payload, "model.age cannot be opened with SHA256:"),
-    "no age file": (lambda room: rebuild(room, body=b"age\n--- " * 99), "model.age cannot be opened with SHA256:"),
+    "no age file": (lambda room: rebuild(room, body=b"age\n--- " * 99), "model.age does not begin as an age file does"),
     "far more than it says": (large_payload, "too many for a plain one of its size"),
     "a spec with half a character": (header(spec("\ud800")), "the model file's spec is not canonical JSON"),
     "a deep spec": (header(spec("[" * 500 + "]" * 500)), "the model file's spec is not canonical JSON"),

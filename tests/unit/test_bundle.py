@@ -222,7 +222,15 @@ SIGNED: dict[str, tuple[dict[str, object] | Callable[[bytes], bytes], str]] = {
     "a field too many": ({"extra": 1}, "unknown field 'extra'"),
     "other sealed bytes": ({"sealed": {"sha256": "0" * 64, "size": 20744}}, "does not have the hash"),
     "another sealed size": ({"sealed": {"sha256": "0" * 64, "size": 5}}, "the manifest says 5"),
-    "other plain bytes": ({"model": {"sha256": "0" * 64, "size": 5}}, "the model file does not have the hash and size"),
+    "other plain bytes": (
+        {"model": {"sha256": "0" * 64, "size": 20100}},
+        "the model file does not have the hash and size",
+    ),
+    "far fewer plain bytes": ({"model": {"sha256": "0" * 64, "size": 5}}, "too many for a plain one of its size"),
+    "a second recipient": (
+        {"recipients": ["SHA256:" + "B" * 43, "SHA256:" + "C" * 43]},
+        "sealed for the coordinator alone, this one for 2",
+    ),
     "a plain model larger than the sealed": ({"model": {"sha256": "0" * 64, "size": 99999}}, "cannot be larger"),
     "an oversized model": ({"model": {"sha256": "0" * 64, "size": 2**40}}, "expected at most 1,000,000"),
     "another recipient": ({"recipients": ["SHA256:" + "B" * 43]}, "sealed for SHA256:BBB"),
