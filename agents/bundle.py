@@ -167,6 +167,17 @@ def open_report(bundle: Path, signer: PublicKey) -> Report:
         return Report.from_bytes(_read_signed(file, members, signer, Report))
 
 
+def open_manifest(bundle: Path, kind: type[Sealed], signer: PublicKey) -> Sealed:
+    """Check the signature and form of a manifest alone, in no more time than that takes; its model is not looked at.
+
+    Raises:
+        SignatureError: Not signed by `signer` for this kind.
+        BundleError: Not the form of a bundle with a model, or of such a manifest.
+    """
+    with open(bundle, "rb") as file:
+        return _open_manifest(file, _members(file), kind, signer)
+
+
 def open_bundle(
     bundle: Path, into: Path, kind: type[Sealed], signer: PublicKey, key: PrivateKey, max_bytes: int = weights.MAX_BYTES
 ) -> Sealed:
@@ -209,9 +220,7 @@ def open_bundle_into(
     """
     with open(bundle, "rb") as file:
         members = _members(file)
-        if len(members) != 3:
-            raise BundleError(f"a {kind.kind} has three members, this bundle has two")
-        manifest = kind.from_bytes(_read_signed(file, members, signer, kind))
+        manifest = _open_manifest(file, members, kind, signer)
         _check_recipients(manifest)
         _check_sizes(manifest, members[2].size, max_bytes)
         _check_sealed(file, members[2], manifest)
@@ -280,6 +289,12 @@ def _member(block: bytes, name: str, limit: int, offset: int) -> _Member:
     if block[148:156] != b"%06o\0 " % entry.chksum:
         raise BundleError(f"the checksum in the header of {name} is not written as tar writes it")
     return _Member(offset, entry.size)
+
+
+def _open_manifest(file: BinaryIO, members: list[_Member], kind: type[Sealed], signer: PublicKey) -> Sealed:
+    if len(members) != 3:
+        raise BundleError(f"a {kind.kind} has three members, this bundle has two")
+    return kind.from_bytes(_read_signed(file, members, signer, kind))
 
 
 def _read_signed(file: BinaryIO, members: list[_Member], signer: PublicKey, kind: type[Any]) -> bytes:

@@ -18,9 +18,9 @@ from pathlib import Path
 from agents import bundle, weights
 from agents.charity.federation import Federation, Site
 from agents.charity.folders import Folders
-from agents.errors import BundleError, LedgerError, UntrustedError
+from agents.errors import BundleError, LedgerError, SettingsError, UntrustedError
 from agents.files import fsync_folder, move_whole, sha256_file
-from agents.keys import PrivateKey, parse_public
+from agents.keys import PrivateKey, PublicKey, parse_public
 from agents.ledger import Ledger, Record
 from agents.manifest import Report, Submission, check_id, check_site, shown
 
@@ -133,7 +133,7 @@ def identify(path: Path) -> tuple[str | None, str | None]:
 def inspect(
     path: Path, member: Site, state: Federation, folders: Folders, key: PrivateKey, ledger: Ledger
 ) -> Candidate | Report:
-    """Check a claimed bundle from outside to inside: form, signature, sender, hashes, origin, architecture, values.
+    """Check a claimed bundle from outside to inside: form, signature, sender, origin, hashes, architecture, values.
 
     Args:
         path: The bundle.
@@ -146,23 +146,17 @@ def inspect(
         UntrustedError: Names the one trouble that was found first.
         OSError: The disk is full or read-only; try again later.
     """
-    signer = parse_public(member.key)
-    kind, _ = bundle.read_kind(path)
-    if kind == Report.kind:
-        report = bundle.open_report(path, signer)
-        _check_origin(report, member, ledger)
-        return report
-    if kind != Submission.kind:
-        raise BundleError(f"the manifest is of kind {shown(kind, 40)}, expected 'submission' or 'report'")
+    told = inspect_manifest(path, member, ledger)
+    if isinstance(told, Report):
+        return told
     expected = weights.read_header(folders.model(state.genesis["model"]["sha256"]))
     model = folders.opened / path.with_suffix(".safetensors").name
     # The same tensors can take a little more room than ours: names are written with other spaces.
-    manifest = bundle.open_bundle(
-        path, model, Submission, signer, key, max_bytes=expected.size + weights.MAX_HEADER_BYTES
-    )
+    max_bytes = expected.size + weights.MAX_HEADER_BYTES
+    manifest = bundle.open_bundle(path, model, Submission, _signer(member), key, max_bytes)
     try:
-        check_id(manifest.id)
-        _check_origin(manifest, member, ledger)
+        if manifest != told:
+            raise BundleError("the bundle changed while it was read")
         weights.match(weights.read_header(model), expected)
         if bad := weights.count_non_finite(model):
             raise UntrustedError(f"{bad:,} of {expected.parameters:,} weights are not finite")
@@ -170,6 +164,32 @@ def inspect(
         model.unlink()
         raise
     return Candidate(manifest, model)
+
+
+def inspect_manifest(path: Path, member: Site, ledger: Ledger) -> Submission | Report:
+    """Check the form, signature, sender and origin of what a bundle says. Its model is not looked at.
+
+    Raises:
+        UntrustedError: Names the one trouble that was found first.
+    """
+    kind, _ = bundle.read_kind(path)
+    manifest: Submission | Report
+    if kind == Report.kind:
+        manifest = bundle.open_report(path, _signer(member))
+    elif kind == Submission.kind:
+        manifest = bundle.open_manifest(path, Submission, _signer(member))
+    else:
+        raise BundleError(f"the manifest is of kind {shown(kind, 40)}, expected 'submission' or 'report'")
+    check_id(manifest.id)
+    _check_origin(manifest, member, ledger)
+    return manifest
+
+
+def _signer(member: Site) -> PublicKey:
+    try:
+        return parse_public(member.key)
+    except SettingsError as error:  # enrolled before its form was looked at so closely
+        raise UntrustedError(f"the key of {member.name} cannot be used: {error}") from None
 
 
 def _check_origin(manifest: Submission | Report, member: Site, ledger: Ledger) -> None:

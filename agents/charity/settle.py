@@ -3,7 +3,8 @@
 Every step may be done again after a crash, so a bundle is settled exactly once however often it is begun:
 
     1  a verdict for its id exists already        publish it again, done
-    2  inspect                                    trouble: record `invalid`
+    2  its site is revoked                        record `refused`, its model unopened
+       inspect                                    trouble: record `invalid`
     3  score it or its mixes, with nothing locked; nothing to score in a round
     4  under the lock, on the newest state: decide, store the model, record, publish the verdict
 """
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 from agents.charity import intake, records
 from agents.charity.decision import Decision, decide, shares
-from agents.charity.federation import Federation, Site
+from agents.charity.federation import Federation
 from agents.charity.intake import Candidate, Claimed
 from agents.charity.judge_client import JudgeError
 from agents.charity.rounds import why_not
@@ -88,6 +89,8 @@ def _inspected(vault: Vault, claimed: Claimed, subject: str | None) -> Candidate
             raise UntrustedError(f"{claimed.site} was never enrolled")
         if member.role != "site":  # enrolled again as one, while this bundle waited
             raise UntrustedError(f"{claimed.site} is enrolled as {member.role}, which submits nothing")
+        if member.revoked:  # its model is not worth opening
+            return _refuse_revoked(vault, intake.inspect_manifest(claimed.path, member, vault.ledger))
         return intake.inspect(claimed.path, member, state, vault.folders, vault.key, vault.ledger)
     except UntrustedError as error:
         return record_invalid(vault, claimed, subject, str(error))
@@ -223,23 +226,41 @@ def _sent(manifest: Submission) -> dict[str, Any]:
     }
 
 
+def _refuse_revoked(vault: Vault, manifest: Submission | Report) -> Record:
+    with vault.locked() as state:
+        if isinstance(manifest, Report):
+            return _refuse_report(vault, state, manifest, "revoked")
+        return vault.append("refused", **records.verdict(state, _sent(manifest), Decision(False, "revoked")))
+
+
 def _commit_report(vault: Vault, report: Report) -> Record:
     with vault.locked() as state:
         member = state.member(report.sender)
         assert member is not None
-        return _reported(vault, member, report)
+        if member.revoked:
+            return _refuse_report(vault, state, report, "revoked")
+        counts = {"epochs": report.epochs, "checkpoints": report.checkpoints, "builds_on": report.builds_on}
+        return vault.append("report", **_reported(report), **counts, metrics=_claimed(report))
 
 
-def _reported(vault: Vault, member: Site, report: Report) -> Record:
-    claim = vars(report.metrics) if report.metrics else None
-    shared = {"site": member.name, "submission": report.id, "session": report.session, "examples": report.examples}
-    if member.revoked:
-        nothing = {"epoch": report.epochs, "metrics": None, "model": None, "architecture": None}
-        against = {"against": vault.state.current.of, "current_metrics": vault.state.current.metrics}
-        extra = {"builds_on": report.builds_on, "claim": claim, "reason": "revoked"}
-        return vault.append("refused", **shared, **nothing, **against, **extra)
-    counts = {"epochs": report.epochs, "checkpoints": report.checkpoints, "builds_on": report.builds_on}
-    return vault.append("report", **shared, **counts, metrics=claim)
+def _refuse_report(vault: Vault, state: Federation, report: Report, reason: str) -> Record:
+    nothing = {"epoch": report.epochs, "metrics": None, "model": None, "architecture": None}
+    against = {"against": state.current.of, "current_metrics": state.current.metrics}
+    extra = {"builds_on": report.builds_on, "claim": _claimed(report), "reason": reason}
+    return vault.append("refused", **_reported(report), **nothing, **against, **extra)
+
+
+def _reported(report: Report) -> dict[str, Any]:
+    return {
+        "site": report.sender,
+        "submission": report.id,
+        "session": report.session,
+        "examples": report.examples,
+    }
+
+
+def _claimed(report: Report) -> dict[str, Any] | None:
+    return vars(report.metrics) if report.metrics else None
 
 
 class _Clock:

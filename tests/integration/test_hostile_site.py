@@ -15,8 +15,10 @@ import pytest
 
 from agents import files
 from agents.bundle import read_manifest
+from agents.charity import enrol
 from agents.charity.cli import charity
 from agents.charity.genesis import _check_room
+from agents.charity.vault import Vault
 from agents.commands import entry, log_events, new_group, print_json, print_table, tell
 from agents.errors import LedgerError, SettingsError
 from agents.keys import PublicKey
@@ -82,6 +84,15 @@ def flipped_payload(room: Room) -> None:
     rebuild(room, with_size(200_000), bytes(body))
 
 
+def many_stanzas(room: Room) -> None:
+    """106 kB with which age alone would be busy for the better part of a minute."""
+    body = sealed_for(room.keys["coordinator"].public, b"x" * 100)
+    start = body.index(b"-> ")
+    stanza = body[start : body.index(b"\n-> ", start) + 1]
+    body = body[:start] + stanza * 170 + body[start:]
+    rebuild(room, with_size(len(body) - 1000), body)
+
+
 def large_payload(room: Room) -> None:
     rebuild(room, body=sealed_for(room.keys["coordinator"].public, bytes(3 << 20)))
 
@@ -124,6 +135,7 @@ HOSTILE: dict[str, tuple[Callable[[Room], None], str]] = {
     "an age payload cut at a chunk": (cut_payload(200_000 % 65536 + 16), "model.age cannot be opened with SHA256:"),
     "a flipped age payload": (flipped_payload, "model.age cannot be opened with SHA256:"),
     "no age file": (lambda room: rebuild(room, body=b"age\n--- " * 99), "model.age does not begin as an age file does"),
+    "an age header of many stanzas": (many_stanzas, "the header of model.age is malformed, or longer than 2,048 bytes"),
     "far more than it says": (large_payload, "too many for a plain one of its size"),
     "a spec with half a character": (header(spec("\ud800")), "the model file's spec is not canonical JSON"),
     "a deep spec": (header(spec("[" * 500 + "]" * 500)), "the model file's spec is not canonical JSON"),
@@ -145,6 +157,18 @@ def test_what_a_site_signs_cannot_stop_the_coordinator(case: str, room: Room) ->
     assert room.verdict("alice-2", good)["event"] == "accepted"
     assert not list(room.folders.opened.iterdir())
     assert not [path for path in room.folders.claimed.rglob("*") if path.is_file()]
+
+
+def test_what_a_revoked_site_left_behind_is_not_opened(room: Room) -> None:
+    builds_on = room.release()
+    many_stanzas(room)
+    room.report("alice-1", builds_on=builds_on)
+    good = room.submit("alice-2", 0.6, builds_on=builds_on)
+    enrol.revoke(Vault(room.folders), "alice-1", "sends what takes an hour to open")
+    room.work()
+    verdicts = [record.fields for record in room.vault.ledger.judged()]
+    assert [(one["event"], one["reason"]) for one in verdicts[:2]] == [("refused", "revoked")] * 2
+    assert room.verdict("alice-2", good)["event"] == "accepted"
 
 
 def test_what_a_site_says_cannot_act_on_the_operators_terminal(capfd: pytest.CaptureFixture[str]) -> None:

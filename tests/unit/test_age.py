@@ -42,7 +42,7 @@ def test_a_header_is_read_and_narrowed_to_the_reader(keys: Keys) -> None:
     for name in ("alice-1", "alice-3"):
         assert len(age.narrowed(header, keys[name])) < 1000
         assert opened(data, len(names), keys[name]) == PLAIN
-    with pytest.raises(BundleError, match="no stanza of model.age opens with SHA256:"):
+    with pytest.raises(BundleError, match=r"no stanza of model.age opens with SHA256:"):
         age.narrowed(header, keys["stranger"])
 
 
@@ -67,11 +67,11 @@ def test_a_header_of_several_that_was_changed_is_refused(keys: Keys) -> None:
     data = sealed(keys, "alice-1", "alice-2")
     end = data.index(b"\n--- ") + 5
     letter = b"B" if data[end : end + 1] == b"A" else b"A"
-    with pytest.raises(BundleError, match="the header of model.age is not as it was sealed"):
+    with pytest.raises(BundleError, match=r"the header of model.age is not as it was sealed"):
         opened(data[:end] + letter + data[end + 1 :], 2, keys["alice-1"])
     lines = data.split(b"\n")
     lines[2] = lines[2][::-1]  # alice-1's wrapped file key
-    with pytest.raises(BundleError, match="no stanza of model.age opens"):
+    with pytest.raises(BundleError, match=r"no stanza of model.age opens"):
         opened(b"\n".join(lines), 2, keys["alice-1"])
 
 
@@ -108,7 +108,7 @@ def test_a_header_of_another_form_is_refused_before_age_sees_it(name: str, keys:
 
 def test_no_age_file_is_said_to_be_none() -> None:
     for data in (b"", b"age-encryption.org/v2\n", b"-----BEGIN AGE ENCRYPTED FILE-----\n"):
-        with pytest.raises(BundleError, match="does not begin as an age file does"):
+        with pytest.raises(BundleError, match=r"does not begin as an age file does"):
             read(data, 1)
     with pytest.raises(BundleError, match=LONG):
         read(b"age-encryption.org/v1\n", 1)
