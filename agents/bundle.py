@@ -49,6 +49,18 @@ def pending() -> Blob:
     return _PENDING
 
 
+def check_recipient(key: PublicKey) -> None:
+    """See that age can seal for a key.
+
+    Raises:
+        BundleError: It cannot.
+    """
+    try:
+        pyrage.encrypt(b"", [pyrage.ssh.Recipient.from_str(key.line)])
+    except (pyrage.RecipientError, pyrage.EncryptError) as error:
+        raise BundleError(f"age cannot seal for {key.fingerprint}: {' '.join(str(error).split())}") from None
+
+
 def seal(
     model: Path | BinaryIO, manifest: Sealed, sender: PrivateKey, recipients: list[PublicKey], bundle: Path
 ) -> Sealed:

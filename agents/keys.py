@@ -10,7 +10,9 @@ import base64
 import binascii
 import functools
 import hashlib
+import math
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from agents.errors import SettingsError
 from agents.files import fsync_folder, part_of, write_whole
 
 BITS = (3072, 4096)
+_MAX_LOGIN_BITS = 8192
+_MAX_TEXT = 1 << 14
+_POINT_BYTES = {"nistp256": 65, "nistp384": 97, "nistp521": 133}
 _LOGIN_TYPES = ("ssh-rsa", "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521")
 
 
@@ -133,49 +138,125 @@ def load_public(path: Path) -> PublicKey:
     Raises:
         SettingsError: No such file, or not one RSA key of 3072 or 4096 bits.
     """
+    return parse_public(read_public(path), str(path))
+
+
+def load_login(path: Path) -> str:
+    """Load any public key that may log in; see `login_line`.
+
+    Raises:
+        SettingsError: No such file, or not one such key.
+    """
+    return login_line(read_public(path), str(path))
+
+
+def read_public(path: Path) -> str:
+    """The text of a `.pub` file, of bounded size, with nothing looked at yet.
+
+    Raises:
+        SettingsError: No such file, or no text.
+    """
     try:
-        return parse_public(path.read_text(), str(path))
+        with open(path, "rb") as file:
+            return file.read(_MAX_TEXT).decode()
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist") from None
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, IsADirectoryError):
         raise SettingsError(f"{path} is not a public key") from None
 
 
 def parse_public(text: str, source: str = "public key") -> PublicKey:
-    """Read `ssh-rsa AAAA… [comment]`.
+    """Read `ssh-rsa AAAA… [comment]`, and only what every part can use: SSH, the signatures and age.
 
     Args:
         text: One line.
         source: Where it came from, for the message.
 
     Raises:
-        SettingsError: Not one RSA key of 3072 or 4096 bits.
+        SettingsError: Not one well-formed RSA key of 3072 or 4096 bits.
     """
-    line = login_line(text, source)
-    if not line.startswith("ssh-rsa "):
-        raise SettingsError(f"{source} is of type {line.split()[0]}, expected ssh-rsa", "make one with `bob keygen`")
-    key = serialization.load_ssh_public_key(line.encode())
-    if not isinstance(key, rsa.RSAPublicKey) or key.key_size not in BITS:
-        raise SettingsError(f"{source} has {getattr(key, 'key_size', 0)} bits, expected 3072 or 4096")
-    return PublicKey(line)
+    return PublicKey(_checked_line(text, source, ("ssh-rsa",), BITS, "3072 or 4096"))
 
 
 def login_line(text: str, source: str = "public key") -> str:
     """The type and the key of a public key that may log in (RSA, Ed25519 or ECDSA), without its comment.
 
     Raises:
-        SettingsError: Not one well-formed public key.
+        SettingsError: Not one public key of a form that every SSH program reads and the door lets in.
     """
+    return _checked_line(text, source, _LOGIN_TYPES, range(BITS[0], _MAX_LOGIN_BITS + 1), f"3072 to {_MAX_LOGIN_BITS}")
+
+
+def _checked_line(text: str, source: str, types: tuple[str, ...], sizes: Collection[int], expected: str) -> str:
     words = text.split(None, 2)
-    if len(words) < 2 or "\n" in text.strip() or words[0] not in _LOGIN_TYPES:
+    if len(words) < 2 or words[0] not in _LOGIN_TYPES or not text.strip().replace("\t", " ").isprintable():
         raise SettingsError(f"{source} is not one OpenSSH public key", "it should read `ssh-rsa AAAA… comment`")
+    if words[0] not in types:
+        raise SettingsError(f"{source} is of type {words[0]}, expected {types[0]}", "make one with `bob keygen`")
     line = " ".join(words[:2])
     try:
-        base64.b64decode(words[1], validate=True)
+        blob = base64.b64decode(words[1], validate=True)
+        if base64.b64encode(blob).decode() != words[1]:
+            raise ValueError("its base64 ends in bits that mean nothing")
+        bits = _check_form(words[0], _strings(blob))
+        if bits is not None and bits not in sizes:
+            raise SettingsError(f"{source} has {bits} bits, expected {expected}")
         serialization.load_ssh_public_key(line.encode())
     except (binascii.Error, ValueError, UnsupportedAlgorithm) as error:
         raise SettingsError(f"{source} is not a well-formed public key: {error}") from None
     return line
+
+
+def _check_form(kind: str, parts: list[bytes]) -> int | None:
+    """Refuse a key that some program would read and another would not; the size of an RSA key.
+
+    Raises:
+        ValueError: Says what is wrong with it.
+    """
+    if parts[0] != kind.encode() or len(parts) != (2 if kind == "ssh-ed25519" else 3):
+        raise ValueError(f"what it holds is not a key of type {kind}")
+    if kind == "ssh-ed25519":
+        if len(parts[1]) != 32:
+            raise ValueError(f"it has {len(parts[1])} bytes, expected 32")
+        return None
+    if kind != "ssh-rsa":
+        curve = kind.removeprefix("ecdsa-sha2-")
+        if parts[1] != curve.encode() or len(parts[2]) != _POINT_BYTES[curve] or parts[2][0] != 4:
+            raise ValueError(f"what it holds is not an uncompressed point of {curve}")
+        return None
+    exponent, modulus = _mpint(parts[1]), _mpint(parts[2])
+    # age's library takes exponents below 2^33, OpenSSL up to 64 bits; ssh-keygen has made 65537, and 35 long ago.
+    if exponent % 2 == 0 or not 3 <= exponent < 2**32:
+        raise ValueError("its exponent is not an odd number from 3 to 2^32")
+    root = math.isqrt(modulus)
+    if math.gcd(modulus, _small_primes()) != 1 or root * root == modulus:
+        raise ValueError("its modulus is not the product of two large primes")
+    return modulus.bit_length()
+
+
+def _strings(blob: bytes) -> list[bytes]:
+    """The length-prefixed strings of which a key consists."""
+    found = []
+    while blob:
+        size = int.from_bytes(blob[:4], "big")
+        if len(blob) < 4 + size:
+            raise ValueError("it is truncated, or bytes follow it")
+        found.append(blob[4 : 4 + size])
+        blob = blob[4 + size :]
+    return found or [b""]
+
+
+def _mpint(value: bytes) -> int:
+    """A positive number in the one form that it has (RFC 4251, section 5)."""
+    if not value or value[0] & 0x80 or (value[0] == 0 and (len(value) == 1 or not value[1] & 0x80)):
+        raise ValueError("a number in it is not written as SSH writes numbers")
+    return int.from_bytes(value, "big")
+
+
+@functools.cache
+def _small_primes() -> int:
+    """The product of the primes below 2,000."""
+    return math.prod(n for n in range(2, 2000) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1)))
 
 
 @functools.lru_cache(maxsize=4096)  # a release asks for every site's

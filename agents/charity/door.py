@@ -112,10 +112,12 @@ def read_sites(path: Path) -> list[Enrolled] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise AgentError(f"{path} is not what the vault writes: {error}") from None
     return [
-        one
-        for one in entries
-        if _SITE.fullmatch(one.site) and one.role in ("site", "auditor") and _KEY.fullmatch(one.key)
+        one for one in entries if _SITE.fullmatch(one.site) and one.role in ("site", "auditor") and _is_key(one.key)
     ]
+
+
+def _is_key(line: str) -> bool:
+    return bool(_KEY.fullmatch(line)) and len(line.split()[1]) % 4 == 0  # or else its base64 cannot be read
 
 
 def version(path: Path) -> tuple[int, int, int] | None:

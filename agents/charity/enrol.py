@@ -6,15 +6,19 @@ notices the new record and releases to the sites that are left.
 
 from __future__ import annotations
 
+import shutil
+import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
+from agents.bundle import check_recipient
 from agents.charity.capacity import check_room
 from agents.charity.federation import Federation
 from agents.charity.folders import Folders
 from agents.charity.vault import COORDINATOR, Vault
 from agents.errors import BundleError, SettingsError
-from agents.keys import fingerprint, load_public, login_line
+from agents.keys import PublicKey, fingerprint, load_login, load_public
 from agents.ledger import Record
 from agents.manifest import check_site
 
@@ -26,13 +30,15 @@ def add(vault: Vault, name: str, key_file: Path, role: str) -> Record:
 
     Args:
         name: 1 to 32 lower-case letters, digits and inner dashes.
-        key_file: Their public key. A site's is RSA of 3072 or 4096 bits; an auditor's may be any OpenSSH key.
+        key_file: Their public key. A site's is RSA of 3072 or 4096 bits; an auditor's may be any OpenSSH key, RSA from
+            3072 bits.
 
     Raises:
         SettingsError: The name or the key cannot be used or is taken.
     """
     check_name(name)
-    key = load_public(key_file).line if role == "site" else _login_key(key_file)
+    key = load_public(key_file).line if role == "site" else load_login(key_file)
+    _try_key(key, role)
     with vault.locked() as state:
         _check_free(state, name, key, vault.key.public.line)
         if role == "site":
@@ -122,16 +128,27 @@ def host_key(folders: Folders) -> str:
     path = folders.host_key.with_name(folders.host_key.name + ".pub")
     if not path.exists():
         raise SettingsError(f"{path} does not exist", "`charity init` makes the door's host key")
-    return login_line(path.read_text(), str(path))
+    if not stat.S_ISREG(path.lstat().st_mode):  # the folder is the door's, and a FIFO would be waited for
+        raise SettingsError(f"{path} is not a file", "look at the door: it should be the host key's public half")
+    return load_login(path)
 
 
-def _login_key(path: Path) -> str:
+def _try_key(line: str, role: str) -> None:
+    """Try a key in every part that will use it, so that it fails here and not in a running coordinator.
+
+    Raises:
+        SettingsError: One of them does not take it.
+    """
     try:
-        return login_line(path.read_text(), str(path))
-    except FileNotFoundError:
-        raise SettingsError(f"{path} does not exist") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path} is not a public key") from None
+        if role == "site":
+            check_recipient(PublicKey(line))
+        if command := shutil.which("ssh-keygen"):
+            words = [command, "-l", "-f", "-"]
+            told = subprocess.run(words, input=line.encode(), capture_output=True, check=False, timeout=30)
+            if told.returncode:
+                raise SettingsError(f"ssh-keygen does not take {fingerprint(line)}", "let the site make a new key")
+    except BundleError as error:
+        raise SettingsError(str(error), "let the site make a new key with `bob keygen`") from None
 
 
 def _check_free(state: Federation, name: str, key: str, coordinator: str) -> None:

@@ -187,7 +187,7 @@ def inspect_manifest(path: Path, member: Site, ledger: Ledger) -> Submission | R
 
 def _signer(member: Site) -> PublicKey:
     try:
-        return parse_public(member.key)
+        return parse_public(member.key, "it")
     except SettingsError as error:  # enrolled before its form was looked at so closely
         raise UntrustedError(f"the key of {member.name} cannot be used: {error}") from None
 

@@ -54,9 +54,15 @@ def prune(folders: Folders) -> None:
 
 
 def _seal(vault: Vault, record: Record, path: Path) -> None:
-    """Seal the release for whom its record names; they are members still or again, else another would be due."""
+    """Seal the release for whom its record names; they are members still or again, else another would be due.
+
+    Whose key cannot be used is left out; without anybody left there is no bundle.
+    """
     fields = record.fields
-    keys = {fingerprint(member.key): member.key for member in vault.state.members}
+    members = {fingerprint(member.key): member for member in vault.state.members}
+    keys = [PublicKey(one.key) for name in fields["recipients"] if vault.can_use(one := members[name])]
+    if not keys:
+        return
     manifest = Release(
         id=new_id(),
         sender=COORDINATOR,
@@ -74,7 +80,7 @@ def _seal(vault: Vault, record: Record, path: Path) -> None:
     model = vault.folders.model(fields["model"]["sha256"])
     part = part_of(path)
     try:
-        seal(model, manifest, vault.key, [PublicKey(keys[name]) for name in fields["recipients"]], part)
+        seal(model, manifest, vault.key, keys, part)
         part.chmod(PUBLIC)  # the door may run as somebody else
         adopt(part, path)
     finally:

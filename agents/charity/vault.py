@@ -10,19 +10,23 @@ millionth as at the first.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from agents.bundle import check_recipient
 from agents.charity import snapshot, totals
-from agents.charity.federation import Federation, advance, derive
+from agents.charity.federation import Federation, Site, advance, derive
 from agents.charity.folders import Folders, locked
 from agents.charity.published import NoRecord, Published
-from agents.errors import LedgerError
+from agents.commands import tell
+from agents.errors import AgentError, LedgerError
 from agents.files import move_whole, sweep, write_whole
-from agents.keys import PrivateKey, load_private, parse_public
+from agents.keys import PrivateKey, PublicKey, load_private, login_line, parse_public
 from agents.ledger import JUDGED, START, Ledger, Record, checked
 from agents.signature import allowed_signers
 
@@ -31,6 +35,8 @@ PUBLIC = 0o644
 MAKES_CURRENT = totals.MAKES_CURRENT
 KEPT_VERDICTS = 1000  # per site; whoever asks for an older one sends the bundle again, and is told it again
 _TAIL = 1 << 20
+
+logger = logging.getLogger("charity")
 
 
 class Vault:
@@ -54,6 +60,7 @@ class Vault:
         self.state: Federation = known or derive(self.ledger.iterate())
         self.refresh()
         self._summed = 0  # the record of which there is a summary, as far as this process knows
+        self._unusable: set[str] = set()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Federation]:
@@ -106,10 +113,11 @@ class Vault:
     def publish_sites(self) -> None:
         """Say who may log in and whose signature counts, and make the folders that a new site needs."""
         outbox, state = self.folders.outbox, self.state
-        rows = [{"site": one.name, "role": one.role, "key": one.key} for one in state.enrolled]
+        able = [one for one in state.enrolled if self.can_use(one)]
+        rows = [{"site": one.name, "role": one.role, "key": one.key} for one in able]
         for site in state.sites:
             (self.folders.inbox / site.name).mkdir(parents=True, exist_ok=True)
-        signers = {site.name: parse_public(site.key) for site in state.sites} | {COORDINATOR: self.key.public}
+        signers = {one.name: PublicKey(one.key) for one in able if one.role == "site"} | {COORDINATOR: self.key.public}
         files = {
             "sites.json": json.dumps({"sites": rows}, indent=2) + "\n",
             "allowed_signers": allowed_signers(dict(signers)),
@@ -118,6 +126,21 @@ class Vault:
         for name, text in files.items():
             if not _has(outbox / name, text.encode()):
                 write_whole(outbox / name, text.encode(), PUBLIC)
+
+    def can_use(self, member: Site) -> bool:
+        """Whether a key can be used; says once of each that cannot.
+
+        Enrolling refuses such a key, but older versions looked less closely, and what is in the history stays there.
+        """
+        try:
+            _check_key(member.key, member.role)
+        except AgentError as error:
+            if member.key not in self._unusable:
+                self._unusable.add(member.key)
+                text = f"{member.name} is left out, because its key cannot be used: {error}; revoke it"
+                tell(logger, "unusable-key", text, logging.WARNING, site=member.name, reason=str(error))
+            return False
+        return True
 
     def repair(self) -> None:
         """Make the outbox what the history says, and remove what killed processes left unfinished.
@@ -196,6 +219,13 @@ class Vault:
             for record in self.ledger.of(MAKES_CURRENT, after) if found else ():
                 found.pop(self.folders.model(record.fields["model"]["sha256"]).name, None)
         return list(found.values())
+
+@functools.lru_cache(maxsize=4096)  # a release asks for every site's
+def _check_key(line: str, role: str) -> None:
+    if role == "site":
+        check_recipient(parse_public(line, "it"))
+    else:
+        login_line(line, "it")
 
 
 def publish_history(folders: Folders, ledger: Ledger) -> None:

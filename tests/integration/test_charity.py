@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 import json
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from agents import weights
-from agents.bundle import open_bundle
+from agents.bundle import open_bundle, seal
 from agents.charity import enrol, serve, steer
 from agents.charity.audit import audit
 from agents.charity.judge_client import Judge, JudgeDownError
@@ -441,6 +442,48 @@ def test_enrolling_refuses_what_is_taken_or_malformed(
     public.write_text(room.keys[key].public.line)
     with pytest.raises(SettingsError, match=message):
         enrol.add(room.vault, name, public, "site")
+
+
+def test_a_key_that_nobody_can_use_is_not_enrolled_and_stops_nobody(
+    room: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = room.keys["stranger"].public.rsa.public_numbers()
+    bad = {}
+    for name, e, n in (("even", numbers.e, numbers.n + 1), ("large", 2**34 + 1, numbers.n)):
+        parts = (b"ssh-rsa", *(number.to_bytes(number.bit_length() // 8 + 1, "big") for number in (e, n)))
+        blob = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+        bad[name] = f"ssh-rsa {base64.b64encode(blob).decode()}"
+        (tmp_path / f"{name}.pub").write_text(bad[name])
+        with pytest.raises(SettingsError, match="is not a well-formed public key"):
+            enrol.add(room.vault, name, tmp_path / f"{name}.pub", "site")
+    with room.vault.locked():  # as an older version did
+        for name, key in bad.items():
+            room.vault.ledger.append("site-added", {"site": name, "role": "site", "key": key}, room.vault.key)
+    vault = Vault(room.folders)
+    coordinator = Coordinator(vault, room.judge)
+    coordinator.recover()
+    (room.folders.inbox / "even").mkdir(exist_ok=True)
+    seal(room.model(0.9), room.submission("even", 3), room.keys["stranger"], [vault.key.public], room.arrive("even"))
+    assert vault.state.release is not None
+    good = room.submit("alice-1", 0.7, builds_on=vault.state.release.sequence)
+    coordinator.work()
+    assert [record.event for record in vault.ledger.judged()] == ["invalid", "accepted"]
+    assert "the key of even cannot be used" in vault.ledger.judged()[0].fields["reason"]
+    assert room.verdict("alice-1", good)["event"] == "accepted"
+    assert len(opened(room)[0].recipients) == 2
+    sites = json.loads((room.folders.outbox / "sites.json").read_text())["sites"]
+    assert [row["site"] for row in sites] == ["alice-1", "alice-2"]
+    assert all(caplog.text.count(f"{name} is left out, because its key cannot be used") == 1 for name in bad)
+
+
+def test_a_release_that_nobody_can_open_is_not_sealed(new_room: Callable[..., Room]) -> None:
+    room = new_room(sites=())
+    with room.vault.locked():
+        room.vault.ledger.append("site-added", {"site": "bad", "role": "site", "key": "ssh-rsa AAAA"}, room.vault.key)
+    room.work()
+    room.work()
+    assert room.events() == ["genesis", "site-added", "release"]
+    assert not list(room.folders.releases.iterdir())
 
 
 def test_an_auditor_reads_and_gets_no_release(room: Room, tmp_path: Path) -> None:
