@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import os
+import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,9 +128,9 @@ def read_manifest(bundle: Path) -> bytes:
     """The bytes of a bundle's manifest, unverified: good for choosing whose key and which kind to check.
 
     Raises:
-        BundleError: The file does not have a bundle's form.
+        BundleError: The file does not have a bundle's form, or is no plain file.
     """
-    with open(bundle, "rb") as file:
+    with open(bundle, "rb", opener=_open_plain) as file:
         return file.read(_members(file)[0].size)
 
 
@@ -258,6 +260,20 @@ def _opened(model: Path | BinaryIO) -> Iterator[BinaryIO]:
 class _Member:
     offset: int
     size: int
+
+
+def _open_plain(path: str, flags: int) -> int:
+    """Open what may lie where somebody else writes: follows no link, and waits for no FIFO."""
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):  # a link, on BSD too; a socket
+            raise BundleError(f"{path} is no plain file") from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise BundleError(f"{path} is no plain file")
+    return handle
 
 
 def _members(file: BinaryIO) -> list[_Member]:

@@ -150,9 +150,14 @@ def _kind(mode: int) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The SHA-256 of a file's bytes, in hexadecimal; of no more of them than it has at first, though it may grow."""
+    digest, buffer = hashlib.sha256(), bytearray(BLOCK // 4)
+    with open(path, "rb", buffering=0) as file:
+        left = os.fstat(file.fileno()).st_size
+        while left and (count := file.readinto(memoryview(buffer)[:left])):
+            digest.update(memoryview(buffer)[:count])
+            left -= count
+    return digest.hexdigest()
 
 
 def is_part(path: Path) -> bool:

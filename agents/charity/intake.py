@@ -1,6 +1,4 @@
-"""What arrives: taking bundles out of the sites' reach, and checking everything that needs no Keras.
-
-    inbox/<site>/<arrival>.bundle  ->  vault/claimed/<site>/<arrival>.bundle
+"""What arrived: checking everything about a claimed bundle that needs no Keras. Claiming it is in `inbox`.
 
 A claimed bundle stays until its verdict is published, so a crash loses nothing; the newest accepted or counted ones are
 kept as vault/evidence/<sequence of the record>.bundle. Nothing a bundle says is believed before its signature was
@@ -11,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from agents import bundle, weights
 from agents.charity.federation import Federation, Site
 from agents.charity.folders import Folders
 from agents.errors import BundleError, LedgerError, SettingsError, UntrustedError
-from agents.files import fsync_folder, move_whole, sha256_file
+from agents.files import move_whole, sha256_file
 from agents.keys import PrivateKey, PublicKey, parse_public
 from agents.ledger import Ledger, Record
 from agents.manifest import Report, Submission, check_id, check_site, shown
@@ -46,7 +43,7 @@ class Candidate:
 
 
 def waiting(folders: Folders) -> list[Claimed]:
-    """The bundles in all inboxes, in order of arrival."""
+    """The bundles in all inboxes, in order of arrival; to be counted. `inbox` says which to take."""
     return _bundles(folders.inbox)
 
 
@@ -61,32 +58,10 @@ def _bundles(root: Path) -> list[Claimed]:
         try:
             site = check_site(folder.name)
             names = [entry.name for entry in os.scandir(folder) if not entry.is_dir(follow_symlinks=False)]
-        except (BundleError, NotADirectoryError):
+        except (BundleError, OSError):
             continue  # not a site's folder: nothing of ours
         found += [Claimed(site, folder / name) for name in names if ARRIVAL.fullmatch(name)]
     return sorted(found, key=lambda claimed: claimed.path.name)
-
-
-def claim(waiting: Claimed, folders: Folders) -> Claimed | None:
-    """Move a bundle out of the sites' reach; None when it is not a plain file.
-
-    By link and unlink, because watchdog holds back everything for half a second after a file was moved out of a
-    folder it watches. A crash in between leaves two names of one bundle: the second is a replay and changes nothing.
-    """
-    if not stat.S_ISREG(waiting.path.lstat().st_mode):
-        waiting.path.unlink()
-        return None
-    target = folders.claimed / waiting.site / waiting.path.name
-    target.parent.mkdir(exist_ok=True)
-    try:
-        os.link(waiting.path, target, follow_symlinks=False)
-        fsync_folder(target.parent)
-        waiting.path.unlink()
-    except FileExistsError:
-        waiting.path.unlink()
-    except OSError:  # another file system, or one without links
-        move_whole(waiting.path, target)
-    return Claimed(waiting.site, target)
 
 
 def count_try(claimed: Claimed) -> int:

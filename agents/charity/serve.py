@@ -19,6 +19,7 @@ from agents.charity import intake
 from agents.charity.admission import Admission
 from agents.charity.conduct import conduct, seconds_to_wait
 from agents.charity.folders import Folders, locked
+from agents.charity.inbox import Inbox
 from agents.charity.intake import Claimed
 from agents.charity.judge_client import Judge, JudgeDownError
 from agents.charity.release import release
@@ -59,6 +60,7 @@ class Coordinator:
         self._enrolled = self.vault.state.enrolled
         self._short = 0  # of so many sites, as said last
         self._admission = Admission(self.vault, self.now)
+        self._inbox = Inbox(self.vault.folders, self.stop.is_set)
 
     def recover(self) -> None:
         """Finish what the last process left unfinished. Doing it again changes nothing.
@@ -75,15 +77,9 @@ class Coordinator:
         if not current.is_file():
             raise LedgerError(f"the current model is not at {current}", "put it back, or `charity rollback` to another")
         count_non_finite(current)  # loads NumPy now, for which the first submission would otherwise wait
-        for claimed in intake.unfinished(vault.folders):
-            if intake.count_try(claimed) > intake.MAX_TRIES:
-                _, subject = intake.identify(claimed.path)
-                known = subject or f"bundle {intake.bundle_hash(claimed.path)}"
-                if vault.ledger.find(claimed.site, known) is None:
-                    reason = f"the coordinator failed {intake.MAX_TRIES} times while judging it"
-                    record_invalid(vault, claimed, subject, reason)
+        for claimed in self._unfinished():
             try:
-                self._settle(claimed)
+                self._settle(claimed, give_up=intake.count_try(claimed) > intake.MAX_TRIES)
             except (OSError, JudgeDownError):
                 intake.forget_tries(vault.folders)  # a full disk is not the fault of any bundle
                 raise
@@ -103,13 +99,13 @@ class Coordinator:
             with self.vault.locked() as state:
                 self.vault.publish_sites()
                 self._enrolled = state.enrolled
-        folders = self.vault.folders
-        for claimed in intake.unfinished(folders):
+        for claimed in self._unfinished():
             self._settle(claimed)
-        for arrived in self._admission.admitted(intake.waiting(folders)):
+        arriving = self._inbox.waiting([member.name for member in self.vault.state.members])
+        for arrived in self._admission.admitted(arriving):
             if self.stop.is_set():
                 return
-            if taken := intake.claim(arrived, folders):
+            if taken := self._inbox.claim(arrived):
                 self._settle(taken)
         self._pass_turn()
         self._conduct()
@@ -123,7 +119,29 @@ class Coordinator:
         others = (seconds_to_wait(self.vault.state, self.now()), self._admission.seconds)
         return max(0.05, min([*waits, *(seconds for seconds in others if seconds is not None)]))
 
-    def _settle(self, claimed: Claimed) -> None:
+    def _unfinished(self) -> list[Claimed]:
+        """The bundles claimed before a crash, of everybody ever enrolled."""
+        return [one for one in intake.unfinished(self.vault.folders) if self.vault.state.member(one.site)]
+
+    def _settle(self, claimed: Claimed, give_up: bool = False) -> None:
+        try:
+            if give_up:
+                self._give_up(claimed)
+            self._settle_readable(claimed)
+        except PermissionError as error:
+            if error.filename != str(claimed.path):
+                raise
+            self._inbox.let_go(claimed, error)
+
+    def _give_up(self, claimed: Claimed) -> None:
+        """Record that a bundle brought the coordinator down too often."""
+        _, subject = intake.identify(claimed.path)
+        known = subject or f"bundle {intake.bundle_hash(claimed.path)}"
+        if self.vault.ledger.find(claimed.site, known) is None:
+            reason = f"the coordinator failed {intake.MAX_TRIES} times while judging it"
+            record_invalid(self.vault, claimed, subject, reason)
+
+    def _settle_readable(self, claimed: Claimed) -> None:
         size = claimed.path.stat().st_size
         tell(logger, "received", f"received {size:,} bytes from {claimed.site}", site=claimed.site, bytes=size)
         settled = settle(self.vault, self.judge, claimed)

@@ -84,9 +84,8 @@ def _inspected(vault: Vault, claimed: Claimed, subject: str | None) -> Candidate
     """The bundle's content, or the record that says what is wrong with it."""
     state = vault.refresh()
     member = state.member(claimed.site)
+    assert member is not None, "only the inboxes of those who were enrolled are looked into"
     try:
-        if member is None:
-            raise UntrustedError(f"{claimed.site} was never enrolled")
         if member.role != "site":  # enrolled again as one, while this bundle waited
             raise UntrustedError(f"{claimed.site} is enrolled as {member.role}, which submits nothing")
         if member.revoked:  # its model is not worth opening

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from agents.bundle import check_recipient
-from agents.charity import snapshot, totals
+from agents.charity import inbox, snapshot, totals
 from agents.charity.federation import Federation, Site, advance, derive
 from agents.charity.folders import Folders, locked
 from agents.charity.published import NoRecord, Published
@@ -116,7 +116,7 @@ class Vault:
         able = [one for one in state.enrolled if self.can_use(one)]
         rows = [{"site": one.name, "role": one.role, "key": one.key} for one in able]
         for site in state.sites:
-            (self.folders.inbox / site.name).mkdir(parents=True, exist_ok=True)
+            inbox.make_folder(self.folders, site.name)
         signers = {one.name: PublicKey(one.key) for one in able if one.role == "site"} | {COORDINATOR: self.key.public}
         files = {
             "sites.json": json.dumps({"sites": rows}, indent=2) + "\n",
@@ -219,6 +219,7 @@ class Vault:
             for record in self.ledger.of(MAKES_CURRENT, after) if found else ():
                 found.pop(self.folders.model(record.fields["model"]["sha256"]).name, None)
         return list(found.values())
+
 
 @functools.lru_cache(maxsize=4096)  # a release asks for every site's
 def _check_key(line: str, role: str) -> None:
