@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,13 @@ class Admission:
     Args:
         vault: Whose newest state says what each site has used.
         now: Tells the time in seconds since 1970.
+        remove: Takes a bundle out of the inbox, whatever its name leads to by then.
     """
 
-    def __init__(self, vault: Vault, now: Callable[[], float]) -> None:
+    def __init__(self, vault: Vault, now: Callable[[], float], remove: Callable[[Claimed], None]) -> None:
         self._vault = vault
         self._now = now
+        self._remove = remove
         self._said: dict[str, float] = {}
         self.seconds: float | None = None  # until one of those who were held back may go on
 
@@ -50,7 +51,7 @@ class Admission:
         Whoever is held back is told of once an hour. At the end garbage above the rate is dropped and counted.
         """
         self.seconds = None
-        garbage: dict[str, list[Path]] = {}
+        garbage: dict[str, list[Claimed]] = {}
         for arrived in waiting:
             state = self._vault.state
             used = state.used.get(arrived.site, rates.NEVER)
@@ -59,11 +60,11 @@ class Admission:
             if not any(both):
                 yield arrived
             elif not both[rates.BUNDLES] and _is_garbage(arrived.path):
-                garbage.setdefault(arrived.site, []).append(arrived.path)
+                garbage.setdefault(arrived.site, []).append(arrived)
             else:
                 self._hold(arrived.site, both, now)
-        for site, paths in garbage.items():
-            self._drop(site, paths, self._now())
+        for site, dropped in garbage.items():
+            self._drop(site, dropped, self._now())
         self._record(self._now())
 
     def _hold(self, site: str, both: tuple[float, float], now: float) -> None:
@@ -77,13 +78,13 @@ class Admission:
         text = f"{site} is above its rate of {rate} {what} an hour: what it sent waits, the next for {max(both):.0f} s"
         tell(logger, "held", text, logging.WARNING, site=site, rate=rate, what=what, seconds=round(max(both), 1))
 
-    def _drop(self, site: str, paths: list[Path], now: float) -> None:
+    def _drop(self, site: str, dropped: list[Claimed], now: float) -> None:
         after = self._vault.state.used.get(site, rates.NEVER)[rates.GARBAGE]
         known = self._pending(site) or {"count": 0, "since": now, "after": after}
-        known["count"] += len(paths)
+        known["count"] += len(dropped)
         write_whole(self._file(site), json.dumps(known).encode())
-        for path in paths:
-            path.unlink(missing_ok=True)
+        for one in dropped:
+            self._remove(one)
 
     def _record(self, now: float) -> None:
         """Tell of what was dropped, once an hour per site."""
@@ -118,7 +119,10 @@ class Admission:
 
 def _is_garbage(path: Path) -> bool:
     """Whether nobody can ask for a verdict on a bundle."""
-    return not stat.S_ISREG(path.lstat().st_mode) or intake.identify(path)[1] is None
+    try:
+        return intake.identify(path)[1] is None
+    except OSError:  # gone, or not to be read: not this rule's business
+        return False
 
 
 def _tell_garbage(record: Record) -> None:

@@ -96,13 +96,26 @@ class Inbox:
             target.parent.mkdir(exist_ok=True)
             if not self._linked(file, name, folder, target) and not self._copied(file, target):
                 return None
-            self._remove(waiting)
+            self.remove(waiting)
         return Claimed(site, target)
 
     def let_go(self, claimed: Claimed, error: OSError) -> None:
         """Give up a claimed bundle that the door, which still held it open, made unreadable."""
         self._say(f"{claimed.site}'s bundle {claimed.path.name} cannot be read any more: {error.strerror}; removed")
         claimed.path.unlink(missing_ok=True)
+
+    def remove(self, waiting: Claimed) -> None:
+        """Take a bundle's name out of its site's folder; through a link instead of the folder nothing is removed."""
+        try:
+            folder = os.open(waiting.path.parent, _FOLDER)
+            try:
+                os.unlink(waiting.path.name, dir_fd=folder)
+            finally:
+                os.close(folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._skip(waiting, f"cannot be removed: {error.strerror}")
 
     def _listed(self, site: str) -> list[str]:
         try:
@@ -166,23 +179,11 @@ class Inbox:
 
     def _drop(self, waiting: Claimed, why: str) -> None:
         self._say(f"inbox/{waiting.site}/{waiting.path.name} {why}, which no door leaves there: removed")
-        self._remove(waiting)
+        self.remove(waiting)
 
     def _skip(self, waiting: Claimed, why: str) -> None:
         self._say(f"inbox/{waiting.site}/{waiting.path.name} {why}: ignored")
         self._stuck.add((waiting.site, waiting.path.name))
-
-    def _remove(self, waiting: Claimed) -> None:
-        try:
-            folder = os.open(waiting.path.parent, _FOLDER)
-            try:
-                os.unlink(waiting.path.name, dir_fd=folder)
-            finally:
-                os.close(folder)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            self._skip(waiting, f"cannot be removed: {error.strerror}")
 
     def _say(self, text: str) -> None:
         if text not in self._said and len(self._said) < MAX_LISTED:

@@ -59,8 +59,8 @@ class Coordinator:
         self._heard: tuple[str | None, float] = (None, self.clock())
         self._enrolled = self.vault.state.enrolled
         self._short = 0  # of so many sites, as said last
-        self._admission = Admission(self.vault, self.now)
         self._inbox = Inbox(self.vault.folders, self.stop.is_set)
+        self._admission = Admission(self.vault, self.now, self._inbox.remove)
 
     def recover(self) -> None:
         """Finish what the last process left unfinished. Doing it again changes nothing.
