@@ -7,8 +7,10 @@ depends on the processor. A log of JSON lines must hold none of them; a crash mu
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,12 +18,17 @@ from collections.abc import Iterator
 
 log = logging.getLogger("models")
 
-# Waits until the process that it serves lets it go, with a byte, or dies, which ends its input. Then it writes what
-# was kept, at most the last 64 kB of it, to where descriptor 2 led. A dead process can no longer do that itself.
-_WITNESS = """
+# Waits until the process that it serves lets it go with a dot. When that process dies instead, it writes what was
+# kept, at most the last 64 kB, to where descriptor 2 led, and after it where in Python the process was.
+_WITNESS = r"""
 import os
-if not os.read(0, 1):
-    os.write(2, os.pread(1, 65536, max(0, os.fstat(1).st_size - 65536)))
+word = os.read(0, 4096)
+if word != b".":
+    said = os.pread(1, 65536, max(0, os.fstat(1).st_size - 65536))
+    os.write(2, said if not said or said.endswith(b"\n") else said + b"\n")
+    while word:
+        os.write(2, word)
+        word = os.read(0, 4096)
 """
 
 
@@ -39,12 +46,7 @@ def apart() -> Iterator[None]:
         yield
         return
     level = logging.ERROR
-    with tempfile.TemporaryFile(buffering=0) as kept:
-        command = [sys.executable, "-I", "-S", "-c", _WITNESS]
-        # A session of its own: Ctrl-C at the terminal is not meant for it.
-        witness = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=kept, stderr=there, bufsize=0, start_new_session=True
-        )
+    with tempfile.TemporaryFile(buffering=0) as kept, _witness(kept.fileno(), there):
         _switch(kept.fileno())
         try:
             yield
@@ -52,14 +54,38 @@ def apart() -> Iterator[None]:
         finally:
             _switch(there)
             os.close(there)
-            assert witness.stdin
-            with contextlib.suppress(OSError):  # somebody ended it
-                witness.stdin.write(b".")
-            witness.stdin.close()
-            witness.wait()
             kept.seek(0)
             for line in kept.read().decode(errors="replace").splitlines():
                 log.log(level, "%s", line, extra={"event": "native"})
+
+
+@contextlib.contextmanager
+def _witness(kept: int, there: int) -> Iterator[None]:
+    """A process that outlives this one, to say what this one no longer can.
+
+    In a container nothing outlives the first process by more than a moment. So that one has to wait before it dies:
+    faulthandler writes its many small pieces into a socket that takes a few of them, until the witness reads.
+    """
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            # A session of its own: Ctrl-C at the terminal is not meant for it.
+            command = [sys.executable, "-I", "-S", "-c", _WITNESS]
+            witness = subprocess.Popen(
+                command, stdin=theirs.fileno(), stdout=kept, stderr=there, start_new_session=True
+            )
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        handled = not faulthandler.is_enabled()  # or somebody has other plans with it
+        if handled:
+            faulthandler.enable(ours, all_threads=False)
+        try:
+            yield
+        finally:
+            if handled:
+                faulthandler.disable()
+            with contextlib.suppress(OSError):  # somebody ended it
+                ours.send(b".")
+    witness.wait()
 
 
 def _switch(target: int) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -34,10 +36,10 @@ tell(logger, "end", "after")
 SAID = ["WARNING: All log messages before InitializeLog() are written to STDERR", "I0000 an \ufffd operation is on"]
 
 
-def run(folder: Path, then: str, debug: bool = False) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, then: str, debug: bool = False, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     (folder / "loud.py").write_text(LIBRARY.format(then=then))
     environ = {**os.environ, "PYTHONPATH": str(folder)}
-    program = [sys.executable, "-c", PROGRAM.format(debug=debug)]
+    program = [*before, sys.executable, "-c", PROGRAM.format(debug=debug)]
     return subprocess.run(program, env=environ, capture_output=True, text=True, errors="replace", check=False)
 
 
@@ -65,25 +67,38 @@ def test_a_library_that_cannot_be_loaded_is_heard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("then", "code"),
+    ("then", "code", "told"),
     [
-        ("os.abort()", -signal.SIGABRT),
-        ("os.kill(os.getpid(), 11)", -signal.SIGSEGV),
-        ("os.kill(os.getpid(), 9)", -signal.SIGKILL),
-        ("os._exit(3)", 3),
+        ("os.abort()", -signal.SIGABRT, "Fatal Python error: Aborted"),
+        ("import ctypes; ctypes.string_at(0)", -signal.SIGSEGV, "Fatal Python error: Segmentation fault"),
+        ("os.kill(os.getpid(), 9)", -signal.SIGKILL, None),
+        ("os._exit(3)", 3, None),
     ],
 )
-def test_a_crash_shows_what_was_said(tmp_path: Path, then: str, code: int) -> None:
+def test_a_crash_shows_what_was_said(tmp_path: Path, then: str, code: int, told: str | None) -> None:
     done = run(tmp_path, then)
     assert done.returncode == code
     first, *said = done.stderr.splitlines()
     assert json.loads(first)["text"] == "before"
-    assert said == SAID
+    assert said[:2] == SAID
+    assert said[2:3] == ([told] if told else [])
+    assert told is None or "loud.py" in done.stderr
+
+
+def test_the_first_process_of_a_container_shows_it_too(tmp_path: Path) -> None:
+    """Nothing outlives it; whoever shall say something must do so before it is gone."""
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no process namespaces for this user")
+    for then in ("os.abort()", "import ctypes; ctypes.string_at(0)") * 3:
+        said = run(tmp_path, then, before=apart).stderr.splitlines()
+        assert said[1:3] == SAID
+        assert said[3].startswith("Fatal Python error: ")
 
 
 def test_of_much_the_end_is_shown(tmp_path: Path) -> None:
     done = run(tmp_path, "os.write(2, b'.' * 200_000 + b' the reason'); os.abort()")
-    assert done.stderr.endswith(". the reason")
+    assert ". the reason\nFatal Python error" in done.stderr
     assert len(done.stderr) < 70_000
 
 
