@@ -130,11 +130,27 @@ class Coordinator:
             )  # fmt: skip
         return self._count(sent, clock) if self.state.policy.rounds else self._judged(sent, clock)
 
-    def report(self, site: str, clock: float, *, claim: Local | None, **counts: int) -> Record:
-        """Record that a site's session is over: session, epochs, checkpoints, examples, builds_on."""
+    def report(
+        self,
+        site: str,
+        clock: float,
+        *,
+        release: Record,
+        claim: Local | None,
+        session: int,
+        epochs: int,
+        checkpoints: int,
+        examples: int,
+    ) -> Record:
+        """Record that a site's session, begun from a release, is over."""
         self._received += 1
-        metrics, subject = vars(claim) if claim else None, identifier(self._received)
-        return self._history.append("report", clock, site=site, submission=subject, metrics=metrics, **counts)
+        metrics = vars(claim) if claim else None
+        shared = {"site": site, "submission": identifier(self._received), "session": session, "examples": examples}
+        if reason := self.state.out_of_turn(site, release.fields["federation"]):
+            said = {**shared, "epoch": epochs, "builds_on": release.sequence, "claim": metrics}
+            return self._history.append("refused", clock, **records.refused_report(self.state, said, reason))
+        counts = {"epochs": epochs, "checkpoints": checkpoints, "builds_on": release.sequence}
+        return self._history.append("report", clock, **shared, **counts, metrics=metrics)
 
     def settle(self, clock: float) -> None:
         """Open, extend and close rounds, and release, until nothing is due."""
@@ -160,6 +176,8 @@ class Coordinator:
     def _judged(self, sent: Sent, clock: float) -> Record:
         state = self.state
         said = self._told_of(sent)
+        if reason := state.out_of_turn(sent.site, sent.release.fields["federation"]):
+            return self._refuse(said, Decision(False, reason), clock)
         staleness = state.current.staleness(sent.site, int(sent.release.fields["federation"]["version"]))
         try:
             decision, mixed = self._mixed(sent.weights, staleness)

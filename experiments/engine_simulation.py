@@ -286,7 +286,7 @@ class Simulation:
         best = session.checkpoints[-1].claim if session.checkpoints else None
         self._coordinator.report(
             site.name, clock, session=running.number, epochs=session.epochs, checkpoints=running.sent,
-            examples=site.examples, builds_on=running.release.sequence, claim=best,
+            examples=site.examples, release=running.release, claim=best,
         )  # fmt: skip
         turns = running.release.fields["federation"]["turns"]
         site.trained = Trained(running.number, turns, passed=False)

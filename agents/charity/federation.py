@@ -183,6 +183,24 @@ class Federation:
         released = self.release.fields if self.release else {}
         return any(released.get(name) != value for name, value in wanted.items())
 
+    def out_of_turn(self, site: str, released: Mapping[str, Any]) -> str:
+        """Why nothing is taken from a site now, in the schedule `relay`; empty when it is, and in every other schedule.
+
+        A site ships all checkpoints of a session before its report, which ends its turn. So what comes later comes from
+        a turn that ended without it, because its time was up, or from no turn at all.
+
+        Args:
+            released: What the release that the site started from says of the federation. Without `turns`, as an older
+                version made it, only whose turn it is counts.
+        """
+        if self.genesis["schedule"] != "relay":
+            return ""
+        same = released.get("turns", self.turns) == self.turns
+        if self.turn == site:
+            return "" if same else f"it was trained in an earlier turn of {site}"
+        whose = f"it is {self.turn}'s turn" if self.turn else "it is nobody's turn"
+        return f"the turn of {site} is over; {whose}" if released.get("turn") == site else whose
+
     def all_sessions_done(self) -> bool:
         """Whether every site has trained as many sessions as agreed, or as many rounds have closed."""
         if self.policy.rounds:

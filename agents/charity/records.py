@@ -36,6 +36,17 @@ def verdict(state: Federation, sent: Mapping[str, Any], decision: Decision, stal
     return fields
 
 
+def refused_report(state: Federation, sent: Mapping[str, Any], reason: str) -> Fields:
+    """A report that does not count.
+
+    Args:
+        sent: What it says: site, submission, session, epoch, examples, builds_on, claim.
+    """
+    nothing = {"metrics": None, "model": None, "architecture": None}
+    against = {"against": state.current.of, "current_metrics": state.current.metrics}
+    return {**sent, **nothing, **against, "reason": reason}
+
+
 def counted(state: Federation, sent: Mapping[str, Any]) -> Fields:
     """An update that is taken into the open round."""
     current = state.round

@@ -135,7 +135,7 @@ class _Weighed:
 def _weighed(vault: Vault, judge: Scores, state: Federation, candidate: Candidate) -> _Weighed:
     manifest = candidate.manifest
     member = state.member(manifest.sender)
-    if member is None or member.revoked or state.policy.rounds:
+    if member is None or member.revoked or state.policy.rounds or _out_of_turn(vault, state, manifest):
         return _Weighed()  # not worth the judge's time
     staleness = state.current.staleness(manifest.sender, _version(vault, manifest.builds_on))
     wanted = shares(state.policy, staleness)
@@ -171,6 +171,8 @@ def _commit(vault: Vault, state: Federation, found: Candidate, weighed: _Weighed
     assert member is not None
     if member.revoked:
         return _refuse(vault, state, found, Decision(False, "revoked"))
+    if reason := _out_of_turn(vault, state, manifest):
+        return _refuse(vault, state, found, Decision(False, reason))
     if state.policy.rounds:
         return _count(vault, state, found)
     if not weighed.mixes:
@@ -228,7 +230,7 @@ def _sent(manifest: Submission) -> dict[str, Any]:
 def _refuse_revoked(vault: Vault, manifest: Submission | Report) -> Record:
     with vault.locked() as state:
         if isinstance(manifest, Report):
-            return _refuse_report(vault, state, manifest, "revoked")
+            return vault.append("refused", **records.refused_report(state, _told(manifest), "revoked"))
         return vault.append("refused", **records.verdict(state, _sent(manifest), Decision(False, "revoked")))
 
 
@@ -236,30 +238,32 @@ def _commit_report(vault: Vault, report: Report) -> Record:
     with vault.locked() as state:
         member = state.member(report.sender)
         assert member is not None
-        if member.revoked:
-            return _refuse_report(vault, state, report, "revoked")
-        counts = {"epochs": report.epochs, "checkpoints": report.checkpoints, "builds_on": report.builds_on}
-        return vault.append("report", **_reported(report), **counts, metrics=_claimed(report))
+        if reason := "revoked" if member.revoked else _out_of_turn(vault, state, report):
+            return vault.append("refused", **records.refused_report(state, _told(report), reason))
+        shared = {"site": report.sender, "submission": report.id, "session": report.session}
+        counts = {"epochs": report.epochs, "checkpoints": report.checkpoints, "examples": report.examples}
+        return vault.append("report", **shared, **counts, builds_on=report.builds_on, metrics=_claimed(report))
 
 
-def _refuse_report(vault: Vault, state: Federation, report: Report, reason: str) -> Record:
-    nothing = {"epoch": report.epochs, "metrics": None, "model": None, "architecture": None}
-    against = {"against": state.current.of, "current_metrics": state.current.metrics}
-    extra = {"builds_on": report.builds_on, "claim": _claimed(report), "reason": reason}
-    return vault.append("refused", **_reported(report), **nothing, **against, **extra)
-
-
-def _reported(report: Report) -> dict[str, Any]:
+def _told(report: Report) -> dict[str, Any]:
+    """What a record repeats of a report that does not count."""
     return {
         "site": report.sender,
         "submission": report.id,
         "session": report.session,
+        "epoch": report.epochs,
         "examples": report.examples,
+        "builds_on": report.builds_on,
+        "claim": _claimed(report),
     }
 
 
 def _claimed(report: Report) -> dict[str, Any] | None:
     return vars(report.metrics) if report.metrics else None
+
+
+def _out_of_turn(vault: Vault, state: Federation, manifest: Submission | Report) -> str:
+    return state.out_of_turn(manifest.sender, vault.ledger.record(manifest.builds_on).fields["federation"])
 
 
 class _Clock:

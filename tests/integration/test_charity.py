@@ -21,6 +21,7 @@ from agents import weights
 from agents.bundle import open_bundle, seal
 from agents.charity import enrol, serve, steer
 from agents.charity.audit import audit
+from agents.charity.intake import Claimed
 from agents.charity.judge_client import Judge, JudgeDownError
 from agents.charity.release import KEPT, path_of
 from agents.charity.serve import Coordinator
@@ -590,20 +591,18 @@ def test_a_site_that_never_stops_sending_holds_up_neither_turns_nor_the_end(new_
     room = new_room(schedule="relay")
     builds_on = room.release()
 
-    class Busy:
-        scored = 0
+    class Busy(Coordinator):
+        settled = 0
 
-        def score(self, model: Path) -> dict[str, Any]:
-            self.scored += 1
-            assert self.scored < 5, "the coordinator does nothing else any more"
+        def _settle(self, claimed: Claimed, give_up: bool = False) -> None:
+            self.settled += 1
+            assert self.settled < 5, "the coordinator does nothing else any more"
             for _ in range(2):
                 room.submit("alice-2", 0.4, builds_on=builds_on)
-            return {"accuracy": 0.4, "loss": 0.6}
-
-        def start(self) -> None: ...
+            super()._settle(claimed, give_up)
 
     time = [0.0]
-    coordinator = Coordinator(room.vault, cast(Judge, Busy()), turn_seconds=10, clock=lambda: time[0])
+    coordinator = Busy(room.vault, room.judge, turn_seconds=10, clock=lambda: time[0])
     coordinator.work()
     time[0] = 10
     room.submit("alice-2", 0.4, builds_on=builds_on)
@@ -615,11 +614,50 @@ def test_a_site_that_never_stops_sending_holds_up_neither_turns_nor_the_end(new_
     assert len(room.vault.ledger.judged()) == judged
 
 
-def test_a_report_out_of_turn_does_not_move_the_turn(new_room: Callable[..., Room]) -> None:
-    room = new_room(schedule="relay")
+def test_in_a_relay_only_the_work_of_the_turn_counts(new_room: Callable[..., Room]) -> None:
+    room = new_room(schedule="relay", sessions=2)
+    first = room.release()
+    early = room.submit("alice-2", 0.9), room.report("alice-2", builds_on=first)
+    room.work()
+    for id in early:
+        assert room.verdict("alice-2", id)["reason"] == "it is alice-1's turn"
+        assert room.verdict("alice-2", id)["event"] == "refused"
+    assert (room.vault.state.current.of, room.vault.state.turn) == (1, "alice-1")
+    assert [site.sessions for site in room.vault.state.sites] == [0, 0]
+    # In the order in which a site ships; what it trained from is the first release of its turn.
+    sent = room.submit("alice-1", 0.6, builds_on=first), room.submit("alice-1", 0.7, builds_on=first)
+    report = room.report("alice-1", builds_on=first)
+    late = room.submit("alice-1", 0.9, builds_on=first), room.report("alice-1", builds_on=first)
+    room.work()
+    events = [room.verdict("alice-1", id)["event"] for id in (*sent, report, *late)]
+    assert events == ["accepted", "accepted", "report", "refused", "refused"]
+    for id in late:
+        assert room.verdict("alice-1", id)["reason"] == "the turn of alice-1 is over; it is alice-2's turn"
+    assert room.vault.state.current.metrics["accuracy"] == 0.7
     room.report("alice-2")
     room.work()
     assert room.vault.state.turn == "alice-1"
+    old = room.submit("alice-1", 0.9, builds_on=first)
+    new = room.submit("alice-1", 0.8)
+    room.work()
+    assert room.verdict("alice-1", old)["reason"] == "it was trained in an earlier turn of alice-1"
+    assert room.verdict("alice-1", new)["event"] == "accepted"
+    assert room.vault.state.out_of_turn("alice-1", {"turn": "alice-1"}) == "", "an older version counted no turns"
+
+
+def test_work_that_comes_after_its_turn_was_passed_on_is_refused(new_room: Callable[..., Room]) -> None:
+    room = new_room(schedule="relay")
+    time = [0.0]
+    coordinator = Coordinator(room.vault, room.judge, turn_seconds=10, clock=lambda: time[0])
+    coordinator.work()
+    assert room.vault.state.release is not None
+    builds_on = room.vault.state.release.sequence
+    time[0] = 10
+    coordinator.work()
+    late = room.submit("alice-1", 0.9, builds_on=builds_on), room.report("alice-1", builds_on=builds_on)
+    coordinator.work()
+    for id in late:
+        assert room.verdict("alice-1", id)["reason"] == "the turn of alice-1 is over; it is alice-2's turn"
 
 
 def test_the_turn_of_a_silent_or_revoked_site_passes(new_room: Callable[..., Room]) -> None:

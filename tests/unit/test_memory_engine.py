@@ -20,7 +20,7 @@ from agents.ledger import START, Record
 from agents.manifest import Local
 from agents.weights import write_weights
 from experiments.attack import read_attack
-from experiments.engine_coordinator import Became, Coordinator
+from experiments.engine_coordinator import Became, Coordinator, Sent
 from experiments.engine_history import History, read_history
 from experiments.engine_models import ModelFiles, Weights, identifier
 from experiments.engine_outcome import moments, submissions, verdicts
@@ -212,6 +212,31 @@ def test_a_relay_passes_the_turn_and_starts_from_the_newest_release(tmp_path: Pa
     assert [model.site for _, model in played.became] == ["alice-1", "alice-2", "alice-1", "alice-2"]
     assert played.values == [0.225, 0.475, 0.6, 0.85]
     assert [clock for clock, _ in played.became] == [100, 400, 500, 800]
+
+
+def test_in_a_relay_only_the_work_of_the_turn_counts(tmp_path: Path) -> None:
+    with History(tmp_path / "h") as history:
+        coordinator = Coordinator(history, SPEC, judge, lambda model, clock: None)
+        terms = agree({**SETTINGS, "schedule": "relay"}, SPEC, "binary_crossentropy")
+        coordinator.begin(terms, 1, weights(0.1), 0, ["alice-1", "alice-2"])
+        release = coordinator.state.release
+        assert release is not None
+        claim = Local(0.5, 0.5)
+
+        def receive(site: str) -> str:
+            sent = Sent(site, 1, 1, 10, release, claim, weights(0.9))
+            return str(coordinator.receive(sent, 1).fields["reason"])
+
+        def report(site: str) -> Record:
+            return coordinator.report(
+                site, 1, release=release, claim=claim, session=1, epochs=1, checkpoints=1, examples=10
+            )
+
+        assert receive("alice-2") == report("alice-2").fields["reason"] == "it is alice-1's turn"
+        assert receive("alice-1") == "accuracy 0.9000 beats 0.1000"
+        assert report("alice-1").event == "report"
+        assert receive("alice-1") == report("alice-1").fields["reason"]
+        assert receive("alice-1") == "the turn of alice-1 is over; it is alice-2's turn"
 
 
 def test_polyak_goes_half_way(tmp_path: Path) -> None:
