@@ -27,6 +27,15 @@ ROOT = Path(__file__).resolve().parents[2]
 TICK_SECONDS = 0.1  # how often the door looks whether sites.json changed
 MAX_CHANNELS = 10  # on one connection
 
+# Connections that have not logged in yet. One costs sshd up to two processes and 1.6 MB, and the door's container has
+# 128 MB and 256 processes. One address can take fewer places than there are before the first is refused, so it keeps
+# nobody else out. It can take many, because all sites may stand behind one, and connect at once when a door comes back.
+MAX_STRANGERS = 60
+FEW_STRANGERS = 40  # up to here nobody is refused, but for the limit of an address
+STRANGERS_OF_ONE = 35  # an IPv4 address, or an IPv6 network of 64 bits
+LOGIN_SECONDS = 10  # a login takes about eight round trips
+UNUSED_SECONDS = 900  # what a connection without a channel may stay
+
 _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _KEY = re.compile(r"(ssh-rsa|ssh-ed25519|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]{60,2000}={0,2}")
 _KEY_ENDS = 40

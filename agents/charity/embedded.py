@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ipaddress
 import logging
 import os
 import threading
@@ -17,8 +18,12 @@ from typing import Any
 import asyncssh
 
 from agents.charity.door import (
+    LOGIN_SECONDS,
     MAX_CHANNELS,
+    MAX_STRANGERS,
+    STRANGERS_OF_ONE,
     TICK_SECONDS,
+    UNUSED_SECONDS,
     DoorSettings,
     Enrolled,
     check_free,
@@ -33,8 +38,6 @@ from agents.commands import tell
 from agents.errors import SettingsError
 
 USER = "charity"
-LOGIN_SECONDS = 20
-MAX_STRANGERS = 100  # connections that have not logged in yet
 LAST_WORDS_SECONDS = 0.5  # what a revoked site's open channels have to end by themselves
 LAST_STEPS_SECONDS = 5  # what a command has to tidy up when its client has gone
 WINDOW_BYTES = 2 << 20
@@ -116,6 +119,7 @@ class EmbeddedDoor:
             while not stop.is_set():
                 await asyncio.sleep(TICK_SECONDS)
                 self.follow_sites()
+                self.end_unused()
             server.close()
             for connection in list(self.connections):
                 connection.end()
@@ -141,26 +145,53 @@ class EmbeddedDoor:
             names = [one.site for one in sites]
             tell(self.logger, "sites", f"{', '.join(names) or 'nobody'} may log in", sites=names)
 
+    def make_room(self, arrived: Connection) -> None:
+        """When there are too many strangers, of one address or of all, send the oldest away: it is likely a silent one.
+
+        A login takes a fraction of a second, so whoever means to log in is among the newest.
+        """
+        strangers = sorted((one for one in self.connections if one.enrolled is None), key=lambda one: one.since)
+        same = [one for one in strangers if one.source == arrived.source]
+        if len(same) > STRANGERS_OF_ONE:
+            same[0].end()
+        elif len(strangers) > MAX_STRANGERS:
+            strangers[0].end()
+
+    def end_unused(self) -> None:
+        """End connections that have had no channel for long."""
+        now = asyncio.get_running_loop().time()
+        for connection in list(self.connections):
+            if connection.enrolled and not connection.channels and now - connection.since > UNUSED_SECONDS:
+                connection.end()
+
 
 _ECDSA = ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521")
 
 
 class Connection(asyncssh.SSHServer):
-    """One client: logs in with a key of sites.json, then opens channels of one kind."""
+    """One client: logs in with a key of sites.json, then opens channels of one kind.
+
+    Attributes:
+        source: Its address, or the IPv6 network of 64 bits that it comes from.
+        since: When it began, logged in, or closed its last channel, by the loop's clock.
+    """
 
     def __init__(self, door: EmbeddedDoor) -> None:
         self.door = door
+        self.source = ""
+        self.since = 0.0
         self.enrolled: Enrolled | None = None
         self.channels = 0
         self._offered: Enrolled | None = None
         self._connection: Any = None
 
     def connection_made(self, conn: Any) -> None:
-        """Count it; too many strangers at once are sent away."""
+        """Count it."""
         self._connection = conn
+        self.since = asyncio.get_running_loop().time()
+        self.source = source_of(conn.get_extra_info("peername"))
         self.door.connections.add(self)
-        if sum(one.enrolled is None for one in self.door.connections) > MAX_STRANGERS:
-            conn.abort()
+        self.door.make_room(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -186,6 +217,7 @@ class Connection(asyncssh.SSHServer):
         if self.enrolled is None or self.enrolled not in self.door.by_key.values():
             self.end()
             return
+        self.since = asyncio.get_running_loop().time()
         address = self._connection.get_extra_info("peername")[0]
         text = f"{self.enrolled.site} connected from {address}"
         tell(self.door.logger, "login", text, site=self.enrolled.site, address=address)
@@ -199,6 +231,16 @@ class Connection(asyncssh.SSHServer):
     def end(self) -> None:
         """Close the connection and with it every channel."""
         self._connection.abort()
+
+
+def source_of(peer: tuple[Any, ...] | None) -> str:
+    """What counts as one address, as in sshd_config: an IPv4 address, or an IPv6 network of 64 bits."""
+    if not peer:
+        return ""  # it has gone already
+    address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 class Channel(asyncssh.SSHServerSession[bytes]):
@@ -282,6 +324,7 @@ class Channel(asyncssh.SSHServerSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._connection.channels -= 1
+        self._connection.since = asyncio.get_running_loop().time()
         if self._command:
             self._command.client_gone()
 

@@ -21,8 +21,13 @@ from pathlib import Path
 from typing import IO
 
 from agents.charity.door import (
+    FEW_STRANGERS,
+    LOGIN_SECONDS,
     MAX_CHANNELS,
+    MAX_STRANGERS,
+    STRANGERS_OF_ONE,
     TICK_SECONDS,
+    UNUSED_SECONDS,
     DoorSettings,
     Enrolled,
     authorized_keys,
@@ -102,8 +107,10 @@ def config(settings: DoorSettings, account: str, sshd_version: tuple[int, int]) 
         "Compression no",
         # Strangers are few and brief; sites are many and stay.
         "MaxAuthTries 6",
-        "LoginGraceTime 20",
-        "MaxStartups 20:30:100",
+        f"LoginGraceTime {LOGIN_SECONDS}",
+        f"MaxStartups {FEW_STRANGERS}:50:{MAX_STRANGERS}",
+        f"PerSourceMaxStartups {STRANGERS_OF_ONE}",
+        "PerSourceNetBlockSize 32:64",
         f"MaxSessions {MAX_CHANNELS}",
         "ClientAliveInterval 15",
         "ClientAliveCountMax 3",
@@ -115,7 +122,7 @@ def config(settings: DoorSettings, account: str, sshd_version: tuple[int, int]) 
     if sshd_version >= (9, 1):
         lines.append("RequiredRSASize 3072")
     if sshd_version >= (9, 2):
-        lines.append("UnusedConnectionTimeout 15m")
+        lines.append(f"UnusedConnectionTimeout {UNUSED_SECONDS}")
     if sshd_version >= (9, 8):
         # All sites may stand behind one address; a revoked one that keeps trying must not lock out the others.
         lines.append("PerSourcePenalties no")

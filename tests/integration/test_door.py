@@ -371,6 +371,19 @@ def test_only_enrolled_keys_log_in(door: Door) -> None:
     transport.close()
 
 
+@pytest.mark.parametrize(("address", "count"), [("127.0.0.1", 30), ("127.0.0.9", 50)])
+def test_silent_strangers_from_one_address_keep_no_site_out(door: Door, address: str, count: int) -> None:
+    with contextlib.ExitStack() as strangers:
+        for _ in range(count):
+            try:
+                one = socket.create_connection(("127.0.0.1", door.port), 10, source_address=(address, 0))
+            except OSError as error:
+                pytest.skip(f"nobody comes from {address} on this machine: {error}")
+            strangers.enter_context(one)
+        for _ in range(3):
+            assert door.ssh("help").returncode == 0
+
+
 def test_one_connection_has_few_channels(door: Door) -> None:
     with door.client() as client:
         channels = [client.open_session() for _ in range(10)]
