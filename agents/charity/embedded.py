@@ -123,8 +123,8 @@ class EmbeddedDoor:
             server.close()
             for connection in list(self.connections):
                 connection.end()
-            if self.starting:  # asyncio waits for ever for a process that is cancelled while it starts
-                await asyncio.wait(self.starting)
+        while self.starting:  # asyncio may wait for ever for a process that is cancelled while it starts
+            await asyncio.wait(self.starting)
         tell(self.logger, "stopped", "stopped")
 
     def follow_sites(self) -> None:
@@ -285,6 +285,8 @@ class Channel(asyncssh.SSHServerSession[bytes]):
         start.add_done_callback(starting.discard)
 
     async def _run(self) -> None:
+        if self._ssh.is_closing():
+            return
         environment = {"SSH_ORIGINAL_COMMAND": self._words, "PATH": os.environ.get("PATH", os.defpath)}
         argv = forced_command(self._connection.door.settings, self._enrolled)
         loop = asyncio.get_running_loop()
