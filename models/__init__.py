@@ -27,13 +27,20 @@ if TYPE_CHECKING:
 
 _NO_ARCHITECTURE = {
     "archive",
+    "arrays",
     "backend",
+    "classes",
     "datasets",
+    "folders",
     "images",
+    "npz",
     "outliers",
     "partition",
+    "pictures",
     "pixels",
     "pool",
+    "published",
+    "reading",
     "score",
     "training",
 }

@@ -11,25 +11,21 @@ nothing in it is ever unpickled, and what is taken is finite.
 
 from __future__ import annotations
 
-import math
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from agents import weights
 from agents.errors import SettingsError, WeightsError
 from agents.files import sha256_file
+from models import arrays
 
 if TYPE_CHECKING:
     import numpy as np
 
 MAX_BYTES = weights.MAX_BYTES
-MAX_TENSORS = 10_000
 SHOWN = 6  # names in a list for people
-_BROKEN = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 Shape = tuple[int, ...]
 
@@ -138,51 +134,22 @@ def _read_model(path: Path, fits: Mapping[str, str]) -> dict[str, np.ndarray]:
 def _npz_header(path: Path) -> dict[str, Shape]:
     """Shape by name. Only the first bytes of each member are unpacked; what they claim is checked against its size."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            claimed = sum(member.file_size for member in members)
-            if claimed > MAX_BYTES or len(members) > MAX_TENSORS:
-                raise SettingsError(
-                    f"--weights: {path} claims {claimed:,} bytes in {len(members):,} arrays, "
-                    f"at most {MAX_BYTES:,} in {MAX_TENSORS:,} are read"
-                )
-            shapes: dict[str, Shape] = {}
-            for member in members:
-                name = member.filename.removesuffix(".npy")
-                if name in shapes or name == member.filename:
-                    raise SettingsError(f"--weights: {path}: {_shown(name)} stands twice or is no array")
-                with archive.open(member) as file:
-                    shapes[name] = _array_header(path, name, file, member.file_size)
-    except _BROKEN:
-        raise SettingsError(f"--weights: {path} is no readable .npz file of arrays") from None
-    return shapes
-
-
-def _array_header(path: Path, name: str, file: IO[bytes], size: int) -> Shape:
-    import numpy as np
-
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if dtype.kind != "f":
-        what = "holds Python objects, which are never read" if dtype.hasobject else f"is {dtype}"
-        raise SettingsError(f"--weights: {path}: {_shown(name)} {what}; expected floating-point numbers")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - file.tell():
-        raise SettingsError(f"--weights: {path}: {_shown(name)} claims {shape} {dtype}, but has {size:,} bytes")
-    return tuple(shape)
+        found = arrays.headers(path, MAX_BYTES)
+    except arrays.ArraysError as error:
+        raise SettingsError(f"--weights: {error}") from None
+    for name, (_, dtype) in found.items():
+        if dtype.kind != "f":
+            what = "holds Python objects, which are never read" if dtype.hasobject else f"is {dtype}"
+            raise SettingsError(f"--weights: {path}: {_shown(name)} {what}; expected floating-point numbers")
+    return {name: shape for name, (shape, _) in found.items()}
 
 
 def _read_npz(path: Path, fits: Mapping[str, str]) -> dict[str, np.ndarray]:
-    import numpy as np
-
-    tensors = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for one, name in fits.items():
-            try:
-                tensors[one] = arrays[name]
-            except _BROKEN as error:
-                raise SettingsError(f"--weights: {path}: {_shown(name)} cannot be read: {error}") from None
-    return tensors
+    try:
+        found = arrays.read(path, fits.values())
+    except arrays.ArraysError as error:
+        raise SettingsError(f"--weights: {error}") from None
+    return {one: found[name] for one, name in fits.items()}
 
 
 def _finite(path: Path, name: str, array: np.ndarray) -> np.ndarray:

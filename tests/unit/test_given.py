@@ -165,3 +165,65 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
     assert told.startswith("1 of 8 tensors come from FILE; missing0/y, ")
     assert "missing5/y and 1 more keep random weights" in told
     assert told.endswith("extra5/x and 3 more")
+
+
+def squeezed(path: Path, method: int) -> Path:
+    """Many zeros in few bytes, so that every kind of decompressor runs."""
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("dense1:bias.npy", claiming((3,)) + bytes(12))
+        file.writestr("large:kernel.npy", claiming((10_000,)) + np.arange(10_000, dtype="<f4").tobytes())
+    return path
+
+
+DAMAGED: dict[str, Callable[[Path], Path]] = {
+    "stored": lambda at: squeezed(at / "a.npz", zipfile.ZIP_STORED),
+    "deflated": lambda at: squeezed(at / "a.npz", zipfile.ZIP_DEFLATED),
+    "bzip2": lambda at: squeezed(at / "a.npz", zipfile.ZIP_BZIP2),
+    "lzma": lambda at: squeezed(at / "a.npz", zipfile.ZIP_LZMA),
+    "a model": lambda at: model_file(at / "a.safetensors", WEIGHTS),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_file_is_refused_in_one_line_wherever_it_is_damaged(kind: str, tmp_path: Path) -> None:
+    path = DAMAGED[kind](tmp_path)
+    whole = path.read_bytes()
+    expected = SHAPES if kind == "a model" else {"dense1/bias": (3,), "large/kernel": (10_000,)}
+    random = np.random.default_rng(1)
+    edges = [*range(0, min(300, len(whole)), 3), *range(max(0, len(whole) - 300), len(whole), 3)]
+    refused = 0
+    for at in (*edges, *random.integers(0, len(whole), 60).tolist()):
+        swapped = bytes([random.integers(0, 256)])
+        for damaged in (whole[:at] + swapped + whole[at + 1 :], whole[:at]):
+            path.write_bytes(damaged)
+            try:
+                read_given(path, expected)
+            except SettingsError as error:
+                refused += 1
+                assert "\n" not in str(error)
+    assert refused > 200
+
+
+def header_of(text: bytes) -> bytes:
+    """An array file with this header."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(12)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        header_of(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3,"),  # numpy asks tokenize
+        header_of(b"(" * 500),
+        header_of(b"{'descr': 'x', 'fortran_order': False, 'shape': (3,)}"),
+        header_of(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1e9,)}"),
+        header_of(b"\x00\xff"),
+        b"\x93NUMPY\x02\x00" + struct.pack("<I", 1 << 31) + b" " * 1000,
+        b"\x93NUMPY\x03\x00" + bytes(100),
+        b"\x93NUMPY\x01",
+        b"",
+    ],
+)
+def test_a_damaged_header_is_refused_in_one_line(member: bytes, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"a\.npz") as caught:
+        read_given(archive(tmp_path / "a.npz", {"dense1:bias.npy": member}), SHAPES)
+    assert "\n" not in str(caught.value)
