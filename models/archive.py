@@ -1,6 +1,6 @@
 """A tar archive of photographs as it lies on disk: which pictures it has, and their bytes.
 
-    cats_dogs_128/train/cats/cat.17.jpg      [FOLDER/]SPLIT/CLASS/[FOLDER/]NAME, with the splits train, val and test
+    cats_dogs_128/train/cats/cat.17.jpg      [FOLDER/]SPLIT/CLASS/[FOLDER/]NAME, with the splits of `folders`
 
 Only uncompressed archives are read, so that no few bytes become many. Nothing is extracted: a picture's bytes are read
 from their place in the archive into memory, and its name only says which split and class it belongs to. Links, devices
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from .folders import split_called
+from .pixels import SUFFIXES
 
 MAX_PICTURES = 1_000_000
 MAX_PICTURE_BYTES = 64 << 20
@@ -38,13 +40,11 @@ class Picture:
     size: int
 
 
-def pictures(path: Path, splits: Collection[str], suffixes: Collection[str]) -> list[Picture]:
+def pictures(path: Path) -> list[Picture]:
     """List the pictures of an archive by split, class and name; numbers count as numbers: cat.2 is before cat.10.
 
     Args:
         path: An uncompressed tar archive.
-        splits: The folders that are splits.
-        suffixes: What a picture's name ends in, lower case.
 
     Raises:
         FileNotFoundError: No such file.
@@ -56,7 +56,7 @@ def pictures(path: Path, splits: Collection[str], suffixes: Collection[str]) -> 
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                place = _place(member, splits, suffixes)
+                place = _place(member)
                 if place is not None:
                     found.append(Picture(*place, member.offset_data, member.size))
                 if len(found) > MAX_PICTURES:
@@ -89,15 +89,17 @@ def shown(picture: Picture) -> str:
     return repr(f"{picture.split}/{picture.category}/{picture.name}"[:120])
 
 
-def _place(member: tarfile.TarInfo, splits: Collection[str], suffixes: Collection[str]) -> tuple[str, str, str] | None:
+def _place(member: tarfile.TarInfo) -> tuple[str, str, str] | None:
     """Split, class and name of a picture; None for everything that is none."""
     parts = PurePosixPath(member.name).parts
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or parts[-1].startswith("."):
         return None
-    at = next((index for index, part in enumerate(parts) if part in splits), len(parts))
-    if len(parts) - at < 3 or PurePosixPath(parts[-1]).suffix.lower() not in suffixes:
+    at = next((index for index, part in enumerate(parts) if split_called(part)), len(parts))
+    if len(parts) - at < 3 or PurePosixPath(parts[-1]).suffix.lower() not in SUFFIXES:
         return None
-    return parts[at], parts[at + 1], "/".join(parts[at + 2 :])
+    split = split_called(parts[at])
+    assert split is not None
+    return split, parts[at + 1], "/".join(parts[at + 2 :])
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -16,19 +16,21 @@ same examples. `cut` divides any split further. `save` writes splits as an .npz 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from . import images, pixels
+from . import archive, images, npz, pictures, pixels
 from .images import Images
+from .pixels import Size
+from .published import DIGITS, SOURCES, Source, digest
+from .reading import Description, Reading
 
 TIMEOUT_SECONDS = 20
 BLOCK = 1 << 18
@@ -38,40 +40,6 @@ VAL_SHARE, TEST_SHARE, SPLIT_SEED = 0.1, 0.15, 20240501
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a published data set is, and how to tell that it is the right one; without `url` nobody may download it."""
-
-    file: str
-    url: str
-    digest: str  # algorithm:hexadecimal
-    classes: int
-    input: tuple[int, int, int] = (28, 28, 1)
-
-
-_PICTURES = Source(
-    "cats_dogs_128.tar",
-    "",
-    "sha256:173b6d775dbb5376e091b8eaa83529810f8387ba1ed8feef61183aa1bdfb6f0b",
-    2,
-    (128, 128, 3),
-)
-SOURCES = {
-    "pneumoniamnist": Source(
-        "pneumoniamnist.npz",
-        "https://zenodo.org/records/10519652/files/pneumoniamnist.npz?download=1",
-        "md5:28209eda62fecd6e6a2d98b1501bb15f",
-        2,
-    ),
-    "mnist": Source(
-        "mnist.npz",
-        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
-        "sha256:731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
-        10,
-    ),
-    "cats_dogs": _PICTURES,
-    "cats_dogs_published": _PICTURES,
-}
 NAMES = (*SOURCES, "digits")
 
 
@@ -88,6 +56,7 @@ class Dataset:
         splits: train, val and test; images float32 of size `input`, in 0..1.
         input: Height, width and channels, as in a spec.
         classes: How many classes there are; 0..classes-1 are the labels.
+        class_names: What they are called, in label order; None when nobody says.
         note: One line for people on where this came from and what was done to it; may be empty.
     """
 
@@ -95,6 +64,7 @@ class Dataset:
     splits: Mapping[str, Images]
     input: tuple[int, int, int]
     classes: int
+    class_names: tuple[str, ...] | None
     note: str = field(default="")
 
 
@@ -116,17 +86,15 @@ def open_dataset(source: str, folder: Path, progress: Progress | None = None) ->
     if source in SOURCES:
         found = SOURCES[source]
         path, note = obtain(found, folder, progress)
+        names = found.class_names
         if source == "cats_dogs_published":
-            return Dataset(source, _published(path, found.input), found.input, found.classes, note)
-        return _complete(source, path, found.input, found.classes, note)
+            return Dataset(source, _published(path, found.input), found.input, len(names), names, note)
+        return _complete(source, path, found.input, len(names), names, [note])
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{source} is neither a file nor a folder nor one of {', '.join(NAMES)}")
-    (height, width, channels), classes = images.describe(path)
-    if path.is_dir() or path.suffix == images.ARCHIVE:
-        shrink = min(1.0, LARGEST_SIDE / max(height, width))
-        height, width = max(round(height * shrink), 1), max(round(width * shrink), 1)
-    return _complete(path.stem, path, (height, width, channels), classes, "")
+    there = images.describe(path)
+    return _complete(path.stem, path, _size(path, there), there.classes, there.names, [])
 
 
 def open_or_digits(source: str, folder: Path, progress: Progress | None = None) -> Dataset:
@@ -145,7 +113,7 @@ def digits(note: str = "") -> Dataset:
     wanted = (28, 28, 1)
     enlarged = pixels.convert((bunch.images * (255 / 16)).astype(np.uint8), wanted, "digits")
     splits = _with_all_splits({"train": Images(enlarged, bunch.target.astype(np.int64))})
-    return Dataset("digits", splits, wanted, 10, note)
+    return Dataset("digits", splits, wanted, len(DIGITS), DIGITS, note)
 
 
 def obtain(source: Source, folder: Path, progress: Progress | None = None) -> tuple[Path, str]:
@@ -160,7 +128,7 @@ def obtain(source: Source, folder: Path, progress: Progress | None = None) -> tu
     """
     path = folder / source.file
     if path.is_file():
-        found = _digest(path, source.digest)
+        found = digest(path, source.digest)
         return path, "" if found == source.digest else f"using {path}, whose checksum differs from the published one"
     if not source.url:
         raise FileNotFoundError(f"{source.file} is not in {folder}, and it cannot be downloaded")
@@ -168,7 +136,7 @@ def obtain(source: Source, folder: Path, progress: Progress | None = None) -> tu
     part = folder / f".{source.file}.{secrets.token_hex(4)}.part"
     try:
         _download(source.url, part, progress)
-        found = _digest(part, source.digest)
+        found = digest(part, source.digest)
         if found != source.digest:
             raise DownloadError(f"{source.url} has checksum {found}, expected {source.digest}")
         os.replace(part, path)
@@ -200,7 +168,7 @@ def cut(content: Images, share: float, seed: int) -> tuple[Images, Images]:
     return content.take(kept), content.take(held)
 
 
-def save(path: Path, splits: Mapping[str, Images]) -> None:
+def save(path: Path, splits: Mapping[str, Images], class_names: Sequence[str] | None = None) -> None:
     """Write splits as an .npz file with MedMNIST's keys and uint8 images, whole or not at all."""
     arrays: dict[str, np.ndarray] = {}
     for split, content in splits.items():
@@ -208,6 +176,8 @@ def save(path: Path, splits: Mapping[str, Images]) -> None:
         arrays[f"{split}_labels"] = content.labels.astype(np.int64)
         if content.patients is not None:
             arrays[f"{split}_patients"] = content.patients
+    if class_names is not None:
+        arrays[npz.NAMES] = np.array(class_names, dtype=np.str_)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "wb") as file:
@@ -219,11 +189,25 @@ def save(path: Path, splits: Mapping[str, Images]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _complete(name: str, path: Path, wanted: tuple[int, int, int], classes: int, note: str) -> Dataset:
-    found = {split: images.load(path, wanted, classes, split) for split in images.splits(path)}
+def _complete(
+    name: str, path: Path, wanted: Size, classes: int, names: tuple[str, ...] | None, notes: list[str]
+) -> Dataset:
+    # The names that its own name promises are held against those that it has itself.
+    reading = Reading(names if images.names(path) else None, tell=notes.append)
+    found = {split: images.load(path, wanted, classes, split, reading) for split in images.splits(path)}
     if "train" not in found:
         raise ValueError(f"{path} has no train split")
-    return Dataset(name, _with_all_splits(found), wanted, classes, note)
+    note = "; ".join(dict.fromkeys(filter(None, notes)))
+    return Dataset(name, _with_all_splits(found), wanted, classes, names, note)
+
+
+def _size(path: Path, there: Description) -> Size:
+    """The size of a demonstration's images: the arrays' own; of files the commonest, at most 128 pixels a side."""
+    height, width, channels = there.found.most_common(1)[0][0]
+    if not pictures.has_pictures(path):
+        return height, width, channels
+    shrink = min(1.0, LARGEST_SIDE / max(height, width))
+    return max(round(height * shrink), 1), max(round(width * shrink), 1), channels
 
 
 def _with_all_splits(found: Mapping[str, Images]) -> dict[str, Images]:
@@ -241,7 +225,7 @@ def _published(path: Path, wanted: tuple[int, int, int]) -> dict[str, Images]:
     Raises:
         ValueError: The archive does not have 1000 pictures of each kind in train and in test.
     """
-    found = images.pictures(path)
+    found = archive.pictures(path)
     keys = [(split, kind) for split in ("train", "test") for kind in ("cats", "dogs")]
     kinds = {key: [one for one in found if (one.split, one.category) == key] for key in keys}
     for (split, kind), those in kinds.items():
@@ -257,14 +241,6 @@ def _published(path: Path, wanted: tuple[int, int, int]) -> dict[str, Images]:
         split: images.decode(path, [*zeros, *ones], np.repeat([0, 1], [len(zeros), len(ones)]), wanted)
         for split, (zeros, ones) in chosen.items()
     }
-
-
-def _digest(path: Path, like: str) -> str:
-    algorithm = like.partition(":")[0]
-    with open(path, "rb") as file:
-        if algorithm == "md5":  # what the publisher gives; it guards against a broken download, not against an attacker
-            return f"md5:{hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()}"
-        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def _download(url: str, part: Path, progress: Progress | None) -> None:

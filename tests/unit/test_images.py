@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import archive, datasets, images
-from models.pixels import convert, read_image
+from models import archive, datasets, images, published
+from models.pixels import convert, measure_image, read_image
 
 SQUARE = (4, 4, 1)
 PIXELS = np.zeros((2, 4, 4), np.uint8)
@@ -118,10 +118,12 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.zeros(3))
     garbage.write_bytes(buffer.getvalue())
-    with pytest.raises(ValueError, match="single array"):
+    with pytest.raises(ValueError, match=r"garbage.npz is no readable .npz"):
         images.load(garbage, SQUARE, 2, "train")
-    whole = npz(tmp_path / "a.npz", train_images=np.zeros((9, 4, 4), np.uint8), train_labels=np.zeros(9)).read_bytes()
-    garbage.write_bytes(whole[:200] + b"\xff" * 8 + whole[208:])
+    whole = npz(
+        tmp_path / "a.npz", train_images=np.zeros((900, 4, 4), np.uint8), train_labels=np.zeros(900)
+    ).read_bytes()
+    garbage.write_bytes(whole[:9000] + b"\xff" * 8 + whole[9008:])
     with pytest.raises(ValueError, match="train_images cannot be read"):
         images.load(garbage, SQUARE, 2, "train")
 
@@ -158,6 +160,7 @@ def test_a_rotated_photograph_stands_upright(tmp_path: Path) -> None:
     exif[0x0112] = 3  # upside down
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     assert read_image(tmp_path / "a.png")[:4].max() == 0
+    assert measure_image(tmp_path / "a.png") == (8, 8, 1)
 
 
 def test_folders_with_splits(tmp_path: Path) -> None:
@@ -176,10 +179,11 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 folders of images \(cats\), expected one per class, 2"):
         images.load(tmp_path, SQUARE, 2, "train")
     (tmp_path / "dogs").mkdir()
-    with pytest.raises(ValueError, match="dogs has no images; class 1 would be empty"):
+    with pytest.raises(ValueError, match=r"1 folders of images \(cats\), expected one per class, 2"):
         images.load(tmp_path, SQUARE, 2, "train")
-    (tmp_path / "dogs" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
-    with pytest.raises(ValueError, match=r"broken\.png is no readable image"):
+    for number in range(6):
+        (tmp_path / "dogs" / f"broken{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
+    with pytest.raises(ValueError, match=r"6 files that cannot be used: 6 no readable images .*broken0.*broken3.*, …"):
         images.load(tmp_path, SQUARE, 2, "train")
     with pytest.raises(ValueError, match="no val split"):
         images.load(tmp_path, SQUARE, 2, "val")
@@ -228,7 +232,9 @@ def test_an_archive_is_read_in_memory_and_in_the_order_of_its_numbers(tmp_path: 
         },
     )
     assert images.splits(path) == ("train", "test")
-    assert images.describe(path) == ((4, 4, 3), 2)
+    described = images.describe(path)
+    assert (described.input, described.classes, described.names) == (None, 2, ("cats", "dogs"))
+    assert described.found == {(4, 4, 3): 5, (5, 9, 3): 1}
     found = images.load(path, SQUARE, 2, "train")
     assert found.labels.tolist() == [0, 0, 0, 1]
     assert np.allclose(found.images.mean(axis=(1, 2, 3)), [0.2, 0.4, 0.6, 0.8], atol=0.01)
@@ -264,13 +270,15 @@ def test_what_is_wrong_with_an_archive_is_named(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ValueError, match="has no pictures"):
         images.splits(tar(tmp_path / "empty.tar", {"train/cats/readme.txt": b""}))
     one = tar(tmp_path / "one.tar", {"train/cats/a.jpg": jpeg(0), "train/dogs/b.jpg": b"no picture"})
-    with pytest.raises(ValueError, match=r"'train/dogs/b\.jpg' is no readable image"):
+    with pytest.raises(
+        ValueError, match=r"1 file that cannot be used: 1 no readable images \('train/dogs/b\.jpg': none of"
+    ):
         images.load(one, SQUARE, 2, "train")
-    with pytest.raises(ValueError, match="train has 2 folders of images, expected one per class, 3"):
+    with pytest.raises(ValueError, match=r"has 2 folders of images \(cats, dogs\), expected one per class, 3"):
         images.load(one, SQUARE, 3, "train")
     with pytest.raises(ValueError, match="has no val split"):
         images.load(one, SQUARE, 2, "val")
-    picture_at = images.pictures(one)[1]
+    picture_at = archive.pictures(one)[1]
     one.write_bytes(one.read_bytes()[: picture_at.offset + 3])
     with pytest.raises(ValueError, match="archive"):
         images.load(one, SQUARE, 2, "train")
@@ -325,7 +333,7 @@ def test_own_files_and_folders_are_data_sets(tmp_path: Path) -> None:
     assert (found.name, found.input, found.classes) == ("own", (6, 5, 3), 3)
     assert sum(len(split) for split in found.splits.values()) == 40
     for index in range(20):
-        picture(tmp_path / "photos" / "ab"[index % 2] / f"{index}.jpg", "RGB", (256, 128), (index, 0, 0))
+        picture(tmp_path / "photos" / "ab"[index % 2] / f"{index}.jpg", "RGB", (256, 128), (100 + index, 0, 0))
     found = datasets.open_dataset(str(tmp_path / "photos"), tmp_path)
     assert (found.input, found.classes) == ((64, 128, 3), 2)
     with pytest.raises(FileNotFoundError, match="nothing is neither a file nor a folder nor one of pneumoniamnist"):
@@ -333,28 +341,28 @@ def test_own_files_and_folders_are_data_sets(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def published(tmp_path: Path) -> datasets.Source:
+def origin(tmp_path: Path) -> published.Source:
     """A source whose address is a file on this machine."""
     file = npz(tmp_path / "origin.npz", x_train=np.zeros((4, 28, 28), np.uint8), y_train=np.arange(4))
-    return datasets.Source("a.npz", file.as_uri(), datasets._digest(file, "md5:"), 4)
+    return published.Source("a.npz", file.as_uri(), published.digest(file, "md5:"), tuple("abcd"))
 
 
-def test_a_download_is_kept_only_when_its_checksum_is_right(published: datasets.Source, tmp_path: Path) -> None:
+def test_a_download_is_kept_only_when_its_checksum_is_right(origin: published.Source, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    path, note = datasets.obtain(published, tmp_path / "data", lambda done, total: seen.append((done, total)))
+    path, note = datasets.obtain(origin, tmp_path / "data", lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == (tmp_path / "origin.npz").read_bytes()
     assert note == ""
     assert seen[-1] == (path.stat().st_size, path.stat().st_size)
 
-    wrong = datasets.Source("b.npz", published.url, "sha256:" + "0" * 64, 4)
+    wrong = published.Source("b.npz", origin.url, "sha256:" + "0" * 64, tuple("abcd"))
     with pytest.raises(datasets.DownloadError, match="has checksum sha256:"):
         datasets.obtain(wrong, tmp_path / "data")
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["a.npz"]
 
 
-def test_a_found_file_with_another_checksum_is_used_and_said(published: datasets.Source, tmp_path: Path) -> None:
+def test_a_found_file_with_another_checksum_is_used_and_said(origin: published.Source, tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"other")
-    path, note = datasets.obtain(published, tmp_path)
+    path, note = datasets.obtain(origin, tmp_path)
     assert path.read_bytes() == b"other"
     assert note == f"using {path}, whose checksum differs from the published one"
 
@@ -379,8 +387,8 @@ def pets(tmp_path: Path) -> Path:
 
 
 def test_the_published_division_of_cats_and_dogs(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = datasets.Source("cats_dogs_128.tar", "", "sha256:0", 2, (4, 4, 3))
-    monkeypatch.setitem(datasets.SOURCES, "cats_dogs_published", small)
+    small = published.Source("cats_dogs_128.tar", "", "sha256:0", ("cats", "dogs"), (4, 4, 3))
+    monkeypatch.setitem(published.SOURCES, "cats_dogs_published", small)
     found = datasets.open_dataset("cats_dogs_published", pets)
     counts = {split: np.bincount(content.labels).tolist() for split, content in found.splits.items()}
     assert counts == {"train": [999, 1004], "val": [494, 489], "test": [506, 507]}
@@ -417,8 +425,8 @@ def test_cutting_keeps_the_shares_and_loses_nothing() -> None:
 
 
 def test_without_network_the_digits_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = datasets.Source("mnist.npz", (tmp_path / "gone").as_uri(), "md5:0", 10)
-    monkeypatch.setitem(datasets.SOURCES, "mnist", gone)
+    gone = published.Source("mnist.npz", (tmp_path / "gone").as_uri(), "md5:0", tuple("0123456789"))
+    monkeypatch.setitem(published.SOURCES, "mnist", gone)
     found = datasets.open_or_digits("mnist", tmp_path)
     assert found.name == "digits"
     assert found.note.startswith("mnist.npz could not be downloaded")
@@ -436,8 +444,8 @@ def test_without_network_the_digits_stand_in(tmp_path: Path, monkeypatch: pytest
 )
 def test_the_published_data_sets(name: str, sizes: tuple[int, int, int]) -> None:
     folder = os.environ.get("FEDSSH_DATA")
-    if not folder or not (Path(folder) / datasets.SOURCES[name].file).exists():
-        pytest.skip(f"set FEDSSH_DATA to a folder with {datasets.SOURCES[name].file}")
+    if not folder or not (Path(folder) / published.SOURCES[name].file).exists():
+        pytest.skip(f"set FEDSSH_DATA to a folder with {published.SOURCES[name].file}")
     found = datasets.open_dataset(name, Path(folder))
     assert tuple(len(found.splits[split]) for split in images.SPLITS) == sizes
     assert set(found.splits["test"].labels) == set(range(found.classes))
