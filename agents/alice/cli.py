@@ -75,6 +75,8 @@ class TrainSettings:
     validation: float = setting(
         0.15, "Share held out when the data has no val split; 0: score on the training images.", "SHARE", at_least=0
     )
+    classes: str | None = setting(None, "What classes are called here: HERE=AGREED,…", "NAMES")
+    max_value: int | None = setting(None, "White in integer pixels, such as 4095.", "N", at_least=1)
     wait: float = setting(0.0, "For a first release; 0: for ever.", "SECONDS", at_least=0)
     settle: float = setting(2.0, "For a last checkpoint's verdict.", "SECONDS", at_least=0)
     threads: int = setting(0, "CPU threads; 0: all cores.", "N", at_least=0)
@@ -114,11 +116,15 @@ def train(settings: TrainSettings) -> None:
         exchange.tidy()
         _agree(settings.state, settings.invitation, exchange.incoming)
 
+        from agents.alice.naming import given_classes
         from agents.alice.network import Network
         from agents.alice.train import Alice
 
         logs = settings.state / "logs" if settings.tensorboard else None
-        network = Network(settings.data, settings.seed, settings.threads, logs, settings.validation)
+        network = Network(
+            settings.data, settings.seed, settings.threads, logs, settings.validation, given_classes(settings.classes),
+            settings.max_value, lambda line: tell(logger, "data", line),
+        )  # fmt: skip
         tell(logger, "device", f"training on {network.devices}", devices=network.devices)
         trainer = Alice(
             exchange, settings.state, network, settings.epochs or None, settings.settle, stop, settings.limits

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from agents.manifest import Local
 from agents.weights import match_shapes, read_weights
 from models import images
 from models.backend import load_keras
+from models.classes import NamesError
 from models.images import Images
+from models.reading import Reading
 from models.training import Interrupted, Trainer, resident
 
 VALIDATION_SHARE = 0.15
@@ -42,13 +45,29 @@ class Network:
         logs: Where TensorBoard logs go, a folder per session; None writes none.
         validation: The share of the images to hold out when there is no val split. 0 holds out nothing; the training
             images are then what the network is scored on, too.
+        classes: The federation's class name by the site's own, where they are not the same.
+        max_value: What white is in integer pixels; None is the largest value of their type.
+        tell: Called with one line on what is changed or passed over in the images.
+
+    Attributes:
+        class_names: What the federation calls its classes, in label order; the site's images are held against them
+            when the network takes over a release. None where it has no names: labels are taken as they are.
 
     Raises:
         SettingsError: The images cannot be used, or the share is none.
     """
 
     def __init__(
-        self, data: Path, seed: int, threads: int, logs: Path | None, validation: float = VALIDATION_SHARE
+        self,
+        data: Path,
+        seed: int,
+        threads: int,
+        logs: Path | None,
+        validation: float = VALIDATION_SHARE,
+        classes: Mapping[str, str] | None = None,
+        max_value: int | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         if not 0 <= validation < 1:
             raise SettingsError(f"--validation is {validation:g}, expected at least 0 and less than 1")
@@ -56,13 +75,16 @@ class Network:
         self._seed = seed
         self._logs = logs
         self._validation = validation
+        self._reading = Reading(given=classes or {}, white=max_value)
+        self._tell = tell
+        self.class_names = class_names
+        self._taken: tuple[Any, ...] | None = None
         try:
             self._splits = images.splits(data)
         except (OSError, ValueError) as error:
             raise SettingsError(str(error), "--data takes an .npz file or a folder of images per class") from None
         self._keras = load_keras(threads)
         self._strategy = _strategy()
-        self._spec: dict[str, Any] | None = None
         self._measured: dict[str, Any] | None = None
         self._shapes: Mapping[str, tuple[int, ...]] = {}
         self._trainer: Trainer | Replicas | None = None
@@ -98,7 +120,7 @@ class Network:
         """
         spec = received.header.spec
         match_shapes(received.header.tensors, self.shapes(spec))
-        if spec != self._spec:
+        if (spec, self.class_names) != self._taken:
             self._take(spec)
         trainer = self._trainer_for(spec, plan)
         trainer.load(read_weights(received.model, self._shapes))
@@ -159,17 +181,24 @@ class Network:
         """Load the images as the network of a spec takes them."""
         try:
             train, val = self._load(spec)
+        except NamesError as error:
+            raise SettingsError(str(error), error.hint) from None
         except (OSError, ValueError) as error:
             hint = f"the network takes images of {spec['input']} in {spec['classes']} classes"
             raise SettingsError(str(error), hint) from None
         self._train = resident(train)
         self._val = self._train if val is None else resident(val)
-        self._spec = spec
+        self._taken = (spec, self.class_names)
 
     def _load(self, spec: dict[str, Any]) -> tuple[Images, Images | None]:
-        train = images.load(self._data, spec["input"], spec["classes"], "train")
-        if "val" in self._splits:
-            return train, images.load(self._data, spec["input"], spec["classes"], "val")
+        said: dict[str, None] = {}  # once, when it is the same for both splits
+        reading = dataclasses.replace(self._reading, names=self.class_names, tell=said.setdefault)
+        train = images.load(self._data, spec["input"], spec["classes"], "train", reading)
+        val = images.load(self._data, spec["input"], spec["classes"], "val", reading) if "val" in self._splits else None
+        for line in said:
+            self._tell(line)
+        if val is not None:
+            return train, val
         if not self._validation:
             return train, None
         kept, held = images.hold_out(train.labels, self._validation, self._seed, train.patients)

@@ -24,6 +24,7 @@ from agents.files import write_whole
 from agents.keys import PublicKey, parse_public
 from agents.manifest import canonical, check_site
 from agents.weights import architecture_hash
+from models.classes import NamesError, check_names
 
 FILE = "terms.json"
 MAX_INVITATION_BYTES = 64 * 1024
@@ -60,6 +61,12 @@ class Terms:
         """The architecture: a registered name and its parameters."""
         spec: dict[str, Any] = self.record.fields["spec"]
         return spec
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, in label order; None where the federation does not name them."""
+        names = self.record.fields.get("class_names")
+        return None if names is None else tuple(names)
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -115,10 +122,20 @@ def read_terms(line: bytes) -> Terms:
     if not isinstance(fields.get("plan"), dict):
         raise LedgerError("the genesis record lacks the training plan")
     read_plan(fields["plan"])
-    names = fields.get("class_names")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise LedgerError("the genesis record's class names are not a list of names")
+    _check_names(fields)
     return Terms(record, text, coordinator)
+
+
+def _check_names(fields: Mapping[str, Any]) -> None:
+    names, classes = fields.get("class_names"), fields["spec"].get("classes")
+    if names is None:
+        return
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) != classes:
+        raise LedgerError("the genesis record's class names are not a list with a name for each class")
+    try:
+        check_names(names)
+    except NamesError as error:
+        raise LedgerError(f"the genesis record's class names cannot be used: {error}") from None
 
 
 def read_invitation(path: Path) -> Pin:

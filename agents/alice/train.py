@@ -150,6 +150,7 @@ class Alice:
         if found is None:
             return None
         terms, received = found
+        self.network.class_names = terms.class_names
         self._recall(terms, received)
         self._say_last_round(received)
         return received

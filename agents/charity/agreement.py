@@ -14,13 +14,16 @@ OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adamax", "nadam")
 EPOCHS = {"improved": 100, "session": 1}
 
 
-def agree(settings: Mapping[str, Any], spec: dict[str, Any], loss: str) -> dict[str, Any]:
+def agree(
+    settings: Mapping[str, Any], spec: dict[str, Any], loss: str, class_names: list[str] | None = None
+) -> dict[str, Any]:
     """The terms that genesis records and every release repeats.
 
     Args:
         settings: Those of `charity init`, by name.
         spec: The architecture, checked.
         loss: The loss that fits it.
+        class_names: What its classes are called, in label order; None where nobody says.
 
     Raises:
         SettingsError: A value is out of range, or two do not go together.
@@ -33,6 +36,7 @@ def agree(settings: Mapping[str, Any], spec: dict[str, Any], loss: str) -> dict[
     return {
         "federation": settings["name"],
         "spec": spec,
+        "class_names": class_names,
         "plan": _plan(settings, policy) | {"loss": loss},
         "policy": policy.text,
         "gate": gate.kind,

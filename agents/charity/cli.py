@@ -36,6 +36,9 @@ class InitSettings:
     data: Path = setting(REQUIRED, "Her images: train for genesis, val as holdout.", metavar="FILE|DIR")
     state: Path = setting(STATE, "The coordinator's folder.", metavar="DIR")
     architecture: str = setting("cnn", "A registered name, a spec as JSON, or @FILE.", metavar="SPEC")
+    size: str | None = setting(None, "The network's images, such as 64x64.  [as hers]", metavar="HxW[xC]")
+    classes: str | None = setting(None, "What hers are called: OLD=NEW,…", metavar="NAMES")
+    max_value: int | None = setting(None, "White in integer pixels, such as 4095.", metavar="N", at_least=1)
     name: str = setting("fedssh", "The federation's name.")
     schedule: str = setting("free", "All sites at once, or one at a time.", choices=("free", "relay"))
     sessions: int | None = setting(None, "Sessions per site, or rounds; without it, no end.", metavar="N", at_least=1)
@@ -114,7 +117,7 @@ charity.epilog = example(
 @settings_options(InitSettings, "charity")
 def init(settings: InitSettings) -> None:
     """Begin a federation: make her keys and the first model."""
-    from agents.charity import enrol, genesis
+    from agents.charity import enrol, genesis, own_images
     from agents.charity.agreement import agree
 
     folders = folders_of(settings.state)
@@ -127,10 +130,12 @@ def init(settings: InitSettings) -> None:
         raise SettingsError(f"{settings.data} does not exist")
     if settings.weights and not settings.weights.is_file():
         raise SettingsError(f"--weights: {settings.weights} is no file")
-    spec = genesis.read_spec(settings.architecture)
-    agreement = agree(vars(settings), spec, genesis.loss_of(spec))
+    taken = own_images.take(settings.data, settings.architecture, settings.size, settings.classes)
+    for line in taken.told:
+        click.echo(line)
+    agreement = agree(vars(settings), taken.spec, genesis.loss_of(taken.spec), taken.class_names)
     start = genesis.Start(settings.genesis_epochs, settings.weights, click.echo)
-    private = {"address": settings.address}
+    private = {"address": settings.address, "classes": settings.classes, "max_value": settings.max_value}
     record = genesis.begin(folders, settings.data, agreement, settings.seed, private, start=start)
     metrics = record.fields["metrics"]
     click.echo(
@@ -168,13 +173,14 @@ def serve(settings: ServeSettings) -> None:
     from agents.charity import serve as server
     from agents.charity.door_child import DoorChild
     from agents.charity.judge_client import Judge, judge_command
+    from agents.charity.own_images import reading_of
 
     folders = folders_of(settings.state)
-    genesis = ledger_of(folders).record(1).fields
-    data = settings.data or Path(private_settings(folders)["data"])
+    genesis, private = ledger_of(folders).record(1).fields, private_settings(folders)
+    data = settings.data or Path(private["data"])
     stop = stop_event()
     judge = Judge(
-        judge_command(data, genesis["spec"]),
+        judge_command(data, genesis["spec"], reading=reading_of(genesis, private)),
         settings.judge_start_timeout,
         settings.judge_timeout,
         restarted=server.tell_restart,

@@ -7,7 +7,7 @@ stopped; keys are never made twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,15 @@ from agents.charity.decision import Gate, told
 from agents.charity.folders import Folders, locked
 from agents.charity.host_key import make_host_key
 from agents.charity.judge_client import Judge, JudgeError, judge_command
+from agents.charity.own_images import reading_of
 from agents.charity.vault import COORDINATOR, PUBLIC, Vault, publish_history
 from agents.errors import AgentError, SettingsError
 from agents.files import move_whole, sha256_file, sweep, write_whole
 from agents.keys import PrivateKey, load_private, make_key
 from agents.ledger import Ledger, Record
 from agents.manifest import MAX_BYTES, canonical
-from models import check_spec, loss_name
+from models import loss_name
 
-DEFAULT_INPUT = [28, 28, 1]
-DEFAULT_CLASSES = 2
 _OTHER_FIELDS_BYTES = 8192
 
 
@@ -46,23 +45,6 @@ class Start:
 
 
 _RANDOM = Start()
-
-
-def read_spec(text: str) -> dict[str, Any]:
-    """An architecture as given on the command line: a registered name, or a spec as JSON or in a file `@FILE`.
-
-    Raises:
-        SettingsError: No such architecture, or a parameter is wrong.
-    """
-    try:
-        if text.startswith("@"):
-            text = Path(text[1:]).read_text()
-        value = json.loads(text) if text.lstrip().startswith("{") else {"name": text.strip()}
-        return check_spec({"input": DEFAULT_INPUT, "classes": DEFAULT_CLASSES, **value})
-    except (ValueError, OSError) as error:
-        raise SettingsError(
-            f"--architecture: {error}", 'such as cnn, or {"name":"cnn","depth":8,"classes":10}'
-        ) from None
 
 
 def loss_of(spec: dict[str, Any]) -> str:
@@ -101,7 +83,8 @@ def begin(
         key = _coordinator_key(folders)
         make_host_key(folders.host_key)
         write_whole(folders.settings, json.dumps(private | {"data": str(data.resolve())}, indent=2).encode() + b"\n")
-        model, answer, holdout = _first_model(folders, data, agreement, seed, start, judge)
+        judge = judge or _judge(data, agreement, private)
+        model, answer, holdout = _first_model(folders, agreement, seed, start, judge)
         _check_room(answer["metrics"], holdout["examples"])
         record = ledger.append("genesis", {
             **agreement,
@@ -153,10 +136,14 @@ def _coordinator_key(folders: Folders) -> PrivateKey:
     return key
 
 
+def _judge(data: Path, agreement: Mapping[str, Any], private: Mapping[str, Any]) -> Judge:
+    command = judge_command(data, agreement["spec"], reading=reading_of(agreement, private))
+    return Judge(command, answer_seconds=24 * 3600)
+
+
 def _first_model(
-    folders: Folders, data: Path, agreement: dict[str, Any], seed: int, start: Start, judge: Judge | None
+    folders: Folders, agreement: dict[str, Any], seed: int, start: Start, judge: Judge
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    judge = judge or Judge(judge_command(data, agreement["spec"]), answer_seconds=24 * 3600)
     out = folders.opened / "genesis.safetensors"
     try:
         holdout = judge.start()["holdout"]

@@ -30,10 +30,13 @@ from typing import TYPE_CHECKING, Any
 from agents import weights
 from agents.charity import combining
 from agents.charity.given import read_given
+from agents.charity.own_images import to_reading
 from agents.commands import log_events
 from agents.errors import AgentError, SettingsError
 from models import build, get_weights, images, loss_name, score, set_weights
 from models.backend import compiled, load_keras
+from models.classes import NamesError
+from models.reading import AS_IT_IS, Reading
 from models.training import new_optimizer
 
 if TYPE_CHECKING:
@@ -101,6 +104,7 @@ def genesis(
     out: Path,
     epochs: int = 1,
     given: Path | None = None,
+    reading: Reading = AS_IT_IS,
 ) -> dict[str, Any]:
     """Make the federation's first model: random or given weights, then epochs on the coordinator's own images.
 
@@ -112,6 +116,7 @@ def genesis(
         out: The model file to write.
         epochs: How many; 0 takes the weights as they are.
         given: A file with weights for some or all tensors.
+        reading: What the images' files do not say.
 
     Returns:
         `metrics`, `examples` trained on; with `given` also `weights` for the record and the line `told`, or, when the
@@ -130,24 +135,13 @@ def genesis(
         start = {"weights": found.record, "told": found.told(str(given))}
     examples = 0
     if epochs:
-        train = images.load(data, spec["input"], spec["classes"], "train")
+        train = images.load(data, spec["input"], spec["classes"], "train", reading)
         examples = len(train)
         optimizer = new_optimizer(plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0))
         scorer.network.compile(optimizer=optimizer, loss=loss_name(spec))
         scorer.network.fit(train.images, train.labels, batch_size=plan["batch_size"], epochs=epochs, verbose=0)
     weights.write_weights(out, get_weights(scorer.network), spec)
     return {"metrics": scorer.score(), "examples": examples} | start
-
-
-def export_keras(model: Path, spec: dict[str, Any], plan: dict[str, Any], out: Path) -> None:
-    """Write a stored model as a `.keras` file, compiled as the sites train it. For the owner; never read again."""
-    load_keras()
-    network = build(spec)
-    shapes = {name: tuple(array.shape) for name, array in get_weights(network).items()}
-    set_weights(network, weights.read_weights(model, shapes))
-    optimizer = new_optimizer(plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0))
-    network.compile(optimizer=optimizer, loss=loss_name(spec), metrics=["accuracy"])
-    network.save(out)
 
 
 def fingerprint(holdout: images.Images) -> str:
@@ -175,6 +169,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the coordinator's images")
     parser.add_argument("--split", default="val", help="what to score on (val)")
     parser.add_argument("--spec", type=json.loads, required=True, help="the architecture as JSON")
+    parser.add_argument("--reading", type=json.loads, default={}, help="class names and white, see `own_images`")
     arguments = parser.parse_args()
 
     debug = os.environ.get("CHARITY_DEBUG") == "1"
@@ -189,7 +184,11 @@ def main() -> None:
 
     spec = arguments.spec
     try:
-        holdout = images.load(arguments.data, spec["input"], spec["classes"], arguments.split)
+        reading = to_reading(arguments.reading)
+        holdout = images.load(arguments.data, spec["input"], spec["classes"], arguments.split, reading)
+    except NamesError as error:
+        say({"error": f"{error}; {error.hint}"})
+        return
     except (OSError, ValueError) as error:
         say({"error": str(error)})
         return
@@ -202,7 +201,7 @@ def main() -> None:
             given = Path(wanted["weights"]) if wanted.get("weights") else None
             return genesis(
                 spec, arguments.data, holdout, wanted["seed"], wanted["plan"], Path(wanted["out"]),
-                wanted.get("epochs", 1), given,
+                wanted.get("epochs", 1), given, reading,
             )  # fmt: skip
         scorer = scorer or Scorer(spec, holdout)
         if "mix" in request:

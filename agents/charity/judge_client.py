@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,10 @@ def server_files(out: Path) -> list[Path]:
     return [out.with_suffix(f".server{number}.safetensors") for number in range(2)]
 
 
-def judge_command(data: Path, spec: dict[str, Any], split: str = "val") -> list[str]:
-    """How to start the real judge on one split of the coordinator's images."""
+def judge_command(
+    data: Path, spec: dict[str, Any], split: str = "val", reading: Mapping[str, Any] | None = None
+) -> list[str]:
+    """How to start the real judge on one split of the coordinator's images; `reading` as of `own_images`."""
     return [
         sys.executable,
         "-P",  # or a file keras.py in the current folder would be taken for Keras
@@ -56,6 +58,8 @@ def judge_command(data: Path, spec: dict[str, Any], split: str = "val") -> list[
         split,
         "--spec",
         json.dumps(spec),
+        "--reading",
+        json.dumps(dict(reading or {})),
     ]
 
 

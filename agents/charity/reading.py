@@ -198,19 +198,22 @@ def verify(settings: StateSettings, export: Path | None, signers: Path | None, h
     "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True, help="Which images."
 )
 @click.option("--data", type=path_argument(), help="Other images than those given to init.")
+@click.option("--classes", metavar="NAMES", help="What their classes are called here: OLD=NEW,…")
 @json_option
 @settings_options(StateSettings, "charity")
-def score(settings: StateSettings, n: int, split: str, data: Path | None, as_json: bool) -> None:
+def score(settings: StateSettings, n: int, split: str, data: Path | None, classes: str | None, as_json: bool) -> None:
     """Score the current model, or that of record N, on images that nobody selected on."""
     from agents.charity.judge_client import Judge, judge_command
+    from agents.charity.own_images import reading_of
 
     folders = folders_of(settings.state)
     ledger = ledger_of(folders)
     record = _chosen(settings, n)
     model = _model(folders, record)
-    judge = Judge(
-        judge_command(data or Path(private_settings(folders)["data"]), ledger.record(1).fields["spec"], split)
-    )
+    genesis, private = ledger.record(1).fields, private_settings(folders)
+    private = {**private, **({"classes": classes} if classes else {})}
+    where = data or Path(private["data"])
+    judge = Judge(judge_command(where, genesis["spec"], split, reading_of(genesis, private)))
     try:
         examples = judge.start()["holdout"]["examples"]
         metrics = judge.score(model)
@@ -227,17 +230,21 @@ def score(settings: StateSettings, n: int, split: str, data: Path | None, as_jso
 @click.command(epilog=example("charity export best best.keras", "charity export 17 seventeen.keras"))
 @click.argument("n", type=RecordNumber())
 @click.argument("file", type=path_argument(exists=False))
+@click.option(
+    "--max-value", type=click.IntRange(1, 65535), default=255, show_default=True, help="White in the pixels it takes."
+)
 @settings_options(StateSettings, "charity")
-def export(settings: StateSettings, n: int, file: Path) -> None:
-    """Write the model of record N as a Keras FILE.keras, for your own use."""
+def export(settings: StateSettings, n: int, file: Path, max_value: int) -> None:
+    """Write the model of record N as a Keras FILE.keras, for your own use. It takes raw pixels."""
     if file.suffix != ".keras":
         raise SettingsError(f"{file} does not end in .keras")
-    from agents.charity.judge import export_keras
+    from agents.charity.judge_export import export_keras
 
     folders = folders_of(settings.state)
     genesis = ledger_of(folders).record(1).fields
-    export_keras(_model(folders, _chosen(settings, n)), genesis["spec"], genesis["plan"], file)
-    click.echo(f"wrote {file}")
+    model = _model(folders, _chosen(settings, n))
+    said = export_keras(model, genesis["spec"], genesis["plan"], genesis.get("class_names"), file, max_value)
+    click.echo(f"wrote {file}: takes {said['input']}; gives {said['output']}")
 
 
 def folders_of(state: Path) -> Folders:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,9 @@ def charity(data: Path, tmp_path_factory: pytest.TempPathFactory, keys: dict[str
     """A federation with one site, made by the commands of the README."""
     charity = Charity(tmp_path_factory.mktemp("charity") / "coordinator")
     terms = ("--batch-size=32", "--learning-rate=0.002", "--address=charity@127.0.0.1:2222", "--name=test")
-    said = charity.run("init", f"--data={data}", *terms)
-    assert said.startswith("genesis of test: accuracy ")
+    said = charity.run("init", f"--data={data}", "--classes=0=plain,1=marked", *terms)
+    assert said.startswith("the network takes 28x28 grey images in 2 classes: 0 is plain, 1 is marked\n")
+    assert "\ngenesis of test: accuracy " in said
     invitation = json.loads(charity.run("nodes", "add", "alice-1", str(keys["alice-1"].path) + ".pub"))
     assert invitation["site_key"] == keys["alice-1"].public.fingerprint
     return charity
@@ -265,21 +267,31 @@ def test_score_on_the_test_split_and_diff_and_best(charity: Charity) -> None:
     assert "the history has no record 99" in charity.run("show", "99", code=3)
 
 
-def test_export_writes_a_keras_file_that_predicts_the_same(charity: Charity, data: Path, tmp_path: Path) -> None:
+def test_an_export_takes_raw_pixels_and_loads_without_a_warning(charity: Charity, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "best.keras"
-    charity.run("export", "best", str(out))
+    said = charity.run("export", "best", str(out))
+    assert "takes pixels 0..255, [n, 28, 28, 1]; gives one number an image: the probability of class 1, marked" in said
     code = (
         "import keras, numpy, sys; a = numpy.load(sys.argv[2]); m = keras.models.load_model(sys.argv[1]);"
-        "p = m.predict(a['test_images'][..., None] / numpy.float32(255), verbose=0)[:, 0];"
-        "print(float(((p > 0.5) == a['test_labels'][:, 0]).mean()), float(m.optimizer.learning_rate))"
+        "p = m.predict(a['test_images'][..., None], verbose=0)[:, 0];"
+        "e = m.evaluate(a['test_images'][..., None], a['test_labels'], verbose=0);"
+        "print(float(((p > 0.5) == a['test_labels'][:, 0]).mean()), e[1], float(m.optimizer.learning_rate))"
     )
     environ = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(out), str(data)], capture_output=True, text=True, env=environ, check=True
-    )
-    accuracy, learning_rate = map(float, done.stdout.split())
+        [sys.executable, "-W", "always", "-c", code, str(out), str(data)],
+        capture_output=True, text=True, env=environ, check=True,
+    )  # fmt: skip
+    others = [line for line in done.stderr.splitlines() if "absl" not in line and "oneDNN" not in line]
+    assert not others, "not a word from Keras about an optimizer whose state does not fit"
+    accuracy, evaluated, learning_rate = map(float, done.stdout.split())
     assert accuracy == pytest.approx(charity.json("score")["metrics"]["accuracy"])
+    assert evaluated == pytest.approx(accuracy)
     assert learning_rate == pytest.approx(0.002)  # as the sites train it
+    with zipfile.ZipFile(out) as archive:
+        assert json.loads(archive.read("class_names.json"))["class_names"] == ["plain", "marked"]
+    assert charity.json("show", "1")["class_names"] == ["plain", "marked"]
+    assert [path.name for path in tmp_path.iterdir()] == ["best.keras"]
 
 
 def test_the_same_seed_begins_with_the_same_model(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""What the person at this site says the classes are called."""
+
+from __future__ import annotations
+
+from agents.errors import SettingsError
+from models.classes import NamesError, read_classes
+
+
+def given_classes(text: str | None) -> dict[str, str]:
+    """What `--classes` says.
+
+    Raises:
+        SettingsError: It cannot be read.
+    """
+    try:
+        return read_classes(text)
+    except NamesError as error:
+        raise SettingsError(str(error), error.hint) from None
