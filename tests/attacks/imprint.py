@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import statistics
 import tempfile
@@ -74,8 +75,9 @@ def imprint(data: Path, width: int, brightness: np.ndarray) -> Imprint:
     """
     normal = statistics.NormalDist(float(brightness.mean()), float(brightness.std()) or 0.1)
     thresholds = np.array([normal.inv_cdf((number + 0.5) / width) for number in range(width)])
-    (height, across, channels), _ = images.describe(data)
-    shape, pixels = [height, across, channels], height * across * channels
+    size = images.describe(data).input
+    assert size is not None, "images of several sizes"
+    shape, pixels = list(size), math.prod(size)
     spec = models.check_spec({"name": "mlp", "input": shape, "classes": 2, "width": width, "depth": 1})
     tensors = {
         "dense1/kernel": np.full((pixels, width), SCALE / pixels),

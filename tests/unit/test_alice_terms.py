@@ -173,7 +173,7 @@ def test_terms_are_shown_line_by_line_and_nothing_acts_on_the_terminal(site: Sit
         ("plan: batch_size", "8", "2048"),
         ("class names", "none", "NORMAL, PNEUMONIA"),
     ]
-    evil = Coordinator(site.coordinator.key, SPEC, PLAN, federation="x\x1b[2J\n" + "y" * 9000, class_names=["\u202e"])
+    evil = Coordinator(site.coordinator.key, SPEC, PLAN, federation="x\x1b[2J\n" + "y" * 9000, policy="\u202e")
     shown = terms.rows(terms.read_terms(evil.genesis))
     assert all(text.isprintable() and len(text) <= 201 for text in shown.values())
 
