@@ -168,6 +168,9 @@ class Vault:
         Raises:
             LedgerError: The history is damaged, so no snapshot of it is made.
         """
+        newest = self.state.sequence
+        if newest - self.covered[0] < snapshot.EVERY and newest - self._summed < totals.EVERY:
+            return
         with self.locked() as state:
             if state.sequence - self.covered[0] >= snapshot.EVERY:
                 self.check()
