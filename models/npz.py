@@ -11,7 +11,7 @@ import numpy as np
 from . import arrays, classes, published
 from .arrays import Array
 from .folders import SPLITS
-from .pixels import Changes, Size, White, convert
+from .pixels import Changes, Size, convert
 from .reading import Description, Reading
 
 NAMES = "class_names"
@@ -53,7 +53,7 @@ def load(
         images, labels, patients = images[kept], labels[kept], None if patients is None else patients[kept]
     if not len(labels):
         raise ValueError(f"{path} has no images of the federation's classes in {split}")
-    converted = convert(images, wanted, f"{path}: {keys[0]}", White(reading.white))
+    converted = convert(images, wanted, f"{path}: {keys[0]}", reading.new_white())
     if line := Changes(Counter({_size(images.shape): len(images)})).told(wanted):
         reading.tell(line)
     return converted, labels, patients

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import archive, classes, folders
 from .archive import Picture
-from .pixels import Changes, PictureError, Size, White, fit, measure_image, most_pixels, read_image
+from .pixels import Changes, PictureError, Size, fit, measure_image, most_pixels, read_image
 from .reading import AS_IT_IS, Description, Reading
 
 ARCHIVE = ".tar"
@@ -73,7 +73,7 @@ def load(path: Path, wanted: Size, number: int, split: str, reading: Reading) ->
 def unpack(path: Path, chosen: Sequence[Any], opened: _Opener, wanted: Size, reading: Reading = AS_IT_IS) -> np.ndarray:
     """Read pictures; all that cannot be read are named in one message."""
     images = np.empty((len(chosen), *wanted), dtype=np.float32)
-    white, changes = White(reading.white), Changes()
+    white, changes = reading.new_white(), Changes()
     wrong: list[str] = []
     for index, one in enumerate(chosen):
         name, file = opened(one)

@@ -58,9 +58,11 @@ class White:
     Args:
         value: What somebody said; None is the largest value of the type. It is meant for pixels of the type that holds
             it: up to 255 of 8 bits, above of 16.
+        dark: Never refuse a set for being nearly black.
     """
 
     value: int | None = None
+    dark: bool = False
     brightest: dict[int, int] = field(default_factory=dict)
 
     def scale(self, pixels: np.ndarray, where: str) -> np.ndarray:
@@ -102,7 +104,7 @@ class White:
             ValueError: Nobody said what white is, and no pixel is bright.
         """
         for bits, high in self.brightest.items():
-            if 0 < high <= DARK[bits] and self.of(bits) == (1 << bits) - 1 != self.value:
+            if not self.dark and 0 < high <= DARK[bits] and self.of(bits) == (1 << bits) - 1 != self.value:
                 such = f"{(1 << high.bit_length()) - 1} for {high.bit_length()} bits" if bits > 8 else str(high)
                 raise ValueError(
                     f"{where} has {bits}-bit pixels that reach up to {high} only: nearly black if white is "

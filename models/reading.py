@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import classes
-from .pixels import Size
+from .pixels import Size, White
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,14 @@ class Reading:
         given: The federation's name by the data set's own, see `classes`.
         white: What white is in integer pixels, see `pixels.White`; None is the largest value of their type.
         tell: Called with one line on everything that is changed or passed over.
+        dark: Take pixels that would be nearly black as they are: so did federations that were never asked for white.
     """
 
     names: Sequence[str] | None = None
     given: Mapping[str, str] = field(default_factory=dict)
     white: int | None = None
     tell: Callable[[str], None] = lambda line: None
+    dark: bool = False
 
     def numbers(
         self, own: Sequence[str] | None, number: int, split: str, counts: Sequence[int]
@@ -52,6 +54,10 @@ class Reading:
         if line := held.told(counts):
             self.tell(f"{split}: {line}")
         return held.numbers
+
+    def new_white(self) -> White:
+        """White, as nothing has been measured by it yet."""
+        return White(self.white, self.dark)
 
     @property
     def held(self) -> bool:

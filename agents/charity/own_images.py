@@ -76,18 +76,20 @@ def take(data: Path, architecture: str, size: str | None = None, given: str | No
 def reading_of(genesis: Mapping[str, Any], private: Mapping[str, Any]) -> dict[str, Any]:
     """How the judge reads the coordinator's images, as JSON: by the genesis record and vault/charity.json.
 
-    Both may be of a time that knew no names: then labels are taken as they are.
+    Both may be of a time that knew no names and asked for no white: then labels and pixels are taken as they are.
     """
     return {
         "names": genesis.get("class_names"),
         "classes": private.get("classes"),
         "max_value": private.get("max_value"),
+        "dark": "max_value" not in private,
     }
 
 
 def to_reading(value: Mapping[str, Any]) -> Reading:
     """What `reading_of` wrote."""
-    return Reading(value.get("names"), classes.read_classes(value.get("classes")), value.get("max_value"))
+    given = classes.read_classes(value.get("classes"))
+    return Reading(value.get("names"), given, value.get("max_value"), dark=value.get("dark", False))
 
 
 def _read(architecture: str) -> dict[str, Any]:

@@ -187,6 +187,8 @@ def test_twelve_bits_in_sixteen_are_never_nearly_black(tmp_path: Path) -> None:
         images.load(twelve, SQUARE, 2, "train")
     assert images.load(twelve, SQUARE, 2, "train", Reading(white=4095)).images.max() == 1
     assert images.load(twelve, SQUARE, 2, "train", Reading(white=65535)).images.max() == np.float32(4095 / 65535)
+    older = images.load(twelve, SQUARE, 2, "train", Reading(dark=True))
+    assert older.images.max() == np.float32(4095 / 65535), "as federations did that were never asked"
     with pytest.raises(ValueError, match=r"1\.png reaches up to 4095, beyond --max-value 1023"):
         images.load(twelve, SQUARE, 2, "train", Reading(white=1023))
     assert images.load(deep(tmp_path / "full", 65535), SQUARE, 2, "train").images.max() == 1

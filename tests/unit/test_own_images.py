@@ -110,7 +110,9 @@ def test_what_does_not_go_together_is_named(tmp_path: Path, words: tuple[Any, ..
 
 
 def test_older_federations_and_states_are_read_as_they_were_made() -> None:
-    assert to_reading(reading_of({}, {"data": "x.npz", "address": None})).held is False
+    older = to_reading(reading_of({}, {"data": "x.npz", "address": None}))
+    assert (older.held, older.dark) == (False, True)
     known = reading_of({"class_names": ["a", "b"]}, {"classes": "x=a,y=b", "max_value": 4095})
     reading = to_reading(json.loads(json.dumps(known)))
     assert (reading.names, reading.given, reading.white) == (["a", "b"], {"x": "a", "y": "b"}, 4095)
+    assert reading.dark is False
