@@ -318,7 +318,12 @@ class Run:
 def _make_private(state: Path) -> None:
     """Close a state folder of an earlier version to other users; what is below a closed folder is out of reach."""
     for path in (state, *state.iterdir()):
-        path.chmod(path.stat().st_mode & 0o700)
+        if path.is_symlink():
+            continue
+        try:
+            path.chmod(path.stat().st_mode & 0o700)
+        except PermissionError:
+            raise RunError(f"{_near(path)} belongs to another user; give another --state") from None
 
 
 def _near(path: Path) -> str:
