@@ -171,6 +171,14 @@ def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
         variable.assign(weights[path])
 
 
+def statistics(model: keras.Model) -> frozenset[str]:
+    """The paths of the weights that no gradient changes: moving statistics of batch normalisation, and frozen layers.
+
+    Where models are averaged, these are averaged, too; they are no place for a step of an optimizer.
+    """
+    return frozenset(variable.path for variable in model.non_trainable_weights)
+
+
 def _modules() -> frozenset[str]:
     found = {module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg}
     return frozenset(found - _NO_ARCHITECTURE)

@@ -159,7 +159,8 @@ class Trainer:
                 Only with it are the batches computed in several calls, which changes no weight.
 
         Returns:
-            Mean loss (without the proximal term) and accuracy of the examples, each as its batch found it.
+            Mean loss (with what regularizers add, without the proximal term) and accuracy of the examples, each as its
+            batch found it.
 
         Raises:
             Interrupted: `stop` was set.
@@ -167,7 +168,7 @@ class Trainer:
         return self._training.run(examples, np.asarray(order, np.int64), batch_size, stop)
 
     def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]:
-        """Mean loss and accuracy of all examples, as Keras' `evaluate` has them.
+        """Mean loss and accuracy of all examples, as Keras' `evaluate` has them: with what regularizers add.
 
         Raises:
             Interrupted: `stop` was set.
@@ -197,7 +198,9 @@ class Trainer:
 
         if self.spec["classes"] == 2:
             labels = tensorflow.cast(labels[:, None], outputs.dtype)
-        return tensorflow.reduce_mean(self._loss(labels, outputs))
+        mean = tensorflow.reduce_mean(self._loss(labels, outputs))
+        penalties = self.network.losses  # of regularizers, as the call that gave `outputs` left them
+        return tensorflow.add_n([mean, *map(tensorflow.reduce_sum, penalties)]) if penalties else mean
 
     def _right(self, labels: Any, outputs: Any) -> Any:
         """How many predictions are right; as Keras, 0.5 is class 0 and the first of equal classes counts."""

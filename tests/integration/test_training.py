@@ -129,15 +129,48 @@ def test_scores_are_those_of_keras_evaluate(
     assert trainer.evaluate(resident(examples)) == pytest.approx(tuple(expected), rel=1e-5)
 
 
+def normalised(spec: dict[str, Any]) -> Any:
+    """A network with batch normalisation."""
+    keras = load_keras(1)
+    images = keras.Input(shape=tuple(spec["input"]))
+    normal = keras.layers.BatchNormalization(name="normal")(keras.layers.Flatten(name="flat")(images))
+    return keras.Model(images, keras.layers.Dense(1, activation="sigmoid", name="output")(normal))
+
+
+def regularized(spec: dict[str, Any]) -> Any:
+    """A network whose layers are punished for large kernels, large biases and large activations."""
+    keras = load_keras(1)
+    images = keras.Input(shape=tuple(spec["input"]))
+    flat = keras.layers.Flatten(name="flat")(images)
+    hidden = keras.layers.Dense(
+        8, activation="relu", kernel_regularizer=keras.regularizers.L2(0.1), bias_regularizer="l1",
+        activity_regularizer=keras.regularizers.L2(0.001), name="hidden",
+    )(flat)  # fmt: skip
+    output = keras.layers.Dense(1, activation="sigmoid", kernel_regularizer=keras.regularizers.L2(0.05), name="output")
+    return keras.Model(images, output(hidden))
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.05), ("adam", 0.01)])
+def test_regularizers_count_as_in_keras(monkeypatch: pytest.MonkeyPatch, optimizer: str, rate: float) -> None:
+    """In the gradients, in the loss of training, and in the loss of scoring."""
+    monkeypatch.setattr(training, "build", regularized)
+    trainer = Trainer(BINARY, optimizer, rate)
+    network = compiled(BINARY, regularized(BINARY), optimizer, rate, 0.0)
+    models.set_weights(network, trainer.weights())
+    examples, order = some_images(BINARY, 75), np.arange(75)
+    held = resident(examples)
+    for _ in range(3):
+        loss, _ = trainer.epoch(held, order, BATCH)
+        shown = network.fit(examples.images, examples.labels, batch_size=BATCH, shuffle=False, verbose=0).history
+        assert loss == pytest.approx(shown["loss"][0], rel=1e-5)
+        expected, _ = network.evaluate(examples.images, examples.labels, batch_size=64, verbose=0)
+        assert trainer.evaluate(held)[0] == pytest.approx(expected, rel=1e-5)
+    for name, array in models.get_weights(network).items():
+        np.testing.assert_allclose(trainer.weights()[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 def test_moving_averages_are_those_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that training changes without gradients, as those of batch normalisation."""
-    keras = load_keras(1)
-
-    def normalised(spec: dict[str, Any]) -> Any:
-        images = keras.Input(shape=tuple(spec["input"]))
-        normal = keras.layers.BatchNormalization(name="normal")(keras.layers.Flatten(name="flat")(images))
-        return keras.Model(images, keras.layers.Dense(1, activation="sigmoid", name="output")(normal))
-
     monkeypatch.setattr(training, "build", normalised)
     trainer = Trainer(BINARY, "sgd", 0.1)
     network = compiled(BINARY, normalised(BINARY), "sgd", 0.1, 0.0)
@@ -150,6 +183,17 @@ def test_moving_averages_are_those_of_keras(monkeypatch: pytest.MonkeyPatch) -> 
     assert not np.array_equal(found["normal/moving_mean"], begin["normal/moving_mean"])
     for name, array in found.items():
         np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    score = network.evaluate(examples.images, examples.labels, verbose=0)
+    assert trainer.evaluate(resident(examples)) == pytest.approx(tuple(score), rel=1e-5), "scored by what they say"
+    assert models.statistics(trainer.network) == {"normal/moving_mean", "normal/moving_variance"}
+
+
+def test_a_network_without_regularizers_pays_nothing_for_them(trainers: Callable[..., Trainer]) -> None:
+    """Its graph adds nothing to the loss, so its weights are the same bits as ever."""
+    trainer = trainers(TEN)
+    assert not trainer.network.losses
+    operations = trainer._training._graph.graph.as_graph_def().library.function
+    assert not [node for function in operations for node in function.node_def if node.op == "AddN"]
 
 
 @pytest.mark.parametrize("patience", [1, 2, 3])
