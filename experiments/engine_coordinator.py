@@ -7,15 +7,16 @@ them with files, keys and a judge process is done here with arrays; a test holds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from agents.charity import averaging, records
-from agents.charity.decision import Decision, Gate, decide, shares, told
+from agents.charity.decision import Decision, Gate, decide, gone_on, shares, told
 from agents.charity.federation import Federation
+from agents.charity.probe import Probe
 from agents.charity.rounds import Due, Round, due, seconds_left, why_not
 from agents.ledger import Record
 from agents.manifest import Local
@@ -23,6 +24,9 @@ from agents.weights import architecture_hash
 
 from .engine_history import SECONDS_PER_IMAGE, History, seconds
 from .engine_models import ModelFiles, Scores, Weights, identifier, site_key
+
+if TYPE_CHECKING:
+    from models.images import Images
 
 Metrics = dict[str, Any]
 
@@ -70,6 +74,8 @@ class Coordinator:
         spec: The architecture.
         judge: Scores weights on the holdout; raises ValueError for what cannot be scored.
         became: Called for every model that becomes the current one after the first.
+        statistics: The names of the tensors that no gradient changes.
+        train: The coordinator's own images to train on; None where she has none.
 
     Attributes:
         weights: The current model.
@@ -79,12 +85,20 @@ class Coordinator:
     weights: Weights
 
     def __init__(
-        self, history: History, spec: dict[str, Any], judge: Scores, became: Callable[[Became, float], None]
+        self,
+        history: History,
+        spec: dict[str, Any],
+        judge: Scores,
+        became: Callable[[Became, float], None],
+        statistics: Collection[str] = (),
+        train: Images | None = None,
     ) -> None:
         self._history = history
         self._spec = spec
         self._judge = judge
         self._became = became
+        self._statistics = statistics
+        self._train = train
         self._server: list[Weights] = []
         self._updates: dict[str, Weights] = {}
         self._received = 0
@@ -100,7 +114,8 @@ class Coordinator:
         self, agreement: dict[str, Any], seed: int, weights: Weights, examples: int, sites: Sequence[str]
     ) -> Metrics:
         """Record the first model and enrol the sites; returns what the model scores on the holdout."""
-        self.weights = weights
+        self.weights = self._first = weights
+        self._probe = Probe(self._spec, agreement["plan"], lambda: self._train)
         self._files = ModelFiles(weights, self._spec)
         metrics = self._judge(weights)
         architecture = architecture_hash(self._spec)
@@ -198,7 +213,15 @@ class Coordinator:
         scored = [(share, self._judge(self._mix(candidate, share))) for share in shares(state.policy, staleness)]
         decision = decide(state.policy, state.gate, state.metric, state.current.metrics, state.current.bar, scored)
         assert decision.share is not None
-        return decision, self._mix(candidate, decision.share)
+        mixed = self._mix(candidate, decision.share)
+        return self._checked(decision, mixed), mixed
+
+    def _checked(self, decision: Decision, weights: Weights) -> Decision:
+        """A decision, after it was looked at whether sites can go on from the model."""
+        if not decision.accept:
+            return decision
+        current = str(self.state.current.of), self.weights
+        return gone_on(decision, **vars(self._probe.check(weights, current, ("1", self._first))))
 
     def _mix(self, candidate: Weights, share: float) -> Weights:
         return candidate if share == 1 else averaging.mix(self.weights, candidate, share)
@@ -256,6 +279,7 @@ class Coordinator:
             try:
                 result = self._combined(current)
                 decision = records.gated(state, len(current.updates), self._judge(result.weights))
+                decision = self._checked(decision, result.weights)
             except ValueError as error:
                 decision = _cannot(error)
         self._updates.clear()
@@ -273,7 +297,8 @@ class Coordinator:
         updates = records.in_order(current)
         weights = [self._updates[update.site] for update in updates]
         examples = [update.examples for update in updates]
-        return averaging.round_result(self.state.policy, self.weights, weights, examples, self._server)
+        policy = self.state.policy
+        return averaging.round_result(policy, self.weights, weights, examples, self._server, self._statistics)
 
     # releases
 

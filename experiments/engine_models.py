@@ -97,6 +97,13 @@ def scores_on(spec: dict[str, Any], images: Images) -> Scores:
     return scorer.score_weights
 
 
+def statistics_of(spec: dict[str, Any]) -> frozenset[str]:
+    """The names of the tensors that no gradient changes, as the coordinator's judge tells them."""
+    from models import build, statistics
+
+    return statistics(build(spec))
+
+
 def identifier(number: int) -> str:
     """The id of submission `number` of a run, of the form that real ones have; the same in every run."""
     return f"00000000-0000-7000-8000-{number:012x}"

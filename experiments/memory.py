@@ -26,7 +26,7 @@ from .config import HISTORY, Outcome, Point, Prepared, Progress, Run
 from .engine_centralised import train_centralised
 from .engine_coordinator import Became, Coordinator
 from .engine_history import History, read_history
-from .engine_models import Scores, first_model, scores_on
+from .engine_models import Scores, first_model, scores_on, statistics_of
 from .engine_outcome import submissions, verdicts
 from .engine_simulation import Simulation, Site
 from .engine_trainers import Crew
@@ -50,7 +50,9 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
     weights, examples = first_model(prepared, terms["plan"], run.seed)
     with History(folder / HISTORY) as history, Crew(run, prepared, terms["plan"], cores) as crew:
         story = _Story(run, scores["test"], progress)
-        coordinator = Coordinator(history, prepared.spec, scores["holdout"], story.became)
+        coordinator = Coordinator(
+            history, prepared.spec, scores["holdout"], story.became, statistics_of(prepared.spec), prepared.train
+        )
         simulation = Simulation(coordinator, _sites(run, crew), crew, story.went_on, run.score_sites)
         story.coordinator, story.simulation = coordinator, simulation
         metrics = coordinator.begin(terms, run.seed, weights, examples, run.site_names)

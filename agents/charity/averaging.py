@@ -8,8 +8,11 @@
     multi-krum:F    the plain mean of the n-F best by that measure              the same, with m = n - f
 
 Before it is combined, an update may be clipped: its difference from the model it started from is shortened to a norm.
-Afterwards a server optimizer may take the step (`server_optimizer`). The robust rules do not look at numbers of
-examples: those are what a site says of itself, and a faulty one could say a million. For `fedavg` they can be capped.
+Afterwards a server optimizer may take the step (`server_optimizer`). Statistics, such as the moving variance of batch
+normalisation, are no weights to step with: they become what the updates were combined to. Norms and distances go over
+all tensors, statistics too, since what they leave out is where somebody would hide. The robust rules do not look at
+numbers of examples: those are what a site says of itself, and a faulty one could say a million. For `fedavg` they can
+be capped.
 
 Everything is computed in float64, in stretches of at most `SCRATCH` bytes, and rounded to float32 once. A mean of equal
 numbers is that number, and no mean lies outside what it is a mean of, also at the ends of float32. The tensors of a
@@ -19,7 +22,7 @@ mapping are asked for one at a time, so it may read them from a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,7 +81,12 @@ def mix(current: Weights, candidate: Weights, share: float) -> dict[str, np.ndar
 
 
 def round_result(
-    policy: Policy, base: Weights, updates: Sequence[Weights], examples: Sequence[int], state: Sequence[Weights]
+    policy: Policy,
+    base: Weights,
+    updates: Sequence[Weights],
+    examples: Sequence[int],
+    state: Sequence[Weights],
+    statistics: Collection[str] = (),
 ) -> RoundResult:
     """Combine the updates of a round as a policy says, and take the server optimizer's step.
 
@@ -89,6 +97,8 @@ def round_result(
             (Blanchard et al. 2017, section 4, choose the smallest identifier, too).
         examples: The number of training examples behind each update.
         state: What the last accepted round returned; [] in the first one.
+        statistics: The names of the tensors that no gradient changes, as the architecture built here has them. The
+            server optimizer leaves them out; their part of its state stays as it is.
 
     Raises:
         ValueError: Too few updates for the rule, one that does not fit the base, weights that are not finite before or
@@ -103,7 +113,8 @@ def round_result(
         combined = _combine(policy, _clipped(model, rest[: len(updates)], scales), shares)
         old = [array.astype(np.float64) for array in rest[len(updates) :]]
         old = old or [np.full(model.shape, number) for number in first]
-        moved, new = server_optimizer.step(policy.values, model, combined, old)
+        still = name in statistics
+        moved, new = (combined, old) if still else server_optimizer.step(policy.values, model, combined, old)
         with np.errstate(over="ignore"):  # found by the check of the result
             for target, array in zip((weights, *sets), (moved, *new), strict=True):
                 target[name].reshape(-1)[part] = array

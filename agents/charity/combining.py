@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 
 class Scores(Protocol):
-    """What it needs of a judge: reading a file of its architecture, and scoring weights in memory."""
+    """What it needs of a judge: its architecture, reading a file of it, and scoring weights in memory.
+
+    Attributes:
+        statistics: The names of the tensors that no gradient changes.
+    """
 
     spec: dict[str, Any]
+    statistics: frozenset[str]
 
     def read(self, path: Path) -> Mapping[str, np.ndarray]: ...
 
@@ -47,7 +52,8 @@ def combine(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:
     examples = [count for _, count in wanted["updates"]]
     server = [judge.read(Path(path)) for path in wanted["server"]]
     base = judge.read(Path(wanted["base"]))
-    result = averaging.round_result(read_policy(wanted["policy"]), base, updates, examples, server)
+    policy = read_policy(wanted["policy"])
+    result = averaging.round_result(policy, base, updates, examples, server, judge.statistics)
     metrics = judge.score_weights(result.weights)
     out = Path(wanted["out"])
     weights.write_weights(out, result.weights, judge.spec)

@@ -2,7 +2,8 @@
 
 A round closes in steps that may all be done again after a crash:
 
-    1  with nothing locked   the judge combines the updates in vault/updates and scores the result
+    1  with nothing locked   the judge combines the updates in vault/updates, scores the result, and looks whether sites
+                             can go on from it
     2  under the lock        if the round is still the same: store the model, record, and let go of the updates
 """
 
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agents.charity import records
-from agents.charity.decision import Decision
+from agents.charity.decision import Decision, gone_on
 from agents.charity.federation import Federation
 from agents.charity.judge_client import JudgeError, server_files
 from agents.charity.rounds import Due, Round, due, seconds_left
+from agents.charity.settle import first_model
 from agents.charity.vault import Vault
 from agents.files import move_whole, sha256_file
 from agents.ledger import Record
@@ -29,6 +31,8 @@ class Combines(Protocol):
     def combine(
         self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
     ) -> dict[str, Any]: ...
+
+    def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]: ...
 
 
 def conduct(vault: Vault, judge: Combines, now: float) -> Record | None:
@@ -110,11 +114,14 @@ def _combined(vault: Vault, judge: Combines, state: Federation, current: Round) 
     server = [folders.server_state(blob["sha256"]) for blob in state.current.server]
     if decision := records.too_few(state, current):
         return _Result(decision, None, out)
+    base = folders.model(state.current.model["sha256"])
     try:
-        answer = judge.combine(state.policy.text, folders.model(state.current.model["sha256"]), updates, server, out)
+        answer = judge.combine(state.policy.text, base, updates, server, out)
+        decision = records.gated(state, len(updates), answer["metrics"])
+        if decision.accept:
+            decision = gone_on(decision, **judge.check(out, base, first_model(vault, state), state.genesis["plan"]))
     except JudgeError as error:
         return _Result(Decision(False, str(error)), None, out)
-    decision = records.gated(state, len(updates), answer["metrics"])
     return _Result(decision, answer["shares"], out, tuple(server_files(out)[: answer["server"]]))
 
 

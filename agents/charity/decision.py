@@ -1,11 +1,13 @@
 """What is decided from scores: which mixes to score, which model to keep, what the gate lets through. Pure.
 
 A policy without rounds judges each candidate: `shares` says what to score, `decide` what becomes of it. The result of
-a round has only the gate before it: `passes`. What the federation may know of a score, under a ladder, says `told`.
+a round has only the gate before it: `passes`. What is to become current is looked at once more: `gone_on`. What the
+federation may know of a score, under a ladder, says `told`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,6 +130,19 @@ def passes(gate: Gate, metric: str, candidate: Metrics, current: Metrics, bar: f
     if offered >= bar - gate.margin:
         return True, f"{metric} {offered:.4f} is within {gate.margin:g} of the best so far, {bar:.4f}"
     return False, f"{metric} {offered:.4f} is more than {gate.margin:g} below the best so far, {bar:.4f}"
+
+
+def gone_on(decision: Decision, sound: bool, text: str) -> Decision:
+    """A decision to accept, after it was looked at whether sites can go on from the model; see `soundness`.
+
+    Args:
+        sound: Whether they can.
+        text: What was conspicuous; empty when nothing was.
+    """
+    if not text:
+        return decision
+    reason = f"{decision.reason}; {text}" if sound else f"{decision.reason}, but {text}"
+    return dataclasses.replace(decision, accept=sound, reason=reason)
 
 
 def told(gate: Gate, metrics: Metrics | None) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ Reads one JSON object per line and answers each with one:
                                                                      {"metrics": [{…}, …]}
     {"round": {"policy": TEXT, "base": PATH, "updates": [[PATH, EXAMPLES], …], "server": [PATH, …], "out": PATH}}
                                                                      {"metrics": {…}, "shares": [S, …], "server": N}
+    {"check": {"model": PATH, "current": PATH, "first": PATH, "plan": {…}}}          {"sound": BOOL, "text": TEXT}
     {"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null}}
                                    {"metrics": {…}, "examples": N, "weights": {…}, "told": LINE} or {"unfit": reason}
     whatever it cannot do                                            {"error": reason}, of a disk with {"errno": N}
@@ -19,6 +20,7 @@ loading the weights and one pass over the images. It ends when its input ends.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -31,9 +33,10 @@ from agents import weights
 from agents.charity import combining
 from agents.charity.given import read_given
 from agents.charity.own_images import to_reading
+from agents.charity.probe import Probe
 from agents.commands import log_events
 from agents.errors import AgentError, SettingsError
-from models import build, get_weights, images, loss_name, score, set_weights
+from models import build, get_weights, images, loss_name, score, set_weights, statistics
 from models.backend import compiled, load_keras
 from models.classes import NamesError
 from models.reading import AS_IT_IS, Reading
@@ -60,6 +63,7 @@ class Scorer:
         self.holdout = holdout
         self.network = build(spec)
         self.shapes = {name: tuple(array.shape) for name, array in get_weights(self.network).items()}
+        self.statistics = statistics(self.network)
         shape = tensorflow.TensorSpec((min(BATCH, len(holdout)), *spec["input"]), "float32")
         self._forward = compiled(lambda batch: self.network(batch, training=False), [shape])
         self._batch = shape.shape[0]
@@ -144,6 +148,19 @@ def genesis(
     return {"metrics": scorer.score(), "examples": examples} | start
 
 
+def to_train_on(data: Path, spec: dict[str, Any], reading: Reading) -> images.Images | None:
+    """The coordinator's split `train`; None where there is none, as in a federation that begins with given weights."""
+    if "train" not in images.splits(data):
+        return None
+    return images.load(data, spec["input"], spec["classes"], "train", reading)
+
+
+def check(scorer: Scorer, probe: Probe, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Whether sites can go on from a model in a file. Stored models have their hash as file name, so it names them."""
+    current, first = ((Path(wanted[whose]).name, scorer.read(Path(wanted[whose]))) for whose in ("current", "first"))
+    return vars(probe.check(scorer.read(Path(wanted["model"])), current, first))
+
+
 def fingerprint(holdout: images.Images) -> str:
     """SHA-256 of images and labels as the network sees them: which holdout a score belongs to."""
     digest = hashlib.sha256(repr((holdout.images.shape, holdout.labels.shape)).encode())
@@ -194,6 +211,12 @@ def main() -> None:
         return
     load_keras()
     scorer: Scorer | None = None
+    probes: dict[str, Probe] = {}
+
+    def probe_for(plan: dict[str, Any]) -> Probe:
+        """A federation has one plan, so there is one."""
+        own = functools.partial(to_train_on, arguments.data, spec, reading)
+        return probes.setdefault(json.dumps(plan), Probe(spec, plan, own))
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         nonlocal scorer
@@ -208,6 +231,8 @@ def main() -> None:
             return combining.mix(scorer, request["mix"])
         if "round" in request:
             return combining.combine(scorer, request["round"])
+        if wanted := request.get("check"):
+            return check(scorer, probe_for(wanted["plan"]), wanted)
         return {"metrics": scorer.score_file(Path(request["model"]))}
 
     warm = Scorer(spec, holdout)

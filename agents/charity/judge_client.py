@@ -23,6 +23,7 @@ from agents.commands import logging_environment
 from agents.errors import AgentError
 
 MAX_LINE_BYTES = 1 << 20
+CHECK_WORTH = 4  # six short trainings at most, in a network that is built for the first of them
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no submission's fault, and may pass
 
 
@@ -206,6 +207,22 @@ class Judge:
         named = [[str(path), examples] for path, examples in updates]
         request = {"policy": policy, "base": str(base), "updates": named, "server": list(map(str, server))}
         return self.ask({"round": request | {"out": str(out)}}, 1 + len(updates))
+
+    def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:
+        """Whether sites can go on from a model that is about to become current; see `soundness`.
+
+        Args:
+            current, first: The current and the first model, as they are stored.
+            plan: As in a release.
+
+        Returns:
+            `sound`, and as `text` what was conspicuous.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        paths = {"model": str(model), "current": str(current), "first": str(first)}
+        return self.ask({"check": paths | {"plan": plan}}, CHECK_WORTH)
 
     def stop(self) -> None:
         """End the process, at once if it does not go by itself."""

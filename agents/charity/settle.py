@@ -5,7 +5,8 @@ Every step may be done again after a crash, so a bundle is settled exactly once 
     1  a verdict for its id exists already        publish it again, done
     2  its site is revoked                        record `refused`, its model unopened
        inspect                                    trouble: record `invalid`
-    3  score it or its mixes, with nothing locked; nothing to score in a round
+    3  score it or its mixes, and look whether sites can go on from what would become current, with nothing locked;
+       nothing of it in a round
     4  under the lock, on the newest state: decide, store the model, record, publish the verdict
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agents.charity import intake, records
-from agents.charity.decision import Decision, decide, shares
+from agents.charity.decision import Decision, decide, gone_on, shares
 from agents.charity.federation import Federation
 from agents.charity.intake import Candidate, Claimed
 from agents.charity.judge_client import JudgeError
@@ -40,6 +41,8 @@ class Scores(Protocol):
     def mix(
         self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
     ) -> list[Metrics]: ...
+
+    def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]: ...
 
 
 @dataclass
@@ -110,7 +113,7 @@ def _judged(vault: Vault, judge: Scores, candidate: Candidate, clock: _Clock) ->
         clock.lap("judge_ms")
         with vault.locked() as state:
             moved = state.current.of != against.current.of
-            if moved and any(share != 1 for share, _ in weighed.mixes):  # they are mixes with another model
+            if moved and weighed.mixes:  # with another model than the current one, or held against it
                 if weighed.mixed is not None:
                     weighed.mixed.unlink()
                 continue
@@ -124,11 +127,13 @@ class _Weighed:
     Attributes:
         mixes: Share of the candidate and scores; nothing when there was trouble.
         mixed: The file of the chosen mix, where it is not the candidate itself.
+        finding: What `Scores.check` said of the model that would become current; None where none would.
     """
 
     staleness: int = 0
     mixes: tuple[tuple[float, Metrics], ...] = ()
     mixed: Path | None = None
+    finding: dict[str, Any] | None = None
     trouble: str = "it was not scored"
 
 
@@ -139,20 +144,29 @@ def _weighed(vault: Vault, judge: Scores, state: Federation, candidate: Candidat
         return _Weighed()  # not worth the judge's time
     staleness = state.current.staleness(manifest.sender, _version(vault, manifest.builds_on))
     wanted = shares(state.policy, staleness)
+    current = vault.folders.model(state.current.model["sha256"])
     try:
         if wanted == (1.0,):
-            return _Weighed(staleness, ((1.0, judge.score(candidate.model)),))
-        current = vault.folders.model(state.current.model["sha256"])
-        mixes = tuple(zip(wanted, judge.mix(current, candidate.model, wanted), strict=True))
+            mixes: tuple[tuple[float, Metrics], ...] = ((1.0, judge.score(candidate.model)),)
+        else:
+            mixes = tuple(zip(wanted, judge.mix(current, candidate.model, wanted), strict=True))
         decision = _decision(state, mixes)
-        if not decision.accept or decision.share == 1:
+        if not decision.accept:
             return _Weighed(staleness, mixes)
-        assert decision.share is not None
-        mixed = candidate.model.with_suffix(".mixed.safetensors")
-        judge.mix(current, candidate.model, (decision.share,), mixed)
-        return _Weighed(staleness, mixes, mixed)
+        mixed = None
+        if decision.share != 1:
+            assert decision.share is not None
+            mixed = candidate.model.with_suffix(".mixed.safetensors")
+            judge.mix(current, candidate.model, (decision.share,), mixed)
+        finding = judge.check(mixed or candidate.model, current, first_model(vault, state), state.genesis["plan"])
+        return _Weighed(staleness, mixes, mixed, finding)
     except JudgeError as error:
         return _Weighed(trouble=str(error))
+
+
+def first_model(vault: Vault, state: Federation) -> Path:
+    """The file of the model that the federation began with."""
+    return vault.folders.model(state.genesis["model"]["sha256"])
 
 
 def _version(vault: Vault, release: int) -> int:
@@ -178,6 +192,9 @@ def _commit(vault: Vault, state: Federation, found: Candidate, weighed: _Weighed
     if not weighed.mixes:
         return _refuse(vault, state, found, Decision(False, weighed.trouble))
     decision = _decision(state, weighed.mixes)
+    if decision.accept:
+        assert weighed.finding is not None
+        decision = gone_on(decision, **weighed.finding)
     if not decision.accept:
         return _refuse(vault, state, found, decision, weighed.staleness)
     fields = records.verdict(state, _sent(manifest), decision, weighed.staleness)

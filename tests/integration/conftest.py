@@ -51,6 +51,7 @@ def measured(value):
 def metrics(path): return measured(struct.unpack("<f", open(path, "rb").read()[-4:])[0])
 class Scorer:
     spec = {spec!r}
+    statistics = frozenset()
     def read(self, path):
         from agents.weights import read_weights
         return read_weights(path, {shapes!r})
@@ -65,6 +66,11 @@ for line in sys.stdin:
             tensors = {{name: np.full(shape, {accuracy}, np.float32) for name, shape in {shapes!r}.items()}}
             write_weights(Path(wanted["out"]), tensors, {spec!r})
             say({{"metrics": metrics(wanted["out"]), "examples": 1}})
+        elif wanted := request.get("check"):  # where nothing can be trained
+            from agents.charity.probe import Probe
+            models = [Scorer().read(Path(wanted[whose])) for whose in ("model", "current", "first")]
+            found = Probe({spec!r}, wanted["plan"], lambda: None).check(models[0], ("c", models[1]), ("f", models[2]))
+            say(vars(found))
         elif "mix" in request or "round" in request:
             from agents.charity import combining
             work = combining.mix if "mix" in request else combining.combine

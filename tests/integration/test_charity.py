@@ -394,6 +394,9 @@ def test_a_site_revoked_while_it_is_being_judged_is_refused(room: Room) -> None:
             enrol.revoke(Vault(room.folders), "alice-1", "just now")
             return {"accuracy": 0.9, "loss": 0.1}
 
+        def check(self, *models: Any) -> dict[str, Any]:
+            return {"sound": True, "text": ""}
+
         def start(self) -> None: ...
 
     submission = room.submit("alice-1", 0.9)

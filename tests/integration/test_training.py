@@ -192,7 +192,9 @@ def test_a_network_without_regularizers_pays_nothing_for_them(trainers: Callable
     """Its graph adds nothing to the loss, so its weights are the same bits as ever."""
     trainer = trainers(TEN)
     assert not trainer.network.losses
-    operations = trainer._training._graph.graph.as_graph_def().library.function
+    graph: Any = trainer._training._graph
+    operations = graph.graph.as_graph_def().library.function
+    assert operations
     assert not [node for function in operations for node in function.node_def if node.op == "AddN"]
 
 

@@ -25,7 +25,11 @@ MAY_IMPORT = {
     "chain": {"errors", "keys", "manifest", "signature"},
 }
 # What an agent may import from `models`, by module of the agent; None is every module.
-USES_MODELS = {"alice": None, "bob": set(), "charity": {"judge", "judge_export", "genesis", "given", "own_images"}}
+USES_MODELS = {
+    "alice": None,
+    "bob": set(),
+    "charity": {"judge", "judge_export", "genesis", "given", "own_images", "probe"},
+}
 # A library behind one seam -> the only modules that may import it.
 SEAMS = {
     "paramiko": {"agents.transport"},

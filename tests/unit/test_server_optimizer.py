@@ -139,3 +139,34 @@ def test_an_unknown_optimizer_is_an_error() -> None:
     with pytest.raises(ValueError, match="no server optimizer is called 'sgd'"):
         step(values, np.zeros(1), np.ones(1), [np.zeros(1), np.zeros(1)])
     assert start({}) == [] and start({"server": "momentum"}) == [0] and start(values) == [0, 0.1**2]
+
+
+@pytest.mark.parametrize("server", ["momentum", "adam,rate=0.1", "yogi,rate=0.1"])
+def test_statistics_follow_the_mean_and_never_the_optimizer(server: str) -> None:
+    """A variance that falls from 1 to 0.01, as after the first round of batch normalisation."""
+    policy, states = read_policy(f"fedavg:server={server}"), list[dict[str, np.ndarray]]()
+    weights = {"variance": np.array([1], "f4"), "w": np.array([1], "f4")}
+    for said in (0.01, 0.01, 0.012, 0.011):
+        updates = [{name: np.array([said + more], "f4") for name in weights} for more in (0, 0.002)]
+        result = round_result(policy, weights, updates, [3, 1], states, {"variance"})
+        weights, states = result.weights, result.state
+        assert weights["variance"].item() == pytest.approx(said + 0.0005, rel=1e-6), "the weighted mean"
+        assert [kept["variance"].item() for kept in states] == [np.float32(value) for value in start(policy.values)]
+    as_weights = follow(f"fedavg:server={server}", 1, [-0.99, 0, 0.002, -0.001])
+    if server == "momentum":
+        assert min(step[0] for step in as_weights) < 0, "as a weight it overshoots: a negative variance"
+
+
+def test_statistics_are_what_a_robust_rule_makes_of_them() -> None:
+    policy = read_policy("median:server=momentum")
+    updates = [{"variance": np.array([value], "f4")} for value in (0.5, 0.7, 1e30)]
+    result = round_result(policy, {"variance": np.array([1], "f4")}, updates, [1, 1, 1], [], {"variance"})
+    assert result.weights["variance"].item() == np.float32(0.7)
+
+
+def test_clipping_shortens_statistics_with_the_weights() -> None:
+    """A step of length 5, of which 4 are the statistic's, is shortened to 1: nothing hides outside the norm."""
+    base, update = ({"variance": np.array([1], "f4"), "w": np.array([w], "f4")} for w in (0, 3))
+    update["variance"] = np.array([5], "f4")
+    result = round_result(read_policy("fedavg:clip=1"), base, [update], [1], [], {"variance"})
+    assert (result.weights["w"].item(), result.weights["variance"].item()) == pytest.approx((0.6, 1.8))
