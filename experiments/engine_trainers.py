@@ -5,6 +5,8 @@ The images of all sites are resident, and the networks stay compiled for the run
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from agents.alice.fitting import Epoch, fit, new_trainer
+from agents.alice.leaving import GUARD, too_bad
 from agents.alice.plan import Plan, read_plan
 from agents.alice.session import session_seed
 from agents.manifest import Local, canonical
@@ -92,6 +95,7 @@ class Crew:
             train, held = divided(prepared.parts[name], run.validation, seed)
             examples = resident(train)
             self._images[name] = examples, (examples if held is train else resident(held))
+        self._classes = prepared.spec["classes"]
         self._pool = pool_for(prepared.spec, self._plan, cores)
         self._asked = ThreadPoolExecutor(cores)
         self._stop = threading.Event()
@@ -129,11 +133,27 @@ class Crew:
             if self._stop.is_set():
                 raise Interrupted
             epochs = epoch.number
-            if epoch.publish:
-                checkpoints.append(Checkpoint(epoch.number, epoch.metrics or epoch.training, trainer.weights()))
+            if not epoch.publish or self._kept_back(trainer, epoch, weights, start, held):
+                return False
+            checkpoints.append(Checkpoint(epoch.number, epoch.metrics or epoch.training, trainer.weights()))
             return True
 
         timed = TimedTrainer(trainer)
         seed = session_seed(self._seeds[site], session)
         fit(timed, train, scored, plan, seed, start, ended)
         return Session(tuple(checkpoints), epochs, timed.seconds)
+
+    def _kept_back(self, trainer: Trainer, epoch: Epoch, begun: Weights, start: Local | None, held: Examples) -> bool:
+        """Whether Alice would keep back what is due. While the loss is low she would not, and nothing is scored for it.
+
+        What units tell of images, she asks of a release that somebody may have made for it, as nobody does here.
+        """
+        if (epoch.metrics or epoch.training).loss <= GUARD.max_worse * math.log(self._classes):
+            return False
+        metrics = epoch.metrics or Local(*trainer.evaluate(held))
+        if start is None:  # the session is over, so the trainer need not go on from where it is
+            trained = trainer.weights()
+            trainer.load(begun)
+            start = Local(*trainer.evaluate(held))
+            trainer.load(trained)
+        return bool(too_bad(start, dataclasses.replace(epoch, metrics=metrics), self._classes))

@@ -31,6 +31,7 @@ _NO_ARCHITECTURE = {
     "backend",
     "classes",
     "datasets",
+    "firing",
     "folders",
     "images",
     "npz",

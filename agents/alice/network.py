@@ -23,6 +23,7 @@ from agents.weights import match_shapes, read_weights
 from models import images
 from models.backend import load_keras
 from models.classes import NamesError
+from models.firing import Singled, Watch
 from models.images import Images
 from models.reading import Reading
 from models.training import Interrupted, Trainer, resident
@@ -88,6 +89,7 @@ class Network:
         self._measured: dict[str, Any] | None = None
         self._shapes: Mapping[str, tuple[int, ...]] = {}
         self._trainer: Trainer | Replicas | None = None
+        self._watch: Watch | None = None
         self._made_for: tuple[Any, ...] = ()
 
     @property
@@ -137,12 +139,17 @@ class Network:
             try:
                 if models.check_spec(spec) != spec:
                     raise ValueError(f"the spec {spec} is not written out in full")
-                self._trainer = None  # what is measured is measured with nothing else at hand
+                self._trainer = self._watch = None  # what is measured is measured with nothing else at hand
                 self._shapes = models.shapes(spec)
             except ValueError as error:
                 raise SettingsError(f"this site cannot build the network: {error}", "update fedssh here") from None
             self._measured = spec
         return self._shapes
+
+    def singled(self) -> list[Singled]:
+        """How many training images single themselves out in each layer, with the weights as they are now."""
+        assert self._watch is not None
+        return self._watch.look(self._train)
 
     def weights(self) -> Mapping[str, np.ndarray]:
         """The weights as they are now."""
@@ -209,10 +216,11 @@ class Network:
         loss = loss_of(spec, plan)
         wanted = (spec, plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal)
         if self._trainer is None or wanted != self._made_for:
-            self._trainer = None
+            self._trainer = self._watch = None
             self._keras.utils.clear_session(free_memory=True)
             several = self._strategy.num_replicas_in_sync > 1
             self._trainer = Replicas(self._strategy, spec, plan, loss) if several else new_trainer(spec, plan)
+            self._watch = Watch(self._trainer.network)
             self._made_for = wanted
         return self._trainer
 

@@ -41,10 +41,10 @@ class Replicas:
             raise SettingsError(f"the plan's proximal term needs one device, found {number} GPUs", hint)
         self._strategy = strategy
         with strategy.scope():
-            self._network = models.build(spec)
+            self.network = models.build(spec)
             self._optimizer = new_optimizer(plan.optimizer, plan.learning_rate, plan.momentum)
-            self._optimizer.build(self._network.trainable_variables)
-            self._network.compile(self._optimizer, loss=loss, metrics=["accuracy"])
+            self._optimizer.build(self.network.trainable_variables)
+            self.network.compile(self._optimizer, loss=loss, metrics=["accuracy"])
         self._as_new = [np.array(variable.numpy()) for variable in self._optimizer.variables]
 
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
@@ -53,17 +53,17 @@ class Replicas:
         Raises:
             ValueError: They are not those of this network.
         """
-        models.set_weights(self._network, weights)
+        models.set_weights(self.network, weights)
 
     def weights(self) -> dict[str, np.ndarray]:
         """The weights as they are now."""
-        return models.get_weights(self._network)
+        return models.get_weights(self.network)
 
     def fresh(self, seed: int) -> None:
         """Give the optimizer the state of a new one; making a new one would translate the graphs again."""
         for variable, value in zip(self._optimizer.variables, self._as_new, strict=True):
             variable.assign(value)
-        seed_generators(self._network, seed)
+        seed_generators(self.network, seed)
 
     def epoch(
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
@@ -77,7 +77,7 @@ class Replicas:
         replicas = self._strategy.num_replicas_in_sync
         size = max(min(batch_size, len(order)) // replicas * replicas, replicas)
         batches = _batches(examples, order, size, drop_remainder=True)
-        shown = self._network.fit(batches, shuffle=False, verbose=0, callbacks=[_stopper(stop)]).history
+        shown = self.network.fit(batches, shuffle=False, verbose=0, callbacks=[_stopper(stop)]).history
         return float(shown["loss"][0]), float(shown["accuracy"][0])
 
     def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]:
@@ -89,7 +89,7 @@ class Replicas:
         """
         size = even_batch(len(examples), SCORED_AT_ONCE, self._strategy.num_replicas_in_sync)
         batches = _batches(examples, np.arange(len(examples)), size)
-        scores = self._network.evaluate(batches, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
+        scores = self.network.evaluate(batches, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
         return float(scores["loss"]), float(scores["accuracy"])
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.alice import memory, session, telling
+from agents.alice import leaving, memory, session, telling
 from agents.alice.exchange import Exchange
 from agents.alice.fitting import Epoch
 from agents.alice.incoming import Received, Unready
@@ -23,7 +23,7 @@ from agents.alice.plan import Plan, read_plan
 from agents.alice.terms import Terms
 from agents.chain import Seen
 from agents.commands import tell
-from agents.errors import UnreachableError
+from agents.errors import UnreachableError, UntrustedError
 from agents.manifest import Claim, Local, SessionOver, new_id, now
 
 logger = logging.getLogger("alice")
@@ -34,11 +34,16 @@ RETRY_SECONDS = 10.0  # for a disk that is full
 
 @dataclass
 class Tally:
-    """A session as it goes on."""
+    """A session as it goes on.
+
+    Attributes:
+        start: What the release scores here.
+    """
 
     number: int
     plan: Plan
     started: str
+    start: Local
     published: Local | None = None
     published_epoch: int | None = None
     done: int = 0
@@ -98,7 +103,8 @@ class Alice:
 
         Raises:
             UnreachableError: No release came in time.
-            UntrustedError: What came is not what this site has agreed to, or beyond its limits.
+            UntrustedError: What came is not what this site has agreed to, is beyond its limits, or singles out images of
+                this site; nothing was trained from it.
             SettingsError: This site has agreed to nothing, or cannot train what it agreed to.
         """
         self._finish_report()
@@ -207,8 +213,12 @@ class Alice:
         plan = read_plan(release.plan)
         plan = dataclasses.replace(plan, epochs=self.epochs or plan.epochs)
         score = self.network.adopt(received, plan, self.stop)
-        tally = Tally(self.memory.trained.sessions + 1, plan, now())
+        tally = Tally(self.memory.trained.sessions + 1, plan, now(), score)
         self._say_release(received, score)
+        if reason := leaving.tells_of_images(self.network.singled()):
+            self._end_session(received, tally, early=False)  # so that nobody waits for it
+            hint = "ask the coordinator how this model came about; nothing was trained from it, and nothing left"
+            raise UntrustedError(f"release {release.sequence} is not trained from: {reason}", hint)
         self._say_session(received, tally)
         early = self.network.fit(
             tally.number, plan, score, lambda epoch: self._epoch_over(received, tally, epoch), self.stop
@@ -237,7 +247,7 @@ class Alice:
         self._say_shut_out()
         if not epoch.publish:
             return False
-        if reason := self._kept_back(tally, epoch, epoch.metrics):
+        if reason := self._kept_back(received, tally, epoch):
             text = f"session {tally.number} epoch {epoch.number} is not published: {reason}"
             self._say("kept-back", text, logging.WARNING, **where, reason=reason)
             return False
@@ -248,9 +258,12 @@ class Alice:
                 raise Stopped(INTERRUPTED)
         return True
 
-    def _kept_back(self, tally: Tally, epoch: Epoch, metrics: Local) -> str | None:
+    def _kept_back(self, received: Received, tally: Tally, epoch: Epoch) -> str | None:
         """Why a model that is due must not leave this site; None when it may."""
-        return self.limits.keeps_back(tally.plan, self.network.examples, epoch.number, metrics)
+        assert epoch.metrics is not None
+        if reason := self.limits.keeps_back(tally.plan, self.network.examples, epoch.number, epoch.metrics):
+            return reason
+        return leaving.too_bad(tally.start, epoch, received.header.spec["classes"])
 
     def _publish(self, received: Received, tally: Tally, epoch: Epoch, metrics: Local) -> bool:
         release = received.release

@@ -162,4 +162,6 @@ def _ratio(norm: float, other: float) -> float:
 
 
 def _times(number: float) -> str:
+    if number >= 1e9:
+        return "over 1,000,000,000"
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

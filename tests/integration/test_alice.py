@@ -296,7 +296,7 @@ def in_round(number: int, *sites: str, of: int | None = None, **more: Any) -> di
 
 
 def test_a_whole_session_is_published_once_although_nothing_improved(site: SmallSite, told: Told) -> None:
-    site.release(1, plan={**SESSION, "optimizer": "sgd", "learning_rate": 20.0, "patience": 1})
+    site.release(1, plan={**SESSION, "optimizer": "sgd", "learning_rate": 4.0, "patience": 1})
     alice(site).run(sessions=1)
     assert [event["epoch"] for event in told("epoch")] == [1, 2, 3]
     assert not told("epoch")[-1]["improved"], "the test needs a session that gets worse"
@@ -857,3 +857,41 @@ def test_bad_data_is_one_line_with_exit_code_2(site: SmallSite) -> None:
     assert done.returncode == 2
     assert "is no readable .npz file or folder of images" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# what must not leave
+
+
+def imprint(width: int) -> dict[str, np.ndarray]:
+    """Every unit holds an image's mean brightness against a bound of its own (Fowl et al. 2022, section 4)."""
+    bounds = np.linspace(0.2, 0.8, width, dtype=np.float32)
+    return {
+        "dense1/kernel": np.full((36, width), 1e-3 / 36, np.float32),
+        "dense1/bias": -1e-3 * bounds,
+        "output/kernel": np.full((width, 1), 0.1, np.float32),
+        "output/bias": np.zeros(1, np.float32),
+    }
+
+
+def test_nothing_is_trained_from_a_release_that_singles_out_images(site: SmallSite, told: Told) -> None:
+    spec = models.check_spec({**SPEC, "width": 2000, "depth": 1})
+    site.release(1, spec=spec, weights=imprint(2000), plan={**SESSION, "batch_size": 4096})
+    with pytest.raises(
+        UntrustedError, match=r"release 1 is not trained from: units of its layer dense1 tell \d+ of 102"
+    ):
+        alice(site).run(sessions=1)
+    assert not site.claims() and not told("epoch")
+    (report,) = site.reports()
+    assert (report.epochs, report.checkpoints, report.metrics) == (0, 0, None), "so a round waits for nothing"
+
+
+def test_an_absurd_model_is_not_published_and_the_report_says_so(site: SmallSite, told: Told) -> None:
+    site.release(1, plan={**SESSION, "epochs": 1, "batch_size": 4096, "optimizer": "sgd", "learning_rate": 1e6})
+    alice(site).run(sessions=1)
+    assert not site.claims()
+    (kept,) = told("kept-back")
+    assert "session 1 epoch 1 is not published: its loss of" in kept["text"]
+    assert "is more than 10 times that of guessing, 0.6931" in kept["reason"]
+    (report,) = site.reports()
+    assert (report.epochs, report.checkpoints) == (1, 0)
+    assert told("session-over")[-1]["text"].endswith("nothing was published")
