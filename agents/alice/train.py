@@ -103,8 +103,8 @@ class Alice:
 
         Raises:
             UnreachableError: No release came in time.
-            UntrustedError: What came is not what this site has agreed to, is beyond its limits, or singles out images of
-                this site; nothing was trained from it.
+            UntrustedError: What came is not what this site has agreed to, is beyond its limits, or singles out images;
+                nothing was trained from it.
             SettingsError: This site has agreed to nothing, or cannot train what it agreed to.
         """
         self._finish_report()
