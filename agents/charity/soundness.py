@@ -25,7 +25,7 @@ import numpy as np
 BAND = 4.0
 FIRST_BAND = 8.0
 BOUND = 100.0
-RUINED = 0.5  # of the loss of guessing: what a short training may add to the loss
+RUINED = 0.1  # of the loss of guessing: what a short training may add to the loss
 LEARNED = 0.1  # of what the other models learn in it
 _STRETCH = 1 << 16
 

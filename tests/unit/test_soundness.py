@@ -76,10 +76,10 @@ NAN = math.nan
     ("candidate", "trouble"),
     [
         (HONEST, ""),
-        (Trial((0.10, 0.40), (4.4, 0.7)), ""),  # a learning rate that is a bit large for it
+        (Trial((0.10, 0.16), (4.4, 0.7)), ""),  # a learning rate that is a bit large for it
         (Trial((0.0, 0.0), (9.0, 5.0)), ""),  # it knows all of it already
         (Trial((0.10, 167.8), (4.4, 0.7)), "training ruins it"),
-        (Trial((0.10, 0.46), (4.4, 0.7)), "training ruins it"),
+        (Trial((0.10, 0.25), (4.4, 0.7)), "training ruins it"),
         (Trial((0.10, 0.10), (4.4, 4.39)), "nothing can be trained from it"),
         (Trial((0.10, 0.10), (4.4, 113.0)), "nothing can be trained from it"),
         (Trial((0.10, NAN), (4.4, 0.7)), "training from it ends in numbers that are not finite"),
