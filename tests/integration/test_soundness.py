@@ -31,7 +31,8 @@ def hidden(images, spec):
 SPEC = {"name": "normalised", "input": [6, 6, 1], "classes": 2, "width": 8}
 PLAN = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.0, "batch_size": 16}
 VARIANCE = "normal/moving_variance"
-STARTED = "import models, sys; models.__path__.append(sys.argv.pop(1)); from agents.charity.judge import main; main()"  # an architecture is a file in a folder of `models`
+# An architecture is a file in a folder of `models`.
+STARTED = "import models, sys; models.__path__.append(sys.argv.pop(1)); from agents.charity.judge import main; main()"
 
 
 def pictures(number: int, seed: int) -> Images:
