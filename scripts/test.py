@@ -20,7 +20,8 @@ from pathlib import Path
 
 import environment
 
-FOLDERS = ("tests/e2e", "tests/integration", "tests/attacks", "tests/unit")  # the longest first: the short ones fill the gaps
+# The longest first: the short ones fill the gaps.
+FOLDERS = ("tests/e2e", "tests/integration", "tests/attacks", "tests/unit")
 # One more than there are cores, because many tests wait for something; but few, because every process holds TensorFlow
 # and so do the agents that it starts. One thread each then: together they have enough to do.
 PROCESSES = min((os.cpu_count() or 1) + 1, 5)
