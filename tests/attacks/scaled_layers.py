@@ -70,7 +70,7 @@ class Variant:
 
 VARIANTS = {
     "plateau": Variant(2.0**20, True, ADAM),
-    "nan": Variant(2.0**20, True, SGD),
+    "nan": Variant(2.0**60, True, SGD),
     "careful": Variant(90.0, False, ADAM),  # no more than what is tried first; no power of two, so digits may round
 }
 

@@ -27,7 +27,8 @@ def test_no_scaled_model_becomes_current_and_an_honest_one_does(tmp_path: Path, 
         better, _ = trained(trainer, plan, first, where.sites["hostile"], where.val, 1)
         for name, variant in VARIANTS.items():
             said = begun.submit("hostile", scaled(better, variant), tmp_path)
-            assert said["event"] == "refused" and said["reason"].endswith(WORDS[name]), (name, said)
+            found = name, said["event"], said["reason"]
+            assert said["event"] == "refused" and said["reason"].endswith(WORDS[name]), found
             assert said["metrics"]["accuracy"] > said["current_metrics"]["accuracy"], "it scores better"
         said = begun.submit("honest", better, tmp_path)
         assert said["event"] == "accepted" and "layer" not in said["reason"], said
