@@ -34,12 +34,14 @@ class Singled:
         images: Of how many looked at.
         alone: By a unit that fires for no other one, or by two units that fire for the same ones but it.
         measured: By two such units that measure the same of each image, against bounds of their own.
+        lonely: Share of the units that fire for exactly one image.
     """
 
     layer: str
     images: int
     alone: int
     measured: int
+    lonely: float = 0.0
 
 
 class Watch:
@@ -84,7 +86,8 @@ class Watch:
         for place, layer in enumerate(self._layers):
             values = np.concatenate([part[place] for part in parts])
             fires = _SLOPES[layer.activation.__name__](values)
-            found.append(Singled(layer.name, count, *map(len, singled_out(fires, values))))
+            lonely = float((fires.sum(axis=0) == 1).mean())
+            found.append(Singled(layer.name, count, *map(len, singled_out(fires, values)), lonely))
         return found
 
 

@@ -29,14 +29,16 @@ class Guard:
         max_worse: By how much its loss may be above the release's, in the same unit, when training has not lowered it
             on the training images either. A site with few images may overfit: that raises one and lowers the other.
         max_alone: Which share of the training images may single themselves out in a layer (`models.firing.Singled`),
-            by whatever units. Not looked at below FEW_IMAGES. In honest networks at most 0.08, in imprint networks 0.5
-            to 1.
+            by whatever units, when more than `max_lonely` of its units fire for one image only. In a wide layer chance
+            does the first to any share of a few hundred images, but not the second.
+        max_lonely: In honest networks at most 0.03, from FEW_IMAGES on; below that it is not looked at.
         max_measured: Which share may be singled out by units that measure the same. In honest networks 0.
     """
 
     max_loss: float = 10.0
     max_worse: float = 0.5
     max_alone: float = 0.2
+    max_lonely: float = 0.1
     max_measured: float = 0.01
 
 
@@ -47,7 +49,8 @@ def tells_of_images(found: Sequence[Singled], guard: Guard = GUARD) -> str:
     """Why a session from a release would tell of single images, in words; empty when it would not."""
     for one in found:
         measured = one.measured > max(FEWEST, guard.max_measured * one.images)
-        if measured or (one.images >= FEW_IMAGES and one.alone > guard.max_alone * one.images):
+        alone = one.images >= FEW_IMAGES and one.alone > guard.max_alone * one.images
+        if measured or (alone and one.lonely > guard.max_lonely):
             return (
                 f"units of its layer {one.layer} tell {max(one.alone, one.measured):,} of {one.images:,} images here "
                 "from all others, so what it learns from them could be read as images"

@@ -46,7 +46,8 @@ def test_a_site_sets_its_own_bounds() -> None:
     [
         (Singled("dense", 1024, 87, 0), ""),
         (Singled("dense", 1024, 593, 591), "layer dense tell 593 of 1,024 images"),
-        (Singled("dense", 1024, 300, 0), "layer dense tell 300 of 1,024 images"),
+        (Singled("dense", 1024, 300, 0, 0.3), "layer dense tell 300 of 1,024 images"),
+        (Singled("dense", 300, 140, 0, 0.03), ""),  # 4,096 units, as alexnet has them
         (Singled("dense", 40, 38, 0), ""),
         (Singled("dense", 40, 38, 2), ""),
         (Singled("dense", 40, 30, 25), "layer dense tell 30 of 40 images"),
