@@ -87,7 +87,8 @@ class Watch:
             values = np.concatenate([part[place] for part in parts])
             fires = _SLOPES[layer.activation.__name__](values)
             lonely = float((fires.sum(axis=0) == 1).mean())
-            found.append(Singled(layer.name, count, *map(len, singled_out(fires, values)), lonely))
+            alone, measured = map(len, singled_out(fires, values))
+            found.append(Singled(layer.name, count, alone, measured, lonely))
         return found
 
 
