@@ -129,7 +129,7 @@ print(events.count("invalid"), events.count("garbage"), left, seconds)
 """
 
 START = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 begun = time.monotonic()
@@ -141,7 +141,9 @@ if hasattr(vault, "keep_up"):
     serve.Coordinator(vault, None).recover()
 else:
     vault.repair()
-print(vault.state.sequence, time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not getrusage: its peak begins with that of the process that started this one.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(vault.state.sequence, time.monotonic() - begun, peak.split()[1])
 """
 
 COMMAND = """

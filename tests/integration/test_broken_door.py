@@ -184,6 +184,9 @@ class Anything:
     def score(self, model: Path) -> dict[str, Any]:
         return {"accuracy": 0.9, "loss": 0.1}
 
+    def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:
+        return {"sound": True, "text": ""}
+
     def start(self) -> None: ...
 
 
