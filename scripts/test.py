@@ -4,7 +4,7 @@
     scripts/test -k ledger              only pytest, with these arguments
     scripts/test tests/unit -x
 
-Everything together runs in two processes more than there are cores, the tests of a file in one of them, and ends with
+Everything together runs in one process more than there are cores, the tests of a file in one of them, and ends with
 the slowest. The first run makes .venv from locks/dev.txt. What could not run here is listed with the reason.
 """
 
@@ -22,9 +22,9 @@ import environment
 
 # The longest first: the short ones fill the gaps.
 FOLDERS = ("tests/e2e", "tests/integration", "tests/attacks", "tests/unit")
-# Two more than there are cores, because many tests wait for something; but few, because every process holds TensorFlow
+# One more than there are cores, because many tests wait for something; but few, because every process holds TensorFlow
 # and so do the agents that it starts. One thread each then: together they have enough to do.
-PROCESSES = min((os.cpu_count() or 1) + 2, 5)
+PROCESSES = min((os.cpu_count() or 1) + 1, 5)
 PARALLEL = (f"--numprocesses={PROCESSES}", "--dist=loadfile", "--no-loadscope-reorder")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 SLOWEST = "--durations=15"
