@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,6 +204,9 @@ def _check_head(record: Record, release: Release) -> None:
 def check_release(release: Release, record: Record, genesis: Record) -> None:
     """Check that a release says what its record says, and what was agreed when the federation began.
 
+    Whoever is recorded as a recipient may be missing in the manifest, for nothing can be sealed for some keys that
+    older versions enrolled; nobody else may stand there.
+
     A federation that began before there were gates has no `gate` and no `margin`, in its genesis and in its releases
     of that time; that means the gate `off`.
 
@@ -228,11 +231,12 @@ def check_release(release: Release, record: Record, genesis: Record) -> None:
         "model": dataclasses.asdict(release.model),
         "metrics": release.metrics,
         "federation": release.federation,
-        "recipients": release.recipients,
     }
     for name, value in said.items():
         if not _same(value, record.fields.get(name)):
             raise BundleError(f"{name!r} of {what} is not what its record says")
+    if not _is_part(release.recipients, record.fields.get("recipients")):
+        raise BundleError(f"'recipients' of {what} are not among those that its record says, in that order")
     for name in ("plan", "architecture"):
         if not _same(getattr(release, name), agreed[name]):
             raise BundleError(f"{name!r} of {what} is not what record 1 says was agreed")
@@ -241,6 +245,12 @@ def check_release(release: Release, record: Record, genesis: Record) -> None:
             found = str(release.federation.get(name, absent))
             raise BundleError(f"{name!r} of the federation of {what} is {shown(found)}, which is not what was agreed")
     _check_metrics(what, release.metrics, agreed)
+
+
+def _is_part(readers: list[str], recorded: object) -> bool:
+    """Whether all readers were recorded, in the same order. One whose key nothing can be sealed for may be left out."""
+    left: Iterator[object] = iter(recorded if isinstance(recorded, list) else ())
+    return all(reader in left for reader in readers)  # `in` goes on where the last one was found
 
 
 def _check_metrics(what: str, metrics: Mapping[str, Any], agreed: Mapping[str, Any]) -> None:

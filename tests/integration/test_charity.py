@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from agents import weights
+from agents import chain, weights
 from agents.bundle import open_bundle, seal
 from agents.charity import enrol, serve, steer
 from agents.charity.audit import audit
@@ -474,7 +474,12 @@ def test_a_key_that_nobody_can_use_is_not_enrolled_and_stops_nobody(
     assert [record.event for record in vault.ledger.judged()] == ["invalid", "accepted"]
     assert "the key of even cannot be used" in vault.ledger.judged()[0].fields["reason"]
     assert room.verdict("alice-1", good)["event"] == "accepted"
-    assert len(opened(room)[0].recipients) == 2
+    release, _ = opened(room)
+    assert len(release.recipients) == 2
+    published = (room.folders.outbox / "ledger.jsonl").read_bytes().splitlines()
+    record, genesis = (chain.read_line(published[at - 1], vault.key.public) for at in (release.sequence, 1))
+    assert len(record.fields["recipients"]) == 4
+    chain.check_release(release, record, genesis)  # as every other site does
     sites = json.loads((room.folders.outbox / "sites.json").read_text())["sites"]
     assert [row["site"] for row in sites] == ["alice-1", "alice-2"]
     assert all(caplog.text.count(f"{name} is left out, because its key cannot be used") == 1 for name in bad)

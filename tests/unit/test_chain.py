@@ -206,6 +206,20 @@ def test_a_release_says_what_its_record_and_the_genesis_say(keys: dict[str, Priv
     chain.check_release(*released(keys, told, told, step))
 
 
+def test_a_release_may_leave_out_who_cannot_read_it(keys: dict[str, PrivateKey]) -> None:
+    """A key that an older version enrolled and that nothing can be sealed for must not stop the others."""
+    three = ["SHA256:" + letter * 43 for letter in "ABC"]
+    for readers in (three, three[1:], [three[0], three[2]]):
+        chain.check_release(*released(keys, {"recipients": readers}, {"recipients": three}))
+    for readers in (three[::-1], [three[0], three[0]], [*three, "SHA256:" + "D" * 43], ["SHA256:" + "D" * 43]):
+        with pytest.raises(UntrustedError, match="'recipients' of release 2"):
+            chain.check_release(*released(keys, {"recipients": readers}, {"recipients": three}))
+    strange: list[object] = [{}, None, "SHA256:" + "A" * 43, [1]]
+    for recorded in strange:
+        with pytest.raises(UntrustedError, match="'recipients' of release 2"):
+            chain.check_release(*released(keys, {"recipients": three}, {"recipients": recorded}))
+
+
 OTHER_PLAN = PLAN | {"learning_rate": 10.0}
 SAYS_OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
     "another model": ({"model": Blob("c" * 64, 9)}, {}, {}, "another model"),
