@@ -217,7 +217,6 @@ class Run:
         state = f"--state={self.coordinator}"
         self._run("charity", None, ["charity", "serve", state])
         self._run("door", None, ["charity", "door", "--embedded", state, f"--listen=127.0.0.1:{port}"])
-        self._wait_for_reopening()
         for number, name in enumerate(self.names):
             folder = self.state / "sites" / name
             exchange = f"--exchange={folder / 'exchange'}"
@@ -227,14 +226,6 @@ class Run:
                 f"--invitation={folder / 'data' / 'invitation.json'}", f"--epochs={options.epochs}",
                 f"--seed={options.seed + number}",
             ])  # fmt: skip
-
-    def _wait_for_reopening(self) -> None:
-        """When the federation was finished and is open again: wait until a release says so, or Alice would go home."""
-        ledger = self.coordinator / "outbox" / "ledger.jsonl"
-        last = json.loads(json.loads(ledger.read_text().splitlines()[-1])["record"])
-        while last["event"] == "reopened" and ledger.read_text().count("\n") == last["sequence"]:
-            self._show(0.2)
-            self._check()
 
     def _run(self, name: str, site: str | None, command: list[str]) -> Agent:
         """Start one agent; its first word is a program of the environment."""
