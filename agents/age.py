@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from agents.errors import BundleError
-from agents.keys import PrivateKey
+from fedssh.errors import BundleError
+from fedssh.keys import PrivateKey
 
 MAX_STANZA_BYTES = 1024  # of an RSA key of 4096 bits it has 712
 

@@ -28,12 +28,13 @@ from typing import Any, BinaryIO, TypeVar
 
 import pyrage
 
-from agents import age, signature, weights
-from agents.errors import BundleError
-from agents.files import BLOCK, adopt, part_of, whole_file
-from agents.keys import PrivateKey, PublicKey
-from agents.manifest import MAX_BYTES as MAX_MANIFEST_BYTES
-from agents.manifest import Blob, Release, Report, Submission, parse
+from fedssh import age, signature, weights
+from fedssh.errors import BundleError
+from fedssh.files import BLOCK, adopt, part_of, whole_file
+from fedssh.forms import MAX_BYTES as MAX_MANIFEST_BYTES
+from fedssh.forms import parse
+from fedssh.keys import PrivateKey, PublicKey
+from fedssh.manifest import Blob, Release, Report, Submission
 
 Sealed = TypeVar("Sealed", Submission, Release)
 

@@ -18,10 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agents.errors import BundleError, LedgerError, RollbackError
-from agents.keys import PublicKey
-from agents.manifest import MAX_BYTES, Release, canonical, parse, shown
-from agents.signature import LEDGER, verify
+from fedssh.errors import BundleError, LedgerError, RollbackError
+from fedssh.forms import MAX_BYTES, canonical, parse, shown
+from fedssh.keys import PublicKey
+from fedssh.manifest import Release
+from fedssh.signature import LEDGER, verify
 
 MAX_LINE_BYTES = 4 * MAX_BYTES  # the record, escaped, and its signature
 VERDICTS = ("accepted", "refused", "counted", "invalid", "report")

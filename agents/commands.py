@@ -17,8 +17,8 @@ from typing import Any
 
 import click
 
-from agents.errors import AgentError
-from agents.settings import check_environment, load, variables
+from fedssh.errors import AgentError
+from fedssh.settings import check_environment, load, variables
 
 _known: dict[str, set[str]] = {}
 _SHARED = ("LOG_FORMAT", "DEBUG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from agents.errors import SettingsError, UntrustedError
+from fedssh.errors import SettingsError, UntrustedError
 
 BLOCK = 1 << 20
 _PART = ".part"
@@ -169,3 +170,25 @@ def sweep(folder: Path) -> None:
     """Remove what killed writers left unfinished. Only the folder's one writer may call this."""
     for path in folder.glob(f".*{_PART}"):
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold a lock that the kernel gives back however the process ends.
+
+    Args:
+        path: The lock's file; it stays.
+        busy: What to say when somebody else holds it; None waits.
+
+    Raises:
+        SettingsError: Somebody else holds it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise SettingsError(busy or "") from None
+        yield
+    finally:
+        os.close(handle)

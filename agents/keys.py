@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-import hashlib
 import math
 import os
 from collections.abc import Collection
@@ -20,8 +19,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from agents.errors import SettingsError
-from agents.files import fsync_folder, part_of, write_whole
+from fedssh.errors import SettingsError
+from fedssh.files import fsync_folder, part_of, write_whole
+from fedssh.forms import fingerprint
 
 BITS = (3072, 4096)
 _MAX_LOGIN_BITS = 8192
@@ -257,13 +257,6 @@ def _mpint(value: bytes) -> int:
 def _small_primes() -> int:
     """The product of the primes below 2,000."""
     return math.prod(n for n in range(2, 2000) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1)))
-
-
-@functools.lru_cache(maxsize=4096)  # a release asks for every site's
-def fingerprint(line: str) -> str:
-    """`SHA256:…` of any public key line, as `ssh-keygen -l` prints it."""
-    digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 def _line(key: rsa.RSAPublicKey) -> str:

@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.chain import split_line
-from agents.errors import BundleError, LedgerError, SignatureError
-from agents.keys import PrivateKey, PublicKey
-from agents.manifest import MAX_BYTES, canonical, now, parse
-from agents.signature import LEDGER, sign
-from agents.signature import verify as verify_signature
+from fedssh.chain import split_line
+from fedssh.errors import BundleError, LedgerError, SignatureError
+from fedssh.forms import MAX_BYTES, canonical, parse
+from fedssh.keys import PrivateKey, PublicKey
+from fedssh.manifest import now
+from fedssh.rules.events import JUDGED, START, Record
+from fedssh.signature import LEDGER, sign
+from fedssh.signature import verify as verify_signature
 
-START = "0" * 64
-JUDGED = ("accepted", "refused", "counted", "invalid", "report")
 _BATCH = 64  # records of at most 64 kB: at most 4 MB at once
 
 # `subject` is what is judged once per site: a submission's or report's id, or, where none could be read,
@@ -51,37 +48,6 @@ CREATE TRIGGER no_update BEFORE UPDATE ON record BEGIN SELECT RAISE(ABORT, 'the 
 CREATE TRIGGER no_delete BEFORE DELETE ON record BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 PRAGMA user_version = 1;
 """
-
-
-@dataclass(frozen=True)
-class Record:
-    """One event, as signed."""
-
-    sequence: int
-    hash: str
-    text: bytes
-    signature: str
-
-    @functools.cached_property
-    def fields(self) -> dict[str, Any]:
-        """What the record says; check with `verify` before trusting it."""
-        fields = json.loads(self.text)
-        if not isinstance(fields, dict):
-            raise LedgerError(f"record {self.sequence} is not a JSON object")
-        return fields
-
-    @property
-    def event(self) -> str:
-        """What happened: genesis, accepted, release, …"""
-        return str(self.fields.get("event"))
-
-    def line(self) -> bytes:
-        """The record as one line of the export. A verdict is this line."""
-        text = self.text.decode()
-        return (
-            canonical({"sequence": self.sequence, "hash": self.hash, "record": text, "signature": self.signature})
-            + b"\n"
-        )
 
 
 class Ledger:

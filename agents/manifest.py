@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import os
 import re
 import sys
@@ -22,66 +21,16 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
-from agents.errors import BundleError
+from fedssh.errors import BundleError
+from fedssh.forms import _ID, _SITE, canonical, matched, parse, shown
 
 FORMAT = 1
-MAX_BYTES = 64 * 1024
-MAX_DEPTH = 16  # far less than what Python can walk, wherever it stands when it walks
 
-_SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 Message = TypeVar("Message", bound="_Message")
-
-
-def canonical(value: Any) -> bytes:
-    """The one serialisation of a JSON value.
-
-    Raises:
-        ValueError: A number is not finite.
-    """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
-
-
-def parse(data: bytes) -> dict[str, Any]:
-    """Read a canonical JSON object.
-
-    Raises:
-        BundleError: Too large, not JSON, not an object, or not the canonical serialisation of itself.
-    """
-    if len(data) > MAX_BYTES:
-        raise BundleError(f"the manifest has {len(data):,} bytes, expected at most {MAX_BYTES:,}")
-    try:
-        value = json.loads(data)
-        _check_depth(value)
-        same = canonical(value) == data
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"the manifest is not canonical JSON: {error}") from None
-    if not isinstance(value, dict) or not same:
-        raise BundleError("the manifest is not canonical JSON")
-    return value
-
-
-def shown(value: object, length: int = 60) -> str:
-    """A value of unknown origin, fit for a message: short, quoted, and without what a terminal would act on."""
-    return f"{value[:length]!r}" if isinstance(value, str) else f"a {type(value).__name__}"
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    if level:
-        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
 def new_id() -> str:
@@ -90,24 +39,6 @@ def new_id() -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(uuid.UUID(int=value))
-
-
-def check_id(text: object) -> str:
-    """An identifier as `new_id` makes it.
-
-    Raises:
-        BundleError: Anything else.
-    """
-    return _matched(_ID, text, "id")
-
-
-def check_site(text: object) -> str:
-    """A site's name: 1 to 32 lower-case letters, digits and inner dashes.
-
-    Raises:
-        BundleError: Anything else.
-    """
-    return _matched(_SITE, text, "site name")
 
 
 def now() -> str:
@@ -267,12 +198,12 @@ def _checked(name: str, wanted: Any, value: Any) -> Any:
     if wanted == list[str]:
         if not isinstance(value, list) or not value:
             raise BundleError(f"{name!r} of the manifest is not a list with entries")
-        return [_matched(_FINGERPRINT, entry, name) for entry in value]
+        return [matched(_FINGERPRINT, entry, name) for entry in value]
     if wanted == dict[str, Any]:
         if not isinstance(value, dict):
             raise BundleError(f"{name!r} of the manifest is not an object")
         return value
-    return _matched(_FORMS[name], value, name)
+    return matched(_FORMS[name], value, name)
 
 
 _FORMS = {
@@ -284,9 +215,3 @@ _FORMS = {
     "started": _TIME,
     "created": _TIME,
 }
-
-
-def _matched(form: re.Pattern[str], value: object, name: str) -> str:
-    if not isinstance(value, str) or not form.fullmatch(value):
-        raise BundleError(f"{name!r} is {shown(value)}, which is not of its form")
-    return value

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from agents.errors import SettingsError
+from fedssh.errors import SettingsError
 
 Settings = TypeVar("Settings")
 REQUIRED: Any = dataclasses.MISSING

@@ -21,8 +21,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
-from agents.errors import SettingsError, SignatureError
-from agents.keys import PrivateKey, PublicKey, parse_public
+from fedssh.errors import SettingsError, SignatureError
+from fedssh.keys import PrivateKey, PublicKey, parse_public
 
 SUBMISSION = "submission@fedssh"
 RELEASE = "release@fedssh"

@@ -37,7 +37,7 @@ from typing import IO, Any
 
 import paramiko
 
-from agents.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError, UntrustedError
+from fedssh.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError, UntrustedError
 
 STALL_SECONDS = 60.0
 KEEPALIVE_SECONDS = 15

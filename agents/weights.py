@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from agents.errors import BundleError, WeightsError
-from agents.files import whole_file
-from agents.manifest import canonical, parse, shown
+from fedssh.errors import BundleError, WeightsError
+from fedssh.files import whole_file
+from fedssh.forms import canonical, parse, shown
+from fedssh.rules.shapes import match_shapes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,21 +113,6 @@ def match(found: Header, expected: Header) -> None:
     if found.spec != expected.spec:
         raise WeightsError(f"the architecture is {_short(found.spec)}, expected {_short(expected.spec)}")
     match_shapes(found.tensors, expected.tensors)
-
-
-def match_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Check that two sets of tensors have the same names and shapes.
-
-    Raises:
-        WeightsError: Names the first difference.
-    """
-    if missing := sorted(expected.keys() - found.keys()):
-        raise WeightsError(f"the tensor {missing[0]} is missing")
-    if extra := sorted(found.keys() - expected.keys()):
-        raise WeightsError(f"the tensor {extra[0][:80]!r} does not belong to the architecture")
-    for name, shape in expected.items():
-        if found[name] != tuple(shape):
-            raise WeightsError(f"the tensor {name} has shape {list(found[name])}, expected {list(shape)}")
 
 
 def write_weights(path: Path, tensors: Mapping[str, np.ndarray], spec: dict[str, Any]) -> Header:

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from agents.errors import AgentError, SettingsError
-
-from . import machine
-from .config import ENGINES
-from .read import Experiment, find, matching, read, shipped
+from experiments import machine
+from experiments.definition.config import ENGINES
+from experiments.definition.read import Experiment, find, matching, read, shipped
+from fedssh.errors import AgentError, SettingsError
 
 EXAMPLES = """\
 examples:
@@ -91,8 +90,8 @@ def show_list() -> int:
 
 def report(folders: Sequence[Path], docs: Path) -> int:
     """Write the page of results."""
-    from .report import near, write_page
-    from .results import load
+    from experiments.results.file import load
+    from experiments.results.report import near, write_page
 
     every = [load(folder) for folder in folders]
     order = list(shipped())
@@ -120,8 +119,8 @@ def perform(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _run(experiment: Experiment, out: Path, options: argparse.Namespace) -> int:
-    from .progress import Screen
-    from .run import run_all
+    from experiments.progress import Screen
+    from experiments.run import run_all
 
     cores = machine.cores()
     jobs = options.jobs or (1 if experiment.engine == "ssh" else cores)
@@ -135,9 +134,9 @@ def _run(experiment: Experiment, out: Path, options: argparse.Namespace) -> int:
 
 def _write(experiment: Experiment, file: Path, out: Path, command: str) -> None:
     """Results, plots and report of everything that is finished, also by earlier commands."""
-    from .report import near, write_report
-    from .results import load, save
-    from .run import finished
+    from experiments.results.file import load, save
+    from experiments.results.report import near, write_report
+    from experiments.run import finished
 
     results = [one for run in experiment.runs if (one := finished(out, run, experiment.engine))]
     if not results:
@@ -148,7 +147,7 @@ def _write(experiment: Experiment, file: Path, out: Path, command: str) -> None:
 
 
 def _show_runs(experiment: Experiment, out: Path) -> int:
-    from .run import finished
+    from experiments.run import finished
 
     for run in experiment.runs:
         done = finished(out, run, experiment.engine) is not None

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .run import Told
+from experiments.run import Told
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

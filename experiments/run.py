@@ -28,13 +28,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from agents.errors import AgentError, SettingsError
-from agents.files import write_whole
-
-from . import machine
-from .config import Outcome, Run, read_outcome
-from .read import Experiment
-from .results import Result, read_result
+from experiments import machine
+from experiments.definition.config import Outcome, Run, read_outcome
+from experiments.definition.read import Experiment
+from experiments.results.file import Result, read_result
+from fedssh.errors import AgentError, SettingsError
+from fedssh.files import write_whole
 
 RESULT = "result.json"
 STOP_SECONDS = 15.0
@@ -251,7 +250,7 @@ class _Teller:
 
 def _do(run: Run, engine: Any, name: str, out: Path, data: Path, cores: int, progress: _Teller) -> str:
     """One run, into a folder that gets its name when it is whole; returns a line for people."""
-    from .prepare import prepare
+    from experiments.definition.prepare import prepare
 
     final = out / "runs" / run.slug
     part = final.with_name(f".{run.slug}.part")

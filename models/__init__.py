@@ -1,6 +1,6 @@
 """The learning half of fedssh: neural network architectures, images and scores.
 
-An architecture is a module in this folder with three names; adding one is adding a file:
+An architecture is a module in `networks/` with three names; adding one is adding a file:
 
     PARAMETERS              dict of its own parameters and their defaults, such as {"depth": 4}
     check(spec)             raises ValueError when such a network cannot be built; loads no Keras
@@ -21,30 +21,11 @@ import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from fedssh.models import networks
+
 if TYPE_CHECKING:
     import keras
     import numpy as np
-
-_NO_ARCHITECTURE = {
-    "archive",
-    "arrays",
-    "backend",
-    "classes",
-    "datasets",
-    "firing",
-    "folders",
-    "images",
-    "npz",
-    "outliers",
-    "partition",
-    "pictures",
-    "pixels",
-    "pool",
-    "published",
-    "reading",
-    "score",
-    "training",
-}
 
 MAX_PIXELS = 4096 * 4096
 MAX_CHANNELS = 16
@@ -111,7 +92,7 @@ def build(spec: Mapping[str, Any]) -> keras.Model:
     architecture = _architecture(spec["name"])
     assert architecture is not None
 
-    from .backend import load_keras
+    from fedssh.models.backend import load_keras
 
     keras = load_keras()
     images = keras.Input(shape=tuple(spec["input"]), name="images")
@@ -132,7 +113,7 @@ def shapes(spec: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     Raises:
         ValueError: As `check_spec`.
     """
-    from .backend import load_keras
+    from fedssh.models.backend import load_keras
 
     keras = load_keras()
     try:
@@ -181,12 +162,11 @@ def statistics(model: keras.Model) -> frozenset[str]:
 
 
 def _modules() -> frozenset[str]:
-    found = {module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg}
-    return frozenset(found - _NO_ARCHITECTURE)
+    return frozenset(module.name for module in pkgutil.iter_modules(networks.__path__) if not module.ispkg)
 
 
 def _architecture(name: str) -> Architecture | None:
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(f"{networks.__name__}.{name}")
     if all(hasattr(module, part) for part in ("PARAMETERS", "check", "hidden")):
         return cast(Architecture, module)
     return None

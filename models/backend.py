@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from .native import apart
+from fedssh.models.native import apart
 
 
 def load_keras(threads: int = 0, computations: int = 1) -> ModuleType:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .backend import compiled, load_keras
-from .training import SCORED_AT_ONCE, Examples
+from fedssh.models.backend import compiled, load_keras
+from fedssh.models.training import SCORED_AT_ONCE, Examples
 
 MOST_IMAGES = 1024
 MOST_VALUES = 1 << 24  # of a layer: 64 MB of float32

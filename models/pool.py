@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
-from .training import Trainer
+from fedssh.models.training import Trainer
 
 Result = TypeVar("Result")
 

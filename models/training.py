@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import build, check_spec, get_weights, loss_name, set_weights
-from .backend import compiled, load_keras
+from fedssh.models import build, check_spec, get_weights, loss_name, set_weights
+from fedssh.models.backend import compiled, load_keras
 
 if TYPE_CHECKING:
-    from .images import Images
+    from fedssh.models.data.images import Images
 
 SCORED_AT_ONCE = 64  # images; larger batches are no quicker on a CPU and take more memory
 SLICE_SECONDS = 0.3  # how long a graph may run when somebody may want to stop

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agents.charity.decision import GATES
-from agents.charity.policy import Policy, read_policy
+from fedssh.rules.gate import GATES
+from fedssh.rules.policies import Policy, read_policy
 
 POLICY = "merge"  # it does best where sites differ, and nobody waits: docs/results.md, thesis-seeds
 GATE = "on"

@@ -1,4 +1,4 @@
-"""Check everything that this machine can check: style, types, unit, integration and end-to-end tests.
+"""Check everything that this machine can check: style, types, walls, unit, integration and end-to-end tests.
 
     scripts/test                        everything
     scripts/test -k ledger              only pytest, with these arguments
@@ -43,10 +43,15 @@ def main(arguments: list[str]) -> int:
     os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     failed = []
     if not arguments:
-        for check in (["ruff", "check", "."], ["mypy"]):
+        for check in (
+            ["ruff", "check", "."],
+            ["ruff", "format", "--check", "."],
+            ["mypy"],
+            ["lint-imports", "--no-cache"],
+        ):
             print("$", *check, flush=True)
             if subprocess.run([str(programs / check[0]), *check[1:]], check=False).returncode:
-                failed.append(check[0])
+                failed.append(" ".join(check[:2]))
     given = any(Path(word.split("::")[0]).exists() for word in arguments)
     usual = [] if arguments else [*PARALLEL, SLOWEST]
     environ = os.environ if arguments else {**ONE_THREAD, **os.environ}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.keys import PrivateKey, load_private, make_key
+from fedssh.keys import PrivateKey, load_private, make_key
 
 KEYS = ("coordinator", "alice-1", "alice-2", "alice-3", "stranger")
 

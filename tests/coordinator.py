@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agents import files, manifest
-from agents.chain import Seen
-from agents.keys import PrivateKey
-from agents.manifest import Blob, Release, canonical
-from agents.signature import LEDGER, RELEASE, sign
-from agents.weights import architecture_hash
+from fedssh import files, manifest
+from fedssh.chain import Seen
+from fedssh.forms import canonical
+from fedssh.keys import PrivateKey
+from fedssh.manifest import Blob, Release
+from fedssh.signature import LEDGER, RELEASE, sign
+from fedssh.weights import architecture_hash
 
 AGREED: dict[str, Any] = {
     "federation": "test", "policy": "best", "gate": "on", "margin": 0.01, "schedule": "free", "sessions": None,

@@ -9,18 +9,9 @@ from typing import Any
 
 import click
 
-from agents.alice.limits import Limits
-from agents.commands import (
-    entry,
-    new_group,
-    path_argument,
-    print_json,
-    print_table,
-    settings_options,
-    stop_event,
-    tell,
-)
-from agents.settings import REQUIRED, describe, setting
+from fedssh.alice.limits import Limits
+from fedssh.commands import entry, new_group, path_argument, print_json, print_table, settings_options, stop_event, tell
+from fedssh.settings import REQUIRED, describe, setting
 
 _LIMITS = Limits()
 _EXCHANGE = "Folder shared with bob."
@@ -105,8 +96,8 @@ class TrainSettings:
 @settings_options(TrainSettings, "alice")
 def train(settings: TrainSettings) -> None:
     """Train session after session from the newest release; publish every checkpoint that improves."""
-    from agents.alice.exchange import Exchange
-    from agents.alice.memory import alone
+    from fedssh.alice.exchange import Exchange
+    from fedssh.alice.memory import alone
 
     logger = logging.getLogger("alice")
     stop = stop_event()
@@ -116,9 +107,9 @@ def train(settings: TrainSettings) -> None:
         exchange.tidy()
         _agree(settings.state, settings.invitation, exchange.incoming)
 
-        from agents.alice.naming import given_classes
-        from agents.alice.network import Network
-        from agents.alice.train import Alice
+        from fedssh.alice.learner import Network
+        from fedssh.alice.naming import given_classes
+        from fedssh.alice.train import Alice
 
         logs = settings.state / "logs" if settings.tensorboard else None
         network = Network(
@@ -134,9 +125,9 @@ def train(settings: TrainSettings) -> None:
 
 def _agree(state: Path, invitation: Path | None, incoming: Path) -> None:
     """See that something is agreed to, by the invitation when there is one."""
-    from agents.alice.incoming import read_offer
-    from agents.alice.news import not_agreed
-    from agents.alice.terms import join, load_pin, read_invitation
+    from fedssh.alice.incoming import read_offer
+    from fedssh.alice.news import not_agreed
+    from fedssh.alice.terms import join, load_pin, read_invitation
 
     if invitation is not None:
         join(state, read_invitation(invitation), read_offer(incoming))
@@ -157,9 +148,9 @@ class PlaceSettings:
 @settings_options(PlaceSettings, "alice")
 def join_command(settings: PlaceSettings, invitation: Path) -> None:
     """Agree to the federation of bob's invitation."""
-    from agents.alice.incoming import read_offer
-    from agents.alice.memory import alone
-    from agents.alice.terms import join, read_invitation
+    from fedssh.alice.incoming import read_offer
+    from fedssh.alice.memory import alone
+    from fedssh.alice.terms import join, read_invitation
 
     with alone(settings.state):
         pin = join(settings.state, read_invitation(invitation), read_offer(settings.exchange / "incoming"))
@@ -173,8 +164,8 @@ def join_command(settings: PlaceSettings, invitation: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def terms(settings: PlaceSettings, as_json: bool) -> None:
     """Show what this site has agreed to, and what differs in what is offered."""
-    from agents.alice import terms as agreement
-    from agents.alice.incoming import read_offer
+    from fedssh.alice import terms as agreement
+    from fedssh.alice.incoming import read_offer
 
     pin, offered = agreement.load_pin(settings.state), read_offer(settings.exchange / "incoming")
     agreed = agreement.kept(pin, offered) if pin else None
@@ -207,9 +198,9 @@ def accept(settings: PlaceSettings, hash: str) -> None:
     `alice terms` shows it; 16 letters are enough. Compare it with what the coordinator's operator says. Agreeing anew
     to the same allows going back to an older release, after the coordinator was restored from a copy.
     """
-    from agents.alice import memory
-    from agents.alice import terms as agreement
-    from agents.alice.incoming import read_offer
+    from fedssh.alice import memory
+    from fedssh.alice import terms as agreement
+    from fedssh.alice.incoming import read_offer
 
     with memory.alone(settings.state):
         agreed = agreement.accept(settings.state, hash, read_offer(settings.exchange / "incoming"))
@@ -219,8 +210,8 @@ def accept(settings: PlaceSettings, hash: str) -> None:
 
 def _weights(spec: dict[str, Any]) -> int | None:
     """How many weights a network has; None when it cannot be built here."""
-    from agents.alice.news import count
-    from models import shapes
+    from fedssh.alice.news import count
+    from fedssh.models import shapes
 
     try:
         return count(shapes(spec))
@@ -233,10 +224,10 @@ def _weights(spec: dict[str, Any]) -> int | None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(settings: PlaceSettings, as_json: bool) -> None:
     """Show what is agreed to, trained and waiting, and how bob stands with the door."""
-    from agents.alice import memory
-    from agents.alice.exchange import Exchange
-    from agents.alice.incoming import read_status
-    from agents.alice.terms import load_pin
+    from fedssh.alice import memory
+    from fedssh.alice.exchange import Exchange
+    from fedssh.alice.incoming import read_status
+    from fedssh.alice.terms import load_pin
 
     exchange, known, pin = Exchange(settings.exchange), memory.load(settings.state), load_pin(settings.state)
     door = read_status(exchange.incoming)

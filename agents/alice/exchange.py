@@ -17,13 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.alice.incoming import Received, newest_sequence, read_release
-from agents.alice.terms import Terms
-from agents.chain import Seen
-from agents.errors import UntrustedError
-from agents.files import check_folder, fsync_folder, is_part, read_regular, sweep, write_whole
-from agents.manifest import MAX_BYTES, Claim, SessionOver
-from agents.weights import architecture_hash, write_weights
+from fedssh.alice.incoming import Received, newest_sequence, read_release
+from fedssh.alice.terms import Terms
+from fedssh.chain import Seen
+from fedssh.errors import UntrustedError
+from fedssh.files import check_folder, fsync_folder, is_part, read_regular, sweep, write_whole
+from fedssh.forms import MAX_BYTES
+from fedssh.manifest import Claim, SessionOver
+from fedssh.weights import architecture_hash, write_weights
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-import models
-from agents.alice.plan import Plan
-from agents.alice.session import Patience, finite, improved
-from agents.errors import SettingsError
-from agents.manifest import Local
-from models.training import Examples, Trainer
+from fedssh import models
+from fedssh.alice.session import Patience, finite, improved
+from fedssh.errors import SettingsError
+from fedssh.manifest import Local
+from fedssh.models.training import Examples, Trainer
+from fedssh.rules.plan import Plan
 
 
 class Trains(Protocol):

@@ -21,13 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.alice.terms import Terms, read_terms
-from agents.chain import MAX_LINE_BYTES, Seen, check_order, check_release, read_line
-from agents.errors import BundleError, WeightsError
-from agents.files import BLOCK, is_part, open_regular, part_of, read_regular
-from agents.manifest import Release, canonical, check_site, shown
-from agents.signature import RELEASE, verify
-from agents.weights import MAX_BYTES, Header, read_header
+from fedssh.alice.terms import Terms, read_terms
+from fedssh.chain import MAX_LINE_BYTES, Seen, check_order, check_release, read_line
+from fedssh.errors import BundleError, WeightsError
+from fedssh.files import BLOCK, is_part, open_regular, part_of, read_regular
+from fedssh.forms import canonical, check_site, shown
+from fedssh.manifest import Release
+from fedssh.signature import RELEASE, verify
+from fedssh.weights import MAX_BYTES, Header, read_header
 
 MAX_NOTE_BYTES = 4 * MAX_LINE_BYTES  # the ledger line, escaped once more, the manifest and its signature
 MAX_STATUS_BYTES = 64 * 1024

@@ -11,9 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agents.alice.fitting import Epoch
-from agents.manifest import Local
-from models.firing import Singled
+from fedssh.alice.fitting import Epoch
+from fedssh.manifest import Local
+from fedssh.models.firing import Singled
 
 FEW_IMAGES = 200  # below that, units fire for single images by chance
 FEWEST = 2  # images that may always be measured

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agents.alice.plan import Plan
-from agents.errors import UntrustedError
-from agents.manifest import Local
+from fedssh.errors import UntrustedError
+from fedssh.manifest import Local
+from fedssh.rules.plan import Plan
 
 _HINT = "the limits are this site's own: `alice train --help`"
 

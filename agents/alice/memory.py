@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agents.alice.session import Trained
-from agents.chain import Seen
-from agents.errors import SettingsError
-from agents.files import sweep, write_whole
-from agents.manifest import SessionOver, canonical
+from fedssh.alice.session import Trained
+from fedssh.chain import Seen
+from fedssh.errors import SettingsError
+from fedssh.files import sweep, write_whole
+from fedssh.forms import canonical
+from fedssh.manifest import SessionOver
 
 
 @dataclass(frozen=True)

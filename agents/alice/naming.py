@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agents.errors import SettingsError
-from models.classes import NamesError, read_classes
+from fedssh.errors import SettingsError
+from fedssh.models.data.classes import NamesError, read_classes
 
 
 def given_classes(text: str | None) -> dict[str, str]:

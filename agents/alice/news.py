@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.alice import terms as agreement
-from agents.alice.exchange import Exchange
-from agents.alice.incoming import Older, Received, Status, Unready, read_offer, read_status
-from agents.alice.limits import Limits
-from agents.alice.memory import Memory
-from agents.alice.plan import read_plan
-from agents.alice.terms import Terms
-from agents.chain import Seen
-from agents.errors import RollbackError, SettingsError
-from agents.manifest import now
+from fedssh.alice import terms as agreement
+from fedssh.alice.exchange import Exchange
+from fedssh.alice.incoming import Older, Received, Status, Unready, read_offer, read_status
+from fedssh.alice.limits import Limits
+from fedssh.alice.memory import Memory
+from fedssh.alice.terms import Terms
+from fedssh.chain import Seen
+from fedssh.errors import RollbackError, SettingsError
+from fedssh.manifest import now
+from fedssh.rules.plan import read_plan
 
 OLDER_SECONDS = 60.0  # a killed Bob may have taken the newest away and brings it again
 REFUSED_SECONDS = 600.0  # a door whose operator is at work on it may refuse everybody for a while

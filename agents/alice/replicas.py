@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-import models
-from agents.alice.plan import Plan
-from agents.errors import SettingsError
-from models.backend import load_keras
-from models.training import Examples, Interrupted, new_optimizer, seed_generators
+from fedssh import models
+from fedssh.errors import SettingsError
+from fedssh.models.backend import load_keras
+from fedssh.models.training import Examples, Interrupted, new_optimizer, seed_generators
+from fedssh.rules.plan import Plan
 
 SCORED_AT_ONCE = 64
 

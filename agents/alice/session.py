@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agents.manifest import Local
+from fedssh.manifest import Local
 
 
 class Patience:

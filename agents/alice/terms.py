@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.alice.plan import read_plan
-from agents.chain import MAX_LINE_BYTES, Record, Seen, read_line
-from agents.errors import BundleError, LedgerError, SettingsError, UntrustedError
-from agents.files import write_whole
-from agents.keys import PublicKey, parse_public
-from agents.manifest import canonical, check_site
-from agents.weights import architecture_hash
-from models.classes import NamesError, check_names
+from fedssh.chain import MAX_LINE_BYTES, Record, Seen, read_line
+from fedssh.errors import BundleError, LedgerError, SettingsError, UntrustedError
+from fedssh.files import write_whole
+from fedssh.forms import canonical, check_site
+from fedssh.keys import PublicKey, parse_public
+from fedssh.models.data.classes import NamesError, check_names
+from fedssh.rules.plan import read_plan
+from fedssh.weights import architecture_hash
 
 FILE = "terms.json"
 MAX_INVITATION_BYTES = 64 * 1024

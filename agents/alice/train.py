@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.alice import leaving, memory, session, telling
-from agents.alice.exchange import Exchange
-from agents.alice.fitting import Epoch
-from agents.alice.incoming import Received, Unready
-from agents.alice.limits import Limits
-from agents.alice.memory import Memory
-from agents.alice.network import INTERRUPTED, Network, Stopped
-from agents.alice.news import News
-from agents.alice.plan import Plan, read_plan
-from agents.alice.terms import Terms
-from agents.chain import Seen
-from agents.commands import tell
-from agents.errors import UnreachableError, UntrustedError
-from agents.manifest import Claim, Local, SessionOver, new_id, now
+from fedssh.alice import leaving, memory, messages, session
+from fedssh.alice.exchange import Exchange
+from fedssh.alice.fitting import Epoch
+from fedssh.alice.incoming import Received, Unready
+from fedssh.alice.learner import INTERRUPTED, Network, Stopped
+from fedssh.alice.limits import Limits
+from fedssh.alice.memory import Memory
+from fedssh.alice.news import News
+from fedssh.alice.terms import Terms
+from fedssh.chain import Seen
+from fedssh.commands import tell
+from fedssh.errors import UnreachableError, UntrustedError
+from fedssh.manifest import Claim, Local, SessionOver, new_id, now
+from fedssh.rules.plan import Plan, read_plan
 
 logger = logging.getLogger("alice")
 
@@ -118,7 +118,7 @@ class Alice:
                 self._train(received)
                 trained += 1
             count = self.memory.trained.sessions
-            text = f"{telling.sessions(trained)} trained, as asked; {count} in all"
+            text = f"{messages.sessions(trained)} trained, as asked; {count} in all"
             self._say("finished", text, sessions=count)
         except Stopped as reason:
             self._say("stopped", str(reason))
@@ -138,7 +138,7 @@ class Alice:
                 except Unready as reason:
                     seen, waiting_for = None, str(reason)
             if shut_out := self.news.shut_out(self.memory):
-                self._say("shut-out", f"{shut_out}; {telling.trained_here(self.memory.trained.sessions)}")
+                self._say("shut-out", f"{shut_out}; {messages.trained_here(self.memory.trained.sessions)}")
                 return None
             if seen is None:
                 self._wait_for_first(time.monotonic() - begun, wait_seconds, waiting_for)
@@ -147,7 +147,7 @@ class Alice:
             elif self._may_train(seen):
                 return seen
             elif not session.is_over(seen.release.federation, self.memory.trained):
-                self._say_waiting(telling.waiting(seen.release.federation, seen.site), seen.site)
+                self._say_waiting(messages.waiting(seen.release.federation, seen.site), seen.site)
             self.stop.wait(POLL_SECONDS)
         raise Stopped("stopped while waiting")
 
@@ -165,7 +165,7 @@ class Alice:
         """Whether there is nothing more to train, and the release that says so is the newest."""
         federation, sequence = received.release.federation, received.release.sequence
         if self._at_limit():
-            text = f"this site's limit of {telling.sessions(self.limits.max_sessions)} is reached (--max-sessions)"
+            text = f"this site's limit of {messages.sessions(self.limits.max_sessions)} is reached (--max-sessions)"
             self._say("finished", text, site=received.site, sessions=self.memory.trained.sessions)
             return True
         if not session.is_over(federation, self.memory.trained):
@@ -233,7 +233,7 @@ class Alice:
         where: dict[str, Any] = {"site": received.site, "session": tally.number, "epoch": epoch.number}
         self._say(
             "epoch",
-            f"session {tally.number} epoch {epoch.number:>2}/{of}: {telling.scored(epoch.metrics)}"
+            f"session {tally.number} epoch {epoch.number:>2}/{of}: {messages.scored(epoch.metrics)}"
             + ("  improved" if epoch.better else ""),
             **where,
             epochs=of,
@@ -307,7 +307,7 @@ class Alice:
         trained = dataclasses.replace(self.memory.trained, turns=turns, passed=False)
         self._remember(dataclasses.replace(self.memory, trained=trained, over=report))
         self._finish_report()
-        text = f"session {tally.number} is over after {telling.epochs(tally.done)}{', stopped early' if early else ''}"
+        text = f"session {tally.number} is over after {messages.epochs(tally.done)}{', stopped early' if early else ''}"
         self._say(
             "session-over",
             f"{text}: {self._result(tally)}",
@@ -324,8 +324,8 @@ class Alice:
         if tally.published is None:
             return "nothing was published" if tally.plan.publish == "session" else "nothing improved on the release"
         last = "" if tally.plan.publish == "session" else "best "
-        score = f"{telling.scored(tally.published)} in epoch {tally.published_epoch}"
-        return f"{telling.checkpoints(tally.checkpoints)}, {last}{score}"
+        score = f"{messages.scored(tally.published)} in epoch {tally.published_epoch}"
+        return f"{messages.checkpoints(tally.checkpoints)}, {last}{score}"
 
     def _finish_report(self) -> None:
         """Publish the report of a session that is over, then count the session; a kill in between repeats this."""
@@ -372,13 +372,13 @@ class Alice:
         if last is not None and last["round"] != self._last_round:
             self._last_round = last["round"]
             outcome = {"round": last["round"], "outcome": last["event"], "reason": last["reason"]}
-            self._say("last-round", telling.last_round(last), site=received.site, **outcome)
+            self._say("last-round", messages.last_round(last), site=received.site, **outcome)
 
     def _say_release(self, received: Received, score: Local) -> None:
         release, there = received.release, received.release.metrics
         self._say(
             "release",
-            telling.release(release, score, self.network.validation_examples),
+            messages.release(release, score, self.network.validation_examples),
             site=received.site,
             sequence=release.sequence,
             holdout={"loss": there["loss"], "accuracy": there["accuracy"]},
@@ -390,7 +390,7 @@ class Alice:
         agreed, sequence = received.release.federation["sessions"], received.release.sequence
         self._say(
             "session",
-            telling.session(tally.number, agreed, sequence, self.network.examples, tally.plan),
+            messages.session(tally.number, agreed, sequence, self.network.examples, tally.plan),
             site=received.site,
             session=tally.number,
             epochs=tally.plan.epochs,
@@ -400,4 +400,4 @@ class Alice:
 
     def _say_over(self, received: Received) -> None:
         count = self.memory.trained.sessions
-        self._say("finished", telling.over(received.release.federation, count), site=received.site, sessions=count)
+        self._say("finished", messages.over(received.release.federation, count), site=received.site, sessions=count)

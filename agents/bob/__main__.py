@@ -1,5 +1,5 @@
-"""`python -m agents.bob`: the `bob` command without an installation."""
+"""`python -m fedssh.bob`: the `bob` command without an installation."""
 
-from agents.bob.cli import main
+from fedssh.bob.cli import main
 
 main()

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from agents.bob.settings import JoinSettings, StateSettings, StatusSettings, WatchSettings
-from agents.commands import entry, new_group, print_json, print_table, printable, settings_options, stop_event, tell
-from agents.errors import SettingsError, UnreachableError
-from agents.settings import describe
+from fedssh.bob.settings import JoinSettings, StateSettings, StatusSettings, WatchSettings
+from fedssh.commands import entry, new_group, print_json, print_table, printable, settings_options, stop_event, tell
+from fedssh.errors import SettingsError, UnreachableError
+from fedssh.settings import describe
 
 if TYPE_CHECKING:
-    from agents.bob.site import Folder, Site
+    from fedssh.bob.site import Folder, Site
 
 log = logging.getLogger("bob")
 say = partial(tell, log)
@@ -39,8 +39,8 @@ def keygen(settings: StateSettings) -> None:
     """Make this site's one key: it logs in, signs, and opens releases."""
     import socket
 
-    from agents.bob.site import Folder
-    from agents.keys import make_key
+    from fedssh.bob.site import Folder
+    from fedssh.keys import make_key
 
     folder = Folder(settings.state)
     key = make_key(folder.key, f"fedssh@{socket.gethostname()}")
@@ -57,8 +57,8 @@ def keygen(settings: StateSettings) -> None:
 @settings_options(JoinSettings, "bob")
 def join(invitation: TextIO, again: bool, offline: bool, settings: JoinSettings) -> None:
     """Join a coordinator by the INVITATION that `charity nodes add` printed (a file, or - for standard input)."""
-    from agents.bob import site as sites
-    from agents.keys import fingerprint
+    from fedssh.bob import site as sites
+    from fedssh.forms import fingerprint
 
     folder = sites.Folder(settings.state)
     key = sites.load_key(folder)
@@ -75,7 +75,7 @@ def join(invitation: TextIO, again: bool, offline: bool, settings: JoinSettings)
 
 
 def _try_connection(folder: Folder, site: Site, timeout: float) -> None:
-    from agents.transport import Address, Connection
+    from fedssh.transport import Address, Connection
 
     connection = Connection(Address(site.user, site.host, site.port), folder.key, folder.known_hosts, timeout)
     try:
@@ -99,7 +99,7 @@ def watch(settings: WatchSettings) -> None:
     answer, another host key or a link in the exchange: look at it, 4 only with --drain: no door answered.
     """
     stop = stop_event()
-    from agents.bob.watch import Bob
+    from fedssh.bob.watch import Bob
 
     bob = Bob(settings, say, stop)
     say("started", f"{bob.introduction}; {describe(settings)}", **bob.introduction_fields)
@@ -111,7 +111,7 @@ def watch(settings: WatchSettings) -> None:
 @settings_options(StatusSettings, "bob")
 def status(as_json: bool, settings: StatusSettings) -> None:
     """Show whom this site works with, what waits, and what came of what it sent."""
-    from agents.bob.status import describe_site, lines
+    from fedssh.bob.status import describe_site, lines
 
     found = describe_site(settings.state, settings.exchange)
     if as_json:
@@ -129,8 +129,8 @@ def receipts(last: int, as_json: bool, settings: StateSettings) -> None:
     """List what left this site, byte for byte accounted for."""
     from collections import deque
 
-    from agents.bob.receipts import Receipts
-    from agents.bob.site import Folder
+    from fedssh.bob.receipts import Receipts
+    from fedssh.bob.site import Folder
 
     if last < 0:
         raise SettingsError(f"--last is {last}, expected a number from 0")

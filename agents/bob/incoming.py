@@ -21,15 +21,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from agents import bundle, chain, files, weights
-from agents.bob.receipts import Receipts
-from agents.bob.shared import SharedFolder
-from agents.bob.site import Folder, Site, read_genesis
-from agents.bob.standing import Standing
-from agents.errors import BundleError, LedgerError, SettingsError
-from agents.keys import PrivateKey
-from agents.manifest import Release, canonical
-from agents.transport import Address, Answer
+from fedssh import bundle, chain, files, weights
+from fedssh.bob.receipts import Receipts
+from fedssh.bob.shared import SharedFolder
+from fedssh.bob.site import Folder, Site, read_genesis
+from fedssh.bob.standing import Standing
+from fedssh.errors import BundleError, LedgerError, SettingsError
+from fedssh.forms import canonical
+from fedssh.keys import PrivateKey
+from fedssh.manifest import Release
+from fedssh.transport import Address, Answer
 
 KEEP = 2
 MAX_HISTORY_BYTES = 1 << 30

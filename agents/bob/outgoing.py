@@ -24,15 +24,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from agents.bob.receipts import Receipts
-from agents.bob.shared import SharedFolder
-from agents.bob.site import Site
-from agents.bob.spool import Entry, Spool
-from agents.bundle import pending, seal, seal_report
-from agents.errors import BundleError, UntrustedError
-from agents.keys import PrivateKey
-from agents.manifest import MAX_BYTES, Claim, Report, SessionOver, Submission, check_id, parse, shown
-from agents.weights import header_of
+from fedssh.bob.receipts import Receipts
+from fedssh.bob.shared import SharedFolder
+from fedssh.bob.site import Site
+from fedssh.bob.spool import Entry, Spool
+from fedssh.bundle import pending, seal, seal_report
+from fedssh.errors import BundleError, UntrustedError
+from fedssh.forms import MAX_BYTES, check_id, parse, shown
+from fedssh.keys import PrivateKey
+from fedssh.manifest import Claim, Report, SessionOver, Submission
+from fedssh.weights import header_of
 
 KEEP_REJECTED = 10
 Say = Callable[..., None]

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agents.errors import AgentError
-from agents.files import fsync_folder
-from agents.manifest import canonical
+from fedssh.errors import AgentError
+from fedssh.files import fsync_folder
+from fedssh.forms import canonical
 
 
 class Receipts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.settings import setting
+from fedssh.settings import setting
 
 _STATE = "This site's folder: key, spool, receipts."
 _EXCHANGE = "The folder shared with Alice."

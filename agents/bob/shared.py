@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from agents.errors import BundleError, UntrustedError
-from agents.files import is_part
-from agents.manifest import shown
+from fedssh.errors import BundleError, UntrustedError
+from fedssh.files import is_part
+from fedssh.forms import shown
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a writer would be waited for
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

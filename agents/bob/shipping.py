@@ -18,16 +18,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents import chain
-from agents.bob.outgoing import fields_of, in_megabytes
-from agents.bob.receipts import Receipts
-from agents.bob.site import Site
-from agents.bob.spool import Entry, Spool, plan
-from agents.bundle import read_manifest
-from agents.errors import BundleError, UnreachableError
-from agents.files import sha256_file
-from agents.manifest import now, parse
-from agents.transport import Call, Connection
+from fedssh import chain
+from fedssh.bob.outgoing import fields_of, in_megabytes
+from fedssh.bob.receipts import Receipts
+from fedssh.bob.site import Site
+from fedssh.bob.spool import Entry, Spool, plan
+from fedssh.bundle import read_manifest
+from fedssh.errors import BundleError, UnreachableError
+from fedssh.files import sha256_file
+from fedssh.forms import parse
+from fedssh.manifest import now
+from fedssh.transport import Call, Connection
 
 SEND_AGAIN_SECONDS = 3600.0
 PATIENCE_SECONDS = 30.0

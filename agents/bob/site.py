@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.chain import read_line
-from agents.errors import BundleError, HostKeyError, SettingsError, UntrustedError
-from agents.files import write_whole
-from agents.keys import PrivateKey, PublicKey, fingerprint, load_private, login_line, parse_public
-from agents.manifest import canonical, check_site, shown
+from fedssh.chain import read_line
+from fedssh.errors import BundleError, HostKeyError, SettingsError, UntrustedError
+from fedssh.files import write_whole
+from fedssh.forms import canonical, check_site, fingerprint, shown
+from fedssh.keys import PrivateKey, PublicKey, load_private, login_line, parse_public
 
 MAX_BYTES = 64 * 1024
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,252})")

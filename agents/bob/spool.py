@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.bundle import read_manifest
-from agents.files import fsync_folder, sweep, write_whole
-from agents.manifest import canonical, parse
+from fedssh.bundle import read_manifest
+from fedssh.files import fsync_folder, sweep, write_whole
+from fedssh.forms import canonical, parse
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agents.bob.shared import SharedFolder
-from agents.files import write_whole
-from agents.manifest import canonical, now
+from fedssh.bob.shared import SharedFolder
+from fedssh.files import write_whole
+from fedssh.forms import canonical
+from fedssh.manifest import now
 
 NAME = "status.json"
 

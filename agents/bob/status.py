@@ -9,17 +9,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from agents.bob.incoming import MAX_NOTE_BYTES, read_seen
-from agents.bob.outgoing import in_megabytes
-from agents.bob.receipts import Receipts
-from agents.bob.site import Folder, Site, load_key, load_site, read_genesis
-from agents.bob.spool import Spool
-from agents.bob.standing import read_status
-from agents.chain import read_line
-from agents.errors import SettingsError, UntrustedError
-from agents.files import read_regular
-from agents.keys import fingerprint
-from agents.manifest import Release, canonical
+from fedssh.bob.incoming import MAX_NOTE_BYTES, read_seen
+from fedssh.bob.outgoing import in_megabytes
+from fedssh.bob.receipts import Receipts
+from fedssh.bob.site import Folder, Site, load_key, load_site, read_genesis
+from fedssh.bob.spool import Spool
+from fedssh.bob.standing import read_status
+from fedssh.chain import read_line
+from fedssh.errors import SettingsError, UntrustedError
+from fedssh.files import read_regular
+from fedssh.forms import canonical, fingerprint
+from fedssh.manifest import Release
 
 
 def describe_site(state: Path, exchange: Path) -> dict[str, Any]:

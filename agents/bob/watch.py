@@ -27,15 +27,15 @@ from typing import Any
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from agents.bob.incoming import Incoming
-from agents.bob.outgoing import Outgoing, Say
-from agents.bob.receipts import Receipts
-from agents.bob.settings import WatchSettings
-from agents.bob.shipping import PATIENCE_SECONDS, PAUSE_SECONDS, Shipping
-from agents.bob.site import Folder, Site, load_key, load_site
-from agents.bob.spool import Spool
-from agents.errors import SettingsError, UnreachableError
-from agents.transport import Address, BusyError, Connection, RefusedError
+from fedssh.bob.incoming import Incoming
+from fedssh.bob.outgoing import Outgoing, Say
+from fedssh.bob.receipts import Receipts
+from fedssh.bob.settings import WatchSettings
+from fedssh.bob.shipping import PATIENCE_SECONDS, PAUSE_SECONDS, Shipping
+from fedssh.bob.site import Folder, Site, load_key, load_site
+from fedssh.bob.spool import Spool
+from fedssh.errors import SettingsError, UnreachableError
+from fedssh.transport import Address, BusyError, Connection, RefusedError
 
 DRAIN_TRIES = 5
 REFUSED_TIMES = 30  # as long is the first pause when a door refuses this site: a person must do something meanwhile

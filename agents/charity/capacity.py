@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from agents.bundle import pending
-from agents.charity import records
-from agents.charity.decision import Decision
-from agents.charity.federation import Federation, Site
-from agents.charity.rounds import Round, Update
-from agents.errors import SettingsError
-from agents.keys import fingerprint
-from agents.manifest import MAX_BYTES, Blob, Release, canonical, new_id, now
+from fedssh.bundle import pending
+from fedssh.errors import SettingsError
+from fedssh.forms import MAX_BYTES, canonical, fingerprint
+from fedssh.manifest import Blob, Release, new_id, now
+from fedssh.rules import records
+from fedssh.rules.federation import Federation, Site
+from fedssh.rules.gate import Decision
+from fedssh.rules.rounds import Round, Update
 
 RESERVE_BYTES = 4096  # for longer reasons, later numbers and other scores
 _HASH = "0" * 64

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import click
 
-from agents.charity import reading
-from agents.charity.door_cli import door
-from agents.charity.reading import (
+from fedssh.charity import cli_read
+from fedssh.charity.cli_read import (
     STATE,
     StateSettings,
     example,
@@ -24,9 +23,10 @@ from agents.charity.reading import (
     show_value,
     totals_of,
 )
-from agents.commands import entry, new_group, path_argument, settings_options, stop_event
-from agents.errors import SettingsError
-from agents.settings import REQUIRED, describe, setting
+from fedssh.commands import entry, new_group, path_argument, settings_options, stop_event
+from fedssh.door.cli import door
+from fedssh.errors import SettingsError
+from fedssh.settings import REQUIRED, describe, setting
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,9 @@ charity.epilog = example(
 @settings_options(InitSettings, "charity")
 def init(settings: InitSettings) -> None:
     """Begin a federation: make her keys and the first model."""
-    from agents.charity import enrol, genesis, own_images
-    from agents.charity.agreement import agree
+    from fedssh.charity import enrol, genesis
+    from fedssh.charity.judge import own_images
+    from fedssh.rules.terms import agree
 
     folders = folders_of(settings.state)
     if settings.if_needed and genesis.is_begun(folders):
@@ -149,8 +150,8 @@ def init(settings: InitSettings) -> None:
 @json_option
 def policies(as_json: bool) -> None:
     """List the policies for `charity init --policy NAME[:VALUE][,OPTION=VALUE…]`."""
-    from agents.charity.policy import ROUND_OPTIONS, described, described_options
-    from agents.commands import print_json, print_table
+    from fedssh.commands import print_json, print_table
+    from fedssh.rules.policies import ROUND_OPTIONS, described, described_options
 
     rows, options = described(), described_options()
     if as_json:
@@ -170,10 +171,10 @@ def policies(as_json: bool) -> None:
 @settings_options(ServeSettings, "charity")
 def serve(settings: ServeSettings) -> None:
     """Judge what arrives, until told to stop."""
-    from agents.charity import serve as server
-    from agents.charity.door_child import DoorChild
-    from agents.charity.judge_client import Judge, judge_command
-    from agents.charity.own_images import reading_of
+    from fedssh.charity import serve as server
+    from fedssh.charity.door_child import DoorChild
+    from fedssh.charity.judge.client import Judge, judge_command
+    from fedssh.charity.judge.own_images import reading_of
 
     folders = folders_of(settings.state)
     genesis, private = ledger_of(folders).record(1).fields, private_settings(folders)
@@ -213,9 +214,9 @@ def add(settings: NodeSettings, name: str, keyfile: Path) -> None:
 
     The invitation holds nothing secret: the address, the door's host key, the coordinator's key, the genesis hash.
     """
-    from agents.charity import enrol
-    from agents.charity.vault import Vault
-    from agents.files import write_whole
+    from fedssh.charity import enrol
+    from fedssh.charity.vault import Vault
+    from fedssh.files import write_whole
 
     folders = folders_of(settings.state)
     address = settings.address or private_settings(folders).get("address")
@@ -237,8 +238,8 @@ def add(settings: NodeSettings, name: str, keyfile: Path) -> None:
 @settings_options(NodeSettings, "charity")
 def invite(settings: NodeSettings, name: str) -> None:
     """Print the invitation of NAME, who is enrolled, once more."""
-    from agents.charity import enrol
-    from agents.charity.vault import Vault
+    from fedssh.charity import enrol
+    from fedssh.charity.vault import Vault
 
     folders = folders_of(settings.state)
     address = settings.address or private_settings(folders).get("address")
@@ -252,7 +253,7 @@ def invite(settings: NodeSettings, name: str) -> None:
 @settings_options(StateSettings, "charity")
 def list_nodes(settings: StateSettings, as_json: bool) -> None:
     """Show everybody ever enrolled, and what each has sent."""
-    from agents.charity import views
+    from fedssh.history import views
 
     show_value("nodes", views.nodes(totals_of(settings.state)), as_json)
 
@@ -263,14 +264,14 @@ def list_nodes(settings: StateSettings, as_json: bool) -> None:
 @settings_options(StateSettings, "charity")
 def revoke(settings: StateSettings, name: str, reason: str) -> None:
     """End NAME's enrolment at once: no login, no pending submission, no further release."""
-    from agents.charity import enrol
-    from agents.charity.vault import Vault
+    from fedssh.charity import enrol
+    from fedssh.charity.vault import Vault
 
     record = enrol.revoke(Vault(folders_of(settings.state)), name, reason)
     click.echo(f"{name} is revoked, record {record.sequence}")
 
 
-for _command in reading.COMMANDS:
+for _command in cli_read.COMMANDS:
     charity.add_command(_command)
 
 
@@ -280,8 +281,8 @@ for _command in reading.COMMANDS:
 @settings_options(StateSettings, "charity")
 def rollback(settings: StateSettings, n: int, reason: str) -> None:
     """Make the model of record N current again, and release it."""
-    from agents.charity.steer import roll_back
-    from agents.charity.vault import Vault
+    from fedssh.charity.operate import roll_back
+    from fedssh.charity.vault import Vault
 
     record = roll_back(Vault(folders_of(settings.state)), n, reason)
     click.echo(f"the model of record {n} is current again, record {record.sequence}")
@@ -292,8 +293,8 @@ def rollback(settings: StateSettings, n: int, reason: str) -> None:
 @settings_options(StateSettings, "charity")
 def finish(settings: StateSettings, reason: str) -> None:
     """End the federation: sites stop after the session they are in."""
-    from agents.charity.steer import finish as end
-    from agents.charity.vault import Vault
+    from fedssh.charity.operate import finish as end
+    from fedssh.charity.vault import Vault
 
     record = end(Vault(folders_of(settings.state)), reason)
     click.echo(f"finished, record {record.sequence}")
@@ -310,8 +311,8 @@ def finish(settings: StateSettings, reason: str) -> None:
 @settings_options(StateSettings, "charity")
 def reopen(settings: StateSettings, sessions: int | None, reason: str) -> None:
     """Go on with a finished federation."""
-    from agents.charity.steer import reopen as resume
-    from agents.charity.vault import Vault
+    from fedssh.charity.operate import reopen as resume
+    from fedssh.charity.vault import Vault
 
     record = resume(Vault(folders_of(settings.state)), sessions, reason)
     click.echo(f"open again, record {record.sequence}")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from agents.errors import AgentError
+from fedssh.errors import AgentError
 
 
 class DoorChild:
@@ -31,7 +31,7 @@ class DoorChild:
             command = [
                 sys.executable,
                 "-m",
-                "agents.charity.cli",
+                "fedssh.charity.cli",
                 "door",
                 f"--state={self._state}",
                 *embedded,

@@ -12,15 +12,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from agents.bundle import check_recipient
-from agents.charity.capacity import check_room
-from agents.charity.federation import Federation
-from agents.charity.folders import Folders
-from agents.charity.vault import COORDINATOR, Vault
-from agents.errors import BundleError, SettingsError
-from agents.keys import PublicKey, fingerprint, load_login, load_public
-from agents.ledger import Record
-from agents.manifest import check_site
+from fedssh.bundle import check_recipient
+from fedssh.charity.capacity import check_room
+from fedssh.charity.folders import Folders
+from fedssh.charity.vault import COORDINATOR, Vault
+from fedssh.errors import BundleError, SettingsError
+from fedssh.forms import check_site, fingerprint
+from fedssh.keys import PublicKey, load_login, load_public
+from fedssh.rules.events import Record
+from fedssh.rules.federation import Federation
 
 ROLES = ("site", "auditor")
 

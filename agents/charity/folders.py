@@ -11,13 +11,8 @@ door/      the door only: host_key, its logs and generated files
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from agents.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -125,25 +120,3 @@ class Folders:
             folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # a volume whose root belongs to somebody else
             self.vault.chmod(0o700)
-
-
-@contextlib.contextmanager
-def locked(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Hold a lock that the kernel gives back however the process ends.
-
-    Args:
-        path: The lock's file; it stays.
-        busy: What to say when somebody else holds it; None waits.
-
-    Raises:
-        SettingsError: Somebody else holds it.
-    """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError:
-            raise SettingsError(busy or "") from None
-        yield
-    finally:
-        os.close(handle)

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents import weights
-from agents.charity.decision import Gate, told
-from agents.charity.folders import Folders, locked
-from agents.charity.host_key import make_host_key
-from agents.charity.judge_client import Judge, JudgeError, judge_command
-from agents.charity.own_images import reading_of
-from agents.charity.vault import COORDINATOR, PUBLIC, Vault, publish_history
-from agents.errors import AgentError, SettingsError
-from agents.files import move_whole, sha256_file, sweep, write_whole
-from agents.keys import PrivateKey, load_private, make_key
-from agents.ledger import Ledger, Record
-from agents.manifest import MAX_BYTES, canonical
-from models import loss_name
+from fedssh import weights
+from fedssh.charity.folders import Folders
+from fedssh.charity.judge.client import Judge, JudgeError, judge_command
+from fedssh.charity.judge.own_images import reading_of
+from fedssh.charity.vault import COORDINATOR, PUBLIC, Vault, publish_history
+from fedssh.errors import AgentError, SettingsError
+from fedssh.files import locked, move_whole, sha256_file, sweep, write_whole
+from fedssh.forms import MAX_BYTES, canonical
+from fedssh.host_key import make_host_key
+from fedssh.keys import PrivateKey, load_private, make_key
+from fedssh.ledger import Ledger
+from fedssh.models import loss_name
+from fedssh.rules.events import Record
+from fedssh.rules.gate import Gate, told
 
 _OTHER_FIELDS_BYTES = 8192
 

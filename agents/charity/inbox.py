@@ -19,11 +19,11 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from agents import bundle
-from agents.charity.folders import Folders
-from agents.charity.intake import ARRIVAL, Claimed
-from agents.commands import tell
-from agents.files import BLOCK, fsync_folder, whole_file
+from fedssh import bundle
+from fedssh.charity.folders import Folders
+from fedssh.charity.intake import ARRIVAL, Claimed
+from fedssh.commands import tell
+from fedssh.files import BLOCK, fsync_folder, whole_file
 
 MAX_LISTED = 1000  # names of a folder at a time; an honest door lays a hundred bundles of a site there
 MAX_NAMED = 10  # strange folders told of

@@ -12,14 +12,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents import bundle, weights
-from agents.charity.federation import Federation, Site
-from agents.charity.folders import Folders
-from agents.errors import BundleError, LedgerError, SettingsError, UntrustedError
-from agents.files import move_whole, sha256_file
-from agents.keys import PrivateKey, PublicKey, parse_public
-from agents.ledger import Ledger, Record
-from agents.manifest import Report, Submission, check_id, check_site, shown
+from fedssh import bundle, weights
+from fedssh.charity.folders import Folders
+from fedssh.errors import BundleError, LedgerError, SettingsError, UntrustedError
+from fedssh.files import move_whole, sha256_file
+from fedssh.forms import check_id, check_site, shown
+from fedssh.keys import PrivateKey, PublicKey, parse_public
+from fedssh.ledger import Ledger
+from fedssh.manifest import Report, Submission
+from fedssh.rules.events import Record
+from fedssh.rules.federation import Federation, Site
 
 ARRIVAL = re.compile(r"\d{20}-[0-9a-f]{8}\.bundle")
 MAX_TRIES = 3

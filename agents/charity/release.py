@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agents.bundle import pending, seal
-from agents.charity.folders import Folders
-from agents.charity.records import why_finished
-from agents.charity.vault import COORDINATOR, PUBLIC, Vault
-from agents.files import adopt, part_of
-from agents.keys import PublicKey, fingerprint
-from agents.ledger import Record
-from agents.manifest import Blob, Release, new_id, now
+from fedssh.bundle import pending, seal
+from fedssh.charity.folders import Folders
+from fedssh.charity.vault import COORDINATOR, PUBLIC, Vault
+from fedssh.files import adopt, part_of
+from fedssh.forms import fingerprint
+from fedssh.keys import PublicKey
+from fedssh.manifest import Blob, Release, new_id, now
+from fedssh.rules.events import Record
+from fedssh.rules.records import why_finished
 
 KEPT = 3
 

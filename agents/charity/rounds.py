@@ -1,154 +1,129 @@
-"""The rules of a round: who is selected, and when it closes. Pure: no file, network or clock.
+"""Conducting rounds: open one, extend it, close it, each when it is due, and bring what it made into the vault.
 
-A round opens for a fraction of the sites (McMahan et al. 2017, Algorithm 1), collects one update of each, and closes
-when all are in, or at its deadline with enough of them. At a deadline with too few it is extended to all sites and
-closes with the first that make enough: so no slow or dead site holds up the others for ever, and nothing that came in
-is thrown away. Only when too few are in and no site is left that could send one, it closes without a result.
+A round closes in steps that may all be done again after a crash:
+
+    1  with nothing locked   the judge combines the updates in vault/updates, scores the result, and looks whether sites
+                             can go on from it
+    2  under the lock        if the round is still the same: store the model, record, and let go of the updates
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from agents.charity.policy import Policy
-
-
-@dataclass(frozen=True)
-class Update:
-    """One site's part in a round.
-
-    Attributes:
-        record: Sequence of the record that counted it.
-        model: Its file: {"sha256", "size"}.
-        examples: How many images it was trained on.
-    """
-
-    site: str
-    record: int
-    model: dict[str, Any]
-    examples: int
+from fedssh.charity.judge.client import JudgeError, server_files
+from fedssh.charity.settle import first_model
+from fedssh.charity.vault import Vault
+from fedssh.files import move_whole, sha256_file
+from fedssh.rules import records
+from fedssh.rules.events import Record
+from fedssh.rules.federation import Federation
+from fedssh.rules.gate import Decision, gone_on
+from fedssh.rules.rounds import Due, Round, due, seconds_left
 
 
-@dataclass(frozen=True)
-class Round:
-    """A round that is open.
+class Combines(Protocol):
+    """What closing a round needs of a judge."""
 
-    Attributes:
-        number: From 1.
-        sites: Who may send an update.
-        selected: Who was selected when it opened, without those revoked since.
-        opened: When, in seconds since 1970.
-        record: Sequence of the record that opened it.
-        updates: What has come in, in order of arrival.
-        empty: From whom nothing of use will come, because training diverged, the bundle is invalid, or they were
-            revoked, perhaps after they had trained for this round: nobody waits for them.
-    """
+    def combine(
+        self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
+    ) -> dict[str, Any]: ...
 
-    number: int
-    sites: tuple[str, ...]
-    selected: tuple[str, ...]
-    opened: float
-    record: int = 0
-    updates: tuple[Update, ...] = ()
-    empty: tuple[str, ...] = ()
-
-    @property
-    def awaited(self) -> tuple[str, ...]:
-        """Who may still send something."""
-        return tuple(site for site in self.missing if site not in self.empty)
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Who has sent nothing yet."""
-        heard = {update.site for update in self.updates}
-        return tuple(site for site in self.sites if site not in heard)
+    def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]: ...
 
 
-class Due(Enum):
-    """What a round is due for."""
-
-    NOTHING = "nothing"
-    CLOSE = "close"
-    EXTEND = "extend"
-
-
-def select(sites: Sequence[str], fraction: float, seed: int, number: int) -> tuple[str, ...]:
-    """The sites of round `number`: as many as `fraction` says, at least one, in the order of `sites`.
-
-    They are those with the smallest SHA-256 of "seed/number/site", so anybody can check the draw.
-    """
-    count = max(1, math.floor(fraction * len(sites) + 0.5))
-    drawn = sorted(sites, key=lambda site: hashlib.sha256(f"{seed}/{number}/{site}".encode()).digest())[:count]
-    return tuple(site for site in sites if site in drawn)
-
-
-def can_open(policy: Policy, sites: Sequence[str]) -> bool:
-    """Whether there are enough sites for a round that can close."""
-    return len(sites) >= least_sites(policy)
-
-
-def least_sites(policy: Policy) -> int:
-    """How many sites must be enrolled before a round opens."""
-    return max(int(policy.values["sites"]), policy.least)
-
-
-def needed(policy: Policy, selected: int) -> int:
-    """How many updates let a round close at its deadline."""
-    return max(policy.least, math.ceil(float(policy.values["minimum"]) * selected - 1e-9))
-
-
-def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due:
-    """What has to happen to the open round now.
+def conduct(vault: Vault, judge: Combines, now: float) -> Record | None:
+    """Do what the rounds are due for next; None when that is nothing.
 
     Args:
-        sites: Everybody enrolled.
         now: In seconds since 1970.
+
+    Raises:
+        OSError: The disk is full or read-only. Nothing is decided; try again later.
+        JudgeDownError: The judge does not start. Nothing is decided; try again later.
     """
-    enough = len(current.updates) >= needed(policy, len(current.selected))
-    complete = not current.awaited
-    if enough and (complete or seconds_left(policy, current, now) <= 0):
-        return Due.CLOSE
-    others = set(sites) - set(current.sites) - set(current.empty)
-    if others and (complete or seconds_left(policy, current, now) <= 0):
-        return Due.EXTEND
-    return Due.CLOSE if complete else Due.NOTHING
+    state = vault.refresh()
+    if not state.policy.rounds or state.finished:
+        return None
+    if state.round is None:
+        return _open(vault)
+    what = due(state.policy, state.round, [site.name for site in state.sites], now)
+    if what is Due.EXTEND:
+        return _extend(vault, now)
+    return _close(vault, judge, state, state.round) if what is Due.CLOSE else None
 
 
-def ends_waiting(fields: Mapping[str, Any], opened: int) -> bool:
-    """Whether a record, written while a round is open, says that its site sends nothing of use to it any more.
-
-    Args:
-        fields: The record's.
-        opened: Sequence of the record that opened the round; a report on what began earlier says nothing about it.
-    """
-    if fields["event"] == "report":
-        return not fields["checkpoints"] and int(fields["builds_on"]) >= opened
-    return fields["event"] in ("invalid", "garbage", "site-revoked")
+def seconds_to_wait(state: Federation, now: float) -> float | None:
+    """Seconds until the open round has to be looked at though nothing arrives; None when there is no such time."""
+    if state.round is None:
+        return None
+    left = seconds_left(state.policy, state.round, now)
+    return left if left > 0 else None
 
 
-def why_not(current: Round | None, site: str, number: int) -> str:
-    """Why a site's update is not taken into the open round; empty when it is.
-
-    Args:
-        site: Who sent it.
-        number: The round that it was trained for.
-    """
-    if current is None:
-        return f"round {number} is closed"
-    if number != current.number:
-        return f"round {number} is closed; round {current.number} is open"
-    if site not in current.sites:
-        return f"{site} is not among the sites of round {number}"
-    if site not in current.missing:
-        return f"{site} has an update in round {number} already"
-    return ""
+def _open(vault: Vault) -> Record | None:
+    with vault.locked() as state:
+        fields = records.opening(state)
+        return None if fields is None else vault.append("round-opened", **fields)
 
 
-def seconds_left(policy: Policy, current: Round, now: float) -> float:
-    """Seconds until the deadline; negative when it has passed."""
-    return current.opened + float(policy.values["deadline"]) - now
+def _extend(vault: Vault, now: float) -> Record | None:
+    with vault.locked() as state:
+        fields = records.extension(state, now)
+        return None if fields is None else vault.append("round-extended", **fields)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a round came to."""
+
+    decision: Decision
+    shares: list[float] | None
+    out: Path
+    server: tuple[Path, ...] = ()
+
+
+def _close(vault: Vault, judge: Combines, before: Federation, current: Round) -> Record | None:
+    result = _combined(vault, judge, before, current)
+    with vault.locked() as state:
+        if state.round != current or state.current.of != before.current.of:
+            return None  # somebody was revoked or the model rolled back meanwhile; the next call looks again
+        fields = records.closing(state, current, result.decision, result.shares)
+        if result.decision.accept:
+            model = _blob(result.out)
+            server = [_blob(path) for path in result.server]
+            vault.keep(result.out, model["sha256"])
+            for path, blob in zip(result.server, server, strict=True):
+                move_whole(path, vault.folders.server_state(blob["sha256"]))
+            record = vault.append("round-accepted", **fields, model=model, state=server)
+        else:
+            record = vault.append("round-refused", **fields)
+        vault.sweep_rounds()
+    for path in (result.out, *server_files(result.out)):
+        path.unlink(missing_ok=True)
+    return record
+
+
+def _combined(vault: Vault, judge: Combines, state: Federation, current: Round) -> _Result:
+    folders = vault.folders
+    out = folders.opened / "round.safetensors"
+    updates = [(folders.update(update.model["sha256"]), update.examples) for update in records.in_order(current)]
+    server = [folders.server_state(blob["sha256"]) for blob in state.current.server]
+    if decision := records.too_few(state, current):
+        return _Result(decision, None, out)
+    base = folders.model(state.current.model["sha256"])
+    try:
+        answer = judge.combine(state.policy.text, base, updates, server, out)
+        decision = records.gated(state, len(updates), answer["metrics"])
+        if decision.accept:
+            decision = gone_on(decision, **judge.check(out, base, first_model(vault, state), state.genesis["plan"]))
+    except JudgeError as error:
+        return _Result(Decision(False, str(error)), None, out)
+    return _Result(decision, answer["shares"], out, tuple(server_files(out)[: answer["server"]]))
+
+
+def _blob(path: Path) -> dict[str, Any]:
+    return {"sha256": sha256_file(path), "size": path.stat().st_size}

@@ -15,22 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.charity import intake
-from agents.charity.admission import Admission
-from agents.charity.conduct import conduct, seconds_to_wait
-from agents.charity.folders import Folders, locked
-from agents.charity.inbox import Inbox
-from agents.charity.intake import Claimed
-from agents.charity.judge_client import Judge, JudgeDownError
-from agents.charity.release import release
-from agents.charity.rounds import least_sites
-from agents.charity.settle import Settled, record_invalid, settle
-from agents.charity.vault import Vault
-from agents.commands import tell
-from agents.errors import LedgerError, SettingsError
-from agents.files import is_part
-from agents.ledger import Record
-from agents.weights import count_non_finite
+from fedssh.charity import intake
+from fedssh.charity.folders import Folders
+from fedssh.charity.inbox import Inbox
+from fedssh.charity.intake import Claimed
+from fedssh.charity.judge.client import Judge, JudgeDownError
+from fedssh.charity.release import release
+from fedssh.charity.rounds import conduct, seconds_to_wait
+from fedssh.charity.settle import Settled, record_invalid, settle
+from fedssh.charity.throttle import Admission
+from fedssh.charity.vault import Vault
+from fedssh.commands import tell
+from fedssh.errors import LedgerError, SettingsError
+from fedssh.files import is_part, locked
+from fedssh.rules.events import Record
+from fedssh.rules.rounds import least_sites
+from fedssh.weights import count_non_finite
 
 logger = logging.getLogger("charity")
 

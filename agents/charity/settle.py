@@ -18,17 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from agents.charity import intake, records
-from agents.charity.decision import Decision, decide, gone_on, shares
-from agents.charity.federation import Federation
-from agents.charity.intake import Candidate, Claimed
-from agents.charity.judge_client import JudgeError
-from agents.charity.rounds import why_not
-from agents.charity.vault import Vault
-from agents.errors import UntrustedError
-from agents.files import move_whole, sha256_file
-from agents.ledger import Record
-from agents.manifest import Report, Submission
+from fedssh.charity import intake
+from fedssh.charity.intake import Candidate, Claimed
+from fedssh.charity.judge.client import JudgeError
+from fedssh.charity.vault import Vault
+from fedssh.errors import UntrustedError
+from fedssh.files import move_whole, sha256_file
+from fedssh.manifest import Report, Submission
+from fedssh.rules import records
+from fedssh.rules.events import Record
+from fedssh.rules.federation import Federation
+from fedssh.rules.gate import Decision, decide, gone_on, shares
+from fedssh.rules.rounds import why_not
 
 Metrics = dict[str, Any]
 

@@ -16,14 +16,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from agents.charity.federation import Current, Federation, Site
-from agents.charity.rounds import Round, Update
-from agents.errors import LedgerError, SignatureError
-from agents.files import write_whole
-from agents.keys import PrivateKey, PublicKey
-from agents.ledger import Ledger, Record
-from agents.manifest import canonical
-from agents.signature import sign, verify
+from fedssh.errors import LedgerError, SignatureError
+from fedssh.files import write_whole
+from fedssh.forms import canonical
+from fedssh.keys import PrivateKey, PublicKey
+from fedssh.ledger import Ledger
+from fedssh.rules.events import Record
+from fedssh.rules.federation import Current, Federation, Site
+from fedssh.rules.rounds import Round, Update
+from fedssh.signature import sign, verify
 
 EVERY = 1000
 FORMAT = 1

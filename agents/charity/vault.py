@@ -18,17 +18,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from agents.bundle import check_recipient
-from agents.charity import inbox, snapshot, totals
-from agents.charity.federation import Federation, Site, advance, derive
-from agents.charity.folders import Folders, locked
-from agents.charity.published import NoRecord, Published
-from agents.commands import tell
-from agents.errors import AgentError, LedgerError
-from agents.files import move_whole, sweep, write_whole
-from agents.keys import PrivateKey, PublicKey, load_private, login_line, parse_public
-from agents.ledger import JUDGED, START, Ledger, Record, checked
-from agents.signature import allowed_signers
+from fedssh.bundle import check_recipient
+from fedssh.charity import inbox, snapshot
+from fedssh.charity.folders import Folders
+from fedssh.commands import tell
+from fedssh.errors import AgentError, LedgerError
+from fedssh.files import locked, move_whole, sweep, write_whole
+from fedssh.history import totals
+from fedssh.history.published import NoRecord, Published
+from fedssh.keys import PrivateKey, PublicKey, load_private, login_line, parse_public
+from fedssh.ledger import Ledger, checked
+from fedssh.rules.events import JUDGED, START, Record
+from fedssh.rules.federation import Federation, Site, advance, derive
+from fedssh.signature import allowed_signers
 
 COORDINATOR = "charity"  # her name as a sender and in allowed_signers
 PUBLIC = 0o644

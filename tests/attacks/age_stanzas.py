@@ -35,7 +35,7 @@ def age_alone(size: int) -> None:
     """Let age open a file with such a header."""
     import pyrage
 
-    from agents.keys import make_key
+    from fedssh.keys import make_key
 
     with tempfile.TemporaryDirectory() as folder:
         key = make_key(Path(folder) / "key", "key")
@@ -50,8 +50,8 @@ def age_alone(size: int) -> None:
 
 def ours(size: int) -> str:
     """Read the same header as `bundle.open_bundle` does."""
-    from agents import age
-    from agents.errors import BundleError
+    from fedssh import age
+    from fedssh.errors import BundleError
 
     file = io.BytesIO(b"age-encryption.org/v1\n" + stanzas(size))
     start = time.perf_counter()

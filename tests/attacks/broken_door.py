@@ -56,8 +56,8 @@ def truncated_file(victim: Victim) -> None:
 
 def file_for_a_folder(victim: Victim) -> None:
     """a plain file where the folder of a new site belongs"""
-    from agents.charity import enrol
-    from agents.keys import make_key
+    from fedssh.charity import enrol
+    from fedssh.keys import make_key
 
     (victim.folders.inbox / "alice-3").write_bytes(b"")
     key = make_key(victim.folders.state / "key", "alice-3")

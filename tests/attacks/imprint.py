@@ -28,21 +28,20 @@ from typing import Any
 
 import numpy as np
 
-import models
-from agents import files
-from agents.alice import terms
-from agents.alice.exchange import Exchange
-from agents.alice.incoming import Received
-from agents.alice.limits import Limits
-from agents.alice.network import Network
-from agents.alice.plan import read_plan
-from agents.alice.train import Alice
-from agents.errors import UntrustedError
-from agents.keys import PrivateKey, make_key
-from agents.manifest import Local
-from agents.weights import write_weights
-from models import datasets, images
-from models.images import Images
+from fedssh import files, models
+from fedssh.alice import terms
+from fedssh.alice.exchange import Exchange
+from fedssh.alice.incoming import Received
+from fedssh.alice.learner import Network
+from fedssh.alice.limits import Limits
+from fedssh.alice.train import Alice
+from fedssh.errors import UntrustedError
+from fedssh.keys import PrivateKey, make_key
+from fedssh.manifest import Local
+from fedssh.models.data import datasets, images
+from fedssh.models.data.images import Images
+from fedssh.rules.plan import read_plan
+from fedssh.weights import write_weights
 from tests.coordinator import Coordinator
 
 HONEST_PLAN: dict[str, Any] = {

@@ -41,14 +41,14 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 import numpy as np
 from agents import weights
-from agents.charity import snapshot, totals, vault
-from agents.charity.federation import advance
-from agents.charity.folders import Folders
-from agents.files import sha256_file
-from agents.keys import make_key
-from agents.ledger import Ledger, Record, subject_of
-from agents.manifest import canonical
-from agents.signature import LEDGER, sign
+from fedssh.charity import snapshot, totals, vault
+from fedssh.rules.federation import advance
+from fedssh.charity.folders import Folders
+from fedssh.files import sha256_file
+from fedssh.keys import make_key
+from fedssh.ledger import Ledger, Record, subject_of
+from fedssh.manifest import canonical
+from fedssh.signature import LEDGER, sign
 
 folders, count, signed = Folders(Path({state!r})), {records}, {signed}
 folders.make()
@@ -111,9 +111,9 @@ FLOOD = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from agents.charity import serve
-from agents.charity.folders import Folders
-from agents.charity.vault import Vault
+from fedssh.charity import serve
+from fedssh.charity.folders import Folders
+from fedssh.charity.vault import Vault
 class Judge:
     def start(self): pass
 vault = Vault(Folders(Path({state!r})))
@@ -133,9 +133,9 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 begun = time.monotonic()
-from agents.charity import serve
-from agents.charity.folders import Folders
-from agents.charity.vault import Vault
+from fedssh.charity import serve
+from fedssh.charity.folders import Folders
+from fedssh.charity.vault import Vault
 vault = Vault(Folders(Path({state!r})))
 if hasattr(vault, "keep_up"):
     serve.Coordinator(vault, None).recover()
@@ -150,7 +150,7 @@ COMMAND = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from agents.charity.door import DoorSettings, forced_command, read_sites
+from fedssh.door.admission import DoorSettings, forced_command, read_sites
 settings = DoorSettings(state=Path({state!r}))
 print(json.dumps(forced_command(settings, read_sites(settings.sites)[0])))
 """

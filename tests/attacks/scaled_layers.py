@@ -25,20 +25,21 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from agents.alice.fitting import Epoch, fit, new_trainer
-from agents.alice.plan import read_plan
-from agents.bundle import pending, seal
-from agents.charity import enrol, genesis
-from agents.charity.folders import Folders
-from agents.charity.judge_client import Judge, judge_command
-from agents.charity.serve import Coordinator
-from agents.charity.vault import Vault
-from agents.keys import PrivateKey, make_key
-from agents.manifest import Local, Submission, new_id, now
-from agents.weights import architecture_hash, read_header, read_weights, write_weights
-from models import check_spec, datasets
-from models.backend import load_keras
-from models.training import Examples, Trainer, resident
+from fedssh.alice.fitting import Epoch, fit, new_trainer
+from fedssh.bundle import pending, seal
+from fedssh.charity import enrol, genesis
+from fedssh.charity.folders import Folders
+from fedssh.charity.judge.client import Judge, judge_command
+from fedssh.charity.serve import Coordinator
+from fedssh.charity.vault import Vault
+from fedssh.keys import PrivateKey, make_key
+from fedssh.manifest import Local, Submission, new_id, now
+from fedssh.models import check_spec
+from fedssh.models.backend import load_keras
+from fedssh.models.data import datasets
+from fedssh.models.training import Examples, Trainer, resident
+from fedssh.rules.plan import read_plan
+from fedssh.weights import architecture_hash, read_header, read_weights, write_weights
 
 Weights = Mapping[str, np.ndarray]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.keys import PrivateKey
+from fedssh.keys import PrivateKey
 from tests.attacks.imprint import checked, imprint, site_data, unchecked
 
 WORDS = {

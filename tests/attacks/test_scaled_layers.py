@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agents.alice.fitting import new_trainer
-from agents.alice.plan import read_plan
-from agents.charity.judge_client import Judge
-from agents.keys import PrivateKey
+from fedssh.alice.fitting import new_trainer
+from fedssh.charity.judge.client import Judge
+from fedssh.keys import PrivateKey
+from fedssh.rules.plan import read_plan
 from tests.attacks.scaled_layers import ADAM, PLAN, VARIANTS, federation, rooms, scaled, trained
 
 WORDS = {

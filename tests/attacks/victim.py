@@ -38,13 +38,13 @@ class Victim:
     def __init__(self, folder: Path, weights: int = 9) -> None:
         import numpy as np
 
-        from agents.charity.folders import Folders
-        from agents.charity.serve import Coordinator
-        from agents.charity.vault import Vault
-        from agents.files import sha256_file
-        from agents.keys import make_key
-        from agents.ledger import Ledger
-        from agents.weights import architecture_hash, write_weights
+        from fedssh.charity.folders import Folders
+        from fedssh.charity.serve import Coordinator
+        from fedssh.charity.vault import Vault
+        from fedssh.files import sha256_file
+        from fedssh.keys import make_key
+        from fedssh.ledger import Ledger
+        from fedssh.weights import architecture_hash, write_weights
 
         self.folders = Folders(folder / "coordinator")
         self.folders.make()
@@ -76,9 +76,10 @@ class Victim:
 
     def submit(self, site: str, header: bytes | None = None) -> str:
         """Lay a submission into a site's inbox; returns its id. `header` goes before the stanzas of its age header."""
-        from agents.bundle import pending, seal
-        from agents.manifest import Local, Submission, canonical, new_id, now
-        from agents.signature import SUBMISSION, sign
+        from fedssh.bundle import pending, seal
+        from fedssh.forms import canonical
+        from fedssh.manifest import Local, Submission, new_id, now
+        from fedssh.signature import SUBMISSION, sign
 
         manifest = Submission(
             id=new_id(), sender=site, recipients=[], model=pending(), sealed=pending(), architecture=self.architecture,

@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from scipy import stats
 
-from agents.charity.averaging import mix, round_result
-from agents.charity.policy import read_policy
-from agents.commands import print_table
+from fedssh.commands import print_table
+from fedssh.rules.averaging import mix, round_result
+from fedssh.rules.policies import read_policy
 
 # Tensors of the 784-200-200-10 network of McMahan et al. 2017: 199,210 weights.
 SHAPES = {"1/k": (784, 200), "1/b": (200,), "2/k": (200, 200), "2/b": (200,), "3/k": (200, 10), "3/b": (10,)}

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-import models
-from agents import weights
-from agents.charity.decision import best as better
-from models import images
-from models.backend import load_keras
-from models.score import score
+from fedssh import models, weights
+from fedssh.models.backend import load_keras
+from fedssh.models.data import images
+from fedssh.models.score import score
+from fedssh.rules.gate import best as better
 
 
 def main() -> None:

@@ -28,11 +28,13 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.charity.policy import read_policy
-from experiments import machine, memory
-from experiments.config import Prepared, Run
-from models import check_spec, datasets
-from models.images import Images
+from experiments import machine
+from experiments.definition.config import Prepared, Run
+from experiments.engines.memory import engine
+from fedssh.models import check_spec
+from fedssh.models.data import datasets
+from fedssh.models.data.images import Images
+from fedssh.rules.policies import read_policy
 
 SITES, IMAGES, BATCH, WIDTHS = 100, 400, 64, (784, 200, 200, 10)
 PLAN = {
@@ -128,7 +130,7 @@ def main() -> None:
     laps = Laps()
     before = floor(options.cores)
     with tempfile.TemporaryDirectory() as folder:
-        outcome = memory.run(run, data, Path(folder), laps, options.cores)
+        outcome = engine.run(run, data, Path(folder), laps, options.cores)
     after = floor(options.cores)
     products, product_work = min(before[0], after[0]), min(before[1], after[1])
     seconds, processor, main_thread = (

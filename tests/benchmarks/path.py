@@ -42,11 +42,11 @@ from typing import Any
 
 import numpy as np
 
-from agents import weights
-from agents.alice.exchange import Exchange
-from agents.alice.incoming import Received, read_offer
-from agents.commands import print_table
-from agents.manifest import Claim, Local, new_id, now
+from fedssh import weights
+from fedssh.alice.exchange import Exchange
+from fedssh.alice.incoming import Received, read_offer
+from fedssh.commands import print_table
+from fedssh.manifest import Claim, Local, new_id, now
 
 BIN = Path(sys.executable).parent
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")

@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from models import images
-from models.backend import load_keras
-from models.images import Images
-from models.pool import Pool
-from models.training import Examples, Trainer, resident
+from fedssh.models.backend import load_keras
+from fedssh.models.data import images
+from fedssh.models.data.images import Images
+from fedssh.models.pool import Pool
+from fedssh.models.training import Examples, Trainer, resident
 
 MLP: dict[str, Any] = {"name": "mlp", "input": [28, 28, 1], "classes": 10}
 CNN: dict[str, Any] = {"name": "cnn", "input": [28, 28, 1], "classes": 2, "depth": 4}

@@ -18,24 +18,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.bundle import pending, seal, seal_report
-from agents.charity import enrol, genesis
-from agents.charity.folders import Folders
-from agents.charity.judge_client import Judge
-from agents.charity.serve import Coordinator
-from agents.charity.vault import Vault
-from agents.keys import PrivateKey
-from agents.ledger import Record
-from agents.manifest import Local, Report, Submission, new_id, now
-from agents.weights import architecture_hash, write_weights
+from fedssh.bundle import pending, seal, seal_report
+from fedssh.charity import enrol, genesis
+from fedssh.charity.folders import Folders
+from fedssh.charity.judge.client import Judge
+from fedssh.charity.serve import Coordinator
+from fedssh.charity.vault import Vault
+from fedssh.keys import PrivateKey
+from fedssh.manifest import Local, Report, Submission, new_id, now
+from fedssh.rules.events import Record
+from fedssh.weights import architecture_hash, write_weights
 
 SPEC = {"name": "mlp", "depth": 1, "width": 2, "input": [2, 2, 1], "classes": 2}
 SHAPES = {"dense1/kernel": (4, 2), "output/bias": (1,)}
 PLAN = {"batch_size": 8, "epochs": 3, "patience": 10, "optimizer": "adam", "learning_rate": 0.001, "metric": "accuracy"}
 GENESIS_ACCURACY = 0.5
 
-# The whole protocol of agents/charity/judge.py, and its own arithmetic, without Keras. The last weight is the accuracy,
-# as far as 1; some weights make it misbehave.
+# The whole protocol of agents/charity/judge/process.py, and its own arithmetic, without Keras. The last weight is the
+# accuracy, as far as 1; some weights make it misbehave.
 STAND_IN = """
 import json, os, struct, sys, time
 from pathlib import Path
@@ -53,7 +53,7 @@ class Scorer:
     spec = {spec!r}
     statistics = frozenset()
     def read(self, path):
-        from agents.weights import read_weights
+        from fedssh.weights import read_weights
         return read_weights(path, {shapes!r})
     def score_weights(self, tensors): return measured(float(tensors["output/bias"][0]))
 say({{"ready": True, "holdout": {{"sha256": "ab" * 32, "examples": 2}}}})
@@ -62,17 +62,17 @@ for line in sys.stdin:
     try:
         if wanted := request.get("genesis"):
             import numpy as np
-            from agents.weights import write_weights
+            from fedssh.weights import write_weights
             tensors = {{name: np.full(shape, {accuracy}, np.float32) for name, shape in {shapes!r}.items()}}
             write_weights(Path(wanted["out"]), tensors, {spec!r})
             say({{"metrics": metrics(wanted["out"]), "examples": 1}})
         elif wanted := request.get("check"):  # where nothing can be trained
-            from agents.charity.probe import Probe
+            from fedssh.charity.judge.probe import Probe
             models = [Scorer().read(Path(wanted[whose])) for whose in ("model", "current", "first")]
             found = Probe({spec!r}, wanted["plan"], lambda: None).check(models[0], ("c", models[1]), ("f", models[2]))
             say(vars(found))
         elif "mix" in request or "round" in request:
-            from agents.charity import combining
+            from fedssh.charity import combining
             work = combining.mix if "mix" in request else combining.combine
             say(work(Scorer(), request["mix" if "mix" in request else "round"]))
         else:

@@ -17,21 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-import models
-from agents import files, manifest
-from agents.alice import memory, terms
-from agents.alice.exchange import Exchange
-from agents.alice.limits import Limits
-from agents.alice.network import Network
-from agents.alice.plan import read_plan
-from agents.alice.replicas import Replicas
-from agents.alice.train import Alice
-from agents.errors import BundleError, SettingsError, UnreachableError, UntrustedError, WeightsError
-from agents.keys import PrivateKey
-from agents.weights import read_weights, write_weights
-from models import datasets
-from models.backend import load_keras
-from models.images import Images
+from fedssh import files, manifest, models
+from fedssh.alice import memory, terms
+from fedssh.alice.exchange import Exchange
+from fedssh.alice.learner import Network
+from fedssh.alice.limits import Limits
+from fedssh.alice.replicas import Replicas
+from fedssh.alice.train import Alice
+from fedssh.errors import BundleError, SettingsError, UnreachableError, UntrustedError, WeightsError
+from fedssh.keys import PrivateKey
+from fedssh.models.backend import load_keras
+from fedssh.models.data import datasets
+from fedssh.models.data.images import Images
+from fedssh.rules.plan import read_plan
+from fedssh.weights import read_weights, write_weights
 from tests.coordinator import Coordinator, write_status
 
 SPEC: dict[str, Any] = models.check_spec({"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16, "depth": 1})
@@ -242,10 +241,10 @@ from pathlib import Path
 import tensorflow
 cpu = tensorflow.config.list_physical_devices("CPU")[0]
 tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
-from agents.alice import incoming, network, terms
-from agents.alice.exchange import Exchange
-from agents.alice.plan import read_plan
-from agents.alice.replicas import Replicas
+from fedssh.alice import incoming, network, terms
+from fedssh.alice.exchange import Exchange
+from fedssh.rules.plan import read_plan
+from fedssh.alice.replicas import Replicas
 network._strategy = lambda: tensorflow.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 found = network.Network(Path(sys.argv[1]), 1, 1, None)
 state = Path(sys.argv[3])
@@ -328,7 +327,7 @@ def test_weights_that_are_not_finite_are_never_published(site: SmallSite, told: 
 def test_a_whole_session_waits_for_room_on_the_disk(
     site: SmallSite, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.alice.train.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("fedssh.alice.train.RETRY_SECONDS", 0.01)
     site.release(1, plan=SESSION)
     real, calls = files.write_whole, []
 
@@ -338,7 +337,7 @@ def test_a_whole_session_waits_for_room_on_the_disk(
             raise OSError(28, "No space left on device")
         real(path, content, mode)
 
-    monkeypatch.setattr("agents.alice.exchange.write_whole", twice_full)
+    monkeypatch.setattr("fedssh.alice.exchange.write_whole", twice_full)
     alice(site).run(sessions=1)
     assert len(told("not-published")) == 2
     assert len(site.claims()) == 1
@@ -462,11 +461,11 @@ import hashlib, json, sys
 from pathlib import Path
 from models.backend import load_keras
 load_keras(threads=1, computations=2)
-from agents.alice.fitting import fit, new_trainer
-from agents.alice.plan import read_plan
-from agents.alice.replicas import Replicas
-from agents.alice.session import session_seed
-from agents.weights import read_header, read_weights, write_weights
+from fedssh.alice.fitting import fit, new_trainer
+from fedssh.rules.plan import read_plan
+from fedssh.alice.replicas import Replicas
+from fedssh.alice.session import session_seed
+from fedssh.weights import read_header, read_weights, write_weights
 from models import images
 from models.pool import Pool
 from models.training import resident
@@ -738,7 +737,7 @@ def publish(site: SmallSite, tensors: Mapping[str, np.ndarray], session: int, ep
 
 
 def manifest_architecture() -> str:
-    from agents.weights import architecture_hash
+    from fedssh.weights import architecture_hash
 
     return architecture_hash(SPEC)
 
@@ -756,7 +755,7 @@ def test_a_full_disk_costs_a_checkpoint_not_the_session(
             raise OSError(28, "No space left on device")
         real(path, content, mode)
 
-    monkeypatch.setattr("agents.alice.exchange.write_whole", once_full)
+    monkeypatch.setattr("fedssh.alice.exchange.write_whole", once_full)
     alice(site).run(sessions=1)
     assert "No space left" in told("not-published")[0]["text"]
     assert told("published")
@@ -813,7 +812,7 @@ def test_two_alices_do_not_share_a_state(site: SmallSite) -> None:
 
 
 def command(site: SmallSite, *words: str) -> list[str]:
-    program = "from agents.alice.cli import main; main()"
+    program = "from fedssh.alice.cli import main; main()"
     folders = [f"--exchange={site.exchange.incoming.parent}", f"--state={site.state}"]
     return [sys.executable, "-c", program, "--log-format=json", words[0], *folders, *words[1:]]
 

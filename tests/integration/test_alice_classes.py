@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import models
-from agents.alice.network import Network
-from agents.alice.plan import read_plan
-from agents.alice.terms import read_terms
-from agents.errors import LedgerError, SettingsError
-from agents.keys import PrivateKey
-from agents.weights import read_header, write_weights
-from models.backend import load_keras
-from models.images import Images
+from fedssh import models
+from fedssh.alice.learner import Network
+from fedssh.alice.terms import read_terms
+from fedssh.errors import LedgerError, SettingsError
+from fedssh.keys import PrivateKey
+from fedssh.models.backend import load_keras
+from fedssh.models.data.images import Images
+from fedssh.rules.plan import read_plan
+from fedssh.weights import read_header, write_weights
 from tests.coordinator import Coordinator
 
 SPEC: dict[str, Any] = models.check_spec({"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16, "depth": 1})

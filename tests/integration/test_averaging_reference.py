@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.charity.averaging import Weights, round_result
-from agents.charity.policy import read_policy
+from fedssh.rules.averaging import Weights, round_result
+from fedssh.rules.policies import read_policy
 
 ROUNDS, SITES, WEIGHTS = 4, 9, 500
 RULES = ["fedavg", "median", "trimmed:1", "trimmed:2", "krum:1", "krum:2", "multi-krum:1", "multi-krum:2"]

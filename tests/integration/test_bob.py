@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from agents.charity import enrol
-from agents.manifest import Claim, Local, SessionOver, new_id, now
-from agents.weights import read_header
+from fedssh.charity import enrol
+from fedssh.manifest import Claim, Local, SessionOver, new_id, now
+from fedssh.weights import read_header
 
 Room = Any  # tests/integration/conftest.py
 DOORS = ["embedded", pytest.param("sshd", marks=pytest.mark.sshd)]
@@ -56,7 +56,7 @@ class Stage:
 
     def open_door(self) -> None:
         embedded = ["--embedded"] if self.kind == "embedded" else []
-        words = ["agents.charity.cli", "door", "--state", str(self.room.folders.state), *embedded]
+        words = ["fedssh.charity.cli", "door", "--state", str(self.room.folders.state), *embedded]
         self.door = self.start([*words, "--listen", f"127.0.0.1:{self.port}"], self.folder / "door.log")
         self.wait(lambda: bool(self.banner()))
 
@@ -89,7 +89,7 @@ class Stage:
         assert "the door lets this site in" in done.stdout
 
     def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "agents.bob.cli", *map(str, words)]
+        command = [sys.executable, "-m", "fedssh.bob.cli", *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def watch(self, *words: str) -> Bob:
@@ -97,7 +97,7 @@ class Stage:
         log = self.folder / f"bob-{self.bobs}.log"
         places = ["--state", str(self.state), "--exchange", str(self.exchange)]
         return Bob(
-            self, log, self.start(["agents.bob.cli", "--log-format", "json", "watch", *places, *QUICK, *words], log)
+            self, log, self.start(["fedssh.bob.cli", "--log-format", "json", "watch", *places, *QUICK, *words], log)
         )
 
     def publish(self, accuracy: float, session: int = 1, epoch: int = 1) -> str:

@@ -14,17 +14,17 @@ from typing import Any, cast
 
 import pytest
 
-from agents import bundle
-from agents.charity import enrol
-from agents.charity.folders import Folders
-from agents.charity.inbox import Inbox
-from agents.charity.intake import Claimed
-from agents.charity.judge_client import Judge
-from agents.charity.serve import Coordinator
-from agents.charity.vault import Vault
-from agents.errors import BundleError
-from agents.files import sha256_file
-from agents.manifest import Submission
+from fedssh import bundle
+from fedssh.charity import enrol
+from fedssh.charity.folders import Folders
+from fedssh.charity.inbox import Inbox
+from fedssh.charity.intake import Claimed
+from fedssh.charity.judge.client import Judge
+from fedssh.charity.serve import Coordinator
+from fedssh.charity.vault import Vault
+from fedssh.errors import BundleError
+from fedssh.files import sha256_file
+from fedssh.manifest import Submission
 
 Room = Any  # tests/integration/conftest.py
 

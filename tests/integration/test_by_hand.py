@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from agents.charity import views
-from agents.charity.audit import check_export
-from agents.charity.cli import charity
-from agents.errors import AgentError
-from agents.keys import PrivateKey
-from agents.manifest import canonical
-from agents.signature import LEDGER, allowed_signers, sign
+from fedssh.charity.cli import charity
+from fedssh.charity.verify import check_export
+from fedssh.errors import AgentError
+from fedssh.forms import canonical
+from fedssh.history import views
+from fedssh.keys import PrivateKey
+from fedssh.signature import LEDGER, allowed_signers, sign
 from tests.integration.conftest import Room
 
 TOOLS = ("age", "jq", "sha256sum", "ssh-keygen", "tar")
@@ -50,7 +50,7 @@ def test_the_three_lines_open_an_accepted_bundle(room: Room, tmp_path: Path) -> 
 
 
 def test_evidence_is_kept_of_the_newest_accepted_bundles_only(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.charity.intake.KEPT_EVIDENCE", 2)
+    monkeypatch.setattr("fedssh.charity.intake.KEPT_EVIDENCE", 2)
     kept = []
     for accuracy in (0.6, 0.55, 0.7, 0.8):
         room.submit("alice-1", accuracy)

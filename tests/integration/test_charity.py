@@ -17,19 +17,20 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from agents import chain, weights
-from agents.bundle import open_bundle, seal
-from agents.charity import enrol, serve, steer
-from agents.charity.audit import audit
-from agents.charity.intake import Claimed
-from agents.charity.judge_client import Judge, JudgeDownError
-from agents.charity.release import KEPT, path_of
-from agents.charity.serve import Coordinator
-from agents.charity.vault import Vault
-from agents.errors import LedgerError, SettingsError
-from agents.ledger import read_export, verify
-from agents.manifest import Release, canonical, new_id
-from agents.signature import SUBMISSION, read_allowed_signers, sign
+from fedssh import chain, weights
+from fedssh.bundle import open_bundle, seal
+from fedssh.charity import enrol, operate, serve
+from fedssh.charity.intake import Claimed
+from fedssh.charity.judge.client import Judge, JudgeDownError
+from fedssh.charity.release import KEPT, path_of
+from fedssh.charity.serve import Coordinator
+from fedssh.charity.vault import Vault
+from fedssh.charity.verify import audit
+from fedssh.errors import LedgerError, SettingsError
+from fedssh.forms import canonical
+from fedssh.ledger import read_export, verify
+from fedssh.manifest import Release, new_id
+from fedssh.signature import SUBMISSION, read_allowed_signers, sign
 
 Room = Any  # tests/integration/conftest.py
 
@@ -544,7 +545,7 @@ def test_the_federation_ends_when_every_site_has_trained_its_sessions(new_room: 
     assert room.events()[-2:] == ["finished", "release"]
     manifest, _ = opened(room)
     assert manifest.federation["state"] == "finished"
-    steer.reopen(Vault(room.folders), 2, "more")
+    operate.reopen(Vault(room.folders), 2, "more")
     room.work()
     manifest, _ = opened(room)
     assert (manifest.federation["state"], manifest.federation["sessions"]) == ("open", 2)
@@ -699,7 +700,7 @@ def test_the_turn_of_a_silent_or_revoked_site_passes(new_room: Callable[..., Roo
 def test_a_rollback_makes_the_earlier_model_current_and_releases_it(room: Room) -> None:
     room.submit("alice-1", 0.7)
     room.work()
-    record = steer.roll_back(Vault(room.folders), 1, "mislabelled images")
+    record = operate.roll_back(Vault(room.folders), 1, "mislabelled images")
     room.work()
     assert room.vault.state.current.of == record.sequence
     manifest, _ = opened(room)
@@ -708,7 +709,7 @@ def test_a_rollback_makes_the_earlier_model_current_and_releases_it(room: Room) 
     room.work()
     assert room.verdict("alice-2", again)["against"] == record.sequence
     with pytest.raises(SettingsError, match="record 2 is site-added"):
-        steer.roll_back(room.vault, 2, "")
+        operate.roll_back(room.vault, 2, "")
 
 
 def test_a_second_beginning_is_refused(room: Room, new_room: Callable[..., Room]) -> None:
@@ -793,7 +794,7 @@ def test_a_full_disk_decides_nothing(room: Room, monkeypatch: pytest.MonkeyPatch
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.bundle.adopt", full)
+        patch.setattr("fedssh.bundle.adopt", full)
         with pytest.raises(OSError, match="No space left"):
             room.work()
     assert room.events() == before
@@ -808,7 +809,7 @@ def test_starting_on_a_full_disk_is_held_against_no_bundle(room: Room, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.bundle.adopt", full)
+        patch.setattr("fedssh.bundle.adopt", full)
         for attempt in (room.work, *[room.coordinator.recover] * 4):
             with pytest.raises(OSError, match="No space left"):
                 attempt()

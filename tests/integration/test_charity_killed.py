@@ -21,18 +21,20 @@ from typing import Any
 
 import pytest
 
-from agents.bundle import open_bundle
-from agents.charity import combining, enrol, genesis, snapshot, totals
-from agents.charity.audit import audit
-from agents.charity.folders import Folders
-from agents.charity.policy import read_policy
-from agents.charity.serve import Coordinator
-from agents.charity.vault import Vault
-from agents.files import is_part, sha256_file
-from agents.keys import PrivateKey
-from agents.ledger import Ledger, verify
-from agents.manifest import Release
-from agents.weights import read_weights, write_weights
+from fedssh.bundle import open_bundle
+from fedssh.charity import enrol, genesis, snapshot
+from fedssh.charity.folders import Folders
+from fedssh.charity.judge import combining
+from fedssh.charity.serve import Coordinator
+from fedssh.charity.vault import Vault
+from fedssh.charity.verify import audit
+from fedssh.files import is_part, sha256_file
+from fedssh.history import totals
+from fedssh.keys import PrivateKey
+from fedssh.ledger import Ledger, verify
+from fedssh.manifest import Release
+from fedssh.rules.policies import read_policy
+from fedssh.weights import read_weights, write_weights
 
 Room = Any  # tests/integration/conftest.py
 
@@ -45,7 +47,7 @@ STEPS = ("replace", "rename", "link", "unlink", "fsync", "ftruncate", "sendfile"
 def loaded_key(monkeypatch: pytest.MonkeyPatch, keys: dict[str, PrivateKey]) -> None:
     """Hand out the key that is loaded already: checking its primes takes an eighth of a second, each time."""
     for module in ("vault", "genesis"):
-        monkeypatch.setattr(f"agents.charity.{module}.load_private", lambda path: keys["coordinator"])
+        monkeypatch.setattr(f"fedssh.charity.{module}.load_private", lambda path: keys["coordinator"])
 
 
 class Scores:
@@ -354,7 +356,7 @@ def test_two_vaults_on_one_state_are_refused(room: Room) -> None:
     script = f"""
 import sys, threading
 from pathlib import Path
-from agents.charity.folders import Folders, locked
+from fedssh.charity.folders import Folders, locked
 with locked(Path({str(room.folders.vault)!r}) / "serve.lock", "busy"):
     print("holds", flush=True)
     sys.stdin.read()
@@ -368,8 +370,8 @@ with locked(Path({str(room.folders.vault)!r}) / "serve.lock", "busy"):
     assert holder.stdout and holder.stdout.readline() == b"holds\n"
     from threading import Event
 
-    from agents.charity.serve import serve
-    from agents.errors import SettingsError
+    from fedssh.charity.serve import serve
+    from fedssh.errors import SettingsError
 
     try:
         with pytest.raises(SettingsError, match="another `charity serve` works on"):

@@ -27,11 +27,12 @@ import paramiko
 import pytest
 from scp import SCPClient, SCPException
 
-from agents.charity.door import DoorSettings
-from agents.charity.embedded import serve_embedded
-from agents.keys import PrivateKey
-from agents.manifest import canonical, new_id, now
-from agents.signature import LEDGER, sign
+from fedssh.door.admission import DoorSettings
+from fedssh.door.embedded import serve_embedded
+from fedssh.forms import canonical
+from fedssh.keys import PrivateKey
+from fedssh.manifest import new_id, now
+from fedssh.signature import LEDGER, sign
 
 MAX_BYTES = 8 << 20
 HASH = "ab" * 32
@@ -125,7 +126,7 @@ class Door:
     def start(self, wait: bool = True) -> None:
         embedded = ["--embedded"] if self.kind == "embedded" else []
         limits = ["--max-bytes", str(MAX_BYTES), "--quota-bundles", "4", "--quota-bytes", str(3 * MAX_BYTES)]
-        command = [sys.executable, "-m", "agents.charity.cli", "door", "--state", str(self.vault.state), *embedded]
+        command = [sys.executable, "-m", "fedssh.charity.cli", "door", "--state", str(self.vault.state), *embedded]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--listen", f"127.0.0.1:{self.port}", *limits],
@@ -177,7 +178,7 @@ class Door:
 
     def commands(self) -> list[int]:
         """The forced commands that run now."""
-        return [pid for pid, line in processes() if b"agents.charity.command" in line and b"-S" in line
+        return [pid for pid, line in processes() if b"fedssh.door.command" in line and b"-S" in line
                 and os.fsencode(self.vault.state) in line and line.startswith(os.fsencode(sys.executable))]  # fmt: skip
 
 

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.charity.policy import read_policy
-from agents.errors import SettingsError
-from agents.ledger import Record
-from experiments import memory, ssh
-from experiments.attack import read_attack
-from experiments.config import HISTORY, Outcome, Prepared, Run
-from experiments.engine_history import read_history
-from models import check_spec
-from models.images import Images
+from experiments.definition.attack import read_attack
+from experiments.definition.config import HISTORY, Outcome, Prepared, Run
+from experiments.engines.memory import engine as memory
+from experiments.engines.memory.history import read_history
+from experiments.engines.ssh import engine as ssh
+from fedssh.errors import SettingsError
+from fedssh.models import check_spec
+from fedssh.models.data.images import Images
+from fedssh.rules.events import Record
+from fedssh.rules.policies import read_policy
 
 PLAN = {
     "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.5, "batch_size": 16, "epochs": 2, "patience": 3,
@@ -235,8 +236,8 @@ def test_attackers_verdicts_are_told_apart(tmp_path: Path, kind: str, verdict: s
 
 
 def test_given_weights_are_the_start(tmp_path: Path) -> None:
-    from agents.weights import write_weights
-    from models import build, get_weights
+    from fedssh.models import build, get_weights
+    from fedssh.weights import write_weights
 
     random = np.random.default_rng(0)
     given = {name: random.random(array.shape, np.float32) for name, array in get_weights(build(SPEC)).items()}

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.charity import genesis
-from agents.charity.folders import Folders
-from agents.charity.judge_client import Judge, judge_command
-from agents.errors import AgentError, SettingsError
-from agents.files import sha256_file
-from agents.ledger import Ledger
-from agents.weights import read_header, read_weights, write_weights
+from fedssh.charity import genesis
+from fedssh.charity.folders import Folders
+from fedssh.charity.judge.client import Judge, judge_command
+from fedssh.errors import AgentError, SettingsError
+from fedssh.files import sha256_file
+from fedssh.ledger import Ledger
+from fedssh.weights import read_header, read_weights, write_weights
 
 SPEC = {"name": "mlp", "depth": 1, "width": 3, "input": [4, 4, 1], "classes": 2}
 SHAPES = {"dense1/kernel": (16, 3), "dense1/bias": (3,), "output/kernel": (3, 1), "output/bias": (1,)}
@@ -186,7 +186,7 @@ def test_weights_of_which_none_fits_begin_nothing(tmp_path: Path, begin: Any) ->
 
 
 def charity(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "agents.charity.cli", *words]
+    command = [sys.executable, "-m", "fedssh.charity.cli", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[2])
 
 

@@ -13,17 +13,17 @@ from typing import Any
 import pyrage
 import pytest
 
-from agents import files
-from agents.bundle import read_manifest
-from agents.charity import enrol
-from agents.charity.cli import charity
-from agents.charity.genesis import _check_room
-from agents.charity.vault import Vault
-from agents.commands import entry, log_events, new_group, print_json, print_table, tell
-from agents.errors import LedgerError, SettingsError
-from agents.keys import PublicKey
-from agents.manifest import canonical
-from agents.signature import SUBMISSION, sign
+from fedssh import files
+from fedssh.bundle import read_manifest
+from fedssh.charity import enrol
+from fedssh.charity.cli import charity
+from fedssh.charity.genesis import _check_room
+from fedssh.charity.vault import Vault
+from fedssh.commands import entry, log_events, new_group, print_json, print_table, tell
+from fedssh.errors import LedgerError, SettingsError
+from fedssh.forms import canonical
+from fedssh.keys import PublicKey
+from fedssh.signature import SUBMISSION, sign
 
 Room = Any  # tests/integration/conftest.py
 

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import weights
-from agents.bundle import open_bundle, pending, seal
-from agents.charity import judge
-from agents.charity.folders import Folders
-from agents.charity.judge_client import Judge, JudgeError, judge_command
-from agents.errors import AgentError
-from agents.keys import PrivateKey
-from agents.manifest import Local, Release, Submission, new_id, now
-from agents.weights import read_weights, write_weights
+from fedssh import weights
+from fedssh.bundle import open_bundle, pending, seal
+from fedssh.charity.folders import Folders
+from fedssh.charity.judge import process as judge
+from fedssh.charity.judge.client import Judge, JudgeError, judge_command
+from fedssh.errors import AgentError
+from fedssh.keys import PrivateKey
+from fedssh.manifest import Local, Release, Submission, new_id, now
+from fedssh.weights import read_weights, write_weights
 
 SPEC = {"name": "cnn", "depth": 4, "input": [28, 28, 1], "classes": 2}
 
@@ -86,7 +86,7 @@ class Charity:
         self.folders = Folders(state)
 
     def run(self, *words: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "agents.charity.cli", *words, f"--state={self.state}"]
+        command = [sys.executable, "-m", "fedssh.charity.cli", *words, f"--state={self.state}"]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[2]
         )
@@ -115,7 +115,7 @@ def charity(data: Path, tmp_path_factory: pytest.TempPathFactory, keys: dict[str
 def served(charity: Charity) -> Iterator[subprocess.Popen[str]]:
     """`charity serve` at work; its events come on standard error."""
     environ = {**os.environ, "CHARITY_LOG_FORMAT": "json", "CHARITY_DEBUG": "1"}
-    command = [sys.executable, "-m", "agents.charity.cli", "serve", f"--state={charity.state}"]
+    command = [sys.executable, "-m", "fedssh.charity.cli", "serve", f"--state={charity.state}"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environ, cwd=Path(__file__).resolve().parents[2]
     )
@@ -157,7 +157,7 @@ def submit(charity: Charity, key: PrivateKey, model: Path) -> tuple[str, float]:
     )  # fmt: skip
     inbox = charity.folders.inbox / "alice-1"
     coordinator = charity.folders.key.with_name("coordinator_key.pub")
-    from agents.keys import load_public
+    from fedssh.keys import load_public
 
     seal(model, submission, key, [load_public(coordinator)], inbox / ".arriving.part")
     (inbox / ".arriving.part").rename(inbox / f"{time.time_ns():020}-{'0' * 8}.bundle")
@@ -202,7 +202,7 @@ def test_a_submission_gets_its_verdict_at_once(
 
 
 def coordinator_of(charity: Charity) -> Any:
-    from agents.keys import load_public
+    from fedssh.keys import load_public
 
     return load_public(charity.folders.key.with_name("coordinator_key.pub"))
 
@@ -236,7 +236,7 @@ def test_many_commands_and_the_coordinator_write_one_history(
 ) -> None:
     model = trained(charity, tmp_path / "trained.safetensors")
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "agents.charity.cli", "nodes"]
+    command = [sys.executable, "-m", "fedssh.charity.cli", "nodes"]
     state = f"--state={charity.state}"
     running = []
     for name in ("alice-2", "stranger"):
@@ -311,7 +311,7 @@ def test_the_same_seed_begins_with_the_same_model(data: Path, tmp_path: Path) ->
 
 
 def test_the_judge_imports_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("argparse", "agents", "models", "numpy"):
+    for name in ("argparse", "fedssh", "agents", "models", "numpy"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(17)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "/nowhere", ""]))

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from agents.charity import audit, snapshot, totals
-from agents.charity.serve import Coordinator
-from agents.charity.vault import Vault
-from agents.errors import LedgerError
-from agents.ledger import Ledger
+from fedssh.charity import snapshot, verify
+from fedssh.charity.serve import Coordinator
+from fedssh.charity.vault import Vault
+from fedssh.errors import LedgerError
+from fedssh.history import totals
+from fedssh.ledger import Ledger
 from tests.attacks import long_history
 
 Room = Any  # tests/integration/conftest.py
@@ -97,7 +98,7 @@ def test_garbage_above_the_rate_is_dropped_and_counted_in_one_record_an_hour(new
     room.work()
     assert room.events().count("garbage") == 2
     assert room.vault.state == Vault(room.folders).state
-    audit.audit(room.folders)
+    verify.audit(room.folders)
 
 
 def test_whoever_can_ask_for_a_verdict_gets_one_also_above_the_rate_of_invalid_ones(
@@ -130,7 +131,7 @@ def test_a_federation_without_rates_has_no_limit(room: Room) -> None:
 def test_one_line_says_who_is_held_back(
     new_room: Callable[..., Room], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from agents.charity.cli import charity
+    from fedssh.charity.cli import charity
 
     room = new_room(**LIMITED)
     coordinator = room.coordinator
@@ -184,7 +185,7 @@ def test_a_start_folds_and_verifies_what_came_after_the_snapshot(room: Room, mon
     vault.sweep_models()
     assert min(read) == covered
     assert not vault._unknown_models()
-    assert audit.audit(room.folders)["records"] == vault.state.sequence
+    assert verify.audit(room.folders)["records"] == vault.state.sequence
 
 
 @pytest.mark.usefixtures("short")
@@ -211,7 +212,7 @@ def test_what_a_snapshot_does_not_cover_is_verified_at_the_start_and_the_rest_by
     before = change(covered - 2, "x")
     Vault(room.folders).check()
     with pytest.raises(LedgerError, match=f"record {covered - 2}: the signature is not armored"):
-        audit.audit(room.folders)
+        verify.audit(room.folders)
     room.folders.snapshot.unlink()  # may be removed at any time
     with pytest.raises(LedgerError, match=f"record {covered - 2}: the signature is not armored"):
         Vault(room.folders).check()
@@ -252,7 +253,7 @@ def test_a_published_history_is_repaired_also_where_a_snapshot_covers_it(room: R
     Coordinator(Vault(room.folders), room.judge).recover()
     if lost == "the middle":  # stands before what is compared at a start: `charity verify` finds and repairs it
         assert published.read_bytes() != whole
-        audit.audit(room.folders)
+        verify.audit(room.folders)
     assert published.read_bytes() == whole
     assert json.loads(summary.read_bytes())["sequence"] <= room.vault.state.sequence
     assert len(list(room.folders.outbox.glob("verdicts/alice-1/*.json"))) == 1
@@ -277,7 +278,7 @@ def test_a_model_that_no_record_names_is_removed_and_no_other(room: Room) -> Non
 def test_old_verdicts_are_let_go_of_and_told_again_to_whoever_sends_again(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.charity.vault.KEPT_VERDICTS", 3)
+    monkeypatch.setattr("fedssh.charity.vault.KEPT_VERDICTS", 3)
     release = room.release()
     copies = {}
     for number in range(8):

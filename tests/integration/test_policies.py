@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.bundle import open_bundle
-from agents.charity import enrol, steer
-from agents.charity.audit import audit
-from agents.charity.serve import Coordinator
-from agents.charity.vault import Vault
-from agents.errors import SettingsError
-from agents.ledger import Ledger
-from agents.manifest import Release, new_id
-from agents.weights import read_weights
+from fedssh.bundle import open_bundle
+from fedssh.charity import enrol, operate
+from fedssh.charity.serve import Coordinator
+from fedssh.charity.vault import Vault
+from fedssh.charity.verify import audit
+from fedssh.errors import SettingsError
+from fedssh.ledger import Ledger
+from fedssh.manifest import Release, new_id
+from fedssh.weights import read_weights
 
 Room = Any  # tests/integration/conftest.py
 NewRoom = Callable[..., Room]
@@ -116,7 +116,7 @@ def test_a_site_is_not_stale_for_what_it_sent_itself(new_room: NewRoom) -> None:
     room.work()
     verdict = room.verdict("alice-1", later)
     assert (verdict["share"], verdict["staleness"]) == (0.5, 0)
-    steer.roll_back(Vault(room.folders), 1, "all over again")
+    operate.roll_back(Vault(room.folders), 1, "all over again")
     after = room.submit("alice-1", 0.7, builds_on=old, epoch=3)
     room.work()
     assert room.verdict("alice-1", after)["staleness"] == 1
@@ -134,7 +134,7 @@ def test_a_candidate_scored_against_a_model_that_was_rolled_back_meanwhile_is_sc
 
     def rolls_back(*arguments: Any) -> Any:
         if not asked:
-            steer.roll_back(Vault(room.folders), 1, "while the judge was busy")
+            operate.roll_back(Vault(room.folders), 1, "while the judge was busy")
         asked.append(arguments)
         return mix(*arguments)
 
@@ -154,7 +154,7 @@ def test_merge_does_not_release_a_mix_with_a_model_that_was_rolled_back_meanwhil
 
     def rolls_back(*arguments: Any) -> Any:
         if not asked:
-            steer.roll_back(Vault(room.folders), 1, "while the judge was busy")
+            operate.roll_back(Vault(room.folders), 1, "while the judge was busy")
         asked.append(arguments)
         return mix(*arguments)
 
@@ -390,7 +390,7 @@ def test_rounds_end_the_federation_when_as_many_have_closed_as_agreed(new_room: 
     assert next(r for r in room.vault.ledger.records() if r.event == "finished").fields["reason"] == (
         "2 rounds closed, as agreed"
     )
-    steer.reopen(room.vault, 3, "one more")
+    operate.reopen(room.vault, 3, "one more")
     room.work()
     assert told(room)["round"] == {"number": 3, "sites": list(THREE), "of": 3}
 
@@ -466,7 +466,7 @@ def test_the_server_optimizer_goes_on_where_it_was(new_room: NewRoom) -> None:
     # step 1: 0.5 + 0.1; step 2: momentum 0.5 * 0.1 + (0.6 - 0.6)
     assert seen == [pytest.approx(0.6), pytest.approx(0.65)]
     assert len(list(room.folders.server.iterdir())) == 1
-    steer.roll_back(room.vault, 1, "anew")
+    operate.roll_back(room.vault, 1, "anew")
     base = room.release()
     for site in THREE:
         room.submit(site, 0.6, builds_on=base)
@@ -483,7 +483,7 @@ def test_a_rollback_ends_the_round_whose_updates_started_from_what_it_takes_back
     counted = room.submit("alice-1", 0.9, builds_on=old)
     room.work()
     assert room.verdict("alice-1", counted)["round"] == 2
-    steer.roll_back(room.vault, 1, "mislabelled images")
+    operate.roll_back(room.vault, 1, "mislabelled images")
     late = [room.submit(site, 0.9, builds_on=old) for site in ("alice-2", "alice-3")]
     room.work()
     assert accuracy(room) == 0.5
@@ -498,10 +498,10 @@ def test_a_federation_reopened_after_an_end_in_the_middle_of_a_round_asks_every_
     base = room.release()
     room.submit("alice-1", 0.7, builds_on=base)
     room.work()
-    steer.finish(room.vault, "good enough")
+    operate.finish(room.vault, "good enough")
     room.work()
     assert told(room)["last"] == {"round": 1, "event": "round-refused", "reason": "the federation was finished"}
-    steer.reopen(room.vault, 3, "not yet")
+    operate.reopen(room.vault, 3, "not yet")
     room.work()
     assert told(room)["round"] == {"number": 2, "sites": list(THREE), "of": 3}  # alice-1 has trained round 1 already
 
@@ -514,7 +514,7 @@ def test_rounds_are_reopened_for_more_than_have_closed(new_room: NewRoom) -> Non
             room.submit(site, 0.7, builds_on=base)
         room.work()
     with pytest.raises(SettingsError, match="2 rounds have closed already") as refused:
-        steer.reopen(room.vault, 2, "once more")
+        operate.reopen(room.vault, 2, "once more")
     assert "--sessions 3" in str(refused.value.hint)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import models
-from agents.charity.judge_client import Judge
-from agents.weights import read_header, read_weights, write_weights
-from models import datasets
-from models.backend import load_keras
-from models.images import Images
-from models.training import Trainer, resident
+from fedssh.charity.judge.client import Judge
+from fedssh.models import networks
+from fedssh.models.backend import load_keras
+from fedssh.models.data import datasets
+from fedssh.models.data.images import Images
+from fedssh.models.training import Trainer, resident
+from fedssh.weights import read_header, read_weights, write_weights
 
 ARCHITECTURE = '''"""Two dense layers with batch normalisation between them, punished for large weights."""
 PARAMETERS = {"width": 8}
@@ -31,8 +31,11 @@ def hidden(images, spec):
 SPEC = {"name": "normalised", "input": [6, 6, 1], "classes": 2, "width": 8}
 PLAN = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.0, "batch_size": 16}
 VARIANCE = "normal/moving_variance"
-# An architecture is a file in a folder of `models`.
-STARTED = "import models, sys; models.__path__.append(sys.argv.pop(1)); from agents.charity.judge import main; main()"
+# An architecture is a file in a folder of `networks`.
+STARTED = (
+    "import sys; from fedssh.models import networks; networks.__path__.append(sys.argv.pop(1)); "
+    "from fedssh.charity.judge.process import main; main()"
+)
 
 
 def pictures(number: int, seed: int) -> Images:
@@ -49,10 +52,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     load_keras(1)
     folder = tmp_path_factory.mktemp("architectures")
     (folder / "normalised.py").write_text(ARCHITECTURE)
-    models.__path__.append(str(folder))
+    networks.__path__.append(str(folder))
     yield folder
-    models.__path__.remove(str(folder))
-    sys.modules.pop("models.normalised", None)
+    networks.__path__.remove(str(folder))
+    sys.modules.pop("fedssh.models.networks.normalised", None)
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import models
-from agents.alice.session import Patience
-from models import training
-from models.backend import load_keras
-from models.images import Images
-from models.training import Interrupted, Trainer, resident
+from fedssh import models
+from fedssh.alice.session import Patience
+from fedssh.models import training
+from fedssh.models.backend import load_keras
+from fedssh.models.data.images import Images
+from fedssh.models.training import Interrupted, Trainer, resident
 
 BINARY = {"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16}
 TEN = {"name": "mlp", "input": [6, 6, 1], "classes": 10, "width": 16}

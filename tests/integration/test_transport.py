@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError
-from agents.keys import PrivateKey
-from agents.transport import Address, Answer, BusyError, Connection, RefusedError, pinned_keys
+from fedssh.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError
+from fedssh.keys import PrivateKey
+from fedssh.transport import Address, Answer, BusyError, Connection, RefusedError, pinned_keys
 
 pytestmark = pytest.mark.sshd
 

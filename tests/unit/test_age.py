@@ -8,9 +8,9 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from agents import age
-from agents.errors import BundleError
-from agents.keys import PrivateKey
+from fedssh import age
+from fedssh.errors import BundleError
+from fedssh.keys import PrivateKey
 
 Keys = dict[str, PrivateKey]
 PLAIN = b"x" * 100_000

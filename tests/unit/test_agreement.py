@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from agents.alice import plan as alice
-from agents.charity import agreement
-from agents.charity.agreement import agree
-from agents.errors import SettingsError
+from fedssh.errors import SettingsError
+from fedssh.rules import plan as alice
+from fedssh.rules import terms
+from fedssh.rules.terms import agree
 
 SETTINGS: dict[str, Any] = {
     "name": "test", "policy": "best", "gate": "on", "margin": 0.01, "schedule": "free", "sessions": None,
@@ -50,7 +50,7 @@ def test_what_no_site_could_train_is_refused_at_once(changes: dict[str, Any], re
 
 
 @pytest.mark.parametrize("policy", ["best", "merge", "fedavg:server=yogi"])
-@pytest.mark.parametrize("optimizer", agreement.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", terms.OPTIMIZERS)
 def test_a_site_reads_the_plan_that_was_agreed(policy: str, optimizer: str) -> None:
     momentum = 0.9 if optimizer == "sgd" else 0.0
     plan = agreed(policy=policy, optimizer=optimizer, momentum=momentum, proximal=0.1)["plan"]
@@ -66,4 +66,4 @@ def test_the_rates_are_agreed() -> None:
 
 
 def test_both_know_the_same_optimizers_and_ways_to_publish() -> None:
-    assert (agreement.OPTIMIZERS, tuple(agreement.EPOCHS)) == (alice.OPTIMIZERS, alice.PUBLISH)
+    assert (terms.OPTIMIZERS, tuple(terms.EPOCHS)) == (alice.OPTIMIZERS, alice.PUBLISH)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.alice.fitting import Epoch, epoch_order, fit
-from agents.alice.plan import Plan
-from agents.manifest import Local
-from models.training import Examples
+from fedssh.alice.fitting import Epoch, epoch_order, fit
+from fedssh.manifest import Local
+from fedssh.models.training import Examples
+from fedssh.rules.plan import Plan
 
 NAN = float("nan")
 TRAIN, VAL = Examples(None, None, 5), Examples(None, None, 3)

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import manifest
-from agents.alice.exchange import Exchange
-from agents.alice.incoming import Older, Received, Unready, read_offer, read_status
-from agents.alice.terms import read_terms
-from agents.chain import Seen
-from agents.errors import (
+from fedssh import manifest
+from fedssh.alice.exchange import Exchange
+from fedssh.alice.incoming import Older, Received, Unready, read_offer, read_status
+from fedssh.alice.terms import read_terms
+from fedssh.chain import Seen
+from fedssh.errors import (
     AgentError,
     BundleError,
     RollbackError,
@@ -27,8 +27,9 @@ from agents.errors import (
     UntrustedError,
     WeightsError,
 )
-from agents.keys import PrivateKey
-from agents.weights import write_weights
+from fedssh.forms import canonical
+from fedssh.keys import PrivateKey
+from fedssh.weights import write_weights
 from tests.coordinator import Coordinator, write_status
 
 SPEC = {"name": "mlp", "depth": 1, "width": 2, "input": [2, 2, 1], "classes": 2}
@@ -71,7 +72,7 @@ def site(tmp_path: Path, keys: dict[str, PrivateKey]) -> Site:
 def rewrite(note: Path, change: Callable[[dict[str, Any]], object]) -> None:
     fields = json.loads(note.read_bytes())
     change(fields)
-    note.write_bytes(manifest.canonical(fields))
+    note.write_bytes(canonical(fields))
 
 
 def test_a_signed_release_is_taken_with_a_copy_of_its_model(site: Site) -> None:
@@ -187,7 +188,7 @@ def test_a_release_stands_under_its_own_number(site: Site) -> None:
 def test_what_an_older_bob_laid_down_is_waited_out(site: Site) -> None:
     note = site.release()
     fields = json.loads(note.read_bytes())
-    note.write_bytes(manifest.canonical({name: fields[name] for name in ("site", "manifest")}))
+    note.write_bytes(canonical({name: fields[name] for name in ("site", "manifest")}))
     with pytest.raises(Unready, match="carries no signature, as an older bob laid it down"):
         site.newest()
 
@@ -332,6 +333,6 @@ def test_the_status_is_bobs_word(site: Site) -> None:
 def test_reading_incoming_loads_no_keras() -> None:
     import subprocess
 
-    code = "import sys, agents.alice.incoming, agents.alice.terms, agents.alice.limits; print('keras' in sys.modules)"
+    code = "import sys, fedssh.alice.incoming, fedssh.alice.terms, fedssh.alice.limits; print('keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from agents.alice import telling
-from agents.alice.plan import read_plan
-from agents.alice.replicas import even_batch
-from agents.alice.session import Patience, Trained, improved, is_over, may_start, session_seed
-from agents.errors import BundleError, SettingsError
-from agents.manifest import Local
+from fedssh.alice import messages
+from fedssh.alice.replicas import even_batch
+from fedssh.alice.session import Patience, Trained, improved, is_over, may_start, session_seed
+from fedssh.errors import BundleError, SettingsError
+from fedssh.manifest import Local
+from fedssh.rules.plan import read_plan
 
 NAN = float("nan")
 
@@ -109,20 +109,20 @@ def test_may_start_in_rounds(changes: dict[str, Any], trained: Trained, expected
     ],
 )
 def test_what_is_waited_for_in_rounds(site: str, changes: dict[str, Any], expected: str) -> None:
-    assert telling.waiting(rounds(**changes), site) == expected
+    assert messages.waiting(rounds(**changes), site) == expected
 
 
 def test_names_are_few() -> None:
-    assert telling.names(["a"]) == "a"
-    assert telling.names(["a", "b", "c"]) == "a, b and c"
-    assert telling.names(list("abcde")) == "a, b, c, d and e"
-    assert telling.names(list("abcdefg")) == "a, b, c, d and 3 more"
+    assert messages.names(["a"]) == "a"
+    assert messages.names(["a", "b", "c"]) == "a, b and c"
+    assert messages.names(list("abcde")) == "a, b, c, d and e"
+    assert messages.names(list("abcdefg")) == "a, b, c, d and 3 more"
 
 
 def test_the_last_round_is_told() -> None:
     last = {"round": 3, "event": "round-refused", "reason": "the accuracy fell by 0.02"}
-    assert telling.last_round(last) == "round 3 was refused: the accuracy fell by 0.02"
-    assert telling.last_round({**last, "event": "round-accepted"}).startswith("round 3 was accepted: ")
+    assert messages.last_round(last) == "round 3 was refused: the accuracy fell by 0.02"
+    assert messages.last_round({**last, "event": "round-accepted"}).startswith("round 3 was accepted: ")
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from agents import manifest
-from agents.alice import memory, news, terms
-from agents.alice.cli import TrainSettings
-from agents.alice.exchange import Exchange
-from agents.alice.incoming import Older, Unready
-from agents.alice.limits import Limits
-from agents.alice.memory import Memory
-from agents.alice.news import News
-from agents.alice.plan import read_plan
-from agents.chain import Seen
-from agents.errors import LedgerError, RollbackError, SettingsError, SignatureError, UntrustedError
-from agents.keys import PrivateKey
-from agents.manifest import Local
-from agents.settings import load
+from fedssh import manifest
+from fedssh.alice import memory, news, terms
+from fedssh.alice.cli import TrainSettings
+from fedssh.alice.exchange import Exchange
+from fedssh.alice.incoming import Older, Unready
+from fedssh.alice.limits import Limits
+from fedssh.alice.memory import Memory
+from fedssh.alice.news import News
+from fedssh.chain import Seen
+from fedssh.errors import LedgerError, RollbackError, SettingsError, SignatureError, UntrustedError
+from fedssh.keys import PrivateKey
+from fedssh.manifest import Local
+from fedssh.rules.plan import read_plan
+from fedssh.settings import load
 from tests.coordinator import Coordinator, write_status
 from tests.unit.test_alice_incoming import PLAN, SPEC, Site
 
@@ -179,7 +179,7 @@ def test_terms_are_shown_line_by_line_and_nothing_acts_on_the_terminal(site: Sit
 
 
 def command(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
-    program = "from agents.alice.cli import main; main()"
+    program = "from fedssh.alice.cli import main; main()"
     folders = [f"--exchange={site.incoming.parent}", f"--state={site.state}"]
     return subprocess.run(
         [sys.executable, "-c", program, *words, *folders], capture_output=True, text=True, check=False, env=os.environ

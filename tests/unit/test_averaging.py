@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agents import weights
-from agents.charity.averaging import RoundResult, clip_scale, krum_shares, mix, round_result
-from agents.charity.policy import read_policy
+from fedssh import weights
+from fedssh.rules.averaging import RoundResult, clip_scale, krum_shares, mix, round_result
+from fedssh.rules.policies import read_policy
 
 Model = dict[str, np.ndarray]
 

@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from agents.charity.averaging import RoundResult, clip_scale, mix, round_result
-from agents.charity.policy import Policy, read_policy
+from fedssh.rules.averaging import RoundResult, clip_scale, mix, round_result
+from fedssh.rules.policies import Policy, read_policy
 
 Model = dict[str, np.ndarray]
 RULES = ("fedavg", "median", "trimmed:1", "krum:1", "multi-krum:1", "krum:0", "multi-krum:0")

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import bundle, chain, files
-from agents.bob.incoming import Incoming, read_seen
-from agents.bob.outgoing import Outgoing
-from agents.bob.receipts import Receipts
-from agents.bob.shipping import Shipping
-from agents.bob.site import Folder, Site
-from agents.bob.spool import Spool
-from agents.bob.watch import Backoff
-from agents.errors import (
+from fedssh import bundle, chain, files
+from fedssh.bob.incoming import Incoming, read_seen
+from fedssh.bob.outgoing import Outgoing
+from fedssh.bob.receipts import Receipts
+from fedssh.bob.shipping import Shipping
+from fedssh.bob.site import Folder, Site
+from fedssh.bob.spool import Spool
+from fedssh.bob.watch import Backoff
+from fedssh.errors import (
     BundleError,
     LedgerError,
     RollbackError,
@@ -38,12 +38,14 @@ from agents.errors import (
     UnreachableError,
     UntrustedError,
 )
-from agents.keys import PrivateKey
-from agents.ledger import Ledger, Record
-from agents.manifest import Blob, Claim, Local, Release, SessionOver, canonical, new_id, now
-from agents.signature import RELEASE, verify
-from agents.transport import Address, Answer, BusyError
-from agents.weights import read_header, write_weights
+from fedssh.forms import canonical
+from fedssh.keys import PrivateKey
+from fedssh.ledger import Ledger
+from fedssh.manifest import Blob, Claim, Local, Release, SessionOver, new_id, now
+from fedssh.rules.events import Record
+from fedssh.signature import RELEASE, verify
+from fedssh.transport import Address, Answer, BusyError
+from fedssh.weights import read_header, write_weights
 
 SPEC = {"name": "mlp", "input": [2], "classes": 2}
 RUN = threading.Event()  # never set: do not stop
@@ -655,7 +657,7 @@ def test_a_damaged_memory_is_not_guessed_anew(world: World) -> None:
         world.fetch()
 
 
-@pytest.mark.parametrize("module", ["agents.bundle.pyrage.encrypt_io", "agents.files.os.fsync"])
+@pytest.mark.parametrize("module", ["fedssh.bundle.pyrage.encrypt_io", "fedssh.files.os.fsync"])
 def test_a_full_disk_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     id = world.publish()
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from agents import bundle, files
-from agents.bob.shared import SharedFolder
-from agents.errors import BundleError, UntrustedError
-from agents.keys import PrivateKey
-from agents.manifest import new_id, parse
+from fedssh import bundle, files
+from fedssh.bob.shared import SharedFolder
+from fedssh.errors import BundleError, UntrustedError
+from fedssh.forms import parse
+from fedssh.keys import PrivateKey
+from fedssh.manifest import new_id
 from tests.unit.test_bob import RUN, World
 
 SECONDS = 30  # within which whatever does not wait has ended
@@ -207,7 +208,7 @@ def test_a_model_that_is_swapped_after_the_check(
         model.symlink_to(outside.secret)
         return real(*arguments)
 
-    monkeypatch.setattr("agents.bob.outgoing.seal", swap)
+    monkeypatch.setattr("fedssh.bob.outgoing.seal", swap)
     assert world.outgoing.take_all(RUN) == 1
     assert models_in(world) == {expected}
     assert world.names("outgoing") == [] and outside.is_untouched()

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from agents.bob import cli, site
-from agents.bob.standing import Standing
-from agents.errors import AgentError, HostKeyError, SettingsError, UntrustedError
-from agents.keys import PrivateKey, load_private
-from agents.ledger import Ledger
-from agents.transport import pinned_keys
+from fedssh.bob import cli, site
+from fedssh.bob.standing import Standing
+from fedssh.errors import AgentError, HostKeyError, SettingsError, UntrustedError
+from fedssh.keys import PrivateKey, load_private
+from fedssh.ledger import Ledger
+from fedssh.transport import pinned_keys
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJrbxkNQNRmUTXXfZOJJoSAWVlOoVXCYRsCpVsWRXxUJ"

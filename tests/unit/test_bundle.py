@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents import bundle, signature, weights
-from agents import manifest as m
-from agents.errors import AgentError, BundleError, SignatureError, WeightsError
-from agents.keys import PrivateKey
+from fedssh import bundle, signature, weights
+from fedssh import manifest as m
+from fedssh.errors import AgentError, BundleError, SignatureError, WeightsError
+from fedssh.forms import canonical, parse
+from fedssh.keys import PrivateKey
 
 SPEC = {"name": "mlp", "input": [2], "classes": 2}
 Keys = dict[str, PrivateKey]
@@ -196,7 +197,7 @@ def resign(
 
 
 def edit(**changes: object) -> Callable[[bytes], bytes]:
-    return lambda message: m.canonical(m.parse(message) | changes)
+    return lambda message: canonical(parse(message) | changes)
 
 
 def test_unsigned_or_wrongly_signed_is_a_signature_error(sealed: Path, keys: Keys) -> None:
@@ -242,7 +243,7 @@ SIGNED: dict[str, tuple[dict[str, object] | Callable[[bytes], bytes], str]] = {
 def test_a_signed_lie_is_refused(name: str, sealed: Path, keys: Keys) -> None:
     change, reason = SIGNED[name]
     if name == "other sealed bytes":
-        size = m.parse(bundle.read_manifest(sealed))["sealed"]["size"]
+        size = parse(bundle.read_manifest(sealed))["sealed"]["size"]
         change = {"sealed": {"sha256": "0" * 64, "size": size}}
     refuse(resign(sealed, keys, change if callable(change) else edit(**change)), keys, BundleError, reason)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from agents.charity.capacity import check_room, sizes
-from agents.charity.federation import Current, Federation, Site
-from agents.charity.policy import read_policy
-from agents.errors import LedgerError, SettingsError
-from agents.keys import PrivateKey
-from agents.ledger import Ledger
-from agents.manifest import MAX_BYTES, canonical
+from fedssh.charity.capacity import check_room, sizes
+from fedssh.errors import LedgerError, SettingsError
+from fedssh.forms import MAX_BYTES, canonical
+from fedssh.keys import PrivateKey
+from fedssh.ledger import Ledger
+from fedssh.rules.federation import Current, Federation, Site
+from fedssh.rules.policies import read_policy
 
 METRICS = {"accuracy": 2 / 3, "loss": 1 / 3, "auc": None, "confusion": [[125, 10], [9, 380]]}
 

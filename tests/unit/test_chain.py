@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from agents import chain
-from agents.chain import Seen
-from agents.errors import BundleError, LedgerError, RollbackError, SignatureError, UntrustedError
-from agents.keys import PrivateKey
-from agents.manifest import Blob, Release, canonical, new_id, now
-from agents.signature import LEDGER, RELEASE, sign
+from fedssh import chain
+from fedssh.chain import Seen
+from fedssh.errors import BundleError, LedgerError, RollbackError, SignatureError, UntrustedError
+from fedssh.forms import canonical
+from fedssh.keys import PrivateKey
+from fedssh.manifest import Blob, Release, new_id, now
+from fedssh.signature import LEDGER, RELEASE, sign
 
 MODEL = "ab" * 32
 HEX = "0" * 64

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from models.classes import NamesError, check_names, hold, read_classes, settle, written
+from fedssh.models.data.classes import NamesError, check_names, hold, read_classes, settle, written
 
 AGREED = ("NORMAL", "PNEUMONIA")
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.charity import command, fetch, upload
-from agents.charity.door import DoorSettings, Enrolled, authorized_keys, forced_command, read_sites
-from agents.charity.openssh import config
-from agents.errors import AgentError, SettingsError
-from agents.manifest import canonical
+from fedssh.door import channel, fetch, upload
+from fedssh.door.admission import DoorSettings, Enrolled, authorized_keys, forced_command, read_sites
+from fedssh.door.openssh import config
+from fedssh.errors import AgentError, SettingsError
+from fedssh.forms import canonical
 
 KEY = "ssh-rsa " + "A" * 400
 ID = "01900000-0000-7000-8000-000000000000"
@@ -42,8 +42,8 @@ def enrol(state: Path, *, site: str = "alice-1", role: str = "site", key: str = 
 @given(st.text(max_size=200))
 def test_any_words_are_split_or_refused(line: str) -> None:
     try:
-        words = command.split(line)
-    except command.Stop as stop:
+        words = channel.split(line)
+    except channel.Stop as stop:
         assert stop.code == 2
     else:
         assert all(isinstance(word, str) for word in words)
@@ -51,7 +51,7 @@ def test_any_words_are_split_or_refused(line: str) -> None:
 
 @given(st.text(max_size=60))
 def test_an_identifier_is_a_lower_case_uuid_and_nothing_else(text: str) -> None:
-    with pytest.raises(command.Stop):
+    with pytest.raises(channel.Stop):
         fetch.identifier(text)
 
 
@@ -70,38 +70,38 @@ def test_an_identifier_is_a_lower_case_uuid_and_nothing_else(text: str) -> None:
     ],
 )
 def test_what_is_nearly_an_identifier_is_refused(text: str) -> None:
-    with pytest.raises(command.Stop, match="is not the identifier"):
+    with pytest.raises(channel.Stop, match="is not the identifier"):
         fetch.identifier(text)
     assert fetch.identifier(ID) == ID
 
 
 @pytest.mark.parametrize("text", ["", "-1", "+1", "1.5", "1e3", "0x1", "١", "²", "9" * 16, " 1", "1_0"])
 def test_numbers_are_digits(text: str) -> None:
-    with pytest.raises(command.Stop, match="expected a whole number"):
-        command.number(text, "SEQ")
+    with pytest.raises(channel.Stop, match="expected a whole number"):
+        channel.number(text, "SEQ")
 
 
 @pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1e9", ".5", "1.", "1.2.3", "9" * 16, "١.٢"])
 def test_seconds_are_plain_decimals(text: str) -> None:
-    with pytest.raises(command.Stop, match="expected seconds"):
-        command.seconds(text, "--wait")
+    with pytest.raises(channel.Stop, match="expected seconds"):
+        channel.seconds(text, "--wait")
 
 
 def test_waits_are_cut_to_five_minutes() -> None:
-    assert (command.seconds("0.25", ""), command.seconds("99999999", "")) == (0.25, 300)
+    assert (channel.seconds("0.25", ""), channel.seconds("99999999", "")) == (0.25, 300)
 
 
 @pytest.mark.parametrize("words", ["-t .", "-t", "-t ''", "-t ./", "-v -p -t .", "-pt .", "-t -- ."])
 def test_what_scp_sends_for_one_file_is_accepted(words: str) -> None:
-    upload.check_target(command.split(words))
+    upload.check_target(channel.split(words))
 
 
 @pytest.mark.parametrize(
     "words", ["-f .", "-r -t .", "-d -t .", "-tr .", "-t /x", "-t ../x", "-t x", "-t . x", "-t -- -x", ".", "-t ~"]
 )
 def test_what_scp_sends_for_anything_else_is_refused(words: str) -> None:
-    with pytest.raises(command.Stop, match="refused: scp takes"):
-        upload.check_target(command.split(words))
+    with pytest.raises(channel.Stop, match="refused: scp takes"):
+        upload.check_target(channel.split(words))
 
 
 # Enrolment
@@ -182,7 +182,7 @@ def test_it_starts_without_what_it_does_not_need(tmp_path: Path) -> None:
     environment = {**os.environ, "SSH_ORIGINAL_COMMAND": f"verdict {ID}"}
     told = subprocess.run(argv, capture_output=True, env=environment, check=False, timeout=20)
     loaded = set(told.stderr.decode().split())
-    assert "agents.charity.fetch" in loaded
+    assert "fedssh.door.fetch" in loaded
     assert not loaded & {
         "json",
         "re",

@@ -91,7 +91,7 @@ def test_when_pip_fails_its_last_lines_and_its_log_are_named(environment: Any, t
 def test_what_only_shows_something_installs_nothing(root: Path, tmp_path: Path, words: tuple[str, str]) -> None:
     """In a checkout without an environment, for a user with a strict umask and hardly any variables."""
     shutil.copytree(root / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("agents", "experiments", "models", "tests"):
+    for name in ("agents", "experiments", "fedssh", "models", "tests"):
         (tmp_path / name).symlink_to(root / name)
     python = Path(sys.base_prefix) / "bin" / "python3"
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "FEDSSH_PYTHON": str(python), "LANG": "C"}

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from agents import errors
+from fedssh import errors
 
 PROGRAM = """
 import sys
-from agents.commands import entry, new_group
-from agents.errors import *
+from fedssh.commands import entry, new_group
+from fedssh.errors import *
 group = new_group("bob", "Test.")
 @group.command()
 def fail() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.attack import forge, read_attack
+from experiments.definition.attack import forge, read_attack
 
 BASE = {"kernel": np.array([1.0, 2.0, -1.0], np.float32), "bias": np.zeros(2, np.float32)}
 TRAINED = {"kernel": np.array([1.5, 2.0, -2.0], np.float32), "bias": np.array([0.5, 0.0], np.float32)}

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.errors import SettingsError
-from experiments.config import Prepared
-from experiments.prepare import prepare
-from experiments.read import read
-from models.images import Images
+from experiments.definition.config import Prepared
+from experiments.definition.prepare import prepare
+from experiments.definition.read import read
+from fedssh.errors import SettingsError
+from fedssh.models.data.images import Images
 
 
 @pytest.fixture

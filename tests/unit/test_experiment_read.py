@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.errors import SettingsError
-from experiments.attack import Attack, read_attack
-from experiments.read import find, group_name, matching, read, shipped
+from experiments.definition.attack import Attack, read_attack
+from experiments.definition.read import find, group_name, matching, read, shipped
+from fedssh.errors import SettingsError
 
 START = 'question = "Does it?"\n'
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from agents.errors import SettingsError
 from experiments import cli
-from experiments.config import Outcome, Point, Run
-from experiments.measure import Measured, row_names, way
-from experiments.plots import curve
-from experiments.read import Experiment, read, shipped
-from experiments.report import section, write_page, write_report
-from experiments.results import Result, Results, load, save
+from experiments.definition.config import Outcome, Point, Run
+from experiments.definition.read import Experiment, read, shipped
+from experiments.results.file import Result, Results, load, save
+from experiments.results.measure import Measured, row_names, way
+from experiments.results.plots import curve
+from experiments.results.report import section, write_page, write_report
+from fedssh.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """

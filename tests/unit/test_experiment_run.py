@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.errors import SettingsError
 from experiments import run as runner
-from experiments.read import Experiment, read
+from experiments.definition.read import Experiment, read
 from experiments.run import Told, finished, run_all
+from fedssh.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = """

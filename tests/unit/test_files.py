@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agents import files
-from agents.errors import SettingsError, UntrustedError
+from fedssh import files
+from fedssh.errors import SettingsError, UntrustedError
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:

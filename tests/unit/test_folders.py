@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import images
-from models.folders import survey
-from models.reading import Reading
+from fedssh.models.data import images
+from fedssh.models.data.folders import survey
+from fedssh.models.data.reading import Reading
 
 SQUARE = (4, 4, 1)
 

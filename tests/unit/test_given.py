@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.charity.given import read_given
-from agents.errors import SettingsError
-from agents.weights import write_weights
+from fedssh.charity.judge.starting_weights import read_given
+from fedssh.errors import SettingsError
+from fedssh.weights import write_weights
 
 SPEC = {"name": "mlp", "depth": 1, "width": 3, "input": [4, 4, 1], "classes": 2}
 SHAPES = {"dense1/kernel": (16, 3), "dense1/bias": (3,), "output/kernel": (3, 1), "output/bias": (1,)}

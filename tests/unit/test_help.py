@@ -15,7 +15,7 @@ PROBE = """
 import importlib, json, sys
 import click
 agent = sys.argv[1]
-cli = importlib.import_module(f"agents.{agent}.cli")
+cli = importlib.import_module(f"fedssh.{agent}.cli")
 group = next(value for value in vars(cli).values() if isinstance(value, click.Group))
 pages = {}
 def visit(command, words, parent):

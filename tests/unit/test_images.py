@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import archive, datasets, images, published
-from models.pixels import convert, measure_image, read_image
+from fedssh.models.data import archive, datasets, images, published
+from fedssh.models.data.pixels import convert, measure_image, read_image
 
 SQUARE = (4, 4, 1)
 PIXELS = np.zeros((2, 4, 4), np.uint8)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from agents import files
-from agents.errors import SettingsError
-from agents.keys import PrivateKey, load_private, load_public, make_key
+from fedssh import files
+from fedssh.errors import SettingsError
+from fedssh.keys import PrivateKey, load_private, load_public, make_key
 
 
 def killed(step: int, path: Path) -> bool:
@@ -48,7 +48,7 @@ def test_killed_anywhere_the_next_call_finishes(
     tmp_path: Path, keys: dict[str, PrivateKey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = keys["alice-1"].rsa  # so that each of the many calls does not cost a new key
-    monkeypatch.setattr("agents.keys.rsa.generate_private_key", lambda **options: made)
+    monkeypatch.setattr("fedssh.keys.rsa.generate_private_key", lambda **options: made)
 
     step, alive = 0, False
     while not alive:
@@ -91,7 +91,7 @@ def test_a_key_that_is_made_at_the_same_moment_stays(
         files.write_whole(path, keys["alice-1"].pem)
         return slow
 
-    monkeypatch.setattr("agents.keys.rsa.generate_private_key", somebody_is_faster)
+    monkeypatch.setattr("fedssh.keys.rsa.generate_private_key", somebody_is_faster)
     with pytest.raises(SettingsError, match="never overwritten"):
         make_key(path, "site")
     assert load_private(path).public == keys["alice-1"].public
@@ -108,7 +108,7 @@ def test_of_many_at_once_one_makes_a_key(tmp_path: Path, monkeypatch: pytest.Mon
         start.wait(60)
         return key
 
-    monkeypatch.setattr("agents.keys.rsa.generate_private_key", together)
+    monkeypatch.setattr("fedssh.keys.rsa.generate_private_key", together)
     made, refused = [], []
 
     def work() -> None:

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from agents.alice.fitting import Epoch
-from agents.alice.leaving import Guard, tells_of_images, too_bad
-from agents.manifest import Local
-from models.firing import Singled, singled_out
+from fedssh.alice.fitting import Epoch
+from fedssh.alice.leaving import Guard, tells_of_images, too_bad
+from fedssh.manifest import Local
+from fedssh.models.firing import Singled, singled_out
 
 
 def ended(loss: float, training: float) -> Epoch:

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.errors import LedgerError
-from agents.keys import PrivateKey
-from agents.ledger import START, Ledger, Record, read_export, verify
-from agents.manifest import new_id
-from agents.signature import allowed_signers
+from fedssh.errors import LedgerError
+from fedssh.keys import PrivateKey
+from fedssh.ledger import Ledger, read_export, verify
+from fedssh.manifest import new_id
+from fedssh.rules.events import START, Record
+from fedssh.signature import allowed_signers
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import manifest as m
-from agents.errors import BundleError
+from fedssh import manifest as m
+from fedssh.errors import BundleError
+from fedssh.forms import canonical, parse
 
 JSON = st.recursive(
     st.none()
@@ -44,7 +45,7 @@ def submission(**changes: Any) -> m.Submission:
 
 @given(st.dictionaries(st.text(), JSON, max_size=5))
 def test_canonical_is_its_own_inverse(value: dict[str, Any]) -> None:
-    assert m.parse(m.canonical(value)) == value
+    assert parse(canonical(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_canonical_is_its_own_inverse(value: dict[str, Any]) -> None:
 )
 def test_anything_but_the_canonical_form_is_refused(data: bytes) -> None:
     with pytest.raises(BundleError):
-        m.parse(data)
+        parse(data)
 
 
 def test_a_submission_round_trips() -> None:
@@ -105,7 +106,7 @@ def test_a_submission_round_trips() -> None:
 def test_a_field_out_of_form_is_named(change: dict[str, Any], message: str) -> None:
     value = json.loads(submission().to_bytes()) | change
     with pytest.raises(BundleError) as error:
-        m.Submission.from_bytes(m.canonical(value))
+        m.Submission.from_bytes(canonical(value))
     assert message in str(error.value)
 
 
@@ -114,7 +115,7 @@ def test_a_missing_field_is_an_error(field: str) -> None:
     value = json.loads(submission().to_bytes())
     del value[field]
     with pytest.raises(BundleError):
-        m.Submission.from_bytes(m.canonical(value))
+        m.Submission.from_bytes(canonical(value))
 
 
 def test_ids_are_uuid7_in_order_of_time() -> None:

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.charity.agreement import agree
-from agents.ledger import START, Record
-from agents.manifest import Local
-from agents.weights import write_weights
-from experiments.attack import read_attack
-from experiments.engine_coordinator import Became, Coordinator, Sent
-from experiments.engine_history import History, read_history
-from experiments.engine_models import ModelFiles, Weights, identifier
-from experiments.engine_outcome import moments, submissions, verdicts
-from experiments.engine_simulation import Checkpoint, Session, Simulation, Site
+from experiments.definition.attack import read_attack
+from experiments.engines.memory.coordinator import Became, Coordinator, Sent
+from experiments.engines.memory.history import History, read_history
+from experiments.engines.memory.models import ModelFiles, Weights, identifier
+from experiments.engines.memory.simulation import Checkpoint, Session, Simulation, Site
+from experiments.engines.outcome import moments, submissions, verdicts
+from fedssh.manifest import Local
+from fedssh.rules.events import START, Record
+from fedssh.rules.terms import agree
+from fedssh.weights import write_weights
 
 SPEC = {"name": "mlp", "depth": 1, "width": 2, "input": [2, 2, 1], "classes": 2}
 STEP = {"alice-1": 0.125, "alice-2": 0.25, "alice-3": 0.0625, "alice-4": 0.03125}
@@ -346,7 +346,7 @@ def test_a_model_is_named_by_the_hash_of_the_file_that_it_would_be(tmp_path: Pat
 
 
 def test_identifiers_have_the_form_of_real_ones() -> None:
-    from agents.manifest import check_id
+    from fedssh.forms import check_id
 
     assert check_id(identifier(1)) != check_id(identifier(2))
 

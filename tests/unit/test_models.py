@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import models
-from models.backend import load_keras
+from fedssh import models
+from fedssh.models.backend import load_keras
 
 
 def spec(name: str, size: int = 28, channels: int = 1, classes: int = 2, **parameters: int) -> dict[str, Any]:
@@ -85,7 +85,8 @@ def test_check_spec_says_what_is_wrong(wrong: Any, message: str) -> None:
 
 def test_checking_a_spec_loads_neither_keras_nor_numpy() -> None:
     probe = (
-        "import sys, models; models.check_spec({'name': 'cnn', 'input': [28, 28, 1], 'classes': 2}); "
+        "import sys; from fedssh import models; "
+        "models.check_spec({'name': 'cnn', 'input': [28, 28, 1], 'classes': 2}); "
         "models.architectures(); sys.exit(bool({'keras', 'tensorflow', 'numpy', 'sklearn', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
@@ -246,7 +247,7 @@ def test_given_imagenet_weights_tell_cats_from_dogs() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from models import datasets
+    from fedssh.models.data import datasets
 
     model = models.build(spec("squeezenet", 128, 3))
     with np.load(weights, allow_pickle=False) as arrays:

@@ -21,7 +21,7 @@ os.write(2, b"WARNING: All log messages before InitializeLog() are written to ST
 """
 PROGRAM = """
 import logging, os, sys
-from agents.commands import log_events, tell
+from fedssh.commands import log_events, tell
 from models.native import apart
 logger = log_events("alice", "json", {debug})
 tell(logger, "start", "before")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import outliers
+from fedssh.models.data import outliers
 
 # Class 0: mean (3, 0), distances 3, 2, 1, 6. Class 1: mean (0, 5), distances 5, 0, 5.
 POINTS = np.array([[0, 0], [1, 0], [0, 10], [2, 0], [9, 0], [0, 5], [0, 0]], dtype=np.float32)

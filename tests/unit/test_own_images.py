@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agents.charity.own_images import reading_of, take, to_reading
-from agents.errors import SettingsError
+from fedssh.charity.judge.own_images import reading_of, take, to_reading
+from fedssh.errors import SettingsError
 
 
 def folder(root: Path, size: tuple[int, int] = (64, 64), mode: str = "L", classes: int = 2) -> Path:

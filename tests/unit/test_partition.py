@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import partition
+from fedssh.models.data import partition
 
 LABELS = np.repeat(np.arange(4), [400, 300, 200, 100])
 

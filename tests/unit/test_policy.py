@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.charity.decision import Decision, Gate, best, decide, passes, shares, told
-from agents.charity.policy import NAMES, read_policy
+from fedssh.rules.gate import Decision, Gate, best, decide, passes, shares, told
+from fedssh.rules.policies import NAMES, read_policy
 
 
 def metrics(accuracy: float, loss: float, auc: float | None = 0.5) -> dict[str, Any]:

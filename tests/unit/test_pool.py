@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models.pool import Pool
+from fedssh.models.pool import Pool
 
 
 def named(size: int) -> Pool:

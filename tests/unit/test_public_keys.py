@@ -10,9 +10,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from agents.bundle import check_recipient
-from agents.errors import SettingsError
-from agents.keys import PrivateKey, login_line, parse_public
+from fedssh.bundle import check_recipient
+from fedssh.errors import SettingsError
+from fedssh.keys import PrivateKey, login_line, parse_public
 
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti"
 

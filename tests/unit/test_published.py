@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents.charity.published import NoRecord, Published, number_of
+from fedssh.history.published import NoRecord, Published, number_of
 
 
 def line(number: int, size: int) -> bytes:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.charity import rates
-from agents.charity.rates import HOUR, NEVER, follow, spend, wait
+from fedssh.rules import rates
+from fedssh.rules.rates import HOUR, NEVER, follow, spend, wait
 
 
 @given(st.integers(1, 50), st.lists(st.floats(0, 500), min_size=1, max_size=300))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.charity.policy import read_policy
-from agents.charity.rounds import Due, Round, Update, can_open, due, needed, select, why_not
+from fedssh.rules.policies import read_policy
+from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select, why_not
 
 SITES = ("alice-1", "alice-2", "alice-3", "alice-4", "alice-5")
 

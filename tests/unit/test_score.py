@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from models import score
-from models.backend import load_keras
+from fedssh.models import score
+from fedssh.models.backend import load_keras
 
 
 def test_binary_metrics_by_hand() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.charity.averaging import RoundResult, round_result
-from agents.charity.policy import Value, read_policy
-from agents.charity.server_optimizer import start, step
+from fedssh.rules.averaging import RoundResult, round_result
+from fedssh.rules.policies import Value, read_policy
+from fedssh.rules.server_optimizer import start, step
 
 
 def one(value: float) -> dict[str, np.ndarray]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.errors import SettingsError
-from agents.settings import REQUIRED, check_environment, load, setting, variables
+from fedssh.errors import SettingsError
+from fedssh.settings import REQUIRED, check_environment, load, setting, variables
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agents import keys, signature
-from agents.errors import SettingsError, SignatureError
+from fedssh import keys, signature
+from fedssh.errors import SettingsError, SignatureError
 
 needs_ssh_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
 

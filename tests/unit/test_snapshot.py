@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from agents.charity import snapshot
-from agents.charity.federation import Federation, advance
-from agents.charity.policy import described, read_policy
-from agents.errors import LedgerError
-from agents.keys import PrivateKey
-from agents.ledger import Ledger, Record
-from agents.manifest import canonical
+from fedssh.charity import snapshot
+from fedssh.errors import LedgerError
+from fedssh.forms import canonical
+from fedssh.keys import PrivateKey
+from fedssh.ledger import Ledger
+from fedssh.rules.events import Record
+from fedssh.rules.federation import Federation, advance
+from fedssh.rules.policies import described, read_policy
 
 POLICIES = [str(row["policy"]) for row in described()]
 SITES = ["alice-1", "alice-2", "alice-3"]

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from agents.charity.decision import Decision, gone_on
-from agents.charity.soundness import (
+from fedssh.rules.gate import Decision, gone_on
+from fedssh.rules.soundness import (
     BAND,
     BOUND,
     FIRST_BAND,

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.bob.receipts import Receipts
-from agents.bob.spool import Entry, Spool, plan
-from agents.bundle import seal_report
-from agents.keys import PrivateKey
-from agents.manifest import Report, new_id, now
+from fedssh.bob.receipts import Receipts
+from fedssh.bob.spool import Entry, Spool, plan
+from fedssh.bundle import seal_report
+from fedssh.keys import PrivateKey
+from fedssh.manifest import Report, new_id, now
 
 
 def entry(id: str, session: int = 1, kind: str = "submission", shipped: float | None = None) -> Entry:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import bundle, ledger, weights
-from agents import manifest as m
-from agents.errors import UntrustedError
-from agents.keys import PrivateKey, load_public
-from agents.signature import RELEASE, SUBMISSION, verify
+from fedssh import bundle, ledger, weights
+from fedssh import manifest as m
+from fedssh.errors import UntrustedError
+from fedssh.keys import PrivateKey, load_public
+from fedssh.signature import RELEASE, SUBMISSION, verify
 
 HERE = Path(__file__).resolve().parents[1] / "vectors"
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_bytes())

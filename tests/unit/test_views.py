@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.charity import layout, texts, totals, views
-from agents.charity.policy import read_policy
-from agents.charity.published import NoRecord
+from fedssh.history import table, totals, views
+from fedssh.history import text as texts
+from fedssh.history.published import NoRecord
+from fedssh.rules.policies import read_policy
 
 KEY = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAB"
 
@@ -292,7 +293,7 @@ def test_no_claim_widens_the_history(claimed: float, shown: str) -> None:
 
 
 def test_tables_align() -> None:
-    assert layout.table(("#", "NAME"), [(1, "a"), (10, None)], right=(0,)) == " #  NAME\n 1  a\n10  –\n"
+    assert table.table(("#", "NAME"), [(1, "a"), (10, None)], right=(0,)) == " #  NAME\n 1  a\n10  –\n"
 
 
 # Rounds and mixes

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents import weights
-from agents.errors import WeightsError
-from agents.manifest import canonical
+from fedssh import weights
+from fedssh.errors import WeightsError
+from fedssh.forms import canonical
 
 SPEC = {"name": "mlp", "input": [2], "classes": 2}
 TENSORS = {"dense/kernel": np.arange(6, dtype="f4").reshape(2, 3), "dense/bias": np.zeros(3, "f4")}
@@ -48,7 +48,7 @@ def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
     """Also those of another process and of another layout in memory, or hashes would say that models differ."""
     weights.write_weights(tmp_path / "m", TENSORS, SPEC)
     weights.write_weights(tmp_path / "n", {n: np.asfortranarray(a) for n, a in TENSORS.items()}, SPEC)
-    program = "import sys, numpy as np; from pathlib import Path; from agents.weights import write_weights; "
+    program = "import sys, numpy as np; from pathlib import Path; from fedssh.weights import write_weights; "
     program += "write_weights(Path(sys.argv[1]), {'dense/kernel': np.arange(6, dtype='f4').reshape(2, 3), "
     program += f"'dense/bias': np.zeros(3, 'f4')}}, {SPEC!r})"
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "o")], check=True)

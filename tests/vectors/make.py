@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from agents import bundle, weights
-from agents import manifest as m
-from agents.files import write_whole
-from agents.keys import make_key
-from agents.ledger import Ledger
+from fedssh import bundle, weights
+from fedssh import manifest as m
+from fedssh.files import write_whole
+from fedssh.keys import make_key
+from fedssh.ledger import Ledger
 
 HERE = Path(__file__).resolve().parent
 SPEC = {"classes": 2, "hidden": [2], "input": [2], "name": "mlp"}

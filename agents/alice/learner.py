@@ -1,0 +1,269 @@
+"""The network under training, with the site's images: takes over releases, is scored, and is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedssh import models
+from fedssh.alice.fitting import Epoch, fit, loss_of, new_trainer
+from fedssh.alice.incoming import Received
+from fedssh.alice.replicas import Replicas
+from fedssh.alice.session import session_seed
+from fedssh.errors import SettingsError
+from fedssh.manifest import Local
+from fedssh.models.backend import load_keras
+from fedssh.models.data import images
+from fedssh.models.data.classes import NamesError
+from fedssh.models.data.images import Images
+from fedssh.models.data.reading import Reading
+from fedssh.models.firing import Singled, Watch
+from fedssh.models.training import Interrupted, Trainer, resident
+from fedssh.rules.plan import Plan
+from fedssh.rules.shapes import match_shapes
+from fedssh.weights import read_weights
+
+VALIDATION_SHARE = 0.15
+INTERRUPTED = "stopped; the interrupted session begins again at the next start"
+
+
+class Stopped(Exception):
+    """Somebody asked Alice to stop; the text says what that means for the session."""
+
+
+class Network:
+    """A network that can take over a release, be scored and be trained.
+
+    Args:
+        data: The site's images, an .npz file or a folder.
+        seed: Decides which images are held out when there is no val split, and the order of training.
+        threads: CPU threads; 0 is all cores.
+        logs: Where TensorBoard logs go, a folder per session; None writes none.
+        validation: The share of the images to hold out when there is no val split. 0 holds out nothing; the training
+            images are then what the network is scored on, too.
+        classes: The federation's class name by the site's own, where they are not the same.
+        max_value: What white is in integer pixels; None is the largest value of their type.
+        tell: Called with one line on what is changed or passed over in the images.
+
+    Attributes:
+        class_names: What the federation calls its classes, in label order; the site's images are held against them
+            when the network takes over a release. None where it has no names: labels are taken as they are.
+
+    Raises:
+        SettingsError: The images cannot be used, or the share is none.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        seed: int,
+        threads: int,
+        logs: Path | None,
+        validation: float = VALIDATION_SHARE,
+        classes: Mapping[str, str] | None = None,
+        max_value: int | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        if not 0 <= validation < 1:
+            raise SettingsError(f"--validation is {validation:g}, expected at least 0 and less than 1")
+        self._data = data
+        self._seed = seed
+        self._logs = logs
+        self._validation = validation
+        self._reading = Reading(given=classes or {}, white=max_value)
+        self._tell = tell
+        self.class_names = class_names
+        self._taken: tuple[Any, ...] | None = None
+        try:
+            self._splits = images.splits(data)
+        except (OSError, ValueError) as error:
+            raise SettingsError(str(error), "--data takes an .npz file or a folder of images per class") from None
+        self._keras = load_keras(threads)
+        self._strategy = _strategy()
+        self._measured: dict[str, Any] | None = None
+        self._shapes: Mapping[str, tuple[int, ...]] = {}
+        self._trainer: Trainer | Replicas | None = None
+        self._watch: Watch | None = None
+        self._made_for: tuple[Any, ...] = ()
+
+    @property
+    def devices(self) -> str:
+        """What it computes on, for people."""
+        import tensorflow
+
+        gpus = tensorflow.config.list_logical_devices("GPU")
+        return f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''}" if gpus else "CPU"
+
+    @property
+    def examples(self) -> int:
+        """How many images it trains on."""
+        return len(self._train)
+
+    @property
+    def validation_examples(self) -> int:
+        """How many images it is scored on."""
+        return len(self._val)
+
+    def adopt(self, received: Received, plan: Plan, stop: threading.Event | None = None) -> Local:
+        """Take over a release and return what it scores here.
+
+        Builds the architecture from this site's own `models/`, and only when the tensors in the file fit one by one.
+
+        Raises:
+            SettingsError: The architecture is not installed here, or the images or the plan do not suit it.
+            WeightsError: The tensors are not those of the architecture.
+            Stopped: `stop` was set.
+        """
+        spec = received.header.spec
+        match_shapes(received.header.tensors, self.shapes(spec))
+        if (spec, self.class_names) != self._taken:
+            self._take(spec)
+        trainer = self._trainer_for(spec, plan)
+        trainer.load(read_weights(received.model, self._shapes))
+        with _stopping("stopped before the session began"):
+            return Local(*trainer.evaluate(self._val, stop))
+
+    def shapes(self, spec: dict[str, Any]) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of a network's weights by name. Nothing is built for it, so it may be of any size.
+
+        Raises:
+            SettingsError: The architecture is not installed here.
+        """
+        if spec != self._measured:
+            try:
+                if models.check_spec(spec) != spec:
+                    raise ValueError(f"the spec {spec} is not written out in full")
+                self._trainer = self._watch = None  # what is measured is measured with nothing else at hand
+                self._shapes = models.shapes(spec)
+            except ValueError as error:
+                raise SettingsError(f"this site cannot build the network: {error}", "update fedssh here") from None
+            self._measured = spec
+        return self._shapes
+
+    def singled(self) -> list[Singled]:
+        """How many training images single themselves out in each layer, with the weights as they are now."""
+        assert self._watch is not None
+        return self._watch.look(self._train)
+
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """The weights as they are now."""
+        assert self._trainer is not None
+        return self._trainer.weights()
+
+    def fit(
+        self, session: int, plan: Plan, start: Local, ended: Callable[[Epoch], bool], stop: threading.Event
+    ) -> bool:
+        """Train one session from the release adopted; the same session of the same site always goes the same way.
+
+        Args:
+            session: Its number, from 1.
+            start: What the release scores here.
+            ended: As in `fitting.fit`.
+            stop: When set, training ends within about a second.
+
+        Returns:
+            Whether early stopping ended it.
+
+        Raises:
+            Stopped: `stop` was set.
+        """
+        assert self._trainer is not None
+        seed = session_seed(self._seed, session)
+        with _logging(self._logs and self._logs / f"session-{session:04}") as log:
+
+            def logged(epoch: Epoch) -> bool:
+                log(epoch)
+                return ended(epoch)
+
+            with _stopping(INTERRUPTED):
+                return fit(self._trainer, self._train, self._val, plan, seed, start, logged, stop)
+
+    def _take(self, spec: dict[str, Any]) -> None:
+        """Load the images as the network of a spec takes them."""
+        try:
+            train, val = self._load(spec)
+        except NamesError as error:
+            raise SettingsError(str(error), error.hint) from None
+        except (OSError, ValueError) as error:
+            hint = f"the network takes images of {spec['input']} in {spec['classes']} classes"
+            raise SettingsError(str(error), hint) from None
+        self._train = resident(train)
+        self._val = self._train if val is None else resident(val)
+        self._taken = (spec, self.class_names)
+
+    def _load(self, spec: dict[str, Any]) -> tuple[Images, Images | None]:
+        said: dict[str, None] = {}  # once, when it is the same for both splits
+        reading = dataclasses.replace(self._reading, names=self.class_names, tell=said.setdefault)
+        train = images.load(self._data, spec["input"], spec["classes"], "train", reading)
+        val = images.load(self._data, spec["input"], spec["classes"], "val", reading) if "val" in self._splits else None
+        for line in said:
+            self._tell(line)
+        if val is not None:
+            return train, val
+        if not self._validation:
+            return train, None
+        kept, held = images.hold_out(train.labels, self._validation, self._seed, train.patients)
+        return train.take(kept), train.take(held)
+
+    def _trainer_for(self, spec: dict[str, Any], plan: Plan) -> Trainer | Replicas:
+        """The trainer at hand, unless architecture or optimizer changed: making one translates its graphs anew."""
+        loss = loss_of(spec, plan)
+        wanted = (spec, plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal)
+        if self._trainer is None or wanted != self._made_for:
+            self._trainer = self._watch = None
+            self._keras.utils.clear_session(free_memory=True)
+            several = self._strategy.num_replicas_in_sync > 1
+            self._trainer = Replicas(self._strategy, spec, plan, loss) if several else new_trainer(spec, plan)
+            self._watch = Watch(self._trainer.network)
+            self._made_for = wanted
+        return self._trainer
+
+
+def _strategy() -> Any:
+    """All GPUs at once when there are several; else TensorFlow's own choice, one GPU or the CPU."""
+    import tensorflow
+
+    if len(tensorflow.config.list_logical_devices("GPU")) > 1:
+        return tensorflow.distribute.MirroredStrategy()
+    return tensorflow.distribute.get_strategy()
+
+
+@contextlib.contextmanager
+def _stopping(text: str) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted:
+        raise Stopped(text) from None
+
+
+@contextlib.contextmanager
+def _logging(folder: Path | None) -> Iterator[Callable[[Epoch], None]]:
+    """What writes an epoch's scores for TensorBoard, under the names that Keras gives them."""
+    if folder is None:
+        yield lambda epoch: None
+        return
+    import tensorflow
+
+    writers = {name: tensorflow.summary.create_file_writer(str(folder / name)) for name in ("train", "validation")}
+
+    def log(epoch: Epoch) -> None:
+        for writer, score in zip(writers.values(), (epoch.training, epoch.metrics), strict=True):
+            if score is None:
+                continue
+            with writer.as_default(step=epoch.number - 1):  # Keras counts from 0
+                tensorflow.summary.scalar("epoch_loss", score.loss)
+                tensorflow.summary.scalar("epoch_accuracy", score.accuracy)
+            writer.flush()
+
+    try:
+        yield log
+    finally:
+        for writer in writers.values():
+            writer.close()

@@ -1,0 +1,344 @@
+"""The half of the command `charity` that reads: the history and its views, checks, scores, exports.
+
+Every command is added to the group in cli.py. Nothing here imports what a command does not need.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedssh.commands import path_argument, settings_options
+from fedssh.errors import AgentError, LedgerError, SettingsError
+from fedssh.settings import setting
+
+if TYPE_CHECKING:
+    from fedssh.charity.folders import Folders
+    from fedssh.ledger import Ledger
+    from fedssh.rules.events import Record
+
+STATE = Path("coordinator")
+
+
+@dataclass(frozen=True)
+class StateSettings:
+    """What every command needs."""
+
+    state: Path = setting(STATE, "The coordinator's folder.", metavar="DIR")
+
+
+def example(*lines: str) -> str:
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+class RecordNumber(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """The number of a record, or `best` for the one that made the current model current."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value == "best":
+            return 0
+        if not value.isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither the number of a record nor best", param, ctx)
+        return int(value)
+
+
+class Hash(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """The hash of a record."""
+
+    name = "HASH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if len(value) != 64 or set(value) - set("0123456789abcdef"):
+            self.fail(f"{value[:80]!r} is not a hash: 64 digits of 0-9 and a-f", param, ctx)
+        return str(value)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.command(
+    epilog=example("charity history --last 20", "charity history --export | tail -n 1 | jq -r .record | jq .")
+)
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N records.")
+@click.option("--export", is_flag=True, help="The signed records themselves, one JSON line each.")
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="With --export: only records above SEQ."
+)
+@json_option
+@settings_options(StateSettings, "charity")
+def history(settings: StateSettings, last: int | None, export: bool, after: int, as_json: bool) -> None:
+    """Show every event: who sent what, what it scored, the verdict and why."""
+    from fedssh.history import text as texts
+    from fedssh.history import views
+
+    recorded = Recorded(ledger_of(folders_of(settings.state)))
+    if export:
+        sys.stdout.buffer.writelines(views.export(recorded.lines(after)))
+        sys.stdout.buffer.flush()
+        return
+    after = max(0, recorded.count - last) if last else 0
+    sys.stdout.writelines(texts.history(lambda: recorded.rows(after), as_json=as_json))
+
+
+@click.command(epilog=example("charity show 17"))
+@click.argument("n", type=click.IntRange(min=1))
+@json_option
+@settings_options(StateSettings, "charity")
+def show(settings: StateSettings, n: int, as_json: bool) -> None:
+    """Show everything that record N says."""
+    from fedssh.history import views
+
+    show_value("show", views.show(Recorded(ledger_of(folders_of(settings.state))).row(n)), as_json)
+
+
+@click.command(epilog=example("charity diff 1 17"))
+@click.argument("a", type=click.IntRange(min=1))
+@click.argument("b", type=click.IntRange(min=1))
+@json_option
+@settings_options(StateSettings, "charity")
+def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
+    """Show what changed from record A to record B: scores, fields, and how far each tensor moved."""
+    from fedssh.charity.judge.distance import distances
+    from fedssh.history import views
+    from fedssh.history.table import table
+
+    folders = folders_of(settings.state)
+    ledger = ledger_of(folders)
+    recorded = Recorded(ledger)
+    change = views.diff(recorded.row(a), recorded.row(b))
+    models = [_stored(folders, ledger.record(number)) for number in (a, b)]
+    tensors = distances(*models) if all(models) else []  # type: ignore[arg-type]
+    if as_json:
+        show_value("diff", change | {"tensors": tensors}, True)
+        return
+    show_value("diff", change, False)
+    if tensors:
+        rows = [
+            (row["tensor"], "×".join(map(str, row["shape"])), f"{row['distance']:.4f}",
+             "–" if row["relative"] is None else f"{row['relative']:.2%}")
+            for row in tensors
+        ]  # fmt: skip
+        click.echo("\n" + table(("TENSOR", "SHAPE", "MOVED BY (L2)", "OF ITS NORM"), rows, right=(2, 3)), nl=False)
+
+
+@click.command(epilog=example("charity best"))
+@json_option
+@settings_options(StateSettings, "charity")
+def best(settings: StateSettings, as_json: bool) -> None:
+    """Show the current model: where it comes from and what it scores."""
+    from fedssh.history import text as texts
+    from fedssh.history import views
+
+    value = views.best(totals_of(settings.state), Recorded(ledger_of(folders_of(settings.state))).row)
+    if as_json:
+        show_value("best", value, True)
+        return
+    text = texts.best_text(value)
+    width = text.index(value["model"]["sha256"])  # the model's hash stands on the first line
+    click.echo(f"{text}{'stored at':<{width}}{folders_of(settings.state).model(value['model']['sha256'])}")
+
+
+@click.command(epilog=example("charity status --json"))
+@json_option
+@settings_options(StateSettings, "charity")
+def status(settings: StateSettings, as_json: bool) -> None:
+    """Show where the federation stands."""
+    from fedssh.charity import intake
+    from fedssh.history import views
+
+    folders = folders_of(settings.state)
+    totals = totals_of(settings.state)
+    waiting: dict[str, int] = {}
+    for claimed in (*intake.waiting(folders), *intake.unfinished(folders)):
+        waiting[claimed.site] = waiting.get(claimed.site, 0) + 1
+    show_value("status", views.status(totals, waiting, time.time()), as_json)
+
+
+@click.command(
+    epilog=example("charity verify --head 6485ff4d9a3c…", "charity verify ledger.jsonl --signers allowed_signers")
+)
+@click.argument("export", metavar="[FILE]", required=False, type=path_argument())
+@click.option(
+    "--signers",
+    type=path_argument(),
+    help="With FILE: who signs.  [default: allowed_signers in the coordinator's folder]",
+)
+@click.option("--head", type=Hash(), help="The hash of a record, noted earlier, that must be in the history.")
+@json_option
+@settings_options(StateSettings, "charity")
+def verify(settings: StateSettings, export: Path | None, signers: Path | None, head: str | None, as_json: bool) -> None:
+    """Recompute the whole chain, every signature, and every stored model file; or check an exported history in FILE.
+
+    scripts/verify checks such a FILE with stock tools, and refuses the same.
+    """
+    from fedssh.charity.verify import audit, check_export
+
+    folders = folders_of(settings.state)
+    if export is not None:
+        show_value("verify", check_export(export, signers or folders.outbox / "allowed_signers", head), as_json)
+        return
+    if signers is not None:
+        raise SettingsError("--signers belongs to an exported FILE", "the coordinator's own key is in her folder")
+    value = audit(folders, head)
+    show_value("verify", value, as_json)
+    if not as_json:
+        click.echo(f"stored models: {value['models']}, and every file has the hash that its record names")
+
+
+@click.command(epilog=example("charity score --split test", "charity score --split test 1"))
+@click.argument("n", type=RecordNumber(), default="best")
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True, help="Which images."
+)
+@click.option("--data", type=path_argument(), help="Other images than those given to init.")
+@click.option("--classes", metavar="NAMES", help="What their classes are called here: OLD=NEW,…")
+@json_option
+@settings_options(StateSettings, "charity")
+def score(settings: StateSettings, n: int, split: str, data: Path | None, classes: str | None, as_json: bool) -> None:
+    """Score the current model, or that of record N, on images that nobody selected on."""
+    from fedssh.charity.judge.client import Judge, judge_command
+    from fedssh.charity.judge.own_images import reading_of
+
+    folders = folders_of(settings.state)
+    ledger = ledger_of(folders)
+    record = _chosen(settings, n)
+    model = _model(folders, record)
+    genesis, private = ledger.record(1).fields, private_settings(folders)
+    private = {**private, **({"classes": classes} if classes else {})}
+    where = data or Path(private["data"])
+    judge = Judge(judge_command(where, genesis["spec"], split, reading_of(genesis, private)))
+    try:
+        examples = judge.start()["holdout"]["examples"]
+        metrics = judge.score(model)
+    finally:
+        judge.stop()
+    if as_json:
+        show_value(
+            "show", {"sequence": record.sequence, "split": split, "examples": examples, "metrics": metrics}, True
+        )
+    else:
+        show_value("show", {"record": record.sequence, "split": split, "images": examples, **metrics}, False)
+
+
+@click.command(epilog=example("charity export best best.keras", "charity export 17 seventeen.keras"))
+@click.argument("n", type=RecordNumber())
+@click.argument("file", type=path_argument(exists=False))
+@click.option(
+    "--max-value", type=click.IntRange(1, 65535), default=255, show_default=True, help="White in the pixels it takes."
+)
+@settings_options(StateSettings, "charity")
+def export(settings: StateSettings, n: int, file: Path, max_value: int) -> None:
+    """Write the model of record N as a Keras FILE.keras, for your own use. It takes raw pixels."""
+    if file.suffix != ".keras":
+        raise SettingsError(f"{file} does not end in .keras")
+    from fedssh.charity.judge.export import export_keras
+
+    folders = folders_of(settings.state)
+    genesis = ledger_of(folders).record(1).fields
+    model = _model(folders, _chosen(settings, n))
+    said = export_keras(model, genesis["spec"], genesis["plan"], genesis.get("class_names"), file, max_value)
+    click.echo(f"wrote {file}: takes {said['input']}; gives {said['output']}")
+
+
+def folders_of(state: Path) -> Folders:
+    from fedssh.charity.folders import Folders
+
+    return Folders(state)
+
+
+def ledger_of(folders: Folders) -> Ledger:
+    from fedssh.ledger import Ledger
+
+    ledger = Ledger(folders.ledger)
+    if ledger.head() is None:
+        raise LedgerError("the history is empty", "run `charity init` again; it continues where it stopped")
+    return ledger
+
+
+def private_settings(folders: Folders) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(folders.settings.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{folders.settings} cannot be read: {error}", "is --state right?") from None
+    return value
+
+
+class Recorded:
+    """The history as the ledger has it, for the views."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    @property
+    def count(self) -> int:
+        """The number of the newest record."""
+        head = self._ledger.head()
+        return head.sequence if head else 0
+
+    def row(self, sequence: int) -> dict[str, Any]:
+        """One record."""
+        from fedssh.charity.vault import row
+
+        return row(self._ledger.record(sequence))
+
+    def rows(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """The records above a number, in order."""
+        from fedssh.charity.vault import row
+
+        return map(row, self._ledger.iterate(after))
+
+    def lines(self, after: int = 0) -> Iterator[bytes]:
+        """The lines of the export above a number, in order."""
+        return (record.line() for record in self._ledger.iterate(after))
+
+
+def totals_of(state: Path) -> dict[str, Any]:
+    """What the views of the whole history need."""
+    from fedssh.history import views
+
+    folders = folders_of(state)
+    summary = folders.summary.read_bytes() if folders.summary.is_file() else b""
+    return views.total(Recorded(ledger_of(folders)), summary)
+
+
+def _chosen(settings: StateSettings, number: int) -> Record:
+    """The record of that number; 0 is the one that made the current model current."""
+    ledger = ledger_of(folders_of(settings.state))
+    return ledger.record(number or totals_of(settings.state)["made"]["sequence"])
+
+
+def show_value(verb: str, value: Any, as_json: bool) -> None:
+    from fedssh.history.text import TEXTS, to_json
+
+    click.echo(to_json(value) if as_json else TEXTS[verb](value), nl=False)
+
+
+def _stored(folders: Folders, record: Record) -> Path | None:
+    """The model file that a record names, where it is stored."""
+    model = record.fields.get("model")
+    path = folders.model(model["sha256"]) if model else None
+    return path if path and path.is_file() else None
+
+
+def _model(folders: Folders, record: Record) -> Path:
+    path = _stored(folders, record)
+    if path is None:
+        raise AgentError(
+            f"record {record.sequence} ({record.event}) has no stored model",
+            "only the models that became current are kept",
+        )
+    return path
+
+
+COMMANDS = (history, show, diff, best, status, verify, score, export)

@@ -1,0 +1,296 @@
+"""The vault's side of the judge: start the child, ask it, and start it again when it fails.
+
+The judge is a process of its own because Keras may crash, hang or grow; the vault must do none of these. One JSON
+object per line in each direction; the first line from the judge says that it is ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedssh.commands import logging_environment
+from fedssh.errors import AgentError
+
+MAX_LINE_BYTES = 1 << 20
+CHECK_WORTH = 4  # six short trainings at most, in a network that is built for the first of them
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no submission's fault, and may pass
+
+
+class JudgeError(AgentError):
+    """The judge did not answer; it is stopped, and the next question starts it again."""
+
+
+class _DiedError(JudgeError):
+    """It ended in the middle of a question."""
+
+
+class JudgeDownError(AgentError):
+    """The judge does not get ready; that is not the fault of any submission."""
+
+
+def server_files(out: Path) -> list[Path]:
+    """Where the judge leaves a server optimizer's state beside a round's result: at most two sets of tensors."""
+    return [out.with_suffix(f".server{number}.safetensors") for number in range(2)]
+
+
+def judge_command(
+    data: Path, spec: dict[str, Any], split: str = "val", reading: Mapping[str, Any] | None = None
+) -> list[str]:
+    """How to start the real judge on one split of the coordinator's images; `reading` as of `own_images`."""
+    return [
+        sys.executable,
+        "-P",  # or a file keras.py in the current folder would be taken for Keras
+        "-m",
+        "fedssh.charity.judge.process",
+        "--data",
+        str(data),
+        "--split",
+        split,
+        "--spec",
+        json.dumps(spec),
+        "--reading",
+        json.dumps(dict(reading or {})),
+    ]
+
+
+class Judge:
+    """A judge process, started when it is first needed.
+
+    Args:
+        command: How to start it; see `judge_command`.
+        start_seconds: How long it may take until it is ready.
+        answer_seconds: How long it may take for one answer.
+        restarted: Called with the reason each time it has to be started again.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        start_seconds: float = 120,
+        answer_seconds: float = 60,
+        restarted: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.command = list(command)
+        self.start_seconds = start_seconds
+        self.answer_seconds = answer_seconds
+        self.ready: dict[str, Any] = {}
+        self._restarted = restarted
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failure: str | None = None
+        self._rest = b""
+        self._holdout: Any = None  # at the first start; scores on another one could not be compared
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> dict[str, Any]:
+        """Start the process, unless it runs, and return what it says when it is ready.
+
+        Raises:
+            JudgeDownError: It did not get ready.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            self._failure = self._how_it_died()  # while nobody asked it anything
+            self.stop()
+        if self._process is None:
+            if self._failure:
+                self._restarted(self._failure)
+            self._rest = b""
+            # Its own session: a Ctrl-C at the terminal stops the vault, which then lets the judge go.
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=_environment()
+            )
+            try:
+                self.ready = self._read(self.start_seconds, "get ready")
+            except JudgeError as error:
+                raise JudgeDownError(str(error), "its own messages stand above") from None
+            if "error" in self.ready:
+                self.stop()
+                raise JudgeDownError(f"the judge cannot start: {self.ready['error']}")
+            self._holdout = self._holdout or self.ready.get("holdout")
+            if self.ready.get("holdout") != self._holdout:
+                self.stop()
+                raise JudgeDownError("the judge found another holdout than before", "put back the images it began with")
+        return self.ready
+
+    def ask(self, request: dict[str, Any], worth: int = 1) -> dict[str, Any]:
+        """Ask one question and wait for the answer; when the judge dies of it, ask a new one once more.
+
+        Whatever killed it the first time may have nothing to do with the question: an operator, or a machine that ran
+        out of memory for a moment.
+
+        Args:
+            worth: How many scores it costs; it may take that many times as long.
+
+        Raises:
+            JudgeError: It died, was too slow, answered nonsense, or says that it cannot; the message says which.
+            JudgeDownError: It could not be started again.
+            OSError: Its disk is full or read-only; try again later.
+        """
+        try:
+            return self._ask(request, worth)
+        except _DiedError:
+            return self._ask(request, worth)
+
+    def _ask(self, request: dict[str, Any], worth: int) -> dict[str, Any]:
+        self.start()
+        assert self._process and self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._died() from None
+        answer = self._read(self.answer_seconds * worth, "answer")
+        if answer.get("errno") in _DISK:
+            raise OSError(answer["errno"], f"{os.strerror(answer['errno'])}, says the judge")
+        if "error" in answer:
+            raise JudgeError(f"the judge cannot do it: {answer['error']}")
+        return answer
+
+    def score(self, model: Path) -> dict[str, Any]:
+        """What a model scores on the judge's images.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        metrics = self.ask({"model": str(model)})["metrics"]
+        assert isinstance(metrics, dict)
+        return metrics
+
+    def mix(
+        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
+    ) -> list[dict[str, Any]]:
+        """What mixes of two models score; with `out` nothing is scored.
+
+        Args:
+            shares: The candidate's share in each.
+            out: Where to write the mix, which is then one.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        request = {"current": str(current), "candidate": str(candidate), "shares": list(shares)}
+        answer = self.ask({"mix": request | {"out": str(out) if out else None}}, len(shares))["metrics"]
+        assert isinstance(answer, list)
+        return answer
+
+    def combine(
+        self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
+    ) -> dict[str, Any]:
+        """Combine the updates of a round into a model file, and score it.
+
+        Args:
+            policy: As its text.
+            base: The current model.
+            updates: Model files with their numbers of examples.
+            server: The server optimizer's state, which lies beside `out` afterwards.
+
+        Returns:
+            `metrics`, `shares` of the updates, `server`: how many files the server optimizer's state has now.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        named = [[str(path), examples] for path, examples in updates]
+        request = {"policy": policy, "base": str(base), "updates": named, "server": list(map(str, server))}
+        return self.ask({"round": request | {"out": str(out)}}, 1 + len(updates))
+
+    def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:
+        """Whether sites can go on from a model that is about to become current; see `soundness`.
+
+        Args:
+            current, first: The current and the first model, as they are stored.
+            plan: As in a release.
+
+        Returns:
+            `sound`, and as `text` what was conspicuous.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        paths = {"model": str(model), "current": str(current), "first": str(first)}
+        return self.ask({"check": paths | {"plan": plan}}, CHECK_WORTH)
+
+    def stop(self) -> None:
+        """End the process, at once if it does not go by itself."""
+        if self._process is None:
+            return
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(OSError):  # it died with a question half written
+            self._process.stdin.close()
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._process = None
+
+    def _read(self, seconds: float, what: str) -> dict[str, Any]:
+        assert self._process and self._process.stdout
+        handle = self._process.stdout.fileno()
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        while b"\n" not in self._rest:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise self._failed(f"the judge did not {what} in {seconds:g} s")
+            block = os.read(handle, 1 << 16)
+            if not block:
+                raise self._died()
+            self._rest += block
+            if len(self._rest) > MAX_LINE_BYTES:
+                raise self._failed("the judge's answer is too long")
+        line, _, self._rest = self._rest.partition(b"\n")
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._failed("the judge's answer is not a JSON object")
+        return answer
+
+    def _how_it_died(self) -> str:
+        assert self._process
+        try:
+            code = self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return "the judge closed its pipe"
+        return (
+            f"the judge died of {signal.Signals(-code).name}" if code < 0 else f"the judge ended with exit code {code}"
+        )
+
+    def _died(self) -> JudgeError:
+        self._failure = self._how_it_died()
+        self.stop()
+        return _DiedError(self._failure)
+
+    def _failed(self, reason: str) -> JudgeError:
+        self._failure = reason
+        self.stop()
+        return JudgeError(reason)
+
+
+def _environment() -> dict[str, str]:
+    """The judge works on the CPU: its sums are the same on every machine, and GPU memory stays free for training.
+
+    An empty part of PYTHONPATH, as in `PYTHONPATH=$PYTHONPATH:/opt/site`, would mean the current folder.
+    """
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(part for part in (root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)) if part)
+    usual = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return {**usual, **os.environ, **logging_environment(), "PYTHONPATH": path}

@@ -1,0 +1,62 @@
+"""What the judge does with several models: mixes of two, and a round's updates made one. From files to files.
+
+Averaging happens on the arrays: no network is rebuilt, and of the files only one tensor at a time is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fedssh import weights
+from fedssh.charity.judge.client import server_files
+from fedssh.rules import averaging
+from fedssh.rules.policies import read_policy
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Scores(Protocol):
+    """What it needs of a judge: its architecture, reading a file of it, and scoring weights in memory.
+
+    Attributes:
+        statistics: The names of the tensors that no gradient changes.
+    """
+
+    spec: dict[str, Any]
+    statistics: frozenset[str]
+
+    def read(self, path: Path) -> Mapping[str, np.ndarray]: ...
+
+    def score_weights(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]: ...
+
+
+def mix(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Score mixes of the current model and a candidate; or write them, when a file is named, without scoring again."""
+    current, candidate = judge.read(Path(wanted["current"])), judge.read(Path(wanted["candidate"]))
+    metrics = []
+    for share in wanted["shares"]:
+        mixed = averaging.mix(current, candidate, share)
+        if wanted["out"]:
+            weights.write_weights(Path(wanted["out"]), mixed, judge.spec)
+        else:
+            metrics.append(judge.score_weights(mixed))
+    return {"metrics": metrics}
+
+
+def combine(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Combine the updates of a round, score the result, and write it with the server optimizer's new state."""
+    updates = [judge.read(Path(path)) for path, _ in wanted["updates"]]
+    examples = [count for _, count in wanted["updates"]]
+    server = [judge.read(Path(path)) for path in wanted["server"]]
+    base = judge.read(Path(wanted["base"]))
+    policy = read_policy(wanted["policy"])
+    result = averaging.round_result(policy, base, updates, examples, server, judge.statistics)
+    metrics = judge.score_weights(result.weights)
+    out = Path(wanted["out"])
+    weights.write_weights(out, result.weights, judge.spec)
+    for path, state in zip(server_files(out), result.state, strict=False):
+        weights.write_weights(path, state, judge.spec)
+    return {"metrics": metrics, "shares": list(result.shares), "server": len(result.state)}

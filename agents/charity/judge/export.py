@@ -1,0 +1,77 @@
+"""A stored model as a `.keras` file, for the owner's own use; never read again here.
+
+The exported network takes pixels as files have them, 0..255 and of the agreed size, and scales them itself. Beside
+Keras's own members the file, which is a zip archive, has
+
+    class_names.json    {"class_names": [NAME, …] | null, "input": TEXT, "output": TEXT}
+
+which Keras passes over; `unzip -p FILE.keras class_names.json` shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedssh import weights
+from fedssh.models import build, get_weights, loss_name, set_weights
+from fedssh.models.backend import load_keras
+from fedssh.models.training import new_optimizer
+
+ENTRY = "class_names.json"
+
+
+def export_keras(
+    model: Path,
+    spec: dict[str, Any],
+    plan: dict[str, Any],
+    class_names: Sequence[str] | None,
+    out: Path,
+    white: int = 255,
+) -> dict[str, Any]:
+    """Write a stored model as a `.keras` file, compiled as the sites train it, whole or not at all.
+
+    Args:
+        class_names: In label order; None where the federation has none.
+        white: What white is in the pixels that the exported network takes.
+
+    Returns:
+        What its `class_names.json` says.
+    """
+    keras = load_keras()
+    network = build(spec)
+    shapes = {name: tuple(array.shape) for name, array in get_weights(network).items()}
+    set_weights(network, weights.read_weights(model, shapes))
+    pixels = keras.Input(shape=tuple(spec["input"]), name="pixels")
+    scaled = keras.layers.Rescaling(1 / white, name="scaling")(pixels)
+    exported = keras.Model(pixels, network(scaled), name=f"{spec['name']}_on_pixels")
+    optimizer = new_optimizer(plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0))
+    # Its variables are made now: loading would warn of an optimizer whose state does not fit.
+    optimizer.build(exported.trainable_variables)
+    exported.compile(optimizer=optimizer, loss=loss_name(spec), metrics=["accuracy"])
+    said = {
+        "class_names": list(class_names) if class_names is not None else None,
+        "input": f"pixels 0..{white}, [n, {', '.join(map(str, spec['input']))}]",
+        "output": _output(spec, class_names),
+    }
+    part = out.with_name(f".{secrets.token_hex(4)}.{out.name}")
+    try:
+        exported.save(part)
+        with zipfile.ZipFile(part, "a") as archive:
+            archive.writestr(ENTRY, json.dumps(said, ensure_ascii=False, indent=2) + "\n")
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+    return said
+
+
+def _output(spec: dict[str, Any], names: Sequence[str] | None) -> str:
+    if spec["classes"] == 2:
+        return f"one number an image: the probability of class 1{f', {names[1]}' if names else ''}"
+    order = ", in the order of the names" if names else ""
+    return f"{spec['classes']} numbers an image: the probability of each class{order}"

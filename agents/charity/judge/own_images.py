@@ -1,0 +1,156 @@
+"""The coordinator's own images: which network they ask for, and what their classes are called.
+
+What nobody says is taken from the images: size, channels, number of classes and their names. What somebody says that is
+not theirs is said once more, with what it does to them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedssh.errors import SettingsError
+from fedssh.models import check_spec
+from fedssh.models.data import classes, images
+from fedssh.models.data.pixels import Changes, sizes
+from fedssh.models.data.reading import Description, Reading, meaning
+
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})(?:x(\d{1,2}))?")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a federation takes from its coordinator's images.
+
+    Attributes:
+        spec: The architecture, written out in full.
+        class_names: In label order; None where nobody says.
+        told: Lines for people.
+    """
+
+    spec: dict[str, Any]
+    class_names: list[str] | None
+    told: list[str]
+
+
+def take(data: Path, architecture: str, size: str | None = None, given: str | None = None) -> Taken:
+    """Look at the coordinator's images.
+
+    Args:
+        data: Where they are.
+        architecture: A registered name, or a spec as JSON or in a file `@FILE`.
+        size: HEIGHTxWIDTH or HEIGHTxWIDTHxCHANNELS of the network's images; None is the images' own.
+        given: What `--classes` says.
+
+    Raises:
+        SettingsError: The images cannot be used, or do not say what is needed.
+    """
+    wanted = _read(architecture)
+    try:
+        found = images.describe(data)
+        held = classes.settle(found.names, found.classes, classes.read_classes(given))
+        names = list(held.names) if held else None
+        number = len(names) if names else found.classes
+        spec = check_spec({
+            "name": "cnn", **wanted,
+            "input": _input(data, wanted.get("input"), size, found),
+            "classes": wanted.get("classes", number),
+        })  # fmt: skip
+    except classes.NamesError as error:
+        raise SettingsError(str(error), error.hint) from None
+    except SettingsError:
+        raise
+    except (OSError, ValueError) as error:
+        raise SettingsError(str(error), "--data takes an .npz file or a folder of images per class") from None
+    if names and spec["classes"] != len(names):
+        raise SettingsError(
+            f"--architecture has {spec['classes']} classes, {data} has {len(names)}: {meaning(names)}",
+            "leave the classes out of --architecture, or rename them with --classes",
+        )
+    return Taken(spec, names, _told(data, spec, found, names))
+
+
+def reading_of(genesis: Mapping[str, Any], private: Mapping[str, Any]) -> dict[str, Any]:
+    """How the judge reads the coordinator's images, as JSON: by the genesis record and vault/charity.json.
+
+    Both may be of a time that knew no names and asked for no white: then labels and pixels are taken as they are.
+    """
+    return {
+        "names": genesis.get("class_names"),
+        "classes": private.get("classes"),
+        "max_value": private.get("max_value"),
+        "dark": "max_value" not in private,
+    }
+
+
+def to_reading(value: Mapping[str, Any]) -> Reading:
+    """What `reading_of` wrote."""
+    given = classes.read_classes(value.get("classes"))
+    return Reading(value.get("names"), given, value.get("max_value"), dark=value.get("dark", False))
+
+
+def _read(architecture: str) -> dict[str, Any]:
+    """The parts of a spec that are named."""
+    try:
+        text = Path(architecture[1:]).read_text() if architecture.startswith("@") else architecture
+        value = json.loads(text) if text.lstrip().startswith("{") else {"name": text.strip()}
+        check_spec({"input": [28, 28, 1], "classes": 2, **value})
+    except (ValueError, OSError) as error:
+        raise SettingsError(f"--architecture: {error}", 'such as cnn, or {"name":"cnn","depth":8}') from None
+    named: dict[str, Any] = value
+    return named
+
+
+def _input(data: Path, named: Any, size: str | None, found: Description) -> list[int]:
+    if size is not None:
+        match = _SIZE.fullmatch(size)
+        if not match:
+            raise SettingsError(f"--size is {size!r}, expected HEIGHTxWIDTH or HEIGHTxWIDTHxCHANNELS", "such as 64x64")
+        said = [int(number) for number in match.groups() if number]
+        if named is not None and list(named[: len(said)]) != said:
+            raise SettingsError(f"--size is {size}, --architecture says {named}", "give one of the two")
+        if len(said) == 3:
+            return said
+        return [*said, named[2] if named is not None else _channels(data, found)]
+    if named is not None:
+        return list(named)
+    if found.input is not None:
+        return list(found.input)
+    if len({shape[:2] for shape in found.found}) > 1:
+        raise SettingsError(
+            f"{data} has images of {sizes(found.found)}; a network takes one",
+            "--size says which, such as --size 64x64; images are resized to it",
+        )
+    height, width, _ = next(iter(found.found))
+    return [height, width, _channels(data, found)]
+
+
+def _channels(data: Path, found: Description) -> int:
+    kinds = {shape[2] for shape in found.found}
+    if len(kinds) > 1:
+        grey = sum(number for shape, number in found.found.items() if shape[2] == 1)
+        coloured = sum(found.found.values()) - grey
+        height, width = next(iter(found.found))[:2]
+        raise SettingsError(
+            f"{data} has {grey:,} grey and {coloured:,} coloured images; a network takes one kind",
+            f"--size with three numbers says which, such as {height}x{width}x1 for grey or {height}x{width}x3",
+        )
+    return kinds.pop()
+
+
+def _told(data: Path, spec: Mapping[str, Any], found: Description, names: list[str] | None) -> list[str]:
+    height, width, channels = spec["input"]
+    kind = {1: "grey", 3: "coloured"}.get(channels, f"{channels}-channel")
+    called = f": {meaning(names)}" if names else " without names, so no site is held to what a label means"
+    lines = [f"the network takes {height}x{width} {kind} images in {spec['classes']} classes{called}"]
+    if change := Changes(found.found).told((height, width, channels)):
+        lines.append(f"of {data}, {change}")
+    if not names:
+        lines.append("--classes 0=NAME,1=NAME,… names them")
+    if found.ignored:
+        lines.append(f"of {data}, {found.ignored}")
+    return lines

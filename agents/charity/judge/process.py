@@ -1,0 +1,247 @@
+"""The judge: a child process that knows Keras and the coordinator's images, and answers with metrics.
+
+Reads one JSON object per line and answers each with one:
+
+    (start)                                                          {"ready": true, "holdout": {"sha256", "examples"}}
+    {"model": PATH}                                                  {"metrics": {"loss", "accuracy", …}}
+    {"mix": {"current": PATH, "candidate": PATH, "shares": [S, …], "out": PATH|null}}
+                                                                     {"metrics": [{…}, …]}
+    {"round": {"policy": TEXT, "base": PATH, "updates": [[PATH, EXAMPLES], …], "server": [PATH, …], "out": PATH}}
+                                                                     {"metrics": {…}, "shares": [S, …], "server": N}
+    {"check": {"model": PATH, "current": PATH, "first": PATH, "plan": {…}}}          {"sound": BOOL, "text": TEXT}
+    {"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null}}
+                                   {"metrics": {…}, "examples": N, "weights": {…}, "told": LINE} or {"unfit": reason}
+    whatever it cannot do                                            {"error": reason}, of a disk with {"errno": N}
+
+The images are in memory and the network is built and warm before it says that it is ready; a score then costs
+loading the weights and one pass over the images. It ends when its input ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedssh import weights
+from fedssh.charity.judge import combining
+from fedssh.charity.judge.own_images import to_reading
+from fedssh.charity.judge.probe import Probe
+from fedssh.charity.judge.starting_weights import read_given
+from fedssh.commands import log_events
+from fedssh.errors import AgentError, SettingsError
+from fedssh.models import build, get_weights, loss_name, score, set_weights, statistics
+from fedssh.models.backend import compiled, load_keras
+from fedssh.models.data import images
+from fedssh.models.data.classes import NamesError
+from fedssh.models.data.reading import AS_IT_IS, Reading
+from fedssh.models.training import new_optimizer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BATCH = 64  # as quick as larger ones and 100 MB leaner; the last one is filled up, so that one function serves all
+
+
+class Scorer:
+    """A network with room for any weights of its architecture, and the images it is scored on.
+
+    Args:
+        spec: The architecture.
+        holdout: The images.
+    """
+
+    def __init__(self, spec: dict[str, Any], holdout: images.Images) -> None:
+        import tensorflow
+
+        self.spec = spec
+        self.holdout = holdout
+        self.network = build(spec)
+        self.shapes = {name: tuple(array.shape) for name, array in get_weights(self.network).items()}
+        self.statistics = statistics(self.network)
+        shape = tensorflow.TensorSpec((min(BATCH, len(holdout)), *spec["input"]), "float32")
+        self._forward = compiled(lambda batch: self.network(batch, training=False), [shape])
+        self._batch = shape.shape[0]
+
+    def score_file(self, path: Path) -> dict[str, Any]:
+        """What the model in a file scores."""
+        set_weights(self.network, weights.read_weights(path, self.shapes))
+        return self.score()
+
+    def score_weights(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What weights in memory score."""
+        set_weights(self.network, tensors)
+        return self.score()
+
+    def read(self, path: Path) -> Mapping[str, np.ndarray]:
+        """The tensors of a model file of this architecture, read as they are used."""
+        return weights.map_weights(path, self.shapes)
+
+    def score(self) -> dict[str, Any]:
+        """What the weights at hand score."""
+        return score.score(self._predict(self.holdout.images), self.holdout.labels, self.spec["classes"])
+
+    def _predict(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [n, height, width, channels] -> float32 [n, outputs]."""
+        import numpy as np
+
+        parts = []
+        for start in range(0, len(pixels), self._batch):
+            batch = pixels[start : start + self._batch]
+            missing = self._batch - len(batch)
+            filled = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)]) if missing else batch
+            parts.append(self._forward(filled).numpy()[: len(batch)])
+        return np.concatenate(parts)
+
+
+def genesis(
+    spec: dict[str, Any],
+    data: Path,
+    holdout: images.Images,
+    seed: int,
+    plan: dict[str, Any],
+    out: Path,
+    epochs: int = 1,
+    given: Path | None = None,
+    reading: Reading = AS_IT_IS,
+) -> dict[str, Any]:
+    """Make the federation's first model: random or given weights, then epochs on the coordinator's own images.
+
+    Args:
+        data: Where the images are; the split `train` is used, unless there are no epochs.
+        holdout: What the result is scored on.
+        seed: The same seed gives the same model on the same machine.
+        plan: Optimizer, learning rate, momentum, batch size.
+        out: The model file to write.
+        epochs: How many; 0 takes the weights as they are.
+        given: A file with weights for some or all tensors.
+        reading: What the images' files do not say.
+
+    Returns:
+        `metrics`, `examples` trained on; with `given` also `weights` for the record and the line `told`, or, when the
+        file cannot be used, only `unfit` with the reason.
+    """
+    keras = load_keras()
+    keras.utils.set_random_seed(seed)
+    scorer = Scorer(spec, holdout)
+    start: dict[str, Any] = {}
+    if given is not None:
+        try:
+            found = read_given(given, scorer.shapes)
+        except SettingsError as error:
+            return {"unfit": str(error)}
+        set_weights(scorer.network, get_weights(scorer.network) | found.tensors)
+        start = {"weights": found.record, "told": found.told(str(given))}
+    examples = 0
+    if epochs:
+        train = images.load(data, spec["input"], spec["classes"], "train", reading)
+        examples = len(train)
+        optimizer = new_optimizer(plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0))
+        scorer.network.compile(optimizer=optimizer, loss=loss_name(spec))
+        scorer.network.fit(train.images, train.labels, batch_size=plan["batch_size"], epochs=epochs, verbose=0)
+    weights.write_weights(out, get_weights(scorer.network), spec)
+    return {"metrics": scorer.score(), "examples": examples} | start
+
+
+def to_train_on(data: Path, spec: dict[str, Any], reading: Reading) -> images.Images | None:
+    """The coordinator's split `train`; None where there is none, as in a federation that begins with given weights."""
+    if "train" not in images.splits(data):
+        return None
+    return images.load(data, spec["input"], spec["classes"], "train", reading)
+
+
+def check(scorer: Scorer, probe: Probe, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Whether sites can go on from a model in a file. Stored models have their hash as file name, so it names them."""
+    current, first = ((Path(wanted[whose]).name, scorer.read(Path(wanted[whose]))) for whose in ("current", "first"))
+    return vars(probe.check(scorer.read(Path(wanted["model"])), current, first))
+
+
+def fingerprint(holdout: images.Images) -> str:
+    """SHA-256 of images and labels as the network sees them: which holdout a score belongs to."""
+    digest = hashlib.sha256(repr((holdout.images.shape, holdout.labels.shape)).encode())
+    digest.update(holdout.images.tobytes())
+    digest.update(holdout.labels.tobytes())
+    return digest.hexdigest()
+
+
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]], say: Callable[[dict[str, Any]], None]) -> None:
+    """Answer every line of standard input until it ends."""
+    for line in sys.stdin:
+        try:
+            say(answer(json.loads(line)))
+        except OSError as error:
+            say({"error": str(error), "errno": error.errno})
+        except (AgentError, ValueError, KeyError) as error:
+            say({"error": str(error) or type(error).__name__})
+
+
+def main() -> None:
+    """Load everything, say so, and answer."""
+    parser = argparse.ArgumentParser(description="The coordinator's judge; started by `charity serve`.")
+    parser.add_argument("--data", type=Path, required=True, help="the coordinator's images")
+    parser.add_argument("--split", default="val", help="what to score on (val)")
+    parser.add_argument("--spec", type=json.loads, required=True, help="the architecture as JSON")
+    parser.add_argument("--reading", type=json.loads, default={}, help="class names and white, see `own_images`")
+    arguments = parser.parse_args()
+
+    debug = os.environ.get("CHARITY_DEBUG") == "1"
+    log_events("charity", os.environ.get("CHARITY_LOG_FORMAT", "text"), debug)
+
+    # Keras and TensorFlow may print; only answers may reach the vault.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(value: dict[str, Any]) -> None:
+        print(json.dumps(value, allow_nan=False), file=answers, flush=True)
+
+    spec = arguments.spec
+    try:
+        reading = to_reading(arguments.reading)
+        holdout = images.load(arguments.data, spec["input"], spec["classes"], arguments.split, reading)
+    except NamesError as error:
+        say({"error": f"{error}; {error.hint}"})
+        return
+    except (OSError, ValueError) as error:
+        say({"error": str(error)})
+        return
+    load_keras()
+    scorer: Scorer | None = None
+    probes: dict[str, Probe] = {}
+
+    def probe_for(plan: dict[str, Any]) -> Probe:
+        """A federation has one plan, so there is one."""
+        own = functools.partial(to_train_on, arguments.data, spec, reading)
+        return probes.setdefault(json.dumps(plan), Probe(spec, plan, own))
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        nonlocal scorer
+        if wanted := request.get("genesis"):
+            given = Path(wanted["weights"]) if wanted.get("weights") else None
+            return genesis(
+                spec, arguments.data, holdout, wanted["seed"], wanted["plan"], Path(wanted["out"]),
+                wanted.get("epochs", 1), given, reading,
+            )  # fmt: skip
+        scorer = scorer or Scorer(spec, holdout)
+        if "mix" in request:
+            return combining.mix(scorer, request["mix"])
+        if "round" in request:
+            return combining.combine(scorer, request["round"])
+        if wanted := request.get("check"):
+            return check(scorer, probe_for(wanted["plan"]), wanted)
+        return {"metrics": scorer.score_file(Path(request["model"]))}
+
+    warm = Scorer(spec, holdout)
+    warm.score()
+    scorer = warm
+    say({"ready": True, "holdout": {"sha256": fingerprint(holdout), "examples": len(holdout)}})
+    serve(answer, say)
+
+
+if __name__ == "__main__":
+    main()

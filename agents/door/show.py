@@ -1,0 +1,112 @@
+"""The verbs that read the ledger: `history`, `show`, `diff`, `best`, `nodes`, `status`, `verify`, `help`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+from fedssh.door.channel import BLOCK, Client, Stop, answer, later, number, options
+from fedssh.door.upload import waiting
+from fedssh.history import text as texts
+from fedssh.history import verbs, views
+from fedssh.history.published import NoRecord, Published
+
+
+def read(client: Client, verb: str, words: list[str]) -> int:
+    """Print one view of the ledger, for people or, with `--json`, for programs."""
+    allowed, places, form = verbs.FORMS[verb]
+    found, rest = options(words, {name: number if valued else None for name, valued in allowed.items()}, places, form)
+    numbers = [number(word, "the record") for word in rest]
+    if verb == "help":
+        show(verb, verbs.help_value(), found)
+        return 0
+    try:
+        with open(client.path("outbox", "ledger.jsonl"), "rb") as file:
+            if verb == "verify":
+                show(verb, check(client, file), found)
+            elif verb == "history":
+                send(history(Published(file), found))
+            else:
+                show(verb, look_at(client, verb, Published(file), numbers), found)
+    except FileNotFoundError:
+        raise later("there is no history yet") from None
+    except NoRecord as error:
+        raise Stop(2, str(error)) from None
+    except ValueError:
+        raise Stop(3, "the published history is damaged; its operator can repair it") from None
+    return 0
+
+
+def show(verb: str, value: Any, found: dict[str, Any]) -> None:
+    """Print one value."""
+    answer((texts.to_json(value) if "--json" in found else texts.TEXTS[verb](value)).encode())
+
+
+def history(ledger: Published, found: dict[str, Any]) -> Iterator[bytes]:
+    """The history, piece by piece: it may be larger than this process is allowed to be."""
+    if "--export" in found:
+        return views.export(ledger.lines(found.get("--after", 0)))
+    after = max(0, ledger.count - found["--last"]) if "--last" in found else 0
+    return (text.encode() for text in texts.history(lambda: ledger.rows(after), as_json="--json" in found))
+
+
+def send(pieces: Iterable[bytes]) -> None:
+    """Answer with many pieces in blocks."""
+    block = bytearray()
+    for piece in pieces:
+        block += piece
+        if len(block) > BLOCK:
+            answer(bytes(block))
+            block.clear()
+    answer(bytes(block))
+
+
+def look_at(client: Client, verb: str, ledger: Published, numbers: list[int]) -> Any:
+    """The value of one view."""
+    if verb in ("show", "diff"):
+        records = [ledger.row(number) for number in numbers]
+        return views.show(*records) if verb == "show" else views.diff(*records)
+    totals = views.total(ledger, summary(client))
+    if verb == "best":
+        return views.best(totals, ledger.row)
+    if verb == "nodes":
+        return views.nodes(totals)
+    inbox = client.path("inbox")
+    sites = os.listdir(inbox) if os.path.isdir(inbox) else []
+    return views.status(totals, {site: waiting(os.path.join(inbox, site))[0] for site in sites}, time.time())
+
+
+def summary(client: Client) -> bytes:
+    """The totals that the vault has added up; empty where it has not yet."""
+    try:
+        with open(client.path("outbox", "summary.json"), "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def check(client: Client, ledger: BinaryIO) -> dict[str, Any]:
+    """Check every hash, link and signature of the history.
+
+    Raises:
+        Stop: It is not the unbroken, signed chain it must be.
+    """
+    import site
+
+    site.main()  # only here is `cryptography` needed, which stands where -S does not look
+    from pathlib import Path
+
+    from fedssh.errors import AgentError
+    from fedssh.keys import load_public
+    from fedssh.ledger import checked, read_export
+
+    try:
+        coordinator = load_public(Path(client.path("outbox", "coordinator_key.pub")))
+        count, head = 0, None
+        for record in checked(read_export(ledger), coordinator):
+            count, head = record.sequence, record.hash
+    except AgentError as error:
+        raise Stop(error.exit_code, str(error)) from None
+    return {"records": count, "head": head, "coordinator": coordinator.fingerprint}

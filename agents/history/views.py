@@ -1,0 +1,266 @@
+"""The history as people read it: from ledger records to rows. Pure; standard library only.
+
+A record here is the record's own fields plus its `hash` and `signature`, in the ledger's order. Every view
+is a value, which is what `--json` prints; `texts` makes the text that people read. The door's forced command and the
+`charity` command show the same views. What tells of the whole history is made from `totals`, not from all records.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from fedssh.history.published import NoRecord
+from fedssh.history.table import few, number
+from fedssh.history.totals import fold, headline, plain
+from fedssh.history.totals import read as read_summary
+
+Fields = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+class History(Protocol):
+    """Where records come from: what the vault has published, or the ledger itself."""
+
+    @property
+    def count(self) -> int:
+        """The number of the newest record; 0 without any."""
+
+    def row(self, sequence: int) -> Row:
+        """One record; raises NoRecord."""
+
+    def rows(self, after: int = 0) -> Iterator[Row]:
+        """The records above a number, in order."""
+
+
+def total(history: History, summary: bytes = b"") -> Row:
+    """The totals of a whole history, from a summary of its beginning where there is one.
+
+    Raises:
+        NoRecord: The history is empty.
+    """
+    known = read_summary(summary)
+    if known and (known["sequence"] > history.count or history.row(known["sequence"])["hash"] != known["hash"]):
+        known = None  # of another history
+    found = fold(history.rows(known["sequence"] if known else 0), known)
+    if found is None:
+        raise NoRecord("the history is empty")
+    return found
+
+
+def export(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Ledger lines with every letter beyond ASCII escaped, and DEL: the same JSON values, safe for a terminal."""
+    for line in lines:
+        if not line.isascii() or b"\x7f" in line:
+            line = escaped(json.dumps(json.loads(line), separators=(",", ":"), sort_keys=True)).encode() + b"\n"
+        yield line
+
+
+def escaped(text: str) -> str:
+    """JSON in ASCII without the one letter of it that a terminal acts on."""
+    return text.replace("\x7f", "\\u007f")
+
+
+# Views
+
+
+def history_row(record: Fields) -> Row:
+    """The row of one record."""
+    reported = record["event"] == "report"
+    return {
+        "sequence": record["sequence"],
+        "time": record["time"],
+        "event": record["event"],
+        "site": record.get("site"),
+        "session": record.get("session"),
+        "epoch": record.get("epochs") if reported else record.get("epoch"),
+        "round": record.get("round"),
+        "builds_on": record.get("builds_on"),
+        "examples": record.get("examples"),
+        # A report's metrics are the site's own; every other record's are measured on the holdout.
+        "claim": headline(record.get("metrics" if reported else "claim")),
+        "score": None if reported else headline(record.get("metrics")),
+        "share": record.get("share"),
+        "reason": why(record),
+        "submission": record.get("submission"),
+        "hash": record["hash"],
+    }
+
+
+def why(record: Fields) -> str:
+    """A record's reason in words; for events that have none, what there is to know about them."""
+    event = record["event"]
+    if event.startswith("round-"):
+        return _why_round(record)
+    if record.get("reason"):
+        return f"back to {record['to']}: {record['reason']}" if event == "rollback" else str(record["reason"])
+    if event == "genesis":
+        return _why_genesis(record)
+    if event == "site-added":
+        return f"as {record.get('role')} with {fingerprint(record.get('key'))}"
+    if event == "release":
+        sites = (record.get("federation") or {}).get("sites") or []
+        return f"the model of {record.get('of')}, for {few(sites) or 'nobody'}"
+    if event == "report":
+        checkpoints, epochs = number(record.get("checkpoints"), "checkpoint"), number(record.get("epochs"), "epoch")
+        return f"session over, {checkpoints} in {epochs}"
+    if event == "rollback":
+        return f"back to {record.get('to')}"
+    return ""
+
+
+def _why_round(record: Fields) -> str:
+    sites, missing = record.get("sites"), record.get("missing")
+    asked = f" for {few(sites)}" if sites else ""
+    return f"round {record['round']}{asked}: {record['reason']}" + (f"; missing {few(missing)}" if missing else "")
+
+
+def _why_genesis(record: Fields) -> str:
+    name = (record.get("spec") or {}).get("name", "a model")
+    trained = "trained on the coordinator's own images" if record.get("epochs", 1) else "as they are"
+    if given := record.get("weights"):
+        tensors = f"{given['tensors']} of {given['of']} tensors"
+        return f"{name}, {tensors} from given weights {given['sha256'][:16]}…, {trained}"
+    return f"{name}, random weights {trained}"
+
+
+def show(record: Fields) -> Row:
+    """Everything one record says."""
+    return dict(record)
+
+
+def diff(one: Fields, two: Fields) -> Row:
+    """Two records side by side: scores with their difference, then every other field that is not the same."""
+    scores = {}
+    for name in ordered(one.get("metrics") or {}, two.get("metrics") or {}):
+        before, after = (plain((record.get("metrics") or {}).get(name)) for record in (one, two))
+        if before is not None or after is not None:
+            change = None if before is None or after is None else after - before
+            change = None if change is None or not math.isfinite(change) else change  # of a site's own report
+            scores[name] = {"first": before, "second": after, "change": change}
+    fields = {}
+    for name in ordered(one, two):
+        if name not in ("sequence", "previous", "hash", "signature", "metrics") and one.get(name) != two.get(name):
+            fields[name] = {"first": one.get(name), "second": two.get(name)}
+    return {"first": one["sequence"], "second": two["sequence"], "scores": scores, "fields": fields}
+
+
+_MADE_OF = (
+    "site", "session", "epoch", "examples", "share", "staleness", "round", "updates", "missing", "weights", "epochs",
+)  # fmt: skip
+
+
+def best(totals: Row, record: Callable[[int], Fields]) -> Row:
+    """The current model: the record that made it current, what it is made of, and what it gained.
+
+    Args:
+        totals: Of the whole history.
+        record: Looks up a record by its number.
+    """
+    made, genesis = totals["made"], totals["genesis"]
+    source = made
+    while source["event"] == "rollback":
+        source = record(source["to"])
+    return {
+        "sequence": made["sequence"],
+        "event": made["event"],
+        "since": made["time"],
+        **{name: source.get(name) for name in _MADE_OF},
+        "policy": genesis["policy"],
+        "claim": headline(source.get("claim")),
+        "metrics": made.get("metrics"),
+        "genesis": headline(genesis["metrics"]),
+        "model": made.get("model"),
+        "architecture": made.get("architecture") or genesis["architecture"],
+        "reason": why(made),
+        "releases": totals["releases"],
+        "judged_since": totals["judged_since"],
+    }
+
+
+def nodes(totals: Row) -> list[Row]:
+    """One row per site or auditor ever enrolled, in order of first enrolment."""
+    return [{**row, "key": fingerprint(row["key"])} for row in totals["nodes"].values()]
+
+
+def status(totals: Row, waiting: Mapping[str, int] | None = None, now: float = 0.0) -> Row:
+    """Where the federation stands.
+
+    Args:
+        totals: Of the whole history.
+        waiting: How many bundles of each site wait to be judged, where the caller can see the inbox.
+        now: In seconds since 1970.
+    """
+    first, made = totals["genesis"], totals["made"]
+    enrolled = [row for row in totals["nodes"].values() if row["state"] == "enrolled"]
+    sites = [row["site"] for row in enrolled if row["role"] == "site"]
+    released = totals["release"] or {"sequence": None, "turn": None}
+    return {
+        "federation": first["federation"],
+        "state": "finished" if totals["finished"] else "open",
+        "schedule": first["schedule"],
+        "policy": first["policy"],
+        "gate": first["gate"],
+        "margin": first["margin"],
+        "rates": first["rates"],
+        "turn": released["turn"],
+        "sessions": totals["sessions"],
+        "rounds": _rounds(totals, len(sites)),
+        "sites": sites,
+        "auditors": [row["site"] for row in enrolled if row["role"] != "site"],
+        "current": {
+            "sequence": made["sequence"],
+            "site": made.get("site"),
+            "round": made.get("round"),
+            "score": headline(made.get("metrics")),
+        },
+        "genesis": headline(first["metrics"]),
+        "release": released["sequence"],
+        **totals["judged"],
+        "garbage": totals["garbage"],
+        "waiting": dict(waiting or {}),
+        "held": _held(totals, waiting or {}, now),
+        "records": totals["sequence"],
+        "head": totals["hash"],
+        "last": totals["time"],
+    }
+
+
+def _rounds(totals: Row, sites: int) -> Row | None:
+    if totals["rounds"] is None:
+        return None
+    from fedssh.history.rounds import rounds
+
+    return rounds(totals["rounds"], totals["genesis"]["policy"], sites)
+
+
+def _held(totals: Row, waiting: Mapping[str, int], now: float) -> dict[str, int]:
+    """For how many seconds what waits of a site will wait because the site is above a rate."""
+    if not totals["used"]:
+        return {}
+    from fedssh.rules import rates
+
+    agreed = rates.agreed(totals["genesis"])
+    found = {site: max(rates.waits(totals["used"].get(site, rates.NEVER), now, agreed)) for site in waiting}
+    return {site: math.ceil(seconds) for site, seconds in found.items() if waiting[site] and seconds}
+
+
+# Parts of records
+
+
+def fingerprint(key: object) -> str:
+    """`SHA256:…` of an OpenSSH public key line, as `ssh-keygen -l` prints it."""
+    try:
+        digest = hashlib.sha256(base64.b64decode(str(key).split()[1], validate=True)).digest()
+    except (IndexError, ValueError):
+        return "–"
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def ordered(one: Fields, two: Fields) -> list[str]:
+    """The names of both, the first one's first."""
+    return [*one, *(name for name in two if name not in one)]

@@ -1,0 +1,166 @@
+"""What is decided from scores: which mixes to score, which model to keep, what the gate lets through. Pure.
+
+A policy without rounds judges each candidate: `shares` says what to score, `decide` what becomes of it. The result of
+a round has only the gate before it: `passes`. What is to become current is looked at once more: `gone_on`. What the
+federation may know of a score, under a ladder, says `told`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedssh.rules.policies import Policy
+
+Metrics = Mapping[str, Any]
+
+GATES = ("on", "off", "ladder")
+_UNDEFINED = -1.0
+MIXING = ("polyak", "merge")  # whose accepted model is not simply what the site sent
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the holdout must say before a model is released.
+
+    Attributes:
+        kind: `on`: not worse than the best release so far by more than `margin`. `ladder`: better than the current one
+            by more than `margin`, and scores are told in steps of it (Blum and Hardt 2015, figure 1). `off`: anything.
+        margin: In units of the main metric.
+    """
+
+    kind: str = "on"
+    margin: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.kind not in GATES:
+            raise ValueError(f"no gate is called {self.kind!r}; known are {', '.join(GATES)}")
+        if not 0 <= self.margin < 1 or (self.kind == "ladder" and self.margin == 0):
+            raise ValueError(
+                f"the margin of the gate is {self.margin:g}, expected a number in 0..1, above 0 for a ladder"
+            )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a model becomes the current one, and why.
+
+    Attributes:
+        share: The candidate's share in it; None where nothing was scored.
+        metrics: What it scored; None where nothing was scored.
+    """
+
+    accept: bool
+    reason: str
+    share: float | None = None
+    metrics: Metrics | None = None
+
+
+def shares(policy: Policy, staleness: int) -> tuple[float, ...]:
+    """The candidate's shares in the mixes to score, for a policy without rounds; the rest is the current model's.
+
+    Args:
+        staleness: How often others have changed the current model since the release that the candidate started from.
+            `merge` discounts its mixes by the polynomial of FedAsync (Xie, Koyejo and Gupta 2019, section 5.2); the
+            candidate itself is scored as well, so that `merge` never keeps less than `best` would.
+    """
+    if policy.name == "polyak":
+        return (1 - float(policy.values["keep"]),)
+    if policy.name == "merge":
+        steps = int(policy.values["steps"])
+        discount = (1 + staleness) ** -float(policy.values["staleness"])
+        return (1.0, *(step / steps * discount for step in range(steps - 1, 0, -1)))
+    return (1.0,)
+
+
+def decide(
+    policy: Policy, gate: Gate, metric: str, current: Metrics, bar: float, mixes: Sequence[tuple[float, Metrics]]
+) -> Decision:
+    """Judge a candidate, for a policy without rounds.
+
+    Args:
+        metric: The main one; higher is better.
+        current: What the current model scored, as the federation knows it.
+        bar: The best value of the main metric among the releases so far.
+        mixes: What the mixes of `shares` scored, with the share of each.
+    """
+    share, metrics = max(mixes, key=lambda mix: (_main(mix[1], metric), -mix[1]["loss"]))
+    if policy.name == "polyak" or gate.kind == "ladder":
+        accept, reason = passes(gate, metric, metrics, current, bar)
+    else:
+        accept, reason = best(metrics, current, metric)
+    hidden = gate.kind == "ladder" and not accept  # which mix scores best would tell of the holdout, too
+    if (len(mixes) > 1 or share != 1) and not hidden:
+        reason = f"{reason} (share {share:.3g} of the candidate)"
+    return Decision(accept, reason, share, metrics)
+
+
+def best(candidate: Metrics, current: Metrics, metric: str) -> tuple[bool, str]:
+    """Whether the candidate is better: the higher metric; at equal metric the lower loss; else the current stays."""
+    offered, have = _main(candidate, metric), _main(current, metric)
+    if offered > have:
+        return True, f"{metric} {offered:.4f} beats {have:.4f}"
+    if offered < have:
+        return False, f"{metric} {offered:.4f} is below the current {have:.4f}"
+    loss, new_loss = current["loss"], candidate["loss"]
+    if new_loss < loss:
+        return True, f"{metric} {offered:.4f} is equal, loss {new_loss:.4f} beats {loss:.4f}"
+    return False, f"{metric} {offered:.4f} is equal, loss {new_loss:.4f} is not below the current {loss:.4f}"
+
+
+def passes(gate: Gate, metric: str, candidate: Metrics, current: Metrics, bar: float) -> tuple[bool, str]:
+    """Whether a model may be released, by the gate alone.
+
+    The bar of the gate `on` is the best release, not the last one: else a site could walk the model down, one margin
+    at a time.
+    """
+    offered, have = _main(candidate, metric), _main(current, metric)
+    if gate.kind == "on" and offered == have == _UNDEFINED:
+        return best(candidate, current, metric)
+    if gate.kind == "off":
+        return True, f"{metric} {offered:.4f} after {have:.4f}, without a gate"
+    if gate.kind == "ladder":
+        if offered > have + gate.margin:
+            return True, f"{metric} beats {have:.4f} by more than {gate.margin:g}"
+        return False, f"{metric} does not beat {have:.4f} by more than {gate.margin:g}"
+    if offered >= bar:
+        return True, f"{metric} {offered:.4f} {'beats' if offered > bar else 'equals'} the best so far, {bar:.4f}"
+    if offered >= bar - gate.margin:
+        return True, f"{metric} {offered:.4f} is within {gate.margin:g} of the best so far, {bar:.4f}"
+    return False, f"{metric} {offered:.4f} is more than {gate.margin:g} below the best so far, {bar:.4f}"
+
+
+def gone_on(decision: Decision, sound: bool, text: str) -> Decision:
+    """A decision to accept, after it was looked at whether sites can go on from the model; see `soundness`.
+
+    Args:
+        sound: Whether they can.
+        text: What was conspicuous; empty when nothing was.
+    """
+    if not text:
+        return decision
+    reason = f"{decision.reason}; {text}" if sound else f"{decision.reason}, but {text}"
+    return dataclasses.replace(decision, accept=sound, reason=reason)
+
+
+def told(gate: Gate, metrics: Metrics | None) -> dict[str, Any] | None:
+    """Scores as the federation may know them: under a ladder rounded to its step, without the tables.
+
+    Whoever sees exact scores of a holdout can climb it, one submission at a time (Blum and Hardt 2015, section 1).
+    """
+    if metrics is None or gate.kind != "ladder":
+        return None if metrics is None else dict(metrics)
+    plain = {name: value for name, value in metrics.items() if value is None or isinstance(value, float)}
+    return {name: value if value is None else _rounded(value, gate.margin) for name, value in plain.items()}
+
+
+def _rounded(value: float, step: float) -> float:
+    return round(round(value / step) * step, 10)
+
+
+def _main(metrics: Metrics, metric: str) -> float:
+    """The main metric; AUC is undefined on a holdout of one class, then for every model, and the loss decides."""
+    value = metrics[metric]
+    return _UNDEFINED if value is None else float(value)

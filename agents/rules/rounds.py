@@ -1,0 +1,154 @@
+"""The rules of a round: who is selected, and when it closes. Pure: no file, network or clock.
+
+A round opens for a fraction of the sites (McMahan et al. 2017, Algorithm 1), collects one update of each, and closes
+when all are in, or at its deadline with enough of them. At a deadline with too few it is extended to all sites and
+closes with the first that make enough: so no slow or dead site holds up the others for ever, and nothing that came in
+is thrown away. Only when too few are in and no site is left that could send one, it closes without a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from fedssh.rules.policies import Policy
+
+
+@dataclass(frozen=True)
+class Update:
+    """One site's part in a round.
+
+    Attributes:
+        record: Sequence of the record that counted it.
+        model: Its file: {"sha256", "size"}.
+        examples: How many images it was trained on.
+    """
+
+    site: str
+    record: int
+    model: dict[str, Any]
+    examples: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round that is open.
+
+    Attributes:
+        number: From 1.
+        sites: Who may send an update.
+        selected: Who was selected when it opened, without those revoked since.
+        opened: When, in seconds since 1970.
+        record: Sequence of the record that opened it.
+        updates: What has come in, in order of arrival.
+        empty: From whom nothing of use will come, because training diverged, the bundle is invalid, or they were
+            revoked, perhaps after they had trained for this round: nobody waits for them.
+    """
+
+    number: int
+    sites: tuple[str, ...]
+    selected: tuple[str, ...]
+    opened: float
+    record: int = 0
+    updates: tuple[Update, ...] = ()
+    empty: tuple[str, ...] = ()
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """Who may still send something."""
+        return tuple(site for site in self.missing if site not in self.empty)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Who has sent nothing yet."""
+        heard = {update.site for update in self.updates}
+        return tuple(site for site in self.sites if site not in heard)
+
+
+class Due(Enum):
+    """What a round is due for."""
+
+    NOTHING = "nothing"
+    CLOSE = "close"
+    EXTEND = "extend"
+
+
+def select(sites: Sequence[str], fraction: float, seed: int, number: int) -> tuple[str, ...]:
+    """The sites of round `number`: as many as `fraction` says, at least one, in the order of `sites`.
+
+    They are those with the smallest SHA-256 of "seed/number/site", so anybody can check the draw.
+    """
+    count = max(1, math.floor(fraction * len(sites) + 0.5))
+    drawn = sorted(sites, key=lambda site: hashlib.sha256(f"{seed}/{number}/{site}".encode()).digest())[:count]
+    return tuple(site for site in sites if site in drawn)
+
+
+def can_open(policy: Policy, sites: Sequence[str]) -> bool:
+    """Whether there are enough sites for a round that can close."""
+    return len(sites) >= least_sites(policy)
+
+
+def least_sites(policy: Policy) -> int:
+    """How many sites must be enrolled before a round opens."""
+    return max(int(policy.values["sites"]), policy.least)
+
+
+def needed(policy: Policy, selected: int) -> int:
+    """How many updates let a round close at its deadline."""
+    return max(policy.least, math.ceil(float(policy.values["minimum"]) * selected - 1e-9))
+
+
+def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due:
+    """What has to happen to the open round now.
+
+    Args:
+        sites: Everybody enrolled.
+        now: In seconds since 1970.
+    """
+    enough = len(current.updates) >= needed(policy, len(current.selected))
+    complete = not current.awaited
+    if enough and (complete or seconds_left(policy, current, now) <= 0):
+        return Due.CLOSE
+    others = set(sites) - set(current.sites) - set(current.empty)
+    if others and (complete or seconds_left(policy, current, now) <= 0):
+        return Due.EXTEND
+    return Due.CLOSE if complete else Due.NOTHING
+
+
+def ends_waiting(fields: Mapping[str, Any], opened: int) -> bool:
+    """Whether a record, written while a round is open, says that its site sends nothing of use to it any more.
+
+    Args:
+        fields: The record's.
+        opened: Sequence of the record that opened the round; a report on what began earlier says nothing about it.
+    """
+    if fields["event"] == "report":
+        return not fields["checkpoints"] and int(fields["builds_on"]) >= opened
+    return fields["event"] in ("invalid", "garbage", "site-revoked")
+
+
+def why_not(current: Round | None, site: str, number: int) -> str:
+    """Why a site's update is not taken into the open round; empty when it is.
+
+    Args:
+        site: Who sent it.
+        number: The round that it was trained for.
+    """
+    if current is None:
+        return f"round {number} is closed"
+    if number != current.number:
+        return f"round {number} is closed; round {current.number} is open"
+    if site not in current.sites:
+        return f"{site} is not among the sites of round {number}"
+    if site not in current.missing:
+        return f"{site} has an update in round {number} already"
+    return ""
+
+
+def seconds_left(policy: Policy, current: Round, now: float) -> float:
+    """Seconds until the deadline; negative when it has passed."""
+    return current.opened + float(policy.values["deadline"]) - now

@@ -1,0 +1,1 @@
+"""What an experiment asks for: its file, its settings, its data."""

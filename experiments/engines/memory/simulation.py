@@ -1,0 +1,292 @@
+"""The sites of a run without processes: who trains when, from which release, and when what it sends arrives.
+
+Each site has a clock that counts the images it has trained on. What a session gives depends only on the release it
+began from, so it is trained at once, and what it sends waits in a queue until its time; the queue is worked through in
+the order of (clock, site). Whether a site may train is decided by `fedssh.alice.session`, as at a real one, on the
+newest release of that moment; and as at a real one, its next session begins after it has reported the last one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from experiments.definition.attack import Attack, forge
+from experiments.engines.memory.coordinator import Coordinator, Sent
+from experiments.engines.memory.models import Weights
+from fedssh.alice.session import Trained, is_over, may_start, session_seed
+from fedssh.manifest import Local
+from fedssh.rules.events import Record
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a session publishes.
+
+    Attributes:
+        epoch: From 1.
+        claim: What it scores on the images that the site holds out.
+    """
+
+    epoch: int
+    claim: Local
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session that was trained.
+
+    Attributes:
+        epochs: How many there were.
+        seconds: How long the training took, on the machine's clock.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    epochs: int
+    seconds: float = 0.0
+
+
+class Trainers(Protocol):
+    """Who trains."""
+
+    def examples(self, site: str) -> int:
+        """How many images a site trains on, without those it holds out."""
+
+    def train(self, site: str, session: int, weights: Weights) -> Future[Session]:
+        """Train a session of a site from a release's weights."""
+
+
+@dataclass
+class Site:
+    """A site in the simulation.
+
+    Attributes:
+        seed: As for `alice train --seed`.
+        pace: How many times as long it takes per image as the others.
+        attack: What it does instead of sending what it trained.
+        free: Whether it trains nothing now.
+        done: Images it has trained on, as far as the coordinator has heard.
+    """
+
+    name: str
+    seed: int
+    examples: int
+    pace: float = 1.0
+    attack: Attack | None = None
+    trained: Trained = field(default_factory=Trained)
+    free: bool = True
+    done: int = 0
+
+
+@dataclass
+class _Running:
+    """A session whose result may not be there yet.
+
+    Attributes:
+        epoch_images: How many images an epoch takes.
+        sent: How many checkpoints have reached the coordinator.
+        heard: Of how many epochs she knows.
+    """
+
+    site: Site
+    begun: float
+    release: Record
+    number: int
+    weights: Weights
+    result: Future[Session]
+    epoch_images: int
+    sent: int = 0
+    heard: int = 0
+
+    def after(self, epochs: int) -> float:
+        """The clock when so many epochs are over."""
+        return self.begun + epochs * self.epoch_images * self.site.pace
+
+    def hear(self, epochs: int) -> None:
+        """Count the images of the epochs that are new."""
+        self.site.done += (epochs - self.heard) * self.epoch_images
+        self.heard = epochs
+
+
+@dataclass(frozen=True, order=True)
+class _Event:
+    """A checkpoint, or with None the report, that reaches the coordinator."""
+
+    clock: float
+    site: str
+    number: int
+    running: _Running = field(compare=False)
+    checkpoint: Checkpoint | None = field(compare=False)
+
+
+class Simulation:
+    """A federation at work.
+
+    Args:
+        coordinator: Has begun.
+        sites: In the order of their names.
+        trainers: Train the sites' sessions, several at once perhaps; the result does not depend on it.
+        told: Called after every event with the number of sessions that are over.
+        keep_last: Whether to keep what each site trained last.
+
+    Attributes:
+        clock: In images, of a site that never waits.
+        sent: Models sent to the coordinator.
+        seconds: Spent in training, of the machine's time, for `timed` images.
+        last_trained: What each site published last, before it forged anything.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        sites: Mapping[str, Site],
+        trainers: Trainers,
+        told: Callable[[int], None] = lambda sessions: None,
+        keep_last: bool = False,
+    ) -> None:
+        self._coordinator = coordinator
+        self._sites = sites
+        self._trainers = trainers
+        self._told = told
+        self._queue: list[_Event] = []
+        self._waiting: list[_Running] = []
+        self.keep_last = keep_last
+        self.clock = 0.0
+        self.sent = 0
+        self.seconds = 0.0
+        self.timed = 0
+        self.last_trained: dict[str, Weights] = {}
+
+    @property
+    def examples(self) -> int:
+        """Images that all sites together have trained on, as far as the coordinator has heard."""
+        return sum(site.done for site in self._sites.values())
+
+    @property
+    def bytes(self) -> int:
+        """Of models: each one sent, and each release brought in by each site."""
+        return self._coordinator.model_bytes * (self.sent + self._coordinator.brought)
+
+    def run(self) -> None:
+        """Work until nobody has anything left to do."""
+        self._start_sites()
+        while (event := self._next()) is not None or self._deadline_passes():
+            if event is None:
+                continue
+            self.clock = event.clock
+            self._arrive(event)
+            self._coordinator.settle(self.clock)
+            self._start_sites()
+            self._tell()
+
+    def _next(self) -> _Event | None:
+        """The next event, unless the open round has its deadline before."""
+        while self._waiting:
+            first = min(
+                self._waiting, key=lambda one: one.after(1)
+            )  # nothing of a session comes before an epoch is over
+            if self._queue and self._queue[0].clock < first.after(1):
+                break
+            self._expand(first)
+        deadline = self._deadline()
+        if not self._queue or (deadline is not None and deadline < self._queue[0].clock):
+            return None
+        return heapq.heappop(self._queue)
+
+    def _deadline(self) -> float | None:
+        """The deadline of the open round, when it is still to come."""
+        deadline = self._coordinator.deadline()
+        return None if deadline is None or deadline <= self.clock else deadline
+
+    def _deadline_passes(self) -> bool:
+        """Let the deadline of the open round pass, when there is one."""
+        deadline = self._deadline()
+        if deadline is None:
+            return False
+        self.clock = deadline
+        self._coordinator.settle(self.clock)
+        self._start_sites()
+        self._tell()
+        return True
+
+    def _tell(self) -> None:
+        self._told(sum(site.trained.sessions for site in self._sites.values()))
+
+    # sessions
+
+    def _start_sites(self) -> None:
+        release = self._coordinator.state.release
+        if release is None:
+            return
+        federation = release.fields["federation"]
+        for site in self._sites.values():
+            if not site.free or is_over(federation, site.trained):
+                continue
+            if may_start(federation, site.name, site.trained):
+                self._start(site, release)
+
+    def _start(self, site: Site, release: Record) -> None:
+        number, weights = site.trained.sessions + 1, self._coordinator.weights
+        if site.attack is not None and site.attack.kind == "perturb":  # it only adds noise, in no time worth naming
+            result: Future[Session] = Future()
+            result.set_result(Session((Checkpoint(1, Local(0.0, 0.0), weights),), 1))
+            images = 1
+        else:
+            result, images = self._trainers.train(site.name, number, weights), site.examples
+        site.free = False
+        self._waiting.append(_Running(site, self.clock, release, number, weights, result, images))
+
+    def _expand(self, running: _Running) -> None:
+        """Put what a session sends into the queue."""
+        self._waiting.remove(running)
+        session = running.result.result()
+        if session.seconds:
+            self.seconds += session.seconds
+            self.timed += session.epochs * running.epoch_images
+        events = [(running.after(checkpoint.epoch), checkpoint) for checkpoint in session.checkpoints]
+        for place, (clock, checkpoint) in enumerate([*events, (running.after(session.epochs), None)]):
+            heapq.heappush(self._queue, _Event(clock, running.site.name, place, running, checkpoint))
+
+    def _arrive(self, event: _Event) -> None:
+        running, site, checkpoint = event.running, event.running.site, event.checkpoint
+        if checkpoint is None:
+            self._report(running, event.clock)
+            return
+        running.hear(checkpoint.epoch)
+        running.sent += 1
+        self.sent += 1
+        if self.keep_last:
+            self.last_trained[site.name] = checkpoint.weights
+        sent = Sent(
+            site=site.name,
+            session=running.number,
+            epoch=checkpoint.epoch,
+            examples=site.examples,
+            release=running.release,
+            claim=checkpoint.claim,
+            weights=self._forged(running, checkpoint),
+        )
+        self._coordinator.receive(sent, event.clock)
+
+    def _forged(self, running: _Running, checkpoint: Checkpoint) -> Weights:
+        site = running.site
+        if site.attack is None:
+            return checkpoint.weights
+        seed = session_seed(session_seed(site.seed, running.number), checkpoint.epoch)
+        return forge(site.attack, running.weights, checkpoint.weights, seed)
+
+    def _report(self, running: _Running, clock: float) -> None:
+        site, session = running.site, running.result.result()
+        running.hear(session.epochs)
+        best = session.checkpoints[-1].claim if session.checkpoints else None
+        self._coordinator.report(
+            site.name, clock, session=running.number, epochs=session.epochs, checkpoints=running.sent,
+            examples=site.examples, release=running.release, claim=best,
+        )  # fmt: skip
+        turns = running.release.fields["federation"]["turns"]
+        site.trained = Trained(running.number, turns, passed=False)
+        site.free = True

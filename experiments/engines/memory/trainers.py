@@ -1,0 +1,159 @@
+"""The training of a run in memory: Alice's own, `fedssh.alice.fitting`, in a few networks that all sites share.
+
+The images of all sites are resident, and the networks stay compiled for the runs that follow in the same process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from experiments.definition.config import Prepared, Run
+from experiments.engines.memory.models import Weights
+from experiments.engines.memory.simulation import Checkpoint, Session
+from fedssh.alice.fitting import Epoch, fit, new_trainer
+from fedssh.alice.leaving import GUARD, too_bad
+from fedssh.alice.session import session_seed
+from fedssh.forms import canonical
+from fedssh.manifest import Local
+from fedssh.models.data.images import Images, hold_out
+from fedssh.models.pool import Pool
+from fedssh.models.training import Examples, Interrupted, Trainer, resident
+from fedssh.rules.plan import Plan, read_plan
+
+_pools: dict[bytes, Pool] = {}
+
+
+def pool_for(spec: dict[str, Any], plan: Plan, size: int) -> Pool:
+    """Trainers for an architecture and an optimizer; those of the run before, where they are the same."""
+    settings = [plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, plan.loss]
+    key = canonical([spec, settings, size])
+    if key not in _pools:
+        for pool in _pools.values():
+            pool.close()
+        _pools.clear()
+        _pools[key] = Pool(lambda: _warm(new_trainer(spec, plan), plan), size)
+    return _pools[key]
+
+
+def _warm(trainer: Trainer, plan: Plan) -> Trainer:
+    """Train once on nothing of worth, so that no session pays for what TensorFlow does only at the first call."""
+    shape = tuple(trainer.spec["input"])
+    nothing = resident(Images(np.zeros((2, *shape), np.float32), np.array([0, 1])))
+    trainer.epoch(nothing, np.arange(2), plan.batch_size)
+    trainer.evaluate(nothing)
+    return trainer
+
+
+def divided(images: Images, share: float, seed: int) -> tuple[Images, Images]:
+    """What a site trains on and what it holds out, as `alice train --validation SHARE --seed SEED` divides it."""
+    if not share:
+        return images, images
+    kept, held = hold_out(images.labels, share, seed, images.patients)
+    return images.take(kept), images.take(held)
+
+
+class TimedTrainer:
+    """A trainer that counts the seconds of its epochs; scoring and copying weights are not training."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self.seconds = 0.0
+        self.weights, self.fresh, self.evaluate = trainer.weights, trainer.fresh, trainer.evaluate
+
+    def epoch(
+        self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
+    ) -> tuple[float, float]:
+        begun = time.perf_counter()
+        try:
+            return self._trainer.epoch(examples, order, batch_size, stop)
+        finally:
+            self.seconds += time.perf_counter() - begun
+
+
+class Crew:
+    """Trains sessions of a run's sites, several at the same time. A context manager.
+
+    Args:
+        plan: As it stands in a release.
+        cores: How many at the same time.
+    """
+
+    def __init__(self, run: Run, prepared: Prepared, plan: Mapping[str, Any], cores: int) -> None:
+        self._plan = read_plan(plan)
+        self._seeds = {name: run.site_seed(number) for number, name in enumerate(run.site_names, 1)}
+        self._images: dict[str, tuple[Examples, Examples]] = {}
+        for name, seed in self._seeds.items():
+            train, held = divided(prepared.parts[name], run.validation, seed)
+            examples = resident(train)
+            self._images[name] = examples, (examples if held is train else resident(held))
+        self._classes = prepared.spec["classes"]
+        self._pool = pool_for(prepared.spec, self._plan, cores)
+        self._asked = ThreadPoolExecutor(cores)
+        self._stop = threading.Event()
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._asked.shutdown(cancel_futures=True)
+
+    def examples(self, site: str) -> int:
+        """How many images a site trains on, without those it holds out."""
+        return len(self._images[site][0])
+
+    def train(self, site: str, session: int, weights: Weights) -> Future[Session]:
+        """Train a session of a site from a release's weights; always the same, whoever trains beside it."""
+
+        def job(trainer: Trainer) -> Session:
+            return self._session(trainer, site, session, weights)
+
+        return self._asked.submit(lambda: self._pool.run([job])[0])
+
+    def _session(self, trainer: Trainer, site: str, session: int, weights: Weights) -> Session:
+        train, held = self._images[site]
+        plan, checkpoints, epochs = self._plan, list[Checkpoint](), 0
+        # Where nothing is held out, Alice scores on what she trained on; here that would be a third of the time for a
+        # claim that nobody judges by, so it is what the batches found.
+        scored = None if held is train and plan.publish == "session" else held
+        trainer.load(weights)
+        start = Local(*trainer.evaluate(held)) if plan.publish == "improved" else None
+
+        def ended(epoch: Epoch) -> bool:
+            nonlocal epochs
+            if self._stop.is_set():
+                raise Interrupted
+            epochs = epoch.number
+            if not epoch.publish or self._kept_back(trainer, epoch, weights, start, held):
+                return False
+            checkpoints.append(Checkpoint(epoch.number, epoch.metrics or epoch.training, trainer.weights()))
+            return True
+
+        timed = TimedTrainer(trainer)
+        seed = session_seed(self._seeds[site], session)
+        fit(timed, train, scored, plan, seed, start, ended)
+        return Session(tuple(checkpoints), epochs, timed.seconds)
+
+    def _kept_back(self, trainer: Trainer, epoch: Epoch, begun: Weights, start: Local | None, held: Examples) -> bool:
+        """Whether Alice would keep back what is due. While the loss is low she would not, and nothing is scored for it.
+
+        What units tell of images, she asks of a release that somebody may have made for it, as nobody does here.
+        """
+        if (epoch.metrics or epoch.training).loss <= GUARD.max_worse * math.log(self._classes):
+            return False
+        metrics = epoch.metrics or Local(*trainer.evaluate(held))
+        if start is None:  # the session is over, so the trainer need not go on from where it is
+            trained = trainer.weights()
+            trainer.load(begun)
+            start = Local(*trainer.evaluate(held))
+            trainer.load(trained)
+        return bool(too_bad(start, dataclasses.replace(epoch, metrics=metrics), self._classes))

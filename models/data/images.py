@@ -1,0 +1,167 @@
+"""Local data: what an image set is, and loading one.
+
+A data set is one of
+
+    an .npz file      train_images, train_labels, val_images, … (MedMNIST), or x_train, y_train, x_test, … (Keras);
+                      images [n, height, width] or [n, height, width, 1|3|4], labels [n] or [n, 1], or one-hot
+                      [n, classes]; if known, train_patients, val_patients, … [n], and class_names, an array of texts
+    a folder          CLASS/*.png, or SPLIT/CLASS/*.png, see `folders`; a folder without splits is all train
+    a .tar archive    [FOLDER/]SPLIT/CLASS/*.png, uncompressed; read in memory, never extracted
+
+Classes are numbered in the alphabetical order of their folders, of all splits together, and then as the federation's
+names say, see `classes`. Images of any size and mode are converted to the size and the number of channels that the
+network takes, see `pixels`; one line says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedssh.models.data import folders, npz, pictures
+from fedssh.models.data.archive import Picture
+from fedssh.models.data.pixels import Size
+from fedssh.models.data.reading import AS_IT_IS, Description, Reading
+
+SPLITS = folders.SPLITS
+ARCHIVE = pictures.ARCHIVE
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images of one split.
+
+    Attributes:
+        images: float32 [n, height, width, channels], in 0..1.
+        labels: int64 [n], in 0..classes-1.
+        patients: [n], equal for images of one patient; None when the data does not say.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    patients: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> Images:
+        """The examples with these indices."""
+        patients = None if self.patients is None else self.patients[indices]
+        return Images(self.images[indices], self.labels[indices], patients)
+
+
+def splits(path: Path) -> tuple[str, ...]:
+    """Which of train, val and test a data set has.
+
+    Raises:
+        FileNotFoundError: No such file or folder.
+        ValueError: It is no data set.
+    """
+    if pictures.has_pictures(path):
+        found = pictures.find(path).files
+        return tuple(split for split in SPLITS if split in found)
+    return npz.splits(path)
+
+
+def names(path: Path) -> tuple[str, ...] | None:
+    """What a data set calls its classes, in label order; None when it does not say.
+
+    Raises:
+        FileNotFoundError: No such file or folder.
+        ValueError: It is no data set.
+    """
+    return pictures.find(path).names if pictures.has_pictures(path) else npz.names(path)
+
+
+def load(
+    path: Path,
+    spec_input: Size | list[int],
+    number: int,
+    split: str,
+    reading: Reading = AS_IT_IS,
+) -> Images:
+    """Load one split of a data set, as the network takes it.
+
+    Args:
+        path: An .npz file, a folder or a .tar archive.
+        spec_input: Height, width and channels that the images shall have.
+        number: How many classes the network tells apart.
+        split: train, val or test.
+        reading: What the files do not say.
+
+    Raises:
+        FileNotFoundError: No such file or folder.
+        classes.NamesError: Its classes are not the federation's; the hint says what to write.
+        ValueError: Unreadable, wrong shapes, labels outside 0..classes-1, or no such split.
+    """
+    height, width, channels = spec_input
+    wanted = (height, width, channels)
+    if pictures.has_pictures(path):
+        return Images(*pictures.load(path, wanted, number, split, reading))
+    return Images(*npz.load(path, wanted, number, split, reading))
+
+
+def hold_out(
+    labels: np.ndarray, share: float, seed: int, patients: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide examples in two: whole patients where patients are known, else keeping the shares of the classes.
+
+    Args:
+        labels: int [n].
+        share: Of the second part, in 0..1.
+        seed: The same seed gives the same parts.
+        patients: [n], equal for images of one patient.
+
+    Returns:
+        The indices of the larger and of the held-out part, each ascending and never empty.
+
+    Raises:
+        ValueError: There is only one example, or only one patient.
+    """
+    owner = np.arange(len(labels)) if patients is None else np.unique(patients, return_inverse=True)[1]
+    owners = int(owner.max(initial=-1)) + 1
+    if owners < 2:
+        raise ValueError(f"{len(labels)} examples of {owners} patients cannot be divided in two")
+    random = np.random.default_rng(seed)
+    order = random.permutation(owners)
+    if patients is None:  # every so manieth of the examples in order of their class
+        by_class = order[np.argsort(labels[order], kind="stable")]
+        number = min(max(round(share * owners), 1), owners - 1)
+        chosen = by_class[(2 * np.arange(number) + 1) * owners // (2 * number)]
+    else:
+        reached = np.cumsum(np.bincount(owner)[order])
+        chosen = order[: min(max(int(np.searchsorted(reached, share * len(labels), "right")), 1), owners - 1)]
+    held = np.isin(owner, chosen)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def describe(path: Path) -> Description:
+    """What a data set says of itself, without unpacking its images.
+
+    Raises:
+        FileNotFoundError: No such file or folder.
+        ValueError: It is no data set, has files that are no images, or fewer than two classes.
+    """
+    found = pictures.describe(path) if pictures.has_pictures(path) else npz.describe(path)
+    if found.classes < 2:
+        raise ValueError(f"{path} has {found.classes} class, expected at least 2")
+    return found
+
+
+def decode(path: Path, chosen: Sequence[Picture], labels: np.ndarray, wanted: Size) -> Images:
+    """Read chosen pictures of a .tar archive, in their order.
+
+    Args:
+        path: The archive.
+        chosen: What `archive.pictures` found.
+        labels: int [n], their class numbers.
+        wanted: Height, width and channels that the images shall have.
+
+    Raises:
+        ValueError: Some cannot be read; the message names them.
+    """
+    images = pictures.unpack(path, chosen, pictures.from_archive(path), wanted)
+    return Images(images, labels.astype(np.int64))
