@@ -50,6 +50,10 @@ class RollbackError(UntrustedError):
     """The coordinator offers a release that is older than, or beside, what this site has seen."""
 
 
+class JudgeError(AgentError):
+    """The judge cannot say how good a model is, and why: it failed, or the model does not let itself be scored."""
+
+
 class HostKeyError(AgentError):
     """Do not retry: the host may not be ours. Not an UnreachableError, so no retry loop swallows it."""
 

@@ -25,7 +25,8 @@ from fedssh.errors import BundleError, LedgerError, SignatureError
 from fedssh.forms import MAX_BYTES, canonical, parse
 from fedssh.keys import PrivateKey, PublicKey
 from fedssh.manifest import now
-from fedssh.rules.events import JUDGED, START, Record
+from fedssh.rules.events import START, Record
+from fedssh.rules.vocabulary import JUDGED
 from fedssh.signature import LEDGER, sign
 from fedssh.signature import verify as verify_signature
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 
+from fedssh import manifest
 from fedssh.bundle import pending
 from fedssh.errors import SettingsError
-from fedssh.forms import MAX_BYTES, canonical, fingerprint
-from fedssh.manifest import Blob, Release, new_id, now
+from fedssh.forms import MAX_BYTES, canonical
+from fedssh.manifest import Release, new_id, now
 from fedssh.rules import records
+from fedssh.rules.events import Blob, Event, Released
 from fedssh.rules.federation import Federation, Site
 from fedssh.rules.gate import Decision
 from fedssh.rules.rounds import Round, Update
@@ -43,42 +45,40 @@ def check_room(state: Federation, name: str, key: str) -> None:
 def sizes(state: Federation) -> dict[str, int]:
     """Bytes of the largest messages about all sites of a federation."""
     names = tuple(site.name for site in state.sites)
-    size = state.current.model["size"]
-    updates = tuple(Update(name, 10**9, {"sha256": _HASH, "size": size}, 10**9) for name in names)
+    size = state.current.model.size
+    updates = tuple(Update(name, 10**9, Blob(sha256=_HASH, size=size), 10**9) for name in names)
     opened = state
     if state.policy.rounds:
         opened = dataclasses.replace(state, round=Round(10**6, names, names, 0.0, 10**9))
-    released = opened.block()
-    recipients = [fingerprint(site.key) for site in state.sites]
-    fields = {"of": 10**9, "model": state.current.model, "metrics": state.current.metrics}
-    found = {
-        "the record of a release": _record(fields | {"federation": released, "recipients": recipients}),
-        "the manifest of a release": len(_manifest(opened, recipients)),
-    }
+    released = opened.wanted_release()
+    assert released is not None, "there are sites"
+    long = dataclasses.replace(released, of=10**9)
+    found = {"the record of a release": _record(long), "the manifest of a release": len(_manifest(opened, long))}
     if opened.round is not None:
         full = dataclasses.replace(opened.round, updates=updates)
         decision = Decision(True, "", None, state.current.metrics)
-        closing = records.closing(opened, full, decision, [1 / 3] * len(updates))
-        found["the record of a round"] = _record(closing | {"sites": list(names)})
+        closed = records.closed_empty(opened, full, decision, [1 / 3] * len(updates))
+        found["the record of a round"] = _record(closed) + len(canonical({"sites": list(names)}))
     return found
 
 
-def _record(fields: dict[str, object]) -> int:
-    return len(canonical(fields | {"sequence": 10**9, "previous": _HASH, "event": "release", "time": now()}))
+def _record(event: Event) -> int:
+    head = {"sequence": 10**9, "previous": _HASH, "event": Released.name, "time": now()}
+    return len(canonical(event.fields() | head))
 
 
-def _manifest(state: Federation, recipients: list[str]) -> bytes:
+def _manifest(state: Federation, released: Released) -> bytes:
     return Release(
         id=new_id(),
         sender="charity",
-        recipients=recipients,
-        model=Blob(_HASH, state.current.model["size"]),
+        recipients=list(released.recipients),
+        model=manifest.Blob(_HASH, state.current.model.size),
         sealed=pending(),
         architecture=_HASH,
         sequence=10**9,
         head=_HASH,
-        metrics=state.current.metrics,
-        plan=state.genesis["plan"],
-        federation=state.block(),
+        metrics=dict(state.current.metrics),
+        plan=dict(state.genesis.plan),
+        federation=released.federation.fields(),
         created=now(),
     ).to_bytes()

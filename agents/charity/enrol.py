@@ -19,7 +19,7 @@ from fedssh.charity.vault import COORDINATOR, Vault
 from fedssh.errors import BundleError, SettingsError
 from fedssh.forms import check_site, fingerprint
 from fedssh.keys import PublicKey, load_login, load_public
-from fedssh.rules.events import Record
+from fedssh.rules.events import Record, SiteAdded, SiteRevoked
 from fedssh.rules.federation import Federation
 
 ROLES = ("site", "auditor")
@@ -43,7 +43,7 @@ def add(vault: Vault, name: str, key_file: Path, role: str) -> Record:
         _check_free(state, name, key, vault.key.public.line)
         if role == "site":
             check_room(state, name, key)
-        return vault.append("site-added", site=name, role=role, key=key)
+        return vault.append(SiteAdded(site=name, role=role, key=key))
 
 
 def revoke(vault: Vault, name: str, reason: str) -> Record:
@@ -57,7 +57,7 @@ def revoke(vault: Vault, name: str, reason: str) -> Record:
         if member is None or member.revoked:
             known = ", ".join(one.name for one in state.enrolled) or "nobody"
             raise SettingsError(f"{name} is not enrolled", f"enrolled: {known}")
-        return vault.append("site-revoked", site=name, reason=reason)
+        return vault.append(SiteRevoked(site=name, reason=reason))
 
 
 def invitation(vault: Vault, name: str, address: str) -> dict[str, Any]:

@@ -14,17 +14,17 @@ from typing import Any
 
 from fedssh import weights
 from fedssh.charity.folders import Folders
-from fedssh.charity.judge.client import Judge, JudgeError, judge_command
+from fedssh.charity.judge.client import Judge, judge_command
 from fedssh.charity.judge.own_images import reading_of
 from fedssh.charity.vault import COORDINATOR, PUBLIC, Vault, publish_history
-from fedssh.errors import AgentError, SettingsError
+from fedssh.errors import AgentError, JudgeError, SettingsError
 from fedssh.files import locked, move_whole, sha256_file, sweep, write_whole
 from fedssh.forms import MAX_BYTES, canonical
 from fedssh.host_key import make_host_key
 from fedssh.keys import PrivateKey, load_private, make_key
 from fedssh.ledger import Ledger
 from fedssh.models import loss_name
-from fedssh.rules.events import Record
+from fedssh.rules.events import Genesis, Record
 from fedssh.rules.gate import Gate, told
 
 _OTHER_FIELDS_BYTES = 8192
@@ -87,7 +87,7 @@ def begin(
         judge = judge or _judge(data, agreement, private)
         model, answer, holdout = _first_model(folders, agreement, seed, start, judge)
         _check_room(answer["metrics"], holdout["examples"])
-        record = ledger.append("genesis", {
+        fields = {
             **agreement,
             "coordinator": key.public.line,
             "architecture": weights.architecture_hash(agreement["spec"]),
@@ -98,7 +98,8 @@ def begin(
             "epochs": start.epochs,
             "holdout": holdout,
             **({"weights": answer["weights"]} if start.weights else {}),
-        }, key)  # fmt: skip
+        }
+        record = ledger.append(Genesis.name, Genesis.read(fields, "the genesis").fields(), key)
         publish_history(folders, ledger)
         ledger.close()
     Vault(folders).repair()

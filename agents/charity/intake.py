@@ -126,7 +126,7 @@ def inspect(
     told = inspect_manifest(path, member, ledger)
     if isinstance(told, Report):
         return told
-    expected = weights.read_header(folders.model(state.genesis["model"]["sha256"]))
+    expected = weights.read_header(folders.model(state.genesis.model.sha256))
     model = folders.opened / path.with_suffix(".safetensors").name
     # The same tensors can take a little more room than ours: names are written with other spaces.
     max_bytes = expected.size + weights.MAX_HEADER_BYTES

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fedssh.charity.vault import MAKES_CURRENT, Vault
+from fedssh.charity.vault import Vault
 from fedssh.errors import AgentError, SettingsError
 from fedssh.rules import records
-from fedssh.rules.events import Record
+from fedssh.rules.events import Accepted, Finished, Genesis, Record, Reopened, RolledBack, RoundAccepted
 from fedssh.rules.gate import Decision
 
 
@@ -18,18 +18,18 @@ def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
     """
     with vault.locked() as state:
         record = vault.ledger.record(sequence)
-        if record.event not in MAKES_CURRENT:
+        said = record.said
+        if not isinstance(said, Genesis | Accepted | RoundAccepted | RolledBack) or said.metrics is None:
             raise SettingsError(
                 f"record {sequence} is {record.event}",
                 "roll back to genesis, an accepted record or round, or a rollback",
             )
-        model = record.fields["model"]
-        if model == state.current.model:
+        if said.model == state.current.model:
             raise SettingsError(f"the model of record {sequence} is the current one")
-        if not vault.folders.model(model["sha256"]).is_file():
+        if not vault.folders.model(said.model.sha256).is_file():
             raise AgentError(f"the model of record {sequence} is not stored any more")
         _end_round(vault, f"rolled back to record {sequence}")  # its updates started from what is taken back
-        return vault.append("rollback", to=sequence, model=model, metrics=record.fields["metrics"], reason=reason)
+        return vault.append(RolledBack(to=sequence, model=said.model, metrics=said.metrics, reason=reason))
 
 
 def finish(vault: Vault, reason: str) -> Record:
@@ -42,7 +42,7 @@ def finish(vault: Vault, reason: str) -> Record:
         if state.finished:
             raise SettingsError("the federation is finished already")
         _end_round(vault, "the federation was finished")
-        return vault.append("finished", reason=reason)
+        return vault.append(Finished(reason=reason))
 
 
 def reopen(vault: Vault, sessions: int | None, reason: str) -> Record:
@@ -61,7 +61,7 @@ def reopen(vault: Vault, sessions: int | None, reason: str) -> Record:
         what = f"{done} rounds have closed" if state.policy.rounds else f"every site has trained {done} sessions"
         if sessions is not None and sessions <= done:
             raise SettingsError(f"{what} already", f"give --sessions {done + 1} or more")
-        return vault.append("reopened", sessions=sessions, reason=reason)
+        return vault.append(Reopened(sessions=sessions, reason=reason))
 
 
 def _end_round(vault: Vault, reason: str) -> None:
@@ -70,6 +70,5 @@ def _end_round(vault: Vault, reason: str) -> None:
     It counts as one that closed: a site tells by the number whether it has trained for a round.
     """
     if vault.state.round is not None:
-        fields = records.closing(vault.state, vault.state.round, Decision(False, reason), None)
-        vault.append("round-refused", **fields)
-        vault.sweep_rounds()
+        vault.append(records.closed_empty(vault.state, vault.state.round, Decision(False, reason)))
+        vault.end_round()

@@ -15,26 +15,16 @@ from fedssh.files import adopt, part_of
 from fedssh.forms import fingerprint
 from fedssh.keys import PublicKey
 from fedssh.manifest import Blob, Release, new_id, now
-from fedssh.rules.events import Record
-from fedssh.rules.records import why_finished
+from fedssh.rules import coordinator
+from fedssh.rules.events import Record, Released
 
 KEPT = 3
 
 
 def release(vault: Vault) -> Record | None:
-    """Record a release when one is due, and see that its bundle is there. Returns the record when it is new.
-
-    Also ends the federation when all agreed sessions are done, because that is what the release will say.
-    """
-    with vault.locked() as state:
-        record = None
-        if not state.finished and state.all_sessions_done():
-            vault.append("finished", reason=why_finished(state))
-        if vault.state.release_is_due():
-            wanted = vault.state.wanted_release()
-            assert wanted is not None
-            record = vault.append("release", **wanted)
-        newest = vault.state.release
+    """Record a release when one is due, and see that its bundle is there. Returns the record when it is new."""
+    record = coordinator.release(vault)
+    newest = vault.state.release
     if newest is not None:
         path = path_of(vault.folders, newest.sequence)
         if not path.exists():
@@ -59,26 +49,27 @@ def _seal(vault: Vault, record: Record, path: Path) -> None:
 
     Whose key cannot be used is left out; without anybody left there is no bundle.
     """
-    fields = record.fields
+    released = record.said
+    assert isinstance(released, Released)
     members = {fingerprint(member.key): member for member in vault.state.members}
-    keys = [PublicKey(one.key) for name in fields["recipients"] if vault.can_use(one := members[name])]
+    keys = [PublicKey(one.key) for name in released.recipients if vault.can_use(one := members[name])]
     if not keys:
         return
     manifest = Release(
         id=new_id(),
         sender=COORDINATOR,
         recipients=[],
-        model=Blob(**fields["model"]),
+        model=Blob(released.model.sha256, released.model.size),
         sealed=pending(),
-        architecture=vault.state.genesis["architecture"],
+        architecture=str(vault.state.genesis.architecture),
         sequence=record.sequence,
         head=record.hash,
-        metrics=fields["metrics"],
-        plan=vault.state.genesis["plan"],
-        federation=fields["federation"],
+        metrics=dict(released.metrics),
+        plan=dict(vault.state.genesis.plan),
+        federation=released.federation.fields(),
         created=now(),
     )
-    model = vault.folders.model(fields["model"]["sha256"])
+    model = vault.folders.model(released.model.sha256)
     part = part_of(path)
     try:
         seal(model, manifest, vault.key, keys, part)

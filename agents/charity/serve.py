@@ -16,20 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from fedssh.charity import intake
+from fedssh.charity.bench import FileBench
 from fedssh.charity.folders import Folders
 from fedssh.charity.inbox import Inbox
 from fedssh.charity.intake import Claimed
 from fedssh.charity.judge.client import Judge, JudgeDownError
 from fedssh.charity.release import release
-from fedssh.charity.rounds import conduct, seconds_to_wait
 from fedssh.charity.settle import Settled, record_invalid, settle
 from fedssh.charity.throttle import Admission
 from fedssh.charity.vault import Vault
 from fedssh.commands import tell
 from fedssh.errors import LedgerError, SettingsError
 from fedssh.files import is_part, locked
-from fedssh.rules.events import Record
-from fedssh.rules.rounds import least_sites
+from fedssh.rules import coordinator
+from fedssh.rules.events import Record, TurnPassed
+from fedssh.rules.rounds import least_sites, seconds_left
+from fedssh.rules.typed import known
 from fedssh.weights import count_non_finite
 
 logger = logging.getLogger("charity")
@@ -73,7 +75,7 @@ class Coordinator:
         vault.repair()
         for path in vault.folders.opened.iterdir():
             path.unlink()
-        current = vault.folders.model(vault.state.current.model["sha256"])
+        current = vault.folders.model(vault.state.current.model.sha256)
         if not current.is_file():
             raise LedgerError(f"the current model is not at {current}", "put it back, or `charity rollback` to another")
         count_non_finite(current)  # loads NumPy now, for which the first submission would otherwise wait
@@ -116,8 +118,14 @@ class Coordinator:
         waits = [self.rescan_seconds]
         if self.turn_seconds is not None and self.vault.state.turn is not None:
             waits.append(self._heard[1] + self.turn_seconds - self.clock())
-        others = (seconds_to_wait(self.vault.state, self.now()), self._admission.seconds)
+        others = (self._seconds_of_round(), self._admission.seconds)
         return max(0.05, min([*waits, *(seconds for seconds in others if seconds is not None)]))
+
+    def _seconds_of_round(self) -> float | None:
+        """Seconds until the open round has to be looked at though nothing arrives; None when there is no such time."""
+        state = self.vault.state
+        left = seconds_left(state.policy, state.round, self.now()) if state.round else 0.0
+        return left if left > 0 else None
 
     def _unfinished(self) -> list[Claimed]:
         """The bundles claimed before a crash, of everybody ever enrolled."""
@@ -172,9 +180,10 @@ class Coordinator:
     def _conduct(self) -> None:
         """Open, extend or close rounds until none is due, and release what came of it."""
         done = None
-        while not self.stop.is_set() and (record := conduct(self.vault, self.judge, self.now())):
-            _tell_round(record)
-            done = record
+        bench = FileBench(self.judge, self.vault.folders)
+        while not self.stop.is_set() and (done_now := coordinator.conduct(self.vault, bench, self.now())):
+            _tell_round(done_now.record)
+            done = done_now
         if done is not None:
             self._release()
         self._say_short()
@@ -199,7 +208,7 @@ class Coordinator:
             if state.turn is None or state.turn != self._heard[0] or state.turn_after(state.turn) == state.turn:
                 return
             reason = f"nothing heard for {self.turn_seconds:g} s"
-            self.vault.append("turn-passed", site=state.turn, reason=reason)
+            self.vault.append(TurnPassed(site=state.turn, reason=reason))
         tell(logger, "turn-passed", f"{state.turn} loses its turn: {reason}", site=state.turn, reason=reason)
         self._release()
 
@@ -282,7 +291,7 @@ def serve(
             _check_holdout(judge.start(), coordinator.vault)
             coordinator.recover()
             state = coordinator.vault.state
-            text = f"serving {state.genesis['federation']} from record {state.sequence}; {settings}".rstrip("; ")
+            text = f"serving {{state.genesis.federation}} from record {state.sequence}; {settings}".rstrip("; ")
             tell(logger, "start", text, sequence=state.sequence, pid_judge=judge.pid, settings=settings)
             _loop(coordinator, stop, wake, check)
         finally:
@@ -314,7 +323,7 @@ def _loop(coordinator: Coordinator, stop: threading.Event, wake: threading.Event
 
 
 def _check_holdout(ready: dict[str, Any], vault: Vault) -> None:
-    wanted = vault.state.genesis["holdout"]
+    wanted = known(vault.state.genesis.holdout, {})
     found = ready.get("holdout", wanted)
     if found != wanted:
         raise SettingsError(

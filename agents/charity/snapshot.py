@@ -11,19 +11,16 @@ coordinator and published. It may be removed at any time: the next start then fo
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from fedssh.errors import LedgerError, SignatureError
 from fedssh.files import write_whole
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey, PublicKey
 from fedssh.ledger import Ledger
-from fedssh.rules.events import Record
-from fedssh.rules.federation import Current, Federation, Site
-from fedssh.rules.rounds import Round, Update
+from fedssh.rules.federation import Federation
+from fedssh.rules.stored import from_value, to_value
 from fedssh.signature import sign, verify
 
 EVERY = 1000
@@ -64,42 +61,3 @@ def read(path: Path, coordinator: PublicKey, ledger: Ledger) -> Federation | Non
             "an older ledger.db was put back: restore a newer one, or the sites will refuse what follows",
         )
     return from_value(value["state"], value["sequence"], value["head"])
-
-
-def to_value(state: Federation) -> dict[str, Any]:
-    """A state as JSON; `from_value` makes exactly this state of it again."""
-    value = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    del value["sequence"], value["head"]
-    release = state.release
-    return value | {
-        "current": vars(state.current),
-        "members": [vars(member) for member in state.members],
-        "round": None if state.round is None else _round_value(state.round),
-        "release": None if release is None else {
-            "sequence": release.sequence,
-            "hash": release.hash,
-            "text": release.text.decode(),
-            "signature": release.signature,
-        },
-    }  # fmt: skip
-
-
-def _round_value(current: Round) -> dict[str, Any]:
-    return vars(current) | {"updates": [vars(update) for update in current.updates]}
-
-
-def from_value(value: dict[str, Any], sequence: int, head: str) -> Federation:
-    """The state that `to_value` was given."""
-    current, release, now = value["current"], value["release"], value["round"]
-    return Federation(**value | {
-        "sequence": sequence,
-        "head": head,
-        "current": Current(**current | {name: tuple(current[name]) for name in ("makers", "server")}),
-        "members": tuple(Site(**member) for member in value["members"]),
-        "round": None if now is None else Round(**now | {
-            **{name: tuple(now[name]) for name in ("sites", "selected", "empty")},
-            "updates": tuple(Update(**update) for update in now["updates"]),
-        }),
-        "release": None if release is None else Record(**release | {"text": release["text"].encode()}),
-        "used": {site: tuple(times) for site, times in value["used"].items()},
-    })  # fmt: skip

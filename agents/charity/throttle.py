@@ -25,7 +25,7 @@ from fedssh.charity.vault import Vault
 from fedssh.commands import tell
 from fedssh.files import write_whole
 from fedssh.rules import rates
-from fedssh.rules.events import Record
+from fedssh.rules.events import Garbage, Record
 
 logger = logging.getLogger("charity")
 
@@ -104,7 +104,7 @@ class Admission:
         rate = self._vault.state.rates[rates.INVALID]
         what = f"{count:,} {'bundle' if count == 1 else 'bundles'} without a readable id in {seconds:.0f} s"
         reason = f"{what}, above {rate} invalid ones an hour: dropped"
-        return self._vault.append("garbage", site=site, count=count, seconds=round(seconds, 1), reason=reason)
+        return self._vault.append(Garbage(site=site, count=count, seconds=round(seconds, 1), reason=reason))
 
     def _pending(self, site: str) -> dict[str, Any] | None:
         """What was dropped of a site and is not recorded yet."""

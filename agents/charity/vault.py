@@ -14,27 +14,29 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedssh.bundle import check_recipient
 from fedssh.charity import inbox, snapshot
+from fedssh.charity.bench import mixed_beside
 from fedssh.charity.folders import Folders
 from fedssh.commands import tell
 from fedssh.errors import AgentError, LedgerError
-from fedssh.files import locked, move_whole, sweep, write_whole
+from fedssh.files import locked, move_whole, sha256_file, sweep, write_whole
 from fedssh.history import totals
 from fedssh.history.published import NoRecord, Published
 from fedssh.keys import PrivateKey, PublicKey, load_private, login_line, parse_public
 from fedssh.ledger import Ledger, checked
-from fedssh.rules.events import JUDGED, START, Record
+from fedssh.rules.events import START, Blob, Event, Record, Released
 from fedssh.rules.federation import Federation, Site, advance, derive
+from fedssh.rules.standing import Standing
+from fedssh.rules.vocabulary import JUDGED, MAKES_CURRENT
 from fedssh.signature import allowed_signers
 
 COORDINATOR = "charity"  # her name as a sender and in allowed_signers
 PUBLIC = 0o644
-MAKES_CURRENT = totals.MAKES_CURRENT
 KEPT_VERDICTS = 1000  # per site; whoever asks for an older one sends the bundle again, and is told it again
 _TAIL = 1 << 20
 
@@ -88,9 +90,9 @@ class Vault:
         for record in checked(self.ledger.iterate(after), self.key.public, after, previous):
             self.checked = (record.sequence, record.hash)
 
-    def append(self, event: str, **fields: Any) -> Record:
+    def append(self, event: Event) -> Record:
         """Add a record and publish it. The caller holds the lock."""
-        record = self.ledger.append(event, fields, self.key)
+        record = self.ledger.append(event.name, event.fields(), self.key)
         self.refresh()
         self.publish(record)
         return record
@@ -189,19 +191,45 @@ class Vault:
             for _, path in found[:-KEPT_VERDICTS]:
                 os.unlink(path)
 
-    def keep(self, opened: Path, sha256: str) -> None:
-        """Store an accepted model under its hash, durably, before the record that names it."""
-        move_whole(opened, self.folders.model(sha256))
+    def standing(self, release: int) -> Standing:
+        """What a release said of the federation.
 
-    def sweep_rounds(self) -> None:
+        Raises:
+            LedgerError: There is no such record, or it is no release.
+        """
+        said = self.ledger.record(release).said
+        if not isinstance(said, Released):
+            raise LedgerError(f"record {release} is {said.name}, expected a release")
+        return said.federation
+
+    def blob(self, model: Path) -> Blob:
+        """The hash and size of a file."""
+        return Blob(sha256=sha256_file(model), size=model.stat().st_size)
+
+    def keep(self, model: Path, blob: Blob, sets: Sequence[tuple[Path, Blob]] = ()) -> None:
+        """Store a model under its hash, durably, before the record that names it, and a server optimizer's state."""
+        move_whole(model, self.folders.model(blob.sha256))
+        for path, named in sets:
+            move_whole(path, self.folders.server_state(named.sha256))
+
+    def keep_update(self, site: str, model: Path, blob: Blob) -> None:
+        """Store an update of the open round under its hash, durably, before the record that names it."""
+        move_whole(model, self.folders.update(blob.sha256))
+
+    def drop(self, model: Path) -> None:
+        """Remove an opened model, unless it was moved to where it is kept, and its mix."""
+        model.unlink(missing_ok=True)
+        mixed_beside(model).unlink(missing_ok=True)
+
+    def end_round(self) -> None:
         """Let go of updates that are not of the open round, and of old states of the server optimizer.
 
         The caller holds the lock.
         """
         current = self.state.round
         wanted = {
-            self.folders.updates: {update.model["sha256"] for update in current.updates} if current else set(),
-            self.folders.server: {blob["sha256"] for blob in self.state.current.server},
+            self.folders.updates: {update.model.sha256 for update in current.updates} if current else set(),
+            self.folders.server: {blob.sha256 for blob in self.state.current.server},
         }
         for folder, named in wanted.items():
             for path in folder.glob("*.safetensors"):
@@ -211,7 +239,7 @@ class Vault:
     def sweep_models(self) -> None:
         """Remove models that no record names: a crash came between storing one and recording it."""
         with self.locked():
-            self.sweep_rounds()
+            self.end_round()
             for path in self._unknown_models():
                 path.unlink()
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from fedssh.chain import MAX_LINE_BYTES
 from fedssh.charity.folders import Folders
-from fedssh.charity.vault import COORDINATOR, MAKES_CURRENT, check_history, publish_history
+from fedssh.charity.vault import COORDINATOR, check_history, publish_history
 from fedssh.errors import LedgerError, SettingsError
 from fedssh.files import locked, sha256_file
 from fedssh.keys import load_public, parse_public
 from fedssh.ledger import Ledger, checked, read_export
 from fedssh.rules.events import Record
+from fedssh.rules.vocabulary import MAKES_CURRENT
 from fedssh.signature import read_allowed_signers
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from fedssh.rules.policies import Policy, read_policy
 from fedssh.rules.rounds import ends_waiting, least_sites, needed
-
-CLOSING = ("round-accepted", "round-refused")
+from fedssh.rules.vocabulary import CLOSES_ROUND
 
 Fields = Mapping[str, Any]
 Row = dict[str, Any]
@@ -18,12 +17,12 @@ Row = dict[str, Any]
 def follow(found: Row, record: Fields) -> None:
     """Add one record to what is known of the rounds: {"closed": how many, "last", "open"}."""
     event = record["event"]
-    if event in CLOSING:
+    if event in CLOSES_ROUND:
         last = {name: record[name] for name in ("round", "event", "reason", "time")}
         found |= {"closed": found["closed"] + 1, "last": last}
     if event == "round-opened":
         found["open"] = _opened(record)
-    elif event in CLOSING or event == "finished":
+    elif event in CLOSES_ROUND or event == "finished":
         found["open"] = None
     elif found["open"] is not None:
         _follow(found["open"], record)

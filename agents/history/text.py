@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fedssh.history.table import clock, decimal, few, named_lines, number, short, table, table_lines
-from fedssh.history.totals import JUDGED, plain
+from fedssh.history.totals import plain
 from fedssh.history.verbs import HELP
 from fedssh.history.views import Fields, Row, escaped, fingerprint, history_row, ordered
+from fedssh.rules.vocabulary import VERDICTS
 
 
 def history(records: Callable[[], Iterable[Fields]], *, as_json: bool = False) -> Iterator[str]:
@@ -128,7 +129,7 @@ def status_text(value: Row) -> str:
         if count
     )
     by = f" by {made['site']}" if made["site"] else f", round {made['round']}" if made["round"] else ""
-    shown = [event for event in JUDGED if event != ("counted" if rounds is None else "accepted")]
+    shown = [event for event in VERDICTS if event != ("counted" if rounds is None else "accepted")]
     return named_lines(
         [
             ("federation", f"{value['federation']}, {value['state']}"),

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 
+from fedssh.rules.vocabulary import MAKES_CURRENT, VERDICTS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,13 +23,11 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 EVERY = 100
-JUDGED = ("accepted", "refused", "counted", "invalid")
-MAKES_CURRENT = ("genesis", "accepted", "round-accepted", "rollback")
 KEPT_RELEASES = 100
 _OF_GENESIS = (
     "federation", "schedule", "policy", "gate", "margin", "sessions", "rates", "metrics", "architecture",
 )  # fmt: skip
-_UNHEARD: Row = {**dict.fromkeys(JUDGED, 0), "garbage": 0, "sessions": 0, "best": None, "round": None, "last": None}
+_UNHEARD: Row = {**dict.fromkeys(VERDICTS, 0), "garbage": 0, "sessions": 0, "best": None, "round": None, "last": None}
 
 
 def fold(records: Iterable[Fields], totals: Row | None = None) -> Row | None:
@@ -61,7 +61,7 @@ def begin(first: Fields) -> Row:
         "hash": None,
         "time": None,
         "genesis": {name: first.get(name) for name in _OF_GENESIS},
-        "judged": dict.fromkeys(JUDGED, 0),  # how many of each
+        "judged": dict.fromkeys(VERDICTS, 0),  # how many of each
         "garbage": 0,  # bundles that were dropped and counted
         "nodes": {},  # by name, in order of first enrolment: the row of `nodes`
         "used": {},  # by site: what `rates` keeps
@@ -79,7 +79,7 @@ def add(totals: Row, record: Fields) -> None:
     """Add one record."""
     event = record["event"]
     totals |= {"sequence": record["sequence"], "hash": record["hash"], "time": record["time"]}
-    if event in JUDGED:
+    if event in VERDICTS:
         totals["judged"][event] += 1
         totals["judged_since"] += 1
     elif event == "garbage":
@@ -121,7 +121,7 @@ def _hear(row: Row, record: Fields) -> None:
     event = record["event"]
     if event == "site-revoked":
         row |= {"state": "revoked", "since": record["time"]}
-    elif event in JUDGED or event == "report":
+    elif event in VERDICTS or event == "report":
         row["sessions" if event == "report" else event] += 1
         row["last"] = record["time"]
     elif event == "garbage":

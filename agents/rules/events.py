@@ -1,17 +1,321 @@
-"""The records of a federation's history."""
+"""The records of a federation's history: what each kind says, and what it is written as.
+
+    record     canonical JSON {"sequence":n,"previous":hex,"event":name,"time":…, the event's own members}
+
+docs/formats.md is made from this file.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fedssh.errors import LedgerError
 from fedssh.forms import canonical
+from fedssh.rules.standing import Standing
+from fedssh.rules.typed import Absent, Typed, said
 
 START = "0" * 64
-JUDGED = ("accepted", "refused", "counted", "invalid", "report")
+HEAD = ("sequence", "previous", "event", "time")
+
+Metrics = Mapping[str, Any]  # name: number, null where it is undefined, or a list
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blob(Typed):
+    """The bytes of a file."""
+
+    sha256: str = said("Their SHA-256, in hexadecimal.")
+    size: int = said("Their number.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Typed):
+    """What a site measured on its own images."""
+
+    loss: float = said("The loss.")
+    accuracy: float = said("The accuracy, in 0..1.")
+
+
+class Event(Typed):
+    """What a record says, beside its number, its time and the record before it."""
+
+    name: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Genesis(Event):
+    """The beginning: what was agreed, and the first model."""
+
+    name = "genesis"
+
+    federation: str = said("Its name.")
+    spec: Mapping[str, Any] = said("The architecture.")
+    class_names: tuple[str, ...] | Absent | None = said("What its classes are called, in label order.", absent=True)
+    plan: Mapping[str, Any] = said("The training plan that every release repeats.")
+    policy: str = said("How models become one.")
+    gate: str | Absent = said("`on`, `off` or `ladder`; a federation that began without one has none.", absent=True)
+    margin: float | Absent = said("The gate's margin, in units of the main metric.", absent=True)
+    schedule: str = said("`free`, `relay` or `rounds`.")
+    sessions: int | None = said("How many sessions each site trains, or how many rounds; null is without end.")
+    rates: Mapping[str, Any] | Absent | None = said("Bundles and invalid bundles per site and hour.", absent=True)
+    coordinator: str | Absent = said("Her public key, one OpenSSH line; missing without processes.", absent=True)
+    architecture: str | Absent = said("SHA-256 of the canonical spec.", absent=True)
+    model: Blob = said("The first model's file.")
+    metrics: Metrics = said("What it scored on the holdout.")
+    examples: int = said("How many of the coordinator's images it was trained on.")
+    seed: int = said("Of random weights, the order of training, and the draw of rounds.")
+    epochs: int | Absent = said("For how many epochs.", absent=True)
+    holdout: Mapping[str, Any] | Absent = said("The holdout: `examples` and `sha256`.", absent=True)
+    weights: Mapping[str, Any] | Absent = said(
+        "The given weights that it began from, where there were any.", absent=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteAdded(Event):
+    """Somebody was enrolled."""
+
+    name = "site-added"
+
+    site: str = said("Their name.")
+    role: str = said("`site` trains, `auditor` reads.")
+    key: str = said("Their public key, one OpenSSH line.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteRevoked(Event):
+    """Somebody's enrolment ended."""
+
+    name = "site-revoked"
+
+    site: str = said("Their name.")
+    reason: str = said("Why, in the operator's words.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Event):
+    """What was decided about a submission."""
+
+    site: str = said("Who sent it.")
+    submission: str | Absent = said("Its id.", absent=True)
+    session: int = said("The session that it came out of.")
+    epoch: int = said("The epoch, from 1; of a report, how many there were.")
+    examples: int = said("How many images the site trains on.")
+    builds_on: int | Absent = said("The record of the release that the session started from.", absent=True)
+    claim: Claim | Absent | None = said("What the site measured.", absent=True)
+    model: Blob | None = said("The model's file: what was sent, or what became current.")
+    architecture: str | Absent | None = said("SHA-256 of the canonical spec.", absent=True)
+    metrics: Metrics | None = said("What it scored on the holdout; null where nothing was scored, or may be told.")
+    against: int | Absent = said("The record that had made the current model current.", absent=True)
+    current_metrics: Metrics = said("What that one scored.")
+    reason: str = said("Why.")
+    candidate: Blob | Absent = said("What was sent, under a policy that mixes.", absent=True)
+    share: float | Absent | None = said("Its share in the model; null where that may not be told.", absent=True)
+    staleness: int | Absent = said("How often others had changed the current model meanwhile.", absent=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted(Verdict):
+    """A submission whose model became the current one."""
+
+    name = "accepted"
+
+    model: Blob = said("The file of the model that became current.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused(Verdict):
+    """A submission or a report that changes nothing."""
+
+    name = "refused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(Verdict):
+    """An update that was taken into the open round."""
+
+    name = "counted"
+
+    model: Blob = said("The update's file.")
+    round: int = said("The round's number.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invalid(Event):
+    """A bundle that could not be judged."""
+
+    name = "invalid"
+
+    site: str = said("In whose inbox it lay.")
+    submission: str | None = said("Its id, where one could be read.")
+    bundle: str | None = said("SHA-256 of what arrived.")
+    reason: str = said("What is wrong with it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Garbage(Event):
+    """Bundles without a readable id, dropped above the rate of invalid ones."""
+
+    name = "garbage"
+
+    site: str = said("In whose inbox they lay.")
+    count: int = said("How many.")
+    seconds: float = said("In how many seconds.")
+    reason: str = said("Why.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Event):
+    """A site's session is over."""
+
+    name = "report"
+
+    site: str = said("Whose.")
+    submission: str = said("The report's id.")
+    session: int = said("Its number, from 1.")
+    epochs: int = said("How many there were.")
+    checkpoints: int = said("How many models it sent.")
+    examples: int = said("How many images the site trains on.")
+    builds_on: int = said("The record of the release that it started from.")
+    metrics: Claim | None = said("What the best checkpoint scored at the site; null where there was none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundOpened(Event):
+    """A round opened for some of the sites."""
+
+    name = "round-opened"
+
+    round: int = said("Its number, from 1.")
+    sites: tuple[str, ...] = said("Who was drawn, in order of enrolment.")
+    reason: str = said("How many, and when it closes.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundExtended(Event):
+    """Too few updates came in time, so every site may send one."""
+
+    name = "round-extended"
+
+    round: int = said("Its number.")
+    sites: tuple[str, ...] = said("Who may send one now.")
+    reason: str = said("How many came.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(Typed):
+    """One site's part in a round's result."""
+
+    site: str = said("Whose.")
+    record: int = said("The record that counted its update.")
+    examples: int = said("How many images it was trained on.")
+    share: float | None = said("How much of it is in the result; null when there is none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundClosed(Event):
+    """A round is over."""
+
+    round: int = said("Its number.")
+    metrics: Metrics | None = said(
+        "What its result scored on the holdout; null without one, or where it may not be told."
+    )
+    current_metrics: Metrics = said("What the current model scored.")
+    against: int = said("The record that had made that one current.")
+    updates: tuple[Part, ...] = said("By name of their sites.")
+    missing: tuple[str, ...] = said("Who might have sent one and did not.")
+    reason: str = said("Why.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundAccepted(RoundClosed):
+    """A round whose result became the current model."""
+
+    name = "round-accepted"
+
+    model: Blob = said("The result's file.")
+    state: tuple[Blob, ...] = said("Files of the server optimizer's state: none, one or two.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRefused(RoundClosed):
+    """A round that changes nothing."""
+
+    name = "round-refused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released(Event):
+    """The current model was handed on."""
+
+    name = "release"
+
+    of: int = said("The record that made it current.")
+    model: Blob = said("Its file.")
+    metrics: Metrics = said("What it scored on the holdout.")
+    federation: Standing = said("Where the federation stands.")
+    recipients: tuple[str, ...] = said("Fingerprints of the keys that it is sealed for.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnPassed(Event):
+    """A site lost its turn in a relay."""
+
+    name = "turn-passed"
+
+    site: str = said("Which.")
+    reason: str = said("Why.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolledBack(Event):
+    """The operator went back to an earlier model."""
+
+    name = "rollback"
+
+    to: int = said("The record that had made it current.")
+    model: Blob = said("Its file.")
+    metrics: Metrics = said("What it had scored.")
+    reason: str = said("Why, in the operator's words.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    """The federation is over; the current model stays released."""
+
+    name = "finished"
+
+    reason: str = said("Why.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reopened(Event):
+    """The federation goes on."""
+
+    name = "reopened"
+
+    sessions: int | None = said("How many sessions each site trains from the beginning, or how many rounds.")
+    reason: str = said("Why, in the operator's words.")
+
+
+EVENTS: Mapping[str, type[Event]] = {
+    kind.name: kind
+    for kind in (
+        Genesis, SiteAdded, SiteRevoked, Released, Accepted, Refused, Counted, Invalid, Garbage, Report, RoundOpened,
+        RoundExtended, RoundAccepted, RoundRefused, TurnPassed, RolledBack, Finished, Reopened,
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown(Event):
+    """What a newer program wrote; it changes nothing here."""
+
+    name = "unknown"
 
 
 @dataclass(frozen=True)
@@ -25,16 +329,31 @@ class Record:
 
     @functools.cached_property
     def fields(self) -> dict[str, Any]:
-        """What the record says; check with `verify` before trusting it."""
+        """What the record says; check with `ledger.verify` before trusting it."""
         fields = json.loads(self.text)
         if not isinstance(fields, dict):
             raise LedgerError(f"record {self.sequence} is not a JSON object")
         return fields
 
+    @functools.cached_property
+    def said(self) -> Event:
+        """What the record says, by its kind.
+
+        Raises:
+            LedgerError: A member is missing or of another type.
+        """
+        own = {name: value for name, value in self.fields.items() if name not in HEAD}
+        return EVENTS.get(self.event, Unknown).read(own, f"record {self.sequence}")
+
     @property
     def event(self) -> str:
         """What happened: genesis, accepted, release, …"""
         return str(self.fields.get("event"))
+
+    @property
+    def time(self) -> str:
+        """When, in UTC with milliseconds."""
+        return str(self.fields["time"])
 
     def line(self) -> bytes:
         """The record as one line of the export. A verdict is this line."""

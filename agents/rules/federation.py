@@ -12,15 +12,38 @@ import datetime
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from fedssh.errors import LedgerError
 from fedssh.forms import fingerprint
 from fedssh.rules import rates
-from fedssh.rules.events import Record
+from fedssh.rules.events import (
+    Accepted,
+    Blob,
+    Counted,
+    Event,
+    Finished,
+    Garbage,
+    Genesis,
+    Invalid,
+    Metrics,
+    Record,
+    Released,
+    Reopened,
+    Report,
+    RolledBack,
+    RoundAccepted,
+    RoundExtended,
+    RoundOpened,
+    RoundRefused,
+    SiteAdded,
+    SiteRevoked,
+    TurnPassed,
+)
 from fedssh.rules.gate import Gate
 from fedssh.rules.policies import Policy, read_policy
 from fedssh.rules.rounds import Round, Update, ends_waiting
+from fedssh.rules.standing import LastRound, OpenRound, Standing
+from fedssh.rules.typed import known
 
 
 @dataclass(frozen=True)
@@ -46,19 +69,19 @@ class Current:
 
     Attributes:
         of: Sequence of the record that made it current: genesis, accepted, round-accepted or rollback.
-        model: Its file: {"sha256", "size"}.
+        model: Its file.
         metrics: What it scored on the holdout, as the federation knows it.
         makers: Who changed the current model each time, this time included: sites by name, "" for rounds and rollbacks.
         bar: The best value of the main metric since genesis or the last rollback.
-        server: Files of the server optimizer's state, each {"sha256", "size"}; none after genesis and rollback.
+        server: Files of the server optimizer's state; none after genesis and rollback.
     """
 
     of: int
-    model: dict[str, Any]
-    metrics: dict[str, Any]
+    model: Blob
+    metrics: Metrics
     makers: tuple[str, ...] = ()
     bar: float = 0.0
-    server: tuple[dict[str, Any], ...] = ()
+    server: tuple[Blob, ...] = ()
 
     @property
     def version(self) -> int:
@@ -75,7 +98,7 @@ class Federation:
     """The state after a record.
 
     Attributes:
-        genesis: The fields of the first record.
+        genesis: What the first record says.
         sequence: Number of the newest record.
         head: Its hash.
         members: Everybody ever enrolled, in order of enrolment; enrolled again means at the end again.
@@ -86,11 +109,11 @@ class Federation:
         release: The newest release record, if there was one.
         round: The round that is open.
         rounds: How many rounds have closed.
-        last: The last round that closed: {"round", "event", "reason"}.
+        last: The last round that closed.
         used: What each site has used of its rates, see `rates`; empty where none were agreed.
     """
 
-    genesis: dict[str, Any]
+    genesis: Genesis
     sequence: int
     head: str
     current: Current
@@ -102,28 +125,28 @@ class Federation:
     release: Record | None = None
     round: Round | None = None
     rounds: int = 0
-    last: dict[str, Any] | None = None
+    last: LastRound | None = None
     used: Mapping[str, rates.Used] = field(default_factory=dict)
 
     @property
     def rates(self) -> tuple[int, int]:
         """Bundles and invalid bundles per site and hour, as agreed; 0 is no limit."""
-        return rates.agreed(self.genesis)
+        return rates.agreed({"rates": known(self.genesis.rates, None)})
 
     @property
     def policy(self) -> Policy:
         """The policy as agreed."""
-        return _policy(self.genesis["policy"])
+        return _policy(self.genesis.policy)
 
     @property
     def gate(self) -> Gate:
         """The gate as agreed; a federation that began without one had none."""
-        return Gate(self.genesis.get("gate", "off"), self.genesis.get("margin", 0.0))
+        return Gate(known(self.genesis.gate, "off"), known(self.genesis.margin, 0.0))
 
     @property
     def metric(self) -> str:
         """The main metric as agreed."""
-        return str(self.genesis["plan"]["metric"])
+        return main_metric(self.genesis)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -139,51 +162,43 @@ class Federation:
         """Who has this name now, or had it last."""
         return next((member for member in self.members if member.name == name), None)
 
-    def block(self) -> dict[str, Any]:
+    def standing(self) -> Standing:
         """The state of the federation, as a release tells it."""
-        return {
-            "name": self.genesis["federation"],
-            "policy": self.genesis["policy"],
-            "gate": self.gate.kind,
-            "margin": self.gate.margin,
-            "version": self.current.version,
-            "schedule": self.genesis["schedule"],
-            "turn": self.turn,
-            "turns": self.turns,
-            "round": self._round_block(),
-            "last": self.last,
-            "state": "finished" if self.finished else "open",
-            "sessions": None if self.policy.rounds else self.sessions,
-            "sites": [site.name for site in self.sites],
-        }
+        now = self.round
+        return Standing(
+            name=self.genesis.federation,
+            policy=self.genesis.policy,
+            gate=self.gate.kind,
+            margin=self.gate.margin,
+            version=self.current.version,
+            schedule=self.genesis.schedule,
+            turn=self.turn,
+            turns=self.turns,
+            round=None if now is None else OpenRound(number=now.number, sites=now.sites, of=self.sessions),
+            last=self.last,
+            state="finished" if self.finished else "open",
+            sessions=None if self.policy.rounds else self.sessions,
+            sites=tuple(site.name for site in self.sites),
+        )
 
-    def _round_block(self) -> dict[str, Any] | None:
-        if self.round is None:
-            return None
-        return {"number": self.round.number, "sites": list(self.round.sites), "of": self.sessions}
-
-    def wanted_release(self) -> dict[str, Any] | None:
+    def wanted_release(self) -> Released | None:
         """What the newest release should say, or None while there is nobody to release to."""
         if not self.sites:
             return None
-        current = self.current
-        return {
-            "of": current.of,
-            "model": current.model,
-            "metrics": current.metrics,
-            "federation": self.block(),
-            "recipients": [fingerprint(site.key) for site in self.sites],
-        }
+        return Released(
+            of=self.current.of,
+            model=self.current.model,
+            metrics=self.current.metrics,
+            federation=self.standing(),
+            recipients=tuple(fingerprint(site.key) for site in self.sites),
+        )
 
-    def release_is_due(self) -> bool:
-        """Whether the model, the recipients or the state of the federation changed since the newest release."""
+    def due_release(self) -> Released | None:
+        """The next release: the model, the recipients or the state of the federation changed since the newest one."""
         wanted = self.wanted_release()
-        if wanted is None:
-            return False
-        released = self.release.fields if self.release else {}
-        return any(released.get(name) != value for name, value in wanted.items())
+        return None if wanted is None or (self.release and self.release.said == wanted) else wanted
 
-    def out_of_turn(self, site: str, released: Mapping[str, Any]) -> str:
+    def out_of_turn(self, site: str, released: Standing) -> str:
         """Why nothing is taken from a site now, in the schedule `relay`; empty when it is, and in every other schedule.
 
         A site ships all checkpoints of a session before its report, which ends its turn. So what comes later comes from
@@ -193,13 +208,13 @@ class Federation:
             released: What the release that the site started from says of the federation. Without `turns`, as an older
                 version made it, only whose turn it is counts.
         """
-        if self.genesis["schedule"] != "relay":
+        if self.genesis.schedule != "relay":
             return ""
-        same = released.get("turns", self.turns) == self.turns
+        same = known(released.turns, self.turns) == self.turns
         if self.turn == site:
             return "" if same else f"it was trained in an earlier turn of {site}"
         whose = f"it is {self.turn}'s turn" if self.turn else "it is nobody's turn"
-        return f"the turn of {site} is over; {whose}" if released.get("turn") == site else whose
+        return f"the turn of {site} is over; {whose}" if known(released.turn, None) == site else whose
 
     def all_sessions_done(self) -> bool:
         """Whether every site has trained as many sessions as agreed, or as many rounds have closed."""
@@ -239,89 +254,102 @@ def advance(state: Federation | None, record: Record) -> Federation:
     Raises:
         LedgerError: The record cannot follow.
     """
-    fields = record.fields
     try:
-        if state is None:
-            if record.event != "genesis" or record.sequence != 1:
-                raise LedgerError(f"the history begins with {record.event}, expected genesis")
-            bar = _bar(fields, fields["metrics"])
-            current = Current(record.sequence, fields["model"], fields["metrics"], bar=bar)
-            return Federation(fields, record.sequence, record.hash, current, fields["sessions"])
-        changed = _after(state, record, fields)
+        return _begun(record) if state is None else _advanced(state, record)
     except KeyError as error:
         raise LedgerError(f"record {record.sequence} lacks {error}") from None
-    used = rates.follow(state.used, fields, state.rates)
+    except (TypeError, ValueError) as error:
+        raise LedgerError(f"record {record.sequence}: {error}") from None
+
+
+def _begun(record: Record) -> Federation:
+    said = record.said
+    if not isinstance(said, Genesis) or record.sequence != 1:
+        raise LedgerError(f"the history begins with {record.event}, expected genesis")
+    current = Current(record.sequence, said.model, said.metrics, bar=_bar(said, said.metrics))
+    return Federation(said, record.sequence, record.hash, current, said.sessions)
+
+
+def _advanced(state: Federation, record: Record) -> Federation:
+    changed = _after(state, record, record.said)
+    used = rates.follow(state.used, record.fields, state.rates)
     changed = dataclasses.replace(changed, sequence=record.sequence, head=record.hash, used=used)
-    return _with_turn(state, changed, record.event, fields)
+    return _with_turn(state, changed, record.said)
 
 
-def _after(state: Federation, record: Record, fields: dict[str, Any]) -> Federation:
-    match record.event:
-        case "accepted" | "rollback":
-            return dataclasses.replace(state, current=_next(state, record, fields))
-        case "round-opened":
-            opened = datetime.datetime.fromisoformat(fields["time"]).timestamp()
-            sites = tuple(fields["sites"])
-            began = Round(fields["round"], sites, sites, opened, record.sequence)
-            return dataclasses.replace(state, round=began, turns=fields["round"])
-        case "counted":
-            return _with_update(state, record, fields)
-        case "round-extended":
-            extended = dataclasses.replace(_open_round(state, record), sites=tuple(fields["sites"]))
+def _after(state: Federation, record: Record, said: Event) -> Federation:
+    match said:
+        case Accepted() | RolledBack():
+            return dataclasses.replace(state, current=_next(state, record, said))
+        case RoundOpened():
+            opened = datetime.datetime.fromisoformat(record.time).timestamp()
+            began = Round(said.round, said.sites, said.sites, opened, record.sequence)
+            return dataclasses.replace(state, round=began, turns=said.round)
+        case Counted():
+            current = _open_round(state, record)
+            update = Update(said.site, record.sequence, said.model, said.examples)
+            return dataclasses.replace(state, round=dataclasses.replace(current, updates=(*current.updates, update)))
+        case RoundExtended():
+            extended = dataclasses.replace(_open_round(state, record), sites=said.sites)
             return dataclasses.replace(state, round=extended)
-        case "round-accepted" | "round-refused":
-            last = {name: fields[name] for name in ("round", "event", "reason")}
-            closed = dataclasses.replace(state, round=None, rounds=state.rounds + 1, last=last)
-            if record.event == "round-refused":
-                return closed
-            return dataclasses.replace(closed, current=_next(state, record, fields))
-        case "site-added":
-            others = tuple(member for member in state.members if member.name != fields["site"])
-            before = state.member(fields["site"])  # with a new key perhaps, but still the one that trained
-            added = Site(fields["site"], fields["role"], fields["key"], before.sessions if before else 0)
+        case RoundAccepted():
+            return dataclasses.replace(_closed(state, said), current=_next(state, record, said))
+        case RoundRefused():
+            return _closed(state, said)
+        case SiteAdded():
+            others = tuple(member for member in state.members if member.name != said.site)
+            before = state.member(said.site)  # with a new key perhaps, but still the one that trained
+            added = Site(said.site, said.role, said.key, before.sessions if before else 0)
             return dataclasses.replace(state, members=(*others, added))
-        case "site-revoked":
-            return _without(_with_member(state, fields["site"], revoked=True), fields["site"])
-        case "report":
-            member = state.member(fields["site"])
-            done = member.sessions + 1 if member else 0
-            reported = _with_member(state, fields["site"], sessions=done)
-            return _with_empty(reported, fields)
-        case "invalid" | "garbage":
-            return _with_empty(state, fields)
-        case "release":
+        case SiteRevoked():
+            member = state.member(said.site)
+            return _without(_with_member(state, member and dataclasses.replace(member, revoked=True)), said.site)
+        case Report():
+            member = state.member(said.site)
+            more = member and dataclasses.replace(member, sessions=member.sessions + 1)
+            return _with_empty(_with_member(state, more), record, said.site)
+        case Invalid() | Garbage():
+            return _with_empty(state, record, said.site)
+        case Released():
             return dataclasses.replace(state, release=record)
-        case "finished":
+        case Finished():
             return dataclasses.replace(state, finished=True, round=None)
-        case "reopened":
-            return dataclasses.replace(state, finished=False, sessions=fields["sessions"])
+        case Reopened():
+            return dataclasses.replace(state, finished=False, sessions=said.sessions)
     return state
 
 
-def _next(state: Federation, record: Record, fields: dict[str, Any]) -> Current:
-    bar = _bar(state.genesis, fields["metrics"])
-    if record.event != "rollback":  # after a rollback the bar is what the operator went back to
+def _closed(state: Federation, said: RoundAccepted | RoundRefused) -> Federation:
+    last = LastRound(round=said.round, event=said.name, reason=said.reason)
+    return dataclasses.replace(state, round=None, rounds=state.rounds + 1, last=last)
+
+
+def _next(state: Federation, record: Record, said: Accepted | RolledBack | RoundAccepted) -> Current:
+    """The model that a record makes current."""
+    if said.metrics is None:
+        raise LedgerError(f"record {record.sequence} makes a model current without scores")
+    bar = _bar(state.genesis, said.metrics)
+    if not isinstance(said, RolledBack):  # after a rollback the bar is what the operator went back to
         bar = max(bar, state.current.bar)
-    server = tuple(fields.get("state", ()))
-    makers = (*state.current.makers, fields.get("site", ""))
-    return Current(record.sequence, fields["model"], fields["metrics"], makers, bar, server)
+    maker = said.site if isinstance(said, Accepted) else ""
+    server = said.state if isinstance(said, RoundAccepted) else ()
+    return Current(record.sequence, said.model, said.metrics, (*state.current.makers, maker), bar, server)
 
 
-def _bar(genesis: dict[str, Any], metrics: dict[str, Any]) -> float:
-    value = metrics[genesis["plan"]["metric"]]
+def main_metric(genesis: Genesis) -> str:
+    """What the policy compares first."""
+    return str(genesis.plan["metric"])
+
+
+def _bar(genesis: Genesis, metrics: Metrics) -> float:
+    value = metrics[main_metric(genesis)]
     return -1.0 if value is None else float(value)
 
 
-def _with_update(state: Federation, record: Record, fields: dict[str, Any]) -> Federation:
-    current = _open_round(state, record)
-    update = Update(fields["site"], record.sequence, fields["model"], fields["examples"])
-    return dataclasses.replace(state, round=dataclasses.replace(current, updates=(*current.updates, update)))
-
-
-def _with_empty(state: Federation, fields: dict[str, Any]) -> Federation:
+def _with_empty(state: Federation, record: Record, name: str) -> Federation:
     """A site from which nothing of use comes in the open round is not waited for."""
-    current, name = state.round, fields["site"]
-    if current is None or name in current.empty or not ends_waiting(fields, current.record):
+    current = state.round
+    if current is None or name in current.empty or not ends_waiting(record.fields, current.record):
         return state
     return dataclasses.replace(state, round=dataclasses.replace(current, empty=(*current.empty, name)))
 
@@ -352,16 +380,16 @@ def _policy(text: str) -> Policy:
         raise LedgerError(f"record 1: {error}", "this federation needs a newer fedssh") from None
 
 
-def _with_member(state: Federation, name: str, **changes: Any) -> Federation:
-    members = (dataclasses.replace(one, **changes) if one.name == name else one for one in state.members)
+def _with_member(state: Federation, changed: Site | None) -> Federation:
+    members = (changed if changed and one.name == changed.name else one for one in state.members)
     return dataclasses.replace(state, members=tuple(members))
 
 
-def _with_turn(before: Federation, state: Federation, event: str, fields: dict[str, Any]) -> Federation:
+def _with_turn(before: Federation, state: Federation, said: Event) -> Federation:
     """Pass the turn on: after its site's report, when its time is up, or when its site is gone."""
-    if state.genesis["schedule"] != "relay":
+    if state.genesis.schedule != "relay":
         return state
-    over = event in ("report", "turn-passed", "site-revoked") and fields.get("site") == before.turn
+    over = isinstance(said, Report | TurnPassed | SiteRevoked) and said.site == before.turn
     if before.turn is not None and not over:
         return state
     turn = state.turn_after(before.turn or "")

@@ -1,86 +1,185 @@
-"""What the records about candidates and rounds say, from the state and a decision. Pure.
+"""What is written down about candidates and rounds, from the state and a decision. Pure.
 
-`settle` and `conduct` write them into the signed history; an experiment in memory writes the same.
+`coordinator` writes these records, and `replay` holds what somebody else wrote against them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from fedssh.rules.events import (
+    Accepted,
+    Blob,
+    Claim,
+    Counted,
+    Finished,
+    Metrics,
+    Part,
+    Refused,
+    Report,
+    RoundAccepted,
+    RoundExtended,
+    RoundOpened,
+    RoundRefused,
+)
 from fedssh.rules.federation import Federation
-from fedssh.rules.gate import MIXING, Decision, passes, told
-from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select
+from fedssh.rules.gate import MIXING, Decision, decide, passes, told
+from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select, why_not
+from fedssh.rules.standing import Standing
+from fedssh.rules.typed import known
 
-Fields = dict[str, Any]
+
+@dataclass(frozen=True)
+class Sent:
+    """A model that a site sent.
+
+    Attributes:
+        submission: Its id.
+        session, epoch: What it came out of.
+        examples: How many images the site trains on.
+        builds_on: The record of the release that the session started from.
+        started: What that release says of the federation.
+        claim: What the site measured.
+        model: Its file.
+        architecture: SHA-256 of its spec.
+    """
+
+    site: str
+    submission: str
+    session: int
+    epoch: int
+    examples: int
+    builds_on: int
+    started: Standing
+    claim: Claim
+    model: Blob
+    architecture: str
+
+    @property
+    def turns(self) -> int:
+        """The round that it was trained for."""
+        return known(self.started.turns, 0)
 
 
-def verdict(state: Federation, sent: Mapping[str, Any], decision: Decision, staleness: int | None = None) -> Fields:
-    """A candidate's verdict: the fields of `accepted`, `refused` and `counted`.
+@dataclass(frozen=True)
+class Over:
+    """A site's word that a session is over.
+
+    Attributes:
+        submission: The report's id.
+        builds_on, started: As in `Sent`.
+        metrics: What the best checkpoint scored at the site; None without one.
+    """
+
+    site: str
+    submission: str
+    session: int
+    epochs: int
+    checkpoints: int
+    examples: int
+    builds_on: int
+    started: Standing
+    metrics: Claim | None
+
+
+def objection(state: Federation, site: str, started: Standing) -> str:
+    """Why nothing at all is taken from a site now; empty when something may be."""
+    member = state.member(site)
+    if member is None or member.revoked:
+        return "revoked"
+    return state.out_of_turn(site, started)
+
+
+def decision(state: Federation, mixes: Sequence[tuple[float, Metrics]]) -> Decision:
+    """What becomes of a candidate, for a policy without rounds.
 
     Args:
-        sent: What the submission says: site, submission, session, epoch, examples, builds_on, claim, model,
-            architecture.
+        mixes: Its share in each mix, and what that one scored.
+    """
+    return decide(state.policy, state.gate, state.metric, state.current.metrics, state.current.bar, mixes)
+
+
+def accepted(state: Federation, sent: Sent, decided: Decision, staleness: int, model: Blob) -> Accepted:
+    """A candidate that becomes current, as it is or as the mix in the file `model`."""
+    return Accepted(**_verdict(state, sent, decided) | _mixed(state, sent, decided, staleness) | {"model": model})
+
+
+def refused(state: Federation, sent: Sent, decided: Decision, staleness: int | None = None) -> Refused:
+    """A candidate that does not.
+
+    Args:
         staleness: How often others had changed the current model since; None where nothing was scored.
     """
-    fields = {
-        **sent,
-        "metrics": _told(state, decision),
-        "against": state.current.of,
-        "current_metrics": state.current.metrics,
-        "reason": decision.reason,
-    }
-    if staleness is not None and state.policy.name in MIXING:
-        share = None if _hidden(state, decision) else decision.share
-        fields |= {"candidate": sent["model"], "share": share, "staleness": staleness}
-    return fields
+    mixed = {} if staleness is None else _mixed(state, sent, decided, staleness)
+    return Refused(**_verdict(state, sent, decided) | mixed)
 
 
-def refused_report(state: Federation, sent: Mapping[str, Any], reason: str) -> Fields:
-    """A report that does not count.
-
-    Args:
-        sent: What it says: site, submission, session, epoch, examples, builds_on, claim.
-    """
-    nothing = {"metrics": None, "model": None, "architecture": None}
-    against = {"against": state.current.of, "current_metrics": state.current.metrics}
-    return {**sent, **nothing, **against, "reason": reason}
-
-
-def counted(state: Federation, sent: Mapping[str, Any]) -> Fields:
-    """An update that is taken into the open round."""
+def counted(state: Federation, sent: Sent) -> Counted | Refused:
+    """An update that is taken into the open round, or why it is not."""
+    if reason := why_not(state.round, sent.site, sent.turns):
+        return refused(state, sent, Decision(False, reason))
     current = state.round
     assert current is not None
     reason = f"update {len(current.updates) + 1} of {len(current.sites)} in round {current.number}"
-    return verdict(state, sent, Decision(True, reason)) | {"round": current.number}
+    return Counted(**_verdict(state, sent, Decision(True, reason)), round=current.number)
 
 
-def opening(state: Federation) -> Fields | None:
+def reported(state: Federation, over: Over) -> Report | Refused:
+    """A session that is over, or why its report does not count."""
+    same = {name: getattr(over, name) for name in ("site", "submission", "session", "examples", "builds_on")}
+    if reason := objection(state, over.site, over.started):
+        return Refused(
+            **same,
+            epoch=over.epochs,
+            claim=over.metrics,
+            metrics=None,
+            model=None,
+            architecture=None,
+            against=state.current.of,
+            current_metrics=state.current.metrics,
+            reason=reason,
+        )
+    return Report(**same, epochs=over.epochs, checkpoints=over.checkpoints, metrics=over.metrics)
+
+
+def opening(state: Federation) -> RoundOpened | None:
     """The next round, when it can open."""
     sites = [site.name for site in state.sites]
     policy = state.policy
     if state.round or state.finished or state.all_sessions_done() or not can_open(policy, sites):
         return None
     number = state.rounds + 1
-    chosen = select(sites, float(policy.values["fraction"]), state.genesis["seed"], number)
+    chosen = select(sites, float(policy.values["fraction"]), state.genesis.seed, number)
     if policy.least > len(chosen):
         chosen = tuple(sites)  # fewer would not do for the rule
     reason = (
         f"{len(chosen)} of {len(sites)} sites; closes with all of them, or after "
         f"{policy.values['deadline']:g} s with {needed(policy, len(chosen))}"
     )
-    return {"round": number, "sites": list(chosen), "reason": reason}
+    return RoundOpened(round=number, sites=chosen, reason=reason)
 
 
-def extension(state: Federation, now: float) -> Fields | None:
+def due_now(state: Federation, now: float) -> Due:
+    """What the open round is due for, if there is one.
+
+    Args:
+        now: In seconds since 1970.
+    """
+    if state.round is None:
+        return Due.NOTHING
+    return due(state.policy, state.round, [site.name for site in state.sites], now)
+
+
+def extension(state: Federation, now: float) -> RoundExtended | None:
     """The open round for all sites, when it is due for that."""
-    sites = [site.name for site in state.sites]
     current = state.round
-    if current is None or due(state.policy, current, sites, now) is not Due.EXTEND:
+    if current is None or due_now(state, now) is not Due.EXTEND:
         return None
     wanted = needed(state.policy, len(current.selected))
     reason = f"{len(current.updates)} of {wanted} updates in time; now every site may send one"
-    return {"round": current.number, "sites": sites, "reason": reason}
+    return RoundExtended(round=current.number, sites=tuple(site.name for site in state.sites), reason=reason)
 
 
 def too_few(state: Federation, current: Round) -> Decision | None:
@@ -91,41 +190,45 @@ def too_few(state: Federation, current: Round) -> Decision | None:
     return Decision(False, f"{len(current.updates)} of {wanted} updates, and no site is left that could send one")
 
 
-def gated(state: Federation, updates: int, metrics: Mapping[str, Any]) -> Decision:
+def gated(state: Federation, updates: int, metrics: Metrics) -> Decision:
     """Whether a round's result becomes the current model, from what it scored."""
     accept, reason = passes(state.gate, state.metric, metrics, state.current.metrics, state.current.bar)
     parts = f"{state.policy.name} of {updates} {'update' if updates == 1 else 'updates'}"
     return Decision(accept, f"{parts}: {reason}", None, metrics)
 
 
-def closing(state: Federation, current: Round, decision: Decision, shares: Sequence[float] | None) -> Fields:
-    """The end of a round; `round-accepted` further names the model and the server optimizer's state.
+def closed(
+    state: Federation, current: Round, decided: Decision, shares: Sequence[float], model: Blob, sets: Sequence[Blob]
+) -> RoundAccepted:
+    """The end of a round whose result becomes current.
 
     Args:
-        shares: How much of each of `in_order(current)` is in the result; None when there is none.
+        shares: How much of each of `in_order(current)` is in the result.
+        model: The result's file.
+        sets: Files of the server optimizer's state.
     """
-    updates = in_order(current)
-    known: Sequence[float | None] = shares or [None] * len(updates)
-    parts = [
-        {"site": update.site, "record": update.record, "examples": update.examples, "share": share}
-        for update, share in zip(updates, known, strict=True)
-    ]
-    return {
-        "round": current.number,
-        "metrics": _told(state, decision),
-        "current_metrics": state.current.metrics,
-        "against": state.current.of,
-        "updates": parts,
-        "missing": list(current.missing),
-        "reason": decision.reason,
-    }
+    return RoundAccepted(**_closing(state, current, decided, shares), model=model, state=tuple(sets))
 
 
-def why_finished(state: Federation) -> str:
-    """What was agreed and is done, when all sessions or rounds are."""
+def closed_empty(
+    state: Federation, current: Round, decided: Decision, shares: Sequence[float] | None = None
+) -> RoundRefused:
+    """The end of a round that changes nothing.
+
+    Args:
+        shares: As in `closed`; None when there is no result.
+    """
+    return RoundRefused(**_closing(state, current, decided, shares))
+
+
+def finished(state: Federation) -> Finished | None:
+    """The end of the federation, when all sessions or rounds that were agreed are done."""
+    if state.finished or not state.all_sessions_done():
+        return None
     if state.policy.rounds:
-        return f"{state.rounds} {'round' if state.rounds == 1 else 'rounds'} closed, as agreed"
-    return f"every site has trained {state.sessions} {'session' if state.sessions == 1 else 'sessions'}"
+        return Finished(reason=f"{state.rounds} {'round' if state.rounds == 1 else 'rounds'} closed, as agreed")
+    sessions = f"{state.sessions} {'session' if state.sessions == 1 else 'sessions'}"
+    return Finished(reason=f"every site has trained {sessions}")
 
 
 def in_order(current: Round) -> list[Update]:
@@ -133,10 +236,51 @@ def in_order(current: Round) -> list[Update]:
     return sorted(current.updates, key=lambda update: update.site)
 
 
-def _told(state: Federation, decision: Decision) -> Fields | None:
-    return None if _hidden(state, decision) else told(state.gate, decision.metrics)
-
-
-def _hidden(state: Federation, decision: Decision) -> bool:
+def hidden(state: Federation, decided: Decision) -> bool:
     """Whether nothing is told of what a model scored: under a ladder a refusal is all that the sites learn."""
-    return state.gate.kind == "ladder" and not decision.accept
+    return state.gate.kind == "ladder" and not decided.accept
+
+
+def _verdict(state: Federation, sent: Sent, decided: Decision) -> dict[str, Any]:
+    return {
+        "site": sent.site,
+        "submission": sent.submission,
+        "session": sent.session,
+        "epoch": sent.epoch,
+        "examples": sent.examples,
+        "builds_on": sent.builds_on,
+        "claim": sent.claim,
+        "model": sent.model,
+        "architecture": sent.architecture,
+        "metrics": _told(state, decided),
+        "against": state.current.of,
+        "current_metrics": state.current.metrics,
+        "reason": decided.reason,
+    }
+
+
+def _mixed(state: Federation, sent: Sent, decided: Decision, staleness: int) -> dict[str, Any]:
+    if state.policy.name not in MIXING:
+        return {}
+    return {"candidate": sent.model, "share": None if hidden(state, decided) else decided.share, "staleness": staleness}
+
+
+def _closing(state: Federation, current: Round, decided: Decision, shares: Sequence[float] | None) -> dict[str, Any]:
+    updates = in_order(current)
+    each: Sequence[float | None] = shares or [None] * len(updates)
+    return {
+        "round": current.number,
+        "metrics": _told(state, decided),
+        "current_metrics": state.current.metrics,
+        "against": state.current.of,
+        "updates": tuple(
+            Part(site=update.site, record=update.record, examples=update.examples, share=share)
+            for update, share in zip(updates, each, strict=True)
+        ),
+        "missing": current.missing,
+        "reason": decided.reason,
+    }
+
+
+def _told(state: Federation, decided: Decision) -> Metrics | None:
+    return None if hidden(state, decided) else told(state.gate, decided.metrics)

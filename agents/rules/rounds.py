@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from fedssh.rules.events import Blob
 from fedssh.rules.policies import Policy
 
 
@@ -24,13 +25,13 @@ class Update:
 
     Attributes:
         record: Sequence of the record that counted it.
-        model: Its file: {"sha256", "size"}.
+        model: Its file.
         examples: How many images it was trained on.
     """
 
     site: str
     record: int
-    model: dict[str, Any]
+    model: Blob
     examples: int
 
 

@@ -129,7 +129,7 @@ class Point:
         examples: Images that all sites together trained on until then, once per epoch.
         bytes: Of models shipped until then, to the coordinator and from her.
         site: Whose candidate it was; None for the start and for rounds.
-        holdout, test: What it scores, see `models.score`.
+        holdout, test: What it scores, see `fedssh.models.score`.
     """
 
     version: int

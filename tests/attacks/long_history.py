@@ -40,14 +40,16 @@ import hashlib, json, os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 import numpy as np
-from agents import weights
-from fedssh.charity import snapshot, totals, vault
+from fedssh import weights
+from fedssh.charity import snapshot, vault
+from fedssh.history import totals
 from fedssh.rules.federation import advance
 from fedssh.charity.folders import Folders
 from fedssh.files import sha256_file
 from fedssh.keys import make_key
-from fedssh.ledger import Ledger, Record, subject_of
-from fedssh.manifest import canonical
+from fedssh.ledger import Ledger, subject_of
+from fedssh.rules.events import Record
+from fedssh.forms import canonical
 from fedssh.signature import LEDGER, sign
 
 folders, count, signed = Folders(Path({state!r})), {records}, {signed}

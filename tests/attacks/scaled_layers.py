@@ -118,7 +118,7 @@ class Federation:
 
     def current(self) -> dict[str, np.ndarray]:
         vault = self.coordinator.vault
-        path = vault.folders.model(vault.state.current.model["sha256"])
+        path = vault.folders.model(vault.state.current.model.sha256)
         return read_weights(path, read_header(path).tensors)
 
     def submit(self, site: str, weights: Weights, folder: Path) -> Mapping[str, Any]:

@@ -72,7 +72,7 @@ for line in sys.stdin:
             found = Probe({spec!r}, wanted["plan"], lambda: None).check(models[0], ("c", models[1]), ("f", models[2]))
             say(vars(found))
         elif "mix" in request or "round" in request:
-            from fedssh.charity import combining
+            from fedssh.charity.judge import combining
             work = combining.mix if "mix" in request else combining.combine
             say(work(Scorer(), request["mix" if "mix" in request else "round"]))
         else:

@@ -241,12 +241,12 @@ from pathlib import Path
 import tensorflow
 cpu = tensorflow.config.list_physical_devices("CPU")[0]
 tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
-from fedssh.alice import incoming, network, terms
+from fedssh.alice import incoming, learner, terms
 from fedssh.alice.exchange import Exchange
 from fedssh.rules.plan import read_plan
 from fedssh.alice.replicas import Replicas
-network._strategy = lambda: tensorflow.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-found = network.Network(Path(sys.argv[1]), 1, 1, None)
+learner._strategy = lambda: tensorflow.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+found = learner.Network(Path(sys.argv[1]), 1, 1, None)
 state = Path(sys.argv[3])
 pin = terms.load_pin(state)
 folder = Path(sys.argv[2])
@@ -459,16 +459,16 @@ def test_a_share_that_leaves_nothing_is_refused(site: SmallSite) -> None:
 SIMULATED = """
 import hashlib, json, sys
 from pathlib import Path
-from models.backend import load_keras
+from fedssh.models.backend import load_keras
 load_keras(threads=1, computations=2)
 from fedssh.alice.fitting import fit, new_trainer
 from fedssh.rules.plan import read_plan
 from fedssh.alice.replicas import Replicas
 from fedssh.alice.session import session_seed
 from fedssh.weights import read_header, read_weights, write_weights
-from models import images
-from models.pool import Pool
-from models.training import resident
+from fedssh.models.data import images
+from fedssh.models.pool import Pool
+from fedssh.models.training import resident
 model, data, out, seed = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[4]), 1
 plan = read_plan(json.loads(sys.argv[3]))
 header = read_header(model)

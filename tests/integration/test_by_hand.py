@@ -46,7 +46,7 @@ def test_the_three_lines_open_an_accepted_bundle(room: Room, tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('Good "submission@fedssh" signature for alice-1 with RSA key SHA256:')
-    assert done.stdout.split()[-2] == record.model["sha256"]
+    assert done.stdout.split()[-2] == record.model.sha256
 
 
 def test_evidence_is_kept_of_the_newest_accepted_bundles_only(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

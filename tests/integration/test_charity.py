@@ -30,6 +30,8 @@ from fedssh.errors import LedgerError, SettingsError
 from fedssh.forms import canonical
 from fedssh.ledger import read_export, verify
 from fedssh.manifest import Release, new_id
+from fedssh.rules.standing import Standing
+from fedssh.rules.typed import ABSENT
 from fedssh.signature import SUBMISSION, read_allowed_signers, sign
 
 Room = Any  # tests/integration/conftest.py
@@ -651,7 +653,9 @@ def test_in_a_relay_only_the_work_of_the_turn_counts(new_room: Callable[..., Roo
     room.work()
     assert room.verdict("alice-1", old)["reason"] == "it was trained in an earlier turn of alice-1"
     assert room.verdict("alice-1", new)["event"] == "accepted"
-    assert room.vault.state.out_of_turn("alice-1", {"turn": "alice-1"}) == "", "an older version counted no turns"
+    older = Standing.read(room.vault.state.standing().fields() | {"turn": "alice-1"}, "a release")
+    older = dataclasses.replace(older, turns=ABSENT)
+    assert room.vault.state.out_of_turn("alice-1", older) == "", "an older version counted no turns"
 
 
 def test_work_that_comes_after_its_turn_was_passed_on_is_refused(new_room: Callable[..., Room]) -> None:
@@ -760,7 +764,7 @@ def test_an_older_ledger_put_back_is_noticed(room: Room) -> None:
 
 
 def test_verify_names_a_damaged_or_missing_model(room: Room) -> None:
-    model = room.folders.model(room.vault.state.current.model["sha256"])
+    model = room.folders.model(room.vault.state.current.model.sha256)
     content = model.read_bytes()
     model.write_bytes(content[:-1] + b"x")
     with pytest.raises(LedgerError, match="which is not the model of record 1"):

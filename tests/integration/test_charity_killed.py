@@ -246,7 +246,7 @@ def check_averaged(folders: Folders, wanted: dict[str, str], accuracy: float) ->
     vault = Vault(folders)
     assert {record.fields["submission"]: record.event for record in vault.ledger.judged()} == wanted
     assert vault.state.current.metrics["accuracy"] == pytest.approx(accuracy)
-    assert not vault.state.release_is_due()
+    assert vault.state.due_release() is None
     events = [record.event for record in vault.ledger.records()]
     in_rounds = vault.state.policy.rounds
     assert (events.count("round-accepted"), events.count("round-opened")) == ((1, 2) if in_rounds else (0, 0))
@@ -276,10 +276,10 @@ def check(folders: Folders, keys: dict[str, PrivateKey], wanted: dict[str, tuple
     newest = max(folders.releases.glob("*.bundle"))
     model = folders.state / "opened.safetensors"
     release = open_bundle(newest, model, Release, keys["coordinator"].public, keys["alice-2"])
-    assert sha256_file(model) == vault.state.current.model["sha256"]
+    assert sha256_file(model) == vault.state.current.model.sha256
     recorded = next(record for record in reversed(records) if record.event == "release")
     assert (release.sequence, release.head) == (recorded.sequence, recorded.hash)
-    assert not vault.state.release_is_due()
+    assert vault.state.due_release() is None
     assert len(list(folders.models.iterdir())) == 3
     for folder in (folders.inbox, folders.claimed):
         assert not [path for path in folder.rglob("*") if path.is_file()]
@@ -356,7 +356,7 @@ def test_two_vaults_on_one_state_are_refused(room: Room) -> None:
     script = f"""
 import sys, threading
 from pathlib import Path
-from fedssh.charity.folders import Folders, locked
+from fedssh.files import locked
 with locked(Path({str(room.folders.vault)!r}) / "serve.lock", "busy"):
     print("holds", flush=True)
     sys.stdin.read()

@@ -138,7 +138,7 @@ def test_ssh_says_what_it_cannot_do(tmp_path: Path, changes: dict[str, Any], wha
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from experiments import ssh
+from experiments.engines.ssh import engine as ssh
 from tests.integration.test_engines import a_run, images_of
 run = a_run(sites=2, sessions=500)
 ssh.run(run, images_of(run), Path(sys.argv[1]), lambda share, text: print(text, flush=True))

@@ -23,8 +23,8 @@ from fedssh import weights
 from fedssh.bundle import open_bundle, pending, seal
 from fedssh.charity.folders import Folders
 from fedssh.charity.judge import process as judge
-from fedssh.charity.judge.client import Judge, JudgeError, judge_command
-from fedssh.errors import AgentError
+from fedssh.charity.judge.client import Judge, judge_command
+from fedssh.errors import AgentError, JudgeError
 from fedssh.keys import PrivateKey
 from fedssh.manifest import Local, Release, Submission, new_id, now
 from fedssh.weights import read_weights, write_weights

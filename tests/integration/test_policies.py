@@ -237,7 +237,7 @@ def test_the_order_of_arrival_changes_nothing(new_room: NewRoom, tmp_path: Path)
         for site in order:
             room.submit(site, 0.6 + 0.1 * int(site[-1]) / 3, builds_on=base, examples=7 * int(site[-1]))
         room.work()
-        models.append(room.vault.state.current.model["sha256"])
+        models.append(room.vault.state.current.model.sha256)
         room.folders.state.rename(tmp_path / f"done-{len(models)}")
     assert models[0] == models[1]
 
@@ -612,7 +612,7 @@ def test_an_update_that_is_gone_from_the_disk_refuses_the_round_with_a_reason(ne
 def test_an_update_equal_to_the_release_does_not_take_the_current_model_away(new_room: NewRoom) -> None:
     room = rounds(new_room, sites=("alice-1", "alice-2"))
     base = room.release()
-    current = room.folders.model(room.vault.state.current.model["sha256"])
+    current = room.folders.model(room.vault.state.current.model.sha256)
     for site in ("alice-1", "alice-2"):
         copy = room.folders.state.parent / f"{site}.safetensors"
         os.link(current, copy)

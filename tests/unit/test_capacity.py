@@ -14,6 +14,7 @@ from fedssh.errors import LedgerError, SettingsError
 from fedssh.forms import MAX_BYTES, canonical
 from fedssh.keys import PrivateKey
 from fedssh.ledger import Ledger
+from fedssh.rules.events import Blob, Genesis
 from fedssh.rules.federation import Current, Federation, Site
 from fedssh.rules.policies import read_policy
 
@@ -25,9 +26,21 @@ def key(number: int) -> str:
 
 
 def federation(policy: str, count: int) -> Federation:
-    model = {"sha256": "ab" * 32, "size": 901_234}
-    genesis = {"federation": "test", "policy": read_policy(policy).text, "plan": {"metric": "accuracy"}, "seed": 1}
-    genesis |= {"gate": "on", "margin": 0.01, "schedule": "rounds" if read_policy(policy).rounds else "free"}
+    model = Blob(sha256="ab" * 32, size=901_234)
+    genesis = Genesis(
+        federation="test",
+        spec={},
+        plan={"metric": "accuracy"},
+        policy=read_policy(policy).text,
+        gate="on",
+        margin=0.01,
+        schedule="rounds" if read_policy(policy).rounds else "free",
+        sessions=None,
+        model=model,
+        metrics=METRICS,
+        examples=1,
+        seed=1,
+    )
     members = tuple(Site(f"hospital-{number:04}", "site", key(number)) for number in range(count))
     return Federation(genesis, count + 1, "cd" * 32, Current(1, model, METRICS), None, members)
 

@@ -22,7 +22,7 @@ from fedssh.errors import SettingsError
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = """
 import os, time
-from experiments.config import Outcome, Point
+from experiments.definition.config import Outcome, Point
 
 def run(run, prepared, folder, progress, cores):
     (folder / "history.jsonl").write_text("{}\\n")

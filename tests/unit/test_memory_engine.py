@@ -22,7 +22,7 @@ from experiments.engines.memory.models import ModelFiles, Weights, identifier
 from experiments.engines.memory.simulation import Checkpoint, Session, Simulation, Site
 from experiments.engines.outcome import moments, submissions, verdicts
 from fedssh.manifest import Local
-from fedssh.rules.events import START, Record
+from fedssh.rules.events import START, Blob, Record
 from fedssh.rules.terms import agree
 from fedssh.weights import write_weights
 
@@ -341,7 +341,7 @@ def test_a_model_is_named_by_the_hash_of_the_file_that_it_would_be(tmp_path: Pat
     first, model = weights(0.25), weights(0.75)
     with written(tmp_path, model) as path:
         data = path.read_bytes()
-    expected = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    expected = Blob(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
     assert ModelFiles(first, SPEC).blob(model) == expected
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fedssh import models
+from fedssh.models import networks
 from fedssh.models.backend import load_keras
 
 
@@ -32,7 +33,7 @@ def test_an_architecture_is_added_by_adding_one_file(tmp_path: Path, monkeypatch
         "def hidden(images, spec):\n"
         "    return layers.Dense(spec['units'], name='dense')(layers.Flatten(name='flatten')(images))\n"
     )
-    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])
     assert "tiny" in models.architectures()
     weights = models.get_weights(models.build(spec("tiny", size=2, classes=4)))
     assert {name: array.shape for name, array in weights.items()} == {

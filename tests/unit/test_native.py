@@ -22,7 +22,7 @@ os.write(2, b"WARNING: All log messages before InitializeLog() are written to ST
 PROGRAM = """
 import logging, os, sys
 from fedssh.commands import log_events, tell
-from models.native import apart
+from fedssh.models.native import apart
 logger = log_events("alice", "json", {debug})
 tell(logger, "start", "before")
 try:
@@ -104,7 +104,7 @@ def test_of_much_the_end_is_shown(tmp_path: Path) -> None:
 
 def test_with_descriptor_2_closed_a_library_loads(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text("")
-    program = "import os, sys; sys.path.insert(0, sys.argv[1]); os.close(2)\nfrom models.native import apart\n"
+    program = "import os, sys; sys.path.insert(0, sys.argv[1]); os.close(2)\nfrom fedssh.models.native import apart\n"
     program += "with apart():\n    import loud\nprint('loaded')"
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "loaded\n"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedssh.rules.events import Blob
 from fedssh.rules.policies import read_policy
 from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select, why_not
 
@@ -17,7 +18,7 @@ SITES = ("alice-1", "alice-2", "alice-3", "alice-4", "alice-5")
 
 
 def update(site: str) -> Update:
-    return Update(site, 7, {"sha256": "ab" * 32, "size": 1}, 10)
+    return Update(site, 7, Blob(sha256="ab" * 32, size=1), 10)
 
 
 def opened(sites: tuple[str, ...], heard: int, selected: int | None = None) -> Round:

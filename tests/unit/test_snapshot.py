@@ -18,6 +18,7 @@ from fedssh.ledger import Ledger
 from fedssh.rules.events import Record
 from fedssh.rules.federation import Federation, advance
 from fedssh.rules.policies import described, read_policy
+from fedssh.rules.stored import from_value, to_value
 
 POLICIES = [str(row["policy"]) for row in described()]
 SITES = ["alice-1", "alice-2", "alice-3"]
@@ -46,11 +47,12 @@ def history(policy: str, seed: int, count: int = 120, **terms: Any) -> list[Reco
 
     def judged(event: str, **more: Any) -> None:
         site = draw.choice(SITES)
-        add(event, **{"site": site, "submission": None, "model": model(), "metrics": metrics(), "examples": 9} | more)
+        said = {"site": site, "submission": f"id-{len(records)}", "session": 1, "epoch": 1, "examples": 9, "reason": ""}
+        add(event, **said, **{"model": model(), "metrics": metrics(), "current_metrics": metrics()} | more)
 
     add("genesis", federation="test", policy=read_policy(policy).text, plan={"metric": "accuracy"}, metrics=metrics(),
         model=model(), schedule="rounds" if rounds else draw.choice(["free", "relay"]), sessions=draw.choice([None, 3]),
-        seed=1, rates={"submissions_per_hour": 20, "invalid_per_hour": 3}, **terms)  # fmt: skip
+        seed=1, spec={}, examples=1, rates={"submissions_per_hour": 20, "invalid_per_hour": 3}, **terms)  # fmt: skip
     for site in SITES:
         add("site-added", site=site, role="site", key=f"ssh-rsa {site}")
     while len(records) < count:
@@ -61,7 +63,7 @@ def history(policy: str, seed: int, count: int = 120, **terms: Any) -> list[Reco
             continue
         match draw.randrange(11):
             case 0 | 1 | 2 if now is not None:
-                judged("counted")
+                judged("counted", round=now.number)
             case 0 | 1 | 2:
                 judged("accepted")
             case 3:
@@ -69,16 +71,23 @@ def history(policy: str, seed: int, count: int = 120, **terms: Any) -> list[Reco
             case 4:
                 judged("invalid", bundle="ab", model=None)
             case 5:
-                judged("report", checkpoints=draw.randrange(2), builds_on=draw.randrange(len(records)))
+                claim = {"loss": 1.0, "accuracy": 0.5}
+                more = {"checkpoints": draw.randrange(2), "builds_on": draw.randrange(len(records))}
+                judged("report", epochs=1, metrics=claim, **more)
             case 6:
-                add("garbage", site=draw.choice(SITES), count=5, reason="")
+                add("garbage", site=draw.choice(SITES), count=5, seconds=1.5, reason="")
             case 7:
-                add("release", federation=state.block(), of=1, model=model(), metrics=metrics(), reason="é\x7f\u2028")
+                standing = state.standing().fields()
+                add("release", federation=standing, of=1, model=model(), metrics=metrics(), recipients=["é\x7f\u2028"])
             case 8 if now is not None:
                 states = [model()] if draw.random() < 0.5 else []
                 event = draw.choice(["round-accepted", "round-refused", "round-extended"])
-                sites = {"sites": SITES} if event == "round-extended" else {}
-                add(event, round=now.number, reason="", metrics=metrics(), model=model(), state=states, **sites)
+                if event == "round-extended":
+                    add(event, round=now.number, reason="", sites=SITES)
+                    continue
+                closed = {"current_metrics": metrics(), "against": 1, "updates": [], "missing": SITES[:1]}
+                made = {"model": model(), "state": states} if event == "round-accepted" else {}
+                add(event, round=now.number, reason="", metrics=metrics(), **closed, **made)
             case 8:
                 add("rollback", to=1, model=model(), metrics=metrics(), reason="")
             case 9:
@@ -105,10 +114,10 @@ def test_a_state_from_a_snapshot_goes_on_as_the_state_itself(policy: str) -> Non
         records = history(policy, seed)
         states = fold(records)
         for at, state in enumerate(states, 1):
-            written = canonical(snapshot.to_value(state))
-            again = snapshot.from_value(json.loads(written), state.sequence, state.head)
+            written = canonical(to_value(state))
+            again = from_value(json.loads(written), state.sequence, state.head)
             assert again == state
-            assert canonical(snapshot.to_value(again)) == written
+            assert canonical(to_value(again)) == written
             if at % 17 == 0:
                 assert fold(records[at:], again) == states[at:]
 

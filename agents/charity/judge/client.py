@@ -20,15 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from fedssh.commands import logging_environment
-from fedssh.errors import AgentError
+from fedssh.errors import AgentError, JudgeError
 
 MAX_LINE_BYTES = 1 << 20
 CHECK_WORTH = 4  # six short trainings at most, in a network that is built for the first of them
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no submission's fault, and may pass
-
-
-class JudgeError(AgentError):
-    """The judge did not answer; it is stopped, and the next question starts it again."""
 
 
 class _DiedError(JudgeError):

@@ -86,7 +86,7 @@ class _Kept:
     def begin(self, terms: Mapping[str, Any], weights: Weights, examples: int) -> None:
         """Record the first model."""
         metrics = self._holdout(weights)
-        model = self._files.blob(weights)
+        model = self._files.blob(weights).fields()
         fields = {**terms, "model": model, "metrics": metrics, "examples": examples, "seed": self._run.seed}
         self._history.append("genesis", 0, **fields)
         self.points.append(Point(0, 1, 0.0, 0, 0, None, metrics, self._test(weights)))
@@ -105,7 +105,7 @@ class _Kept:
         self.verdicts[event] += 1
         record = self._history.append(
             event, done, site=self._run.site_names[0], session=1, epoch=epoch, examples=self._examples, metrics=metrics,
-            model=self._files.blob(weights), current_metrics=current, reason=reason,
+            model=self._files.blob(weights).fields(), current_metrics=current, reason=reason,
         )  # fmt: skip
         if accept and metrics is not None:
             version, site = len(self.points), self._run.site_names[0]

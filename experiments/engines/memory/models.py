@@ -17,6 +17,7 @@ import numpy as np
 
 from fedssh.errors import SettingsError
 from fedssh.forms import canonical
+from fedssh.rules.events import Blob
 from fedssh.weights import read_header, read_weights, write_weights
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ class ModelFiles:
         self._names = list(like)
         self.size = header.size
 
-    def blob(self, weights: Weights) -> dict[str, Any]:
+    def blob(self, weights: Weights) -> Blob:
         """The SHA-256 and size of the file that these weights would be."""
         digest = hashlib.sha256(self._head)
         for name in self._names:
             digest.update(np.ascontiguousarray(weights[name], "<f4").data)
-        return {"sha256": digest.hexdigest(), "size": self.size}
+        return Blob(sha256=digest.hexdigest(), size=self.size)
 
 
 def first_model(prepared: Prepared, plan: Mapping[str, Any], seed: int) -> tuple[dict[str, np.ndarray], int]:

@@ -1,0 +1,77 @@
+"""The bench of `rules.coordinator` at Charity: questions to the judge process, models in the vault's files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedssh.charity.folders import Folders
+from fedssh.charity.judge.client import server_files
+from fedssh.rules.coordinator import Combined
+from fedssh.rules.events import Metrics
+from fedssh.rules.federation import Federation
+from fedssh.rules.rounds import Update
+from fedssh.rules.soundness import Finding
+
+
+class Judge(Protocol):
+    """What the bench needs of a judge, see `judge.client`."""
+
+    def score(self, model: Path) -> dict[str, Any]: ...
+
+    def mix(
+        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
+    ) -> list[dict[str, Any]]: ...
+
+    def combine(
+        self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
+    ) -> dict[str, Any]: ...
+
+    def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]: ...
+
+
+class FileBench:
+    """Asks a judge about model files.
+
+    Args:
+        judge: Its answers may also be OSError, when its disk is full, and JudgeDownError: try again later.
+        folders: Where the models lie.
+    """
+
+    def __init__(self, judge: Judge, folders: Folders) -> None:
+        self._judge = judge
+        self._folders = folders
+
+    def score(self, state: Federation, model: Path, shares: Sequence[float]) -> Sequence[Metrics]:
+        """What a candidate scores, or mixes of it with the current model."""
+        if tuple(shares) == (1.0,):
+            return [self._judge.score(model)]
+        return self._judge.mix(self._current(state), model, shares)
+
+    def mix(self, state: Federation, model: Path, share: float) -> Path:
+        """A mix of a candidate with the current model, in a file beside it."""
+        mixed = mixed_beside(model)
+        self._judge.mix(self._current(state), model, (share,), mixed)
+        return mixed
+
+    def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Path]:
+        """The result of the open round, in files of `opened`."""
+        folders, out = self._folders, self._folders.opened / "round.safetensors"
+        named = [(folders.update(update.model.sha256), update.examples) for update in updates]
+        server = [folders.server_state(blob.sha256) for blob in state.current.server]
+        answer = self._judge.combine(state.policy.text, self._current(state), named, server, out)
+        return Combined(out, answer["metrics"], answer["shares"], server_files(out)[: answer["server"]])
+
+    def check(self, state: Federation, model: Path) -> Finding:
+        """Whether sites can go on from a model that is about to become current."""
+        first = self._folders.model(state.genesis.model.sha256)
+        return Finding(**self._judge.check(model, self._current(state), first, dict(state.genesis.plan)))
+
+    def _current(self, state: Federation) -> Path:
+        return self._folders.model(state.current.model.sha256)
+
+
+def mixed_beside(model: Path) -> Path:
+    """Where a candidate's mix with the current model goes."""
+    return model.with_suffix(".mixed.safetensors")

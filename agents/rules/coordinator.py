@@ -1,0 +1,274 @@
+"""What a coordinator does: judge, count, conduct rounds, release. Over a store and a bench, whatever these are.
+
+    Store   the history with its models: files and a signed ledger at Charity, arrays in an experiment
+    Bench   what says how good a model is: a process with Keras, or a network in this one
+
+Everything is decided under the store's lock on the newest state; what takes its time, scoring, is done before, with
+nothing locked, and again when another model has become current meanwhile. A model is kept before the record that names
+it, so every step may be done again after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from fedssh.errors import JudgeError
+from fedssh.rules import records
+from fedssh.rules.events import Blob, Event, Metrics, Record
+from fedssh.rules.federation import Federation
+from fedssh.rules.gate import Decision, gone_on, shares
+from fedssh.rules.records import Over, Sent
+from fedssh.rules.rounds import Due, Round, Update
+from fedssh.rules.soundness import Finding
+
+Model = TypeVar("Model")  # a model wherever it is: a file's path, or arrays
+Taken = TypeVar("Taken", contravariant=True)
+
+
+class Store(Protocol[Taken]):
+    """A history, and the models that it names."""
+
+    @property
+    def state(self) -> Federation:
+        """The state as of the newest record that was read or added."""
+
+    def refresh(self) -> Federation:
+        """The newest state."""
+
+    def locked(self) -> AbstractContextManager[Federation]:
+        """Keep everybody else from adding to the history; gives the newest state. Does not nest."""
+
+    def append(self, event: Event) -> Record:
+        """Add a record, durably, and publish it. The caller holds the lock."""
+
+    def blob(self, model: Taken) -> Blob:
+        """What a model's file is called."""
+
+    def keep(self, model: Taken, blob: Blob, sets: Sequence[tuple[Taken, Blob]] = ()) -> None:
+        """Keep a model that is about to become current, durably, with the server optimizer's state."""
+
+    def keep_update(self, site: str, model: Taken, blob: Blob) -> None:
+        """Keep an update of the open round, durably."""
+
+    def end_round(self) -> None:
+        """Let go of updates that are not of the open round, and of old states of the server optimizer."""
+
+    def drop(self, model: Taken) -> None:
+        """Let go of a model that came in or was made, unless it was kept."""
+
+
+@dataclass(frozen=True)
+class Combined(Generic[Model]):
+    """A round's result.
+
+    Attributes:
+        metrics: What it scored.
+        shares: How much of each update is in it.
+        sets: The server optimizer's state.
+    """
+
+    model: Model
+    metrics: Metrics
+    shares: Sequence[float]
+    sets: Sequence[Model] = ()
+
+
+class Bench(Protocol[Model]):
+    """What judges models; every method raises JudgeError for what it cannot do."""
+
+    def score(self, state: Federation, model: Model, shares: Sequence[float]) -> Sequence[Metrics]:
+        """What mixes of a candidate with the current model score; a share of 1 is the candidate itself."""
+
+    def mix(self, state: Federation, model: Model, share: float) -> Model:
+        """Such a mix."""
+
+    def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Model]:
+        """The result of the open round, of its updates in this order."""
+
+    def check(self, state: Federation, model: Model) -> Finding:
+        """Whether sites can go on from a model that is about to become current."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was written down.
+
+    Attributes:
+        metrics: What the model scored, also where the record may not tell; None where nothing was scored.
+    """
+
+    record: Record
+    metrics: Metrics | None = None
+
+
+@dataclass(frozen=True)
+class _Weighed(Generic[Model]):
+    """What the bench said of a candidate.
+
+    Attributes:
+        mixes: Share of the candidate and scores; nothing when there was trouble, or it was not worth scoring.
+        chosen: The candidate or a mix that would become current; None where none would.
+        finding: What was found when it was tried.
+    """
+
+    staleness: int = 0
+    mixes: tuple[tuple[float, Metrics], ...] = ()
+    chosen: Model | None = None
+    finding: Finding = Finding()
+    trouble: str = "it was not scored"
+
+
+def judge(
+    store: Store[Model], bench: Bench[Model], sent: Sent, model: Model, lap: Callable[[], None] = lambda: None
+) -> Done:
+    """Score a submission and decide about it; in rounds, take it into the open one.
+
+    Args:
+        lap: Called when it is scored.
+    """
+    while True:
+        against = store.refresh()
+        weighed = _weighed(bench, against, sent, model)
+        lap()
+        with store.locked() as state:
+            # With another model than the current one, or held against it: what was scored tells nothing any more.
+            if state.current.of == against.current.of or not weighed.mixes:
+                return _settled(store, state, sent, model, weighed)
+        if weighed.chosen is not None and weighed.chosen is not model:
+            store.drop(weighed.chosen)
+
+
+def refuse(store: Store[Model], sent: Sent, reason: str) -> Done:
+    """Refuse a submission that is not worth opening."""
+    with store.locked() as state:
+        return Done(store.append(records.refused(state, sent, Decision(False, reason))))
+
+
+def report(store: Store[Model], over: Over) -> Record:
+    """Record that a session is over, or why its report does not count."""
+    with store.locked() as state:
+        return store.append(records.reported(state, over))
+
+
+def conduct(store: Store[Model], bench: Bench[Model], now: float) -> Done | None:
+    """Do what the rounds are due for next: open one, extend it, close it. None when that is nothing.
+
+    Args:
+        now: In seconds since 1970.
+    """
+    state = store.refresh()
+    if not state.policy.rounds or state.finished:
+        return None
+    if state.round is not None and records.due_now(state, now) is Due.CLOSE:
+        return _close(store, bench, state, state.round)
+    if _next_step(state, now) is None:
+        return None
+    with store.locked() as state:
+        event = _next_step(state, now)
+        return Done(store.append(event)) if event else None
+
+
+def release(store: Store[Model]) -> Record | None:
+    """Record a release when one is due.
+
+    Also ends the federation when all agreed sessions are done, because that is what the release will say.
+    """
+    with store.locked() as state:
+        if (end := records.finished(state)) is not None:
+            store.append(end)
+        due = store.state.due_release()
+        return store.append(due) if due else None
+
+
+def _weighed(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -> _Weighed[Model]:
+    if state.policy.rounds or records.objection(state, sent.site, sent.started):
+        return _Weighed()  # not worth the bench's time
+    staleness = state.current.staleness(sent.site, sent.started.versions)
+    wanted = shares(state.policy, staleness)
+    try:
+        mixes = tuple(zip(wanted, bench.score(state, model, wanted), strict=True))
+        decided = records.decision(state, mixes)
+        if not decided.accept:
+            return _Weighed(staleness, mixes)
+        assert decided.share is not None
+        chosen = model if decided.share == 1 else bench.mix(state, model, decided.share)
+        return _Weighed(staleness, mixes, chosen, bench.check(state, chosen))
+    except JudgeError as error:
+        return _Weighed(trouble=str(error))
+
+
+def _settled(store: Store[Model], state: Federation, sent: Sent, model: Model, weighed: _Weighed[Model]) -> Done:
+    """Record the verdict on a candidate. The caller holds the lock."""
+    decided, staleness = _decided(state, sent, weighed)
+    if decided is None:
+        event: Event = records.counted(state, sent)
+        if event.name == "counted":
+            store.keep_update(sent.site, model, sent.model)
+    elif decided.accept:
+        assert weighed.chosen is not None and staleness is not None
+        blob = sent.model if weighed.chosen is model else store.blob(weighed.chosen)
+        store.keep(weighed.chosen, blob)
+        event = records.accepted(state, sent, decided, staleness, blob)
+    else:
+        event = records.refused(state, sent, decided, staleness)
+    done = Done(store.append(event), decided.metrics if decided else None)
+    store.drop(model)
+    return done
+
+
+def _decided(state: Federation, sent: Sent, weighed: _Weighed[Model]) -> tuple[Decision | None, int | None]:
+    """What becomes of a candidate, and its staleness where it was scored; None when it may be counted in a round."""
+    if reason := records.objection(state, sent.site, sent.started):
+        return Decision(False, reason), None
+    if state.policy.rounds:
+        return None, None
+    if not weighed.mixes:
+        return Decision(False, weighed.trouble), None
+    decided = records.decision(state, weighed.mixes)
+    if decided.accept:
+        decided = gone_on(decided, weighed.finding.sound, weighed.finding.text)
+    return decided, weighed.staleness
+
+
+def _next_step(state: Federation, now: float) -> Event | None:
+    """How the rounds go on without a result."""
+    return records.opening(state) or records.extension(state, now)
+
+
+def _close(store: Store[Model], bench: Bench[Model], before: Federation, current: Round) -> Done | None:
+    decided, result = _combined(bench, before, current)
+    with store.locked() as state:
+        if state.round != current or state.current.of != before.current.of:
+            return None  # somebody was revoked or the model rolled back meanwhile; the next call looks again
+        if decided.accept and result is not None:
+            model, sets = store.blob(result.model), [(one, store.blob(one)) for one in result.sets]
+            store.keep(result.model, model, sets)
+            blobs = [blob for _, blob in sets]
+            event: Event = records.closed(state, current, decided, result.shares, model, blobs)
+        else:
+            scored = result is not None and decided.metrics is not None
+            event = records.closed_empty(state, current, decided, result.shares if result and scored else None)
+        record = store.append(event)
+        store.end_round()
+    for one in (result.model, *result.sets) if result else ():
+        store.drop(one)
+    return Done(record, decided.metrics)
+
+
+def _combined(bench: Bench[Model], state: Federation, current: Round) -> tuple[Decision, Combined[Model] | None]:
+    """What becomes of a round, and its result where there is one."""
+    if decided := records.too_few(state, current):
+        return decided, None
+    result = None
+    try:
+        result = bench.combine(state, records.in_order(current))
+        decided = records.gated(state, len(current.updates), result.metrics)
+        if decided.accept:
+            finding = bench.check(state, result.model)
+            decided = gone_on(decided, finding.sound, finding.text)
+    except JudgeError as error:
+        decided = Decision(False, str(error))
+    return decided, result

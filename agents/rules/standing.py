@@ -1,0 +1,59 @@
+"""Where the federation stands, as a release tells it to whoever trains next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedssh.rules.typed import Absent, Typed, known, said
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRound(Typed):
+    """The round that is open."""
+
+    number: int = said("From 1.")
+    sites: tuple[str, ...] = said("Who may send an update.")
+    of: int | None = said("How many rounds there shall be; null is without end.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastRound(Typed):
+    """The last round that closed."""
+
+    round: int = said("From 1.")
+    event: str = said("`round-accepted` or `round-refused`.")
+    reason: str = said("Why.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing(Typed):
+    """The block `federation` of a release. Who is older left some of it out."""
+
+    name: str = said("The federation's name.")
+    policy: str = said("How models become one, as agreed in genesis.")
+    gate: str | Absent = said("What the holdout must say, as agreed; `off` where it is missing.", absent=True)
+    margin: float | Absent = said("The gate's margin; 0 where it is missing.", absent=True)
+    version: int | Absent = said("How often the current model has changed; genesis is 0.", absent=True)
+    schedule: str = said("`free`, `relay` or `rounds`.")
+    turn: str | Absent | None = said("Whose turn it is in a relay.", absent=True)
+    turns: int | Absent = said("How often the turn was passed; the number of the newest round.", absent=True)
+    round: OpenRound | Absent | None = said("The round that is open.", absent=True)
+    last: LastRound | Absent | None = said("The last round that closed.", absent=True)
+    state: str = said("`open` or `finished`.")
+    sessions: int | Absent | None = said("How many sessions each site shall train; null is without end.", absent=True)
+    sites: tuple[str, ...] = said("The sites that train, in order of enrolment.")
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is to be trained."""
+        return self.state == "finished"
+
+    @property
+    def versions(self) -> int:
+        """How often the current model had changed when the release was made."""
+        return known(self.version, 0)
+
+    @property
+    def open_round(self) -> OpenRound | None:
+        """The round that is open."""
+        return known(self.round, None)

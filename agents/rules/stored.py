@@ -1,0 +1,79 @@
+"""A state as JSON and back, for whoever goes on from there another day: the vault, and a Bob who follows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from fedssh.errors import LedgerError
+from fedssh.rules.events import HEAD, Blob, Genesis, Record
+from fedssh.rules.federation import Current, Federation, Site
+from fedssh.rules.rounds import Round, Update
+from fedssh.rules.standing import LastRound
+from fedssh.rules.typed import plain
+
+
+def to_value(state: Federation) -> dict[str, Any]:
+    """A state as JSON, without its number and hash; `from_value` makes exactly this state of it again."""
+    value = {field.name: plain(getattr(state, field.name)) for field in dataclasses.fields(state)}
+    del value["sequence"], value["head"]
+    release, current = state.release, state.round
+    return value | {
+        "current": _members(state.current),
+        "members": [_members(member) for member in state.members],
+        "round": None if current is None else _members(current) | {"updates": list(map(_members, current.updates))},
+        "release": None if release is None else {
+            "sequence": release.sequence,
+            "hash": release.hash,
+            "text": release.text.decode(),
+            "signature": release.signature,
+        },
+    }  # fmt: skip
+
+
+def from_value(value: Mapping[str, Any], sequence: int, head: str) -> Federation:
+    """The state that `to_value` was given.
+
+    Raises:
+        LedgerError: It has not that form.
+    """
+    try:
+        return _from(value, sequence, head)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(f"this is no state of a federation: {error}") from None
+
+
+def _from(value: Mapping[str, Any], sequence: int, head: str) -> Federation:
+    current, release, now, last = (value[name] for name in ("current", "release", "round", "last"))
+    genesis = {name: one for name, one in value["genesis"].items() if name not in HEAD}  # older ones have them here
+    return Federation(**{
+        **value,
+        "sequence": sequence,
+        "head": head,
+        "genesis": Genesis.read(genesis, "the genesis of the state"),
+        "current": Current(**current | {
+            "model": _blob(current["model"]),
+            "makers": tuple(current["makers"]),
+            "server": tuple(map(_blob, current["server"])),
+        }),
+        "members": tuple(Site(**member) for member in value["members"]),
+        "round": None if now is None else _round(now),
+        "last": None if last is None else LastRound.read(last, "the last round of the state"),
+        "release": None if release is None else Record(**release | {"text": release["text"].encode()}),
+        "used": {site: tuple(times) for site, times in value["used"].items()},
+    })  # fmt: skip
+
+
+def _round(value: Mapping[str, Any]) -> Round:
+    updates = (Update(**update | {"model": _blob(update["model"])}) for update in value["updates"])
+    names = {name: tuple(value[name]) for name in ("sites", "selected", "empty")}
+    return Round(**{**value, **names, "updates": tuple(updates)})
+
+
+def _blob(value: object) -> Blob:
+    return Blob.read(value, "a file of the state")
+
+
+def _members(of: Any) -> dict[str, Any]:
+    return {name: plain(value) for name, value in vars(of).items()}

@@ -1,0 +1,6 @@
+"""The names of events, and which of them do what. Constants only: the forced command reads them, too."""
+
+JUDGED = ("accepted", "refused", "counted", "invalid", "report")  # what is judged once, and has a verdict's file
+VERDICTS = ("accepted", "refused", "counted", "invalid")  # on a model
+MAKES_CURRENT = ("genesis", "accepted", "round-accepted", "rollback")
+CLOSES_ROUND = ("round-accepted", "round-refused")
