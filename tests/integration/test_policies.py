@@ -557,7 +557,7 @@ def test_a_site_enrolled_again_with_another_key_is_asked_in_the_next_round(new_r
     enrol.add(room.vault, "alice-1", public, "site")
     room.work()
     assert "round-extended" not in room.events()  # alice-1 has trained for round 1: nothing more will come of it there
-    assert room.vault.state.last["event"] == "round-refused"
+    assert room.vault.state.last.event == "round-refused"
     assert room.vault.state.round.number == 2
     assert room.vault.state.round.sites == ("alice-1",)
 
