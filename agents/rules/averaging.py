@@ -1,11 +1,7 @@
 """How the weights of several models become those of one: arithmetic on arrays, without files and without Keras. Pure.
 
     mix             (1 - share) x current + share x candidate
-    fedavg          the mean of the updates, weighted by number of examples     McMahan et al. 2017, algorithm 1
-    median          of each weight by itself                                    Yin et al. 2018, definition 1
-    trimmed:N       of each weight the mean without the N lowest and N highest  Yin et al. 2018, definition 2
-    krum:F          the update nearest to its n-F-2 nearest others              Blanchard et al. 2017, section 4
-    multi-krum:F    the plain mean of the n-F best by that measure              the same, with m = n - f
+    round_result    what a round's updates become: how much of each, and how each weight is combined, says its policy
 
 Before it is combined, an update may be clipped: its difference from the model it started from is shortened to a norm.
 Afterwards a server optimizer may take the step (`server_optimizer`). Statistics, such as the moving variance of batch
@@ -76,7 +72,7 @@ def mix(current: Weights, candidate: Weights, share: float) -> dict[str, np.ndar
     _check(current, candidate, "the candidate")
     mixed = {name: np.empty(tensor.shape, np.float32) for name, tensor in current.items()}
     for name, part, (old, new) in _stretches([current, candidate]):
-        mixed[name].reshape(-1)[part] = _weighted([old, new], [1 - share, share])
+        mixed[name].reshape(-1)[part] = weighted_mean([old, new], [1 - share, share])
     return mixed
 
 
@@ -104,9 +100,10 @@ def round_result(
         ValueError: Too few updates for the rule, one that does not fit the base, weights that are not finite before or
             after, no examples, or a state of another optimizer. The message names the update by its place, from 1.
     """
-    _check_round(policy, base, updates, examples, state)
+    shares = _check_round(policy, base, updates, examples, state)
     scales = [clip_scale(base, update, _clip(policy)) for update in updates]
-    shares = _shares(policy, base, updates, scales, examples)
+    if shares is None:
+        shares = policy.shares_by(_squared_distances(base, updates, scales))
     first = server_optimizer.start(policy.values)
     weights, *sets = [{name: np.empty(base[name].shape, np.float32) for name in base} for _ in range(1 + len(first))]
     for name, part, (model, *rest) in _stretches([base, *updates, *state]):
@@ -138,6 +135,16 @@ def clip_scale(base: Weights, update: Weights, norm: float) -> float:
         squared += float(np.einsum("i,i->", difference, difference))
     length = math.sqrt(squared)
     return norm / length if length > norm else 1.0
+
+
+def weighted_mean(values: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
+    """The sum of arrays times their shares, in float64; what has no share is left out, so one share of 1 is exact."""
+    (first, share), *others = [pair for pair in zip(values, shares, strict=True) if pair[1]]
+    total: np.ndarray = np.multiply(first, share, dtype=np.float64)
+    product = np.empty_like(total)
+    for array, share in others:
+        total += np.multiply(array, share, out=product, dtype=np.float64)
+    return total
 
 
 def trimmed_mean(values: Sequence[np.ndarray], trim: int) -> np.ndarray:
@@ -174,20 +181,6 @@ def krum_shares(distances: np.ndarray, faulty: int, keep: int) -> list[float]:
     return [1 / keep if place in best else 0.0 for place in range(len(distances))]
 
 
-def _shares(
-    policy: Policy, base: Weights, updates: Sequence[Weights], scales: Sequence[float], examples: Sequence[int]
-) -> list[float]:
-    if policy.name == "fedavg":
-        cap = int(policy.values.get("cap", max(examples)))
-        counted = [min(count, cap) for count in examples]
-        return [count / sum(counted) for count in counted]
-    if policy.name in ("krum", "multi-krum"):
-        faulty = int(policy.values["faulty"])
-        keep = 1 if policy.name == "krum" else len(updates) - faulty
-        return krum_shares(_squared_distances(base, updates, scales), faulty, keep)
-    return [1 / len(updates)] * len(updates)
-
-
 def _squared_distances(base: Weights, updates: Sequence[Weights], scales: Sequence[float]) -> np.ndarray:
     """Between every two updates; float64 [n, n].
 
@@ -206,21 +199,8 @@ def _squared_distances(base: Weights, updates: Sequence[Weights], scales: Sequen
 
 def _combine(policy: Policy, values: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
     """A stretch of all updates, n arrays [weights], to float64 [weights]."""
-    if policy.name == "median":
-        return trimmed_mean(values, (len(values) - 1) // 2)
-    if policy.name == "trimmed":
-        return trimmed_mean(values, int(policy.values["trim"]))
-    return _weighted(values, shares)
-
-
-def _weighted(values: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
-    """The sum of arrays times their shares, in float64; what has no share is left out, so one share of 1 is exact."""
-    (first, share), *others = [pair for pair in zip(values, shares, strict=True) if pair[1]]
-    total: np.ndarray = np.multiply(first, share, dtype=np.float64)
-    product = np.empty_like(total)
-    for array, share in others:
-        total += np.multiply(array, share, out=product, dtype=np.float64)
-    return total
+    own = policy.rule.combine
+    return own(policy.values, values, shares) if own else weighted_mean(values, shares)
 
 
 def _stretches(models: Sequence[Weights]) -> Iterator[tuple[str, slice, list[np.ndarray]]]:
@@ -247,14 +227,15 @@ def _clip(policy: Policy) -> float:
 
 def _check_round(
     policy: Policy, base: Weights, updates: Sequence[Weights], examples: Sequence[int], state: Sequence[Weights]
-) -> None:
+) -> list[float] | None:
+    """Check everything that goes into a round, and return the shares that the numbers of examples give."""
     if not policy.rounds:
         raise ValueError(f"the policy {policy.name} has no rounds")
     if len(updates) < policy.least:
         raise ValueError(f"{policy.text} needs {policy.least} updates or more, there are {len(updates)}")
-    weighted = policy.name == "fedavg"
-    if len(examples) != len(updates) or min(examples) < 0 or (weighted and not any(examples)):
+    if len(examples) != len(updates) or min(examples) < 0:
         raise ValueError(f"the numbers of examples of {len(updates)} updates are {list(examples)}")
+    shares = policy.shares_of(examples)
     if len(state) not in (0, len(server_optimizer.start(policy.values))):
         raise ValueError(f"the state of {policy.text} has {len(state)} sets of arrays")
     _check(base, base, "the model the updates started from")
@@ -262,6 +243,7 @@ def _check_round(
         _check(base, update, f"update {place} of {len(updates)}")
     for kept in state:
         _check(base, kept, "the state of the server optimizer")
+    return shares
 
 
 def _check(expected: Weights, found: Weights, whose: str) -> None:

@@ -1,6 +1,6 @@
 """What is decided from scores: which mixes to score, which model to keep, what the gate lets through. Pure.
 
-A policy without rounds judges each candidate: `shares` says what to score, `decide` what becomes of it. The result of
+A policy without rounds judges each candidate: it says what to score, `decide` what becomes of it. The result of
 a round has only the gate before it: `passes`. What is to become current is looked at once more: `gone_on`. What the
 federation may know of a score, under a ladder, says `told`.
 """
@@ -18,7 +18,6 @@ Metrics = Mapping[str, Any]
 
 GATES = ("on", "off", "ladder")
 _UNDEFINED = -1.0
-MIXING = ("polyak", "merge")  # whose accepted model is not simply what the site sent
 
 
 @dataclass(frozen=True)
@@ -59,20 +58,8 @@ class Decision:
 
 
 def shares(policy: Policy, staleness: int) -> tuple[float, ...]:
-    """The candidate's shares in the mixes to score, for a policy without rounds; the rest is the current model's.
-
-    Args:
-        staleness: How often others have changed the current model since the release that the candidate started from.
-            `merge` discounts its mixes by the polynomial of FedAsync (Xie, Koyejo and Gupta 2019, section 5.2); the
-            candidate itself is scored as well, so that `merge` never keeps less than `best` would.
-    """
-    if policy.name == "polyak":
-        return (1 - float(policy.values["keep"]),)
-    if policy.name == "merge":
-        steps = int(policy.values["steps"])
-        discount = (1 + staleness) ** -float(policy.values["staleness"])
-        return (1.0, *(step / steps * discount for step in range(steps - 1, 0, -1)))
-    return (1.0,)
+    """What `policy` says is to be scored; see `Policy.shares`."""
+    return policy.shares(staleness)
 
 
 def decide(
@@ -87,7 +74,7 @@ def decide(
         mixes: What the mixes of `shares` scored, with the share of each.
     """
     share, metrics = max(mixes, key=lambda mix: (_main(mix[1], metric), -mix[1]["loss"]))
-    if policy.name == "polyak" or gate.kind == "ladder":
+    if policy.by_gate or gate.kind == "ladder":
         accept, reason = passes(gate, metric, metrics, current, bar)
     else:
         accept, reason = best(metrics, current, metric)

@@ -25,7 +25,7 @@ from fedssh.rules.events import (
     RoundRefused,
 )
 from fedssh.rules.federation import Federation
-from fedssh.rules.gate import MIXING, Decision, decide, passes, told
+from fedssh.rules.gate import Decision, decide, passes, told
 from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select, why_not
 from fedssh.rules.standing import Standing
 from fedssh.rules.typed import known
@@ -260,7 +260,7 @@ def _verdict(state: Federation, sent: Sent, decided: Decision) -> dict[str, Any]
 
 
 def _mixed(state: Federation, sent: Sent, decided: Decision, staleness: int) -> dict[str, Any]:
-    if state.policy.name not in MIXING:
+    if not state.policy.mixes:
         return {}
     return {"candidate": sent.model, "share": None if hidden(state, decided) else decided.share, "staleness": staleness}
 

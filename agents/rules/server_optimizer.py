@@ -16,16 +16,16 @@ they can be kept as model files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from fedssh.rules.policies import Value
+    from fedssh.rules.options import Values
 
 
-def start(values: Mapping[str, Value]) -> list[float]:
+def start(values: Values) -> list[float]:
     """What each set of the optimizer's state is filled with before the first round; as long as there are sets.
 
     Args:
@@ -38,7 +38,7 @@ def start(values: Mapping[str, Value]) -> list[float]:
 
 
 def step(
-    values: Mapping[str, Value], model: np.ndarray, combined: np.ndarray, state: Sequence[np.ndarray]
+    values: Values, model: np.ndarray, combined: np.ndarray, state: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Take one step; each weight by itself, so that a model may be given in parts.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedssh.rules.gate import Decision, Gate, best, decide, passes, shares, told
-from fedssh.rules.policies import NAMES, read_policy
+from fedssh.rules.gate import Decision, Gate, best, decide, passes, told
+from fedssh.rules.policies import ROUND_OPTIONS, described, described_options, names, read_policy
 
 
 def metrics(accuracy: float, loss: float, auc: float | None = 0.5) -> dict[str, Any]:
@@ -80,20 +82,20 @@ def test_a_policy_is_written_out_in_full_and_reads_back(text: str, canonical: st
         ("fedavgg", "no policy is called 'fedavgg'; did you mean 'fedavg'?"),
         ("", "no policy is called ''"),
         ("best:1", "'1' of the policy best is not OPTION=VALUE"),
-        ("polyak:1", "keep of the policy polyak is '1', expected a number >= 0 and < 1"),
+        ("polyak:1", "keep of the policy polyak is '1', expected a number from 0 to below 1"),
         ("polyak:nan", "keep of the policy polyak is 'nan', expected a number"),
         ("polyak:x", "keep of the policy polyak is 'x', expected a number"),
         ("polyak:0.5,keep=0.4", "has keep twice"),
         ("merge:steps=0", "expected a whole number in 1..16"),
         ("merge:staleness=inf", "expected a number"),
-        ("fedavg:fraction=0", "fraction of the policy fedavg is '0', expected a number > 0 and <= 1"),
+        ("fedavg:fraction=0", "fraction of the policy fedavg is '0', expected a number above 0 to 1"),
         ("fedavg:dedline=3", "no option 'dedline'; did you mean 'deadline'?"),
         ("fedavg:server=sgd", "expected one of momentum, adam, yogi"),
         ("fedavg:rate=0.1", "rate of the policy fedavg belongs to another server optimizer than none"),
         ("fedavg:server=momentum,beta2=0.9", "beta2 of the policy fedavg belongs to another server optimizer"),
-        ("fedavg:cap=0", "cap of the policy fedavg is '0', expected a whole number in 1..1000000000"),
+        ("fedavg:cap=0", "cap of the policy fedavg is '0', expected a whole number in 1..1,000,000,000"),
         ("median:cap=1", "the policy median has no option 'cap'"),
-        ("fedavg:clip=-1", "clip of the policy fedavg is '-1', expected a number > 0"),
+        ("fedavg:clip=-1", "clip of the policy fedavg is '-1', expected a number above 0"),
         ("krum:-1", "faulty of the policy krum is '-1', expected a whole number"),
     ],
 )
@@ -105,7 +107,7 @@ def test_a_policy_that_cannot_be_is_refused(text: str, message: str) -> None:
 
 @given(
     st.text(max_size=30)
-    | st.sampled_from(NAMES).flatmap(lambda name: st.text(max_size=20).map(lambda t: f"{name}:{t}"))
+    | st.sampled_from(names()).flatmap(lambda name: st.text(max_size=20).map(lambda t: f"{name}:{t}"))
 )
 def test_any_text_is_a_policy_or_a_clear_error(text: str) -> None:
     try:
@@ -137,7 +139,83 @@ def test_what_a_rule_needs_at_least(text: str, least: int) -> None:
     ],
 )
 def test_the_mixes_that_are_scored(text: str, staleness: int, expected: tuple[float, ...]) -> None:
-    assert shares(read_policy(text), staleness) == pytest.approx(expected)
+    assert read_policy(text).shares(staleness) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "mixes", "by_gate"), [("best", False, False), ("polyak", True, True), ("merge:steps=1", True, False)]
+)
+def test_what_a_policy_accepts(text: str, mixes: bool, by_gate: bool) -> None:
+    policy = read_policy(text)
+    assert (policy.rounds, policy.mixes, policy.by_gate) == (False, mixes, by_gate)
+    with pytest.raises(ValueError, match="has rounds"):
+        read_policy("median").shares(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "examples", "expected"),
+    [
+        ("fedavg", [1, 3, 0], [0.25, 0.75, 0.0]),
+        ("fedavg:cap=1", [5, 3, 0], [0.5, 0.5, 0.0]),
+        ("median", [1, 10_000], [0.5, 0.5]),
+        ("trimmed:1", [0, 1, 1, 1], [0.25] * 4),
+        ("krum", [1] * 5, None),
+        ("multi-krum", [1] * 5, None),
+        ("best", [1], None),
+    ],
+)
+def test_shares_that_anybody_can_work_out(text: str, examples: list[int], expected: list[float] | None) -> None:
+    assert read_policy(text).shares_of(examples) == expected
+
+
+def test_where_no_update_counts_there_are_no_shares() -> None:
+    with pytest.raises(ValueError, match=r"the numbers of examples of 2 updates are \[0, 0\]"):
+        read_policy("fedavg").shares_of([0, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "shares", "plausible"),
+    [
+        ("krum:1", [0, 0, 1.0, 0, 0], True),
+        ("krum:1", [0, 0, 1.0], False),  # too few updates for it
+        ("krum:1", [0.2] * 5, False),
+        ("krum:1", [0, 0, 0.5, 0.5, 0], False),
+        ("krum:1", [0.0] * 5, False),
+        ("krum:1", [0, 0, 2.0, -1.0, 0], False),
+        ("multi-krum:1", [0.25, 0.25, 0, 0.25, 0.25], True),
+        ("multi-krum:1", [0.2] * 5, False),
+        ("multi-krum:0", [1 / 3] * 3, True),
+        ("multi-krum:1", [0.5, 0.25, 0, 0.125, 0.125], False),
+        ("fedavg", [0.25, 0.75, 0.0], True),
+        ("fedavg", [0.25, 0.7], False),
+        ("fedavg", [], False),
+    ],
+)
+def test_shares_that_cannot_be(text: str, shares: list[float], plausible: bool) -> None:
+    assert read_policy(text).plausible_shares(shares) == plausible
+
+
+def test_what_people_read_about_policies_has_every_option_once() -> None:
+    rows, options = described(), described_options()
+    assert [row["policy"] for row in rows] == list(names())
+    assert [row["policy"] for row in rows] == [*sorted(names()[:3]), *sorted(names()[3:])]  # rounds come last
+    assert {key for row in rows for key in row["options"]} == {row["option"] for row in options}
+    assert len(options) == len({row["option"] for row in options}) == 16
+    assert {"option": "keep", "default": 0.5, "means": "how much of the current model stays"} in options
+    assert [row["option"] for row in options][-10:] == list(ROUND_OPTIONS)
+
+
+def test_a_policy_is_loaded_when_it_is_asked_for_and_never_numpy() -> None:
+    code = """
+import sys
+from fedssh.rules import policies
+loaded = lambda: {name.rpartition(".")[2] for name in sys.modules if name.startswith("fedssh.rules.policies.")}
+assert loaded() == set()
+assert policies.read_policy("multi-krum").least == 5 and loaded() == {"multi_krum"}
+policies.described()
+assert len(loaded()) == 8 and not {"numpy", "click", "keras"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_merge_keeps_the_mix_that_scores_best() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fedssh.rules.averaging import RoundResult, round_result
-from fedssh.rules.policies import Value, read_policy
+from fedssh.rules.options import Value
+from fedssh.rules.policies import read_policy
 from fedssh.rules.server_optimizer import start, step
 
 

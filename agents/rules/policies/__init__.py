@@ -1,4 +1,4 @@
-"""How the next model comes about: the policies, their options, and how they are written. Pure.
+"""How the next model comes about: a file is a policy. Here stand how policies are written, and what a file says. Pure.
 
     best                       keep the better of the current model and the candidate
     polyak:K                   K x current + (1 - K) x candidate
@@ -7,86 +7,64 @@
     median, trimmed:N          rounds: coordinate-wise median; mean without the N lowest and N highest
     krum:F, multi-krum:F       rounds: the update, or the updates, nearest to the others, with F faulty sites
 
-A policy is agreed once, as one text such as `fedavg:fraction=0.5,server=momentum`, and stands in every release. What it
-decides from scores is in `decision`; what it does to weights, in `averaging`; who takes part in a round, and when it
-closes, in `rounds`.
+A policy is agreed once, as one text such as `fedavg:fraction=0.5,server=momentum`, and stands in every release. Adding
+one is adding a file, `multi_krum.py` for `multi-krum`, with what it does and one of three ways to say how much of what
+is sent is in the result:
+
+    DOES                             in a line, for `charity policies`
+    OPTIONS                          by name, see `options`; the first may be given without its name
+    shares(values, staleness)        each candidate is judged: its shares in the mixes to score; see `Policy.shares`
+    shares_of(values, examples)      with rounds: the updates' shares, from their numbers of examples alone
+    shares_by(values, distances)     with rounds: the same from the squared distances between them, float64 [n, n]
+
+`values` are its options by name. A file further has what is not as usual:
+
+    MIXES = True                     its accepted model is not simply what a site sent
+    BY_GATE = True                   it accepts what the gate lets through; usual is what is better, see `gate.best`
+    least(values)                    the fewest updates that it is defined for; usual is 1
+    combine(values, updates, shares) a stretch of all updates, n arrays [weights], to float64 [weights]; usual is the
+                                     mean by shares
+    plausible(values, shares)        with `shares_by`: whether a record's shares can be its
+
+What is decided from scores is in `gate`; what all rounds do to weights, in `averaging`; who takes part in a round, and
+when it closes, in `rounds`. Nothing here loads a policy before it is asked for, or NumPy before models are combined.
 """
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
+import importlib
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-Value = float | int | str
+from fedssh.forms import checked, nearest
+from fedssh.rules.options import ROUNDS, Option, Value, Values, written_out
 
-SERVERS = ("momentum", "adam", "yogi")
-MAX_STEPS = 16
+if TYPE_CHECKING:
+    import numpy as np
 
-
-def _number(low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        value = float(text)
-        if not low <= value <= high or (open_low and value == low) or (open_high and value == high):
-            more, less = (">" if open_low else ">=", "<" if open_high else "<=")
-            limit = f" and {less} {high:g}" if math.isfinite(high) else ""
-            raise ValueError(f"expected a number {more} {low:g}{limit}")
-        return value
-
-    return read
+ROUND_OPTIONS = tuple(ROUNDS)
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise ValueError(f"expected a whole number in {low}..{high}")
-        return int(text)
+@dataclass(frozen=True)
+class Rule:
+    """What a policy's file says, and what is usual where it says nothing; the names are those told above."""
 
-    return read
-
-
-def _server(text: str) -> str:
-    if text not in SERVERS:
-        raise ValueError(f"expected one of {', '.join(SERVERS)}")
-    return text
-
-
-_SHARE = _number(0, 1, open_low=True)
-_POSITIVE = _number(0, math.inf, open_low=True, open_high=True)
-_SMALL = _number(0, 1, open_high=True)
-
-# Option: how it is read, and its default; None is absent. Options of rounds have the meaning told in `rounds`.
-_ROUNDS: dict[str, tuple[Callable[[str], Value], Value | None]] = {
-    "fraction": (_SHARE, 1.0),
-    "minimum": (_SHARE, 0.5),
-    "deadline": (_POSITIVE, 600.0),
-    "sites": (_whole(1, 10_000), 1),
-    "clip": (_POSITIVE, None),
-    "server": (_server, None),
-    "rate": (_POSITIVE, None),
-    "momentum": (_SMALL, None),
-    "beta2": (_SMALL, None),
-    "tau": (_POSITIVE, None),
-}
-_OPTIONS: dict[str, dict[str, tuple[Callable[[str], Value], Value | None]]] = {
-    "best": {},
-    "polyak": {"keep": (_SMALL, 0.5)},
-    "merge": {"steps": (_whole(1, MAX_STEPS), 4), "staleness": (_number(0, math.inf, open_high=True), 0.5)},
-    "fedavg": {**_ROUNDS, "cap": (_whole(1, 10**9), None)},
-    "median": _ROUNDS,
-    "trimmed": {"trim": (_whole(1, 1000), 1), **_ROUNDS},
-    "krum": {"faulty": (_whole(0, 1000), 1), **_ROUNDS},
-    "multi-krum": {"faulty": (_whole(0, 1000), 1), **_ROUNDS},
-}
-NAMES = tuple(_OPTIONS)
-ROUND_OPTIONS = tuple(_ROUNDS)
-_SERVER_DEFAULTS: dict[str, dict[str, Value]] = {
-    "momentum": {"rate": 1.0, "momentum": 0.9},
-    "adam": {"rate": 0.01, "momentum": 0.9, "beta2": 0.99, "tau": 0.001},
-    "yogi": {"rate": 0.01, "momentum": 0.9, "beta2": 0.99, "tau": 0.001},
-}
+    does: str
+    options: Mapping[str, Option]
+    shares: Callable[[Values, int], tuple[float, ...]] | None = None
+    shares_of: Callable[[Values, Sequence[int]], list[float]] | None = None
+    shares_by: Callable[[Values, np.ndarray], list[float]] | None = None
+    mixes: bool = False
+    by_gate: bool = False
+    least: Callable[[Values], int] | None = None
+    combine: Callable[[Values, Sequence[np.ndarray], Sequence[float]], np.ndarray] | None = None
+    plausible: Callable[[Values, Sequence[float]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +72,12 @@ class Policy:
     """A policy with every option that counts written out.
 
     Attributes:
-        name: One of `NAMES`.
+        name: One of `names`.
         values: Its options by name.
     """
 
     name: str
-    values: Mapping[str, Value]
+    values: Values
 
     @property
     def text(self) -> str:
@@ -110,16 +88,68 @@ class Policy:
     @property
     def rounds(self) -> bool:
         """Whether sites train in rounds; else each submission is judged when it comes."""
-        return "fraction" in self.values
+        return self.rule.shares is None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an accepted model may be another one than the site sent."""
+        return self.rule.mixes
+
+    @property
+    def by_gate(self) -> bool:
+        """Whether it accepts what the gate lets through, and not only what is better."""
+        return self.rule.by_gate
 
     @property
     def least(self) -> int:
         """The fewest updates that its rule is defined for."""
-        if self.name == "trimmed":
-            return 2 * int(self.values["trim"]) + 1
-        if self.name in ("krum", "multi-krum"):
-            return 2 * int(self.values["faulty"]) + 3  # Blanchard et al. 2017, section 4: 2f + 2 < n
-        return 1
+        return self.rule.least(self.values) if self.rule.least else 1
+
+    def shares(self, staleness: int) -> tuple[float, ...]:
+        """The candidate's shares in the mixes to score; the rest is the current model's. Of a policy without rounds.
+
+        Args:
+            staleness: How often others have changed the current model since the release that the candidate started
+                from.
+        """
+        if self.rule.shares is None:
+            raise ValueError(f"the policy {self.name} has rounds")
+        return self.rule.shares(self.values, staleness)
+
+    def shares_of(self, examples: Sequence[int]) -> list[float] | None:
+        """How much of each update is in a round's result, in the order of the updates; they add up to 1.
+
+        Args:
+            examples: How many images each update was trained on.
+
+        Returns:
+            None where it depends on the weights.
+
+        Raises:
+            ValueError: No update may count.
+        """
+        return self.rule.shares_of(self.values, examples) if self.rule.shares_of else None
+
+    def shares_by(self, distances: np.ndarray) -> list[float]:
+        """The same where it depends on the weights.
+
+        Args:
+            distances: Between every two updates, squared; float64 [n, n].
+        """
+        if self.rule.shares_by is None:
+            raise ValueError(f"the policy {self.name} has no distances")
+        return self.rule.shares_by(self.values, distances)
+
+    def plausible_shares(self, shares: Sequence[float]) -> bool:
+        """Whether a record's shares can be this policy's, for who does not have the updates; see `shares_of`, too."""
+        parts = all(0 <= share <= 1 for share in shares) and math.isclose(math.fsum(shares), 1)
+        own = self.rule.plausible
+        return parts and len(shares) >= self.least and (own is None or own(self.values, shares))
+
+    @cached_property
+    def rule(self) -> Rule:
+        """What its file says."""
+        return _rule(self.name)
 
 
 def read_policy(text: str) -> Policy:
@@ -129,9 +159,7 @@ def read_policy(text: str) -> Policy:
         ValueError: No such policy or option, or a value is out of range.
     """
     name, _, rest = text.strip().partition(":")
-    if name not in _OPTIONS:
-        raise ValueError(f"no policy is called {name!r}{_nearest(name, NAMES)}")
-    known = _OPTIONS[name]
+    known = _rule(name).options
     given: dict[str, Value] = {}
     for place, part in enumerate(rest.split(",") if rest else ()):
         key, equals, value = part.strip().partition("=")
@@ -140,81 +168,69 @@ def read_policy(text: str) -> Policy:
         elif not equals:
             raise ValueError(f"{part!r} of the policy {name} is not OPTION=VALUE")
         if key not in known:
-            raise ValueError(f"the policy {name} has no option {key!r}{_nearest(key, tuple(known))}")
+            raise ValueError(f"the policy {name} has no option {key!r}{nearest(key, known)}")
         if key in given:
             raise ValueError(f"the policy {name} has {key} twice")
-        given[key] = _read(name, key, value, known[key][0])
-    return Policy(name, _written_out(name, known, given))
+        given[key] = checked(f"{key} of the policy {name}", value, known[key].form.read)
+    return Policy(name, written_out(name, known, given))
 
 
-DOES = {
-    "best": "keep the better of the current model and the candidate",
-    "polyak": "keep x current + (1 - keep) x candidate",
-    "merge": "the candidate or a mix with the current model, whichever scores best",
-    "fedavg": "rounds: mean of the updates, weighted by number of examples",
-    "median": "rounds: coordinate-wise median",
-    "trimmed": "rounds: coordinate-wise mean without the `trim` lowest and highest",
-    "krum": "rounds: the update nearest to the others, with `faulty` bad ones",
-    "multi-krum": "rounds: mean of all but the `faulty` updates farthest from the others",
-}
-
-
-MEANS = {
-    "keep": "how much of the current model stays",
-    "steps": "how many are scored: the candidate and steps - 1 mixes",
-    "staleness": "its share in mixes is divided by (1 + changes by others since its start) to this power",
-    "trim": "how many are left out at each end",
-    "faulty": "how many sites may send anything",
-    "cap": "as how many images a site counts at most; 1: all sites alike",
-    "fraction": "share of the sites that is selected for a round",
-    "minimum": "share of the selected sites that suffices at the deadline",
-    "deadline": "seconds after which a round closes without the missing ones",
-    "sites": "sites that must be enrolled before the first round",
-    "clip": "the longest step (L2 norm) that an update may make",
-    "server": f"what makes a step of a round's result: {', '.join(SERVERS)}",
-    "rate": "its learning rate [momentum 1, adam and yogi 0.01]",
-    "momentum": "how much of the last step stays [0.9]",
-    "beta2": "adam and yogi: the same for the squares [0.99]",
-    "tau": "adam and yogi: keeps small squares from making large steps [0.001]",
-}
+def names() -> tuple[str, ...]:
+    """The policies that there are; those with rounds come last."""
+    return tuple(_rules())
 
 
 def described() -> list[dict[str, Any]]:
     """The policies as a person reads about them: what each does and which options it has."""
-    return [{"policy": name, "does": DOES[name], "options": list(options)} for name, options in _OPTIONS.items()]
+    return [{"policy": name, "does": rule.does, "options": list(rule.options)} for name, rule in _rules().items()]
 
 
 def described_options() -> list[dict[str, Any]]:
     """The options with their meanings and defaults; None where an option is absent unless given."""
-    every = {key: default for options in _OPTIONS.values() for key, (_, default) in options.items()}
-    return [{"option": key, "default": every[key], "means": means} for key, means in MEANS.items()]
+    every = [(key, option) for rule in _rules().values() for key, option in rule.options.items() if key not in ROUNDS]
+    once = {(key, option.means): option for key, option in [*every, *ROUNDS.items()]}
+    return [{"option": key, "default": option.default, "means": means} for (key, means), option in once.items()]
 
 
-def _read(name: str, key: str, text: str, read: Callable[[str], Value]) -> Value:
+def _rules() -> dict[str, Rule]:
+    import pkgutil  # only for who asks for all
+
+    found = sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    rules = {name: _rule(name) for name in found}
+    return dict(sorted(rules.items(), key=lambda item: item[1].shares is None))
+
+
+def _rule(name: str) -> Rule:
+    """What the file of a policy says.
+
+    Raises:
+        ValueError: There is none.
+        TypeError: It does not say what it must.
+    """
+    where = f"{__name__}.{name.replace('-', '_')}"
     try:
-        return read(text)
-    except ValueError as error:
-        reason = "expected a number" if "convert" in str(error) else str(error)
-        raise ValueError(f"{key} of the policy {name} is {text!r}, {reason}") from None
+        module = importlib.import_module(where) if _NAME.fullmatch(name) else None
+    except ModuleNotFoundError as error:
+        if error.name != where:
+            raise
+        module = None
+    if module is None:
+        raise ValueError(f"no policy is called {name!r}{nearest(name, names())}")
+    said = {field.name: _said(module, field.name) for field in dataclasses.fields(Rule)}
+    if said["does"] is None or said["options"] is None:
+        raise TypeError(f"{where} must have DOES and OPTIONS")
+    rule = Rule(**{part: value for part, value in said.items() if value is not None})
+    if sum(way is not None for way in (rule.shares, rule.shares_of, rule.shares_by)) != 1:
+        raise TypeError(f"{where} must have one of shares, shares_of and shares_by")
+    if rule.shares is None and not ROUNDS.keys() <= rule.options.keys():
+        raise TypeError(f"{where} has rounds, so it must have their options: OPTIONS = {{**ROUNDS}}")
+    return rule
 
 
-def _written_out(
-    name: str, known: Mapping[str, tuple[Callable[[str], Value], Value | None]], given: Mapping[str, Value]
-) -> dict[str, Value]:
-    defaults = {key: default for key, (_, default) in known.items() if default is not None}
-    used = _SERVER_DEFAULTS.get(str(given.get("server")), {})
-    for key in ("rate", "momentum", "beta2", "tau"):
-        if key in given and key not in used:
-            chosen = given.get("server", "none")
-            raise ValueError(f"{key} of the policy {name} belongs to another server optimizer than {chosen}")
-    found = {**defaults, **used, **given}
-    return {key: found[key] for key in known if key in found}
+def _said(module: object, part: str) -> Any:
+    constants = ("does", "options", "mixes", "by_gate")
+    return getattr(module, part.upper() if part in constants else part, None)
 
 
 def _shown(value: Value) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-def _nearest(word: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known) or 'none'}"
