@@ -56,7 +56,8 @@ def _option(field: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Cal
         help = f"{help}  [required]"
     elif field.default is not None:
         help = f"{help}  [default: {field.default}]"
-    metavar = field.metadata["metavar"] or ("|".join(field.metadata["choices"]) or None)
+    form = field.metadata["form"]
+    metavar = field.metadata["metavar"] or (form and "|".join(form.choices)) or None
     return click.option(flag, field.name, default=None, metavar=metavar, help=help)
 
 

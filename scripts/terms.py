@@ -1,14 +1,17 @@
 """What a demonstration agrees on: policy, gate, and how long it trains when nobody says so. Standard library only.
 
-Shared by `scripts/quickstart` and `scripts/setup`, and so by docker-compose.yml: here alone stand the defaults.
+Shared by `scripts/quickstart` and `scripts/setup`, and so by docker-compose.yml: here alone stand the demonstration's
+own defaults. What a federation may agree on at all is in `fedssh.rules.terms`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedssh.rules.gate import GATES
-from fedssh.rules.policies import Policy, read_policy
+from fedssh.rules.gate import Gate
+from fedssh.rules.policies import read_policy
+from fedssh.rules.rounds import least_sites
+from fedssh.rules.terms import schedule_of
 
 POLICY = "merge"  # it does best where sites differ, and nobody waits: docs/results.md, thesis-seeds
 GATE = "on"
@@ -47,19 +50,10 @@ def agree(
     Raises:
         ValueError: There is no such policy or gate, it has no relay, or needs more sites than there are.
     """
-    chosen = read_policy(policy or POLICY)
-    _check(chosen, gate or GATE, schedule, sites)
+    chosen, kind = read_policy(policy or POLICY), gate or GATE
+    Gate(kind)
+    schedule_of(schedule, chosen)
+    if chosen.rounds and least_sites(chosen) > sites:
+        raise ValueError(f"the policy {chosen.name} needs {least_sites(chosen)} sites, there are {sites}")
     usual = (ROUNDS, ROUND_EPOCHS) if chosen.rounds else (SESSIONS, EPOCHS)
-    return Terms(chosen.text, gate or GATE, schedule, sessions or usual[0], epochs or usual[1])
-
-
-def _check(policy: Policy, gate: str, schedule: str, sites: int) -> None:
-    if gate not in GATES:
-        raise ValueError(f"no gate is called {gate!r}; known are {', '.join(GATES)}")
-    if not policy.rounds:
-        return
-    if schedule == "relay":
-        raise ValueError(f"the policy {policy.name} trains in rounds, not in a relay")
-    least = max(policy.least, int(policy.values["sites"]))
-    if least > sites:
-        raise ValueError(f"the policy {policy.name} needs {least} sites, there are {sites}")
+    return Terms(chosen.text, kind, schedule, sessions or usual[0], epochs or usual[1])

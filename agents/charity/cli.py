@@ -26,44 +26,27 @@ from fedssh.charity.cli_read import (
 from fedssh.commands import entry, new_group, path_argument, settings_options, stop_event
 from fedssh.door.cli import door
 from fedssh.errors import SettingsError
-from fedssh.settings import REQUIRED, describe, setting
+from fedssh.rules.terms import Terms, agree
+from fedssh.settings import REQUIRED, describe, setting, settings_file
 
 
 @dataclass(frozen=True)
-class InitSettings:
-    """What a federation agrees on when it begins."""
+class HerSettings:
+    """Her folder, her images, and the network that is trained on such."""
 
     data: Path = setting(REQUIRED, "Her images: train for genesis, val as holdout.", metavar="FILE|DIR")
     state: Path = setting(STATE, "The coordinator's folder.", metavar="DIR")
+    terms: Path | None = settings_file("Any of these, as NAME = VALUE in TOML; flags beat it.")
     architecture: str = setting("cnn", "A registered name, a spec as JSON, or @FILE.", metavar="SPEC")
     size: str | None = setting(None, "The network's images, such as 64x64.  [as hers]", metavar="HxW[xC]")
     classes: str | None = setting(None, "What hers are called: OLD=NEW,…", metavar="NAMES")
     max_value: int | None = setting(None, "White in integer pixels, such as 4095.", metavar="N", at_least=1)
-    name: str = setting("fedssh", "The federation's name.")
-    schedule: str = setting("free", "All sites at once, or one at a time.", choices=("free", "relay"))
-    sessions: int | None = setting(None, "Sessions per site, or rounds; without it, no end.", metavar="N", at_least=1)
-    policy: str = setting("best", "How models become one: `charity policies`.", metavar="POLICY")
-    gate: str = setting("on", "Whether a release must hold on the holdout.", choices=("on", "off", "ladder"))
-    margin: float = setting(
-        0.01, "How far below the best a release may score; ladder: above the current.", metavar="X", at_least=0
-    )
-    metric: str = setting(
-        "accuracy", "What the policy compares first.", choices=("accuracy", "auc", "precision", "recall")
-    )
-    publish: str | None = setting(
-        None, "What a site sends of a session.  [improved; session in rounds]", choices=("improved", "session")
-    )
-    batch_size: int = setting(64, "Images per training step.", metavar="N", at_least=1)
-    epochs: int | None = setting(None, "Most epochs of a session.  [100; 1 in rounds]", metavar="N", at_least=1)
-    patience: int = setting(10, "Epochs without improvement that end a session.", metavar="N", at_least=1)
-    optimizer: str = setting("adam", "A Keras optimizer.", metavar="NAME")
-    learning_rate: float = setting(0.001, "Its learning rate.", metavar="X", at_least=0)
-    momentum: float = setting(0.0, "Momentum of sgd.", metavar="X", at_least=0)
-    proximal: float = setting(0.0, "FedProx: the pull towards the release.", metavar="MU", at_least=0)
-    submissions_per_hour: int = setting(
-        600, "Bundles of a site that get a record; 0: no limit.", metavar="N", at_least=0
-    )
-    invalid_per_hour: int = setting(60, "Invalid ones among them; 0: no limit.", metavar="N", at_least=0)
+
+
+@dataclass(frozen=True)
+class InitSettings(Terms, HerSettings):
+    """How a federation begins: with her images, the terms that it agrees on, and a first model."""
+
     seed: int = setting(0, "For random weights and the order of training.", metavar="N", at_least=0)
     weights: Path | None = setting(None, "Begin with these: a .safetensors or .npz file.", metavar="FILE")
     genesis_epochs: int = setting(1, "Epochs on her own images before all others.", metavar="N", at_least=0)
@@ -119,7 +102,6 @@ def init(settings: InitSettings) -> None:
     """Begin a federation: make her keys and the first model."""
     from fedssh.charity import enrol, genesis
     from fedssh.charity.judge import own_images
-    from fedssh.rules.terms import agree
 
     folders = folders_of(settings.state)
     if settings.if_needed and genesis.is_begun(folders):

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedssh.forms import checked, nearest, number
 from fedssh.rules.policies import Policy
 
 Metrics = Mapping[str, Any]
 
 GATES = ("on", "off", "ladder")
+MARGIN = number(least=0, below=1)
 _UNDEFINED = -1.0
 
 
@@ -35,11 +37,10 @@ class Gate:
 
     def __post_init__(self) -> None:
         if self.kind not in GATES:
-            raise ValueError(f"no gate is called {self.kind!r}; known are {', '.join(GATES)}")
-        if not 0 <= self.margin < 1 or (self.kind == "ladder" and self.margin == 0):
-            raise ValueError(
-                f"the margin of the gate is {self.margin:g}, expected a number in 0..1, above 0 for a ladder"
-            )
+            raise ValueError(f"no gate is called {self.kind!r}{nearest(self.kind, GATES)}")
+        checked("the margin of the gate", self.margin, MARGIN)
+        if self.kind == "ladder" and self.margin == 0:
+            raise ValueError("the margin of the gate is 0, expected a number above 0 for a ladder")
 
 
 @dataclass(frozen=True)

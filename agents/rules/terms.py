@@ -1,17 +1,73 @@
-"""What a federation agrees on when it begins: policy, gate, schedule and training plan, written out in full. Pure."""
+"""What a federation agrees on when it begins: every term with what it may be, its default and its meaning. Pure.
+
+This is the only place where they stand. From it come the flags of `charity init`, what a site checks of a training plan
+(`plan`), what an experiment may say (`experiments.definition.settings`), and the record that a federation begins with.
+"""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fedssh.errors import SettingsError
-from fedssh.rules.gate import Gate
+from fedssh.forms import Form, checked, number, one_of, text, whole
+from fedssh.rules.gate import GATES, MARGIN, Gate
 from fedssh.rules.policies import Policy, read_policy
 
+SCHEDULES = ("free", "relay")  # where sites train in rounds, "rounds" is the only one
+METRICS = ("accuracy", "auc", "precision", "recall")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adamax", "nadam")
-EPOCHS = {"improved": 100, "session": 1}
+EPOCHS = {"improved": 100, "session": 1}  # what sites may publish, and the most epochs of a session unless agreed
+RATES = ("submissions_per_hour", "invalid_per_hour")
+_POLICIES = "`charity policies` lists policies and their options"
+
+
+def term(default: Any, form: Form[Any], help: str, metavar: str | None = None, hint: str | None = None) -> Any:
+    """A field of `Terms`, as `settings.load` reads it.
+
+    Args:
+        default: What is agreed when nobody says; None is no end, or what goes with the policy.
+        form: What it may be.
+        help: What it means, in a line.
+        metavar: How `--help` shows the value.
+        hint: Where to look when it is wrong.
+    """
+    metadata = {"form": form, "help": help, "metavar": metavar, "hint": hint}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _policy(value: Any) -> str:
+    words = text(value).strip()
+    read_policy(words)
+    return words
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is agreed, as it is asked for; `agree` writes out what is left open."""
+
+    name: str = term("fedssh", text, "The federation's name.")
+    schedule: str = term("free", one_of(*SCHEDULES), "All sites at once, or one at a time.")
+    sessions: int | None = term(None, whole(1), "Sessions per site, or rounds; without it, no end.", "N")
+    policy: str = term("best", Form(_policy), "How models become one: `charity policies`.", "POLICY", _POLICIES)
+    gate: str = term("on", one_of(*GATES), "Whether a release must hold on the holdout.")
+    margin: float = term(0.01, MARGIN, "How far below the best a release may score; ladder: above the current.", "X")
+    metric: str = term("accuracy", one_of(*METRICS), "What the policy compares first.")
+    publish: str | None = term(None, one_of(*EPOCHS), "What a site sends of a session.  [improved; session in rounds]")
+    batch_size: int = term(64, whole(1), "Images per training step.", "N")
+    epochs: int | None = term(None, whole(1), "Most epochs of a session.  [100; 1 in rounds]", "N")
+    patience: int = term(10, whole(1), "Epochs without improvement that end a session.", "N")
+    optimizer: str = term("adam", one_of(*OPTIMIZERS), "A Keras optimizer.", "NAME")
+    learning_rate: float = term(0.001, number(above=0), "Its learning rate.", "X")
+    momentum: float = term(0.0, number(least=0, below=1), "Momentum of sgd.", "X")
+    proximal: float = term(0.0, number(least=0), "FedProx: the pull towards the release.", "MU")
+    submissions_per_hour: int = term(600, whole(0), "Bundles of a site that get a record; 0: no limit.", "N")
+    invalid_per_hour: int = term(60, whole(0), "Invalid ones among them; 0: no limit.", "N")
+
+
+FORMS: Mapping[str, Form[Any]] = {field.name: field.metadata["form"] for field in dataclasses.fields(Terms)}
 
 
 def agree(
@@ -20,7 +76,7 @@ def agree(
     """The terms that genesis records and every release repeats.
 
     Args:
-        settings: Those of `charity init`, by name.
+        settings: Those of `Terms`, by name; others are left alone.
         spec: The architecture, checked.
         loss: The loss that fits it.
         class_names: What its classes are called, in label order; None where nobody says.
@@ -32,45 +88,76 @@ def agree(
         policy = read_policy(settings["policy"])
         gate = Gate(settings["gate"], float(settings["margin"]))
     except ValueError as error:
-        raise SettingsError(str(error), "`charity policies` lists policies and their options") from None
+        raise SettingsError(str(error), _POLICIES) from None
+    terms = _checked(settings)
+    try:
+        schedule = schedule_of(terms.schedule, policy)
+    except ValueError as error:
+        raise SettingsError(str(error), "leave --schedule out, or take another policy") from None
     return {
-        "federation": settings["name"],
+        "federation": terms.name,
         "spec": spec,
         "class_names": class_names,
-        "plan": _plan(settings, policy) | {"loss": loss},
+        "plan": _plan(terms, policy) | {"loss": loss},
         "policy": policy.text,
         "gate": gate.kind,
         "margin": gate.margin,
-        "schedule": _schedule(settings["schedule"], policy),
-        "sessions": settings["sessions"],
-        "rates": {name: settings[name] for name in ("submissions_per_hour", "invalid_per_hour")},
+        "schedule": schedule,
+        "sessions": terms.sessions,
+        "rates": {name: getattr(terms, name) for name in RATES},
     }
 
 
-def _schedule(wanted: str, policy: Policy) -> str:
-    if not policy.rounds:
-        return wanted
-    if wanted == "relay":
-        raise SettingsError(
-            f"the policy {policy.name} trains in rounds, not in a relay", "leave --schedule out, or take another policy"
-        )
-    return "rounds"
+def schedule_of(wanted: str, policy: Policy) -> str:
+    """The schedule that goes with a policy.
+
+    Raises:
+        ValueError: The policy has another one.
+    """
+    if policy.rounds and wanted == "relay":
+        raise ValueError(f"the policy {policy.name} trains in rounds, not in a relay")
+    return "rounds" if policy.rounds else wanted
 
 
-def _plan(settings: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
-    publish = settings["publish"] or ("session" if policy.rounds else "improved")
+def publish_of(wanted: str | None, policy: Policy) -> str:
+    """What a site sends of a session; None and "" are what goes with the policy.
+
+    Raises:
+        ValueError: The policy takes something else.
+    """
+    publish = wanted or ("session" if policy.rounds else "improved")
     if policy.rounds and publish != "session":
-        raise SettingsError(f"the policy {policy.name} takes one update per round", "leave --publish out")
-    if settings["optimizer"] not in OPTIMIZERS:
-        raise SettingsError(f"--optimizer is {settings['optimizer']!r}, expected one of {', '.join(OPTIMIZERS)}")
-    if not 0 < settings["learning_rate"] < math.inf:
-        raise SettingsError(f"--learning-rate is {settings['learning_rate']:g}, expected a number above 0")
-    if not 0 <= settings["proximal"] < math.inf:
-        raise SettingsError(f"--proximal is {settings['proximal']:g}, expected a number from 0")
-    if settings["momentum"] and settings["optimizer"] != "sgd":
-        raise SettingsError(f"--momentum belongs to sgd, not to {settings['optimizer']}")
-    if not 0 <= settings["momentum"] < 1:
-        raise SettingsError(f"--momentum is {settings['momentum']:g}, expected a number from 0 to below 1")
+        raise ValueError(f"the policy {policy.name} takes one update per round")
+    return publish
+
+
+def check_momentum(momentum: float, optimizer: str) -> None:
+    """Raise ValueError where an optimizer has no momentum."""
+    if momentum and optimizer != "sgd":
+        raise ValueError(f"momentum belongs to sgd, not to {optimizer}")
+
+
+def _checked(settings: Mapping[str, Any]) -> Terms:
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Terms):
+        value, form = settings[field.name], FORMS[field.name]
+        open_ = value is None and field.default is None
+        try:
+            values[field.name] = None if open_ else checked(f"--{field.name.replace('_', '-')}", value, form)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+    return Terms(**values)
+
+
+def _plan(terms: Terms, policy: Policy) -> dict[str, Any]:
+    try:
+        publish = publish_of(terms.publish, policy)
+    except ValueError as error:
+        raise SettingsError(str(error), "leave --publish out") from None
+    try:
+        check_momentum(terms.momentum, terms.optimizer)
+    except ValueError as error:
+        raise SettingsError(f"--{error}") from None
     same = ("batch_size", "patience", "optimizer", "learning_rate", "momentum", "proximal", "metric")
-    plan = {name: settings[name] for name in same}
-    return plan | {"epochs": settings["epochs"] or EPOCHS[publish], "publish": publish}
+    plan = {name: getattr(terms, name) for name in same}
+    return plan | {"epochs": terms.epochs or EPOCHS[publish], "publish": publish}

@@ -13,11 +13,11 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from fedssh.forms import checked, nearest, number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,8 +58,7 @@ def read_attack(text: str) -> Attack:
     first, _, rest = text.partition(",")
     kind, _, value = first.strip().partition(":")
     if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, 1)
-        raise ValueError(f"no attack is called {kind!r}" + (f"; did you mean {near[0]!r}?" if near else _known()))
+        raise ValueError(f"no attack is called {kind!r}{nearest(kind, KINDS)}")
     default = KINDS[kind]
     if default is None and value:
         raise ValueError(f"the attack {kind} takes no value, found {value!r}")
@@ -105,14 +104,4 @@ def _normal(random: np.random.Generator, like: np.ndarray, sigma: float) -> np.n
 
 
 def _positive(kind: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"the value of the attack {kind} is {text!r}, expected a number greater than 0")
-    return value
-
-
-def _known() -> str:
-    return f"; known are {', '.join(KINDS)}"
+    return checked(f"the value of the attack {kind}", text, number(above=0).read)

@@ -18,11 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedssh.rules.terms import SCHEDULES as AGREED
+
 if TYPE_CHECKING:
     from experiments.definition.attack import Attack
     from fedssh.models.data.images import Images
 
-SCHEDULES = ("free", "relay", "rounds", "centralised")
+SCHEDULES = (*AGREED, "rounds", "centralised")
 ENGINES = ("memory", "ssh")
 HISTORY = "history.jsonl"
 

@@ -31,8 +31,10 @@ from experiments.definition.config import Run
 from experiments.definition.settings import TELLING
 from experiments.definition.shown import Figure, Plot, Scenario, read_plot, read_published, read_scenario
 from fedssh.errors import SettingsError
+from fedssh.forms import Expected, nearest
 from fedssh.rules.gate import Gate
 from fedssh.rules.policies import read_policy
+from fedssh.rules.terms import check_momentum, publish_of
 
 SHIPPED = Path(__file__).resolve().parents[1]
 MOST_RUNS = 2000
@@ -82,7 +84,7 @@ def find(name: str) -> Path:
         if Path(name).is_file():
             return Path(name)
         raise SettingsError(f"{name} does not exist", "give a file, or a name from scripts/experiment --list")
-    raise SettingsError(f"no experiment is called {name!r}{settings.nearest(name, known)}")
+    raise SettingsError(f"no experiment is called {name!r}{nearest(name, known)}")
 
 
 def read(path: Path, seeds: Sequence[int] = (), engine: str | None = None, quick: bool = False) -> Experiment:
@@ -103,7 +105,9 @@ def read(path: Path, seeds: Sequence[int] = (), engine: str | None = None, quick
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from None
     except ValueError as error:
-        raise SettingsError(f"{path.name}: {error}", "experiments/settings.py lists what may be said") from None
+        raise SettingsError(
+            f"{path.name}: {error}", "experiments/definition/settings.py lists what may be said"
+        ) from None
 
 
 def matching(experiment: Experiment, pattern: str) -> Experiment:
@@ -174,7 +178,7 @@ def _changes(table: Any) -> dict[str, Any]:
 
 def _only(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        raise ValueError("a list of patterns")
+        raise Expected("expected a list of patterns")
     return tuple(value)
 
 
@@ -263,12 +267,12 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         raise ValueError(f"{slug}: {attack.sites} of {values['sites']} sites cannot attack")
     if values["folds"] and not 1 <= values["fold"] <= values["folds"]:
         raise ValueError(f"{slug}: fold is {values['fold']}, expected 1..{values['folds']}")
-    publish = values["publish"] or ("session" if policy.rounds else "improved")
-    if policy.rounds and publish != "session":
-        raise ValueError(f"{slug}: the policy {policy.name} takes one update per round, so publish is session")
-    if values["momentum"] and values["optimizer"] != "sgd":
-        raise ValueError(f"{slug}: momentum belongs to sgd, not to {values['optimizer']}")
-    Gate(values["gate"], values["margin"])
+    try:
+        publish = publish_of(values["publish"], policy)
+        check_momentum(values["momentum"], values["optimizer"])
+        Gate(values["gate"], values["margin"])
+    except ValueError as error:
+        raise ValueError(f"{slug}: {error}") from None
     plan = {**{key: values[key] for key in settings.PLAN}, "publish": publish}
     as_they_are = ("architecture", "sites", "gate", "margin", "metric", "sessions", "validation", "straggler")
     return Run(

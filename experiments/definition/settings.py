@@ -9,96 +9,50 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from experiments.definition.attack import read_attack
+from experiments.definition import attack
 from experiments.definition.config import ENGINES, SCHEDULES
-from fedssh.rules.gate import GATES
-from fedssh.rules.plan import OPTIMIZERS
-from fedssh.rules.policies import read_policy
+from fedssh import forms
+from fedssh.forms import Expected, Form, named, nearest, number, one_of, whole, yes_or_no
+from fedssh.rules.terms import FORMS, METRICS, Terms
 
 Check = Callable[[Any], Any]
 Known = Mapping[str, tuple[Check, Any]]
 
-METRICS = ("accuracy", "auc", "precision", "recall")
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
-
-
-class _SaidAlready(ValueError):
-    """The message says all by itself."""
+SCORES = (*METRICS, "loss")
 
 
 def text(value: Any) -> str:
-    """Any text."""
-    if not isinstance(value, str):
-        raise ValueError("a text")
-    return value.strip()
+    """Any text, without the space around it."""
+    return forms.text(value).strip()
 
 
-def one_of(*known: str) -> Check:
-    """One of a few words."""
-
-    def check(value: Any) -> str:
-        if value not in known:
-            raise ValueError(f"one of {', '.join(map(repr, known))}")
-        return str(value)
-
-    return check
+def _term(name: str, default: Any = None) -> tuple[Check, Any]:
+    """What a federation may agree on, with its default unless experiments have their own."""
+    return FORMS[name], getattr(Terms, name) if default is None else default
 
 
-def whole(low: int, high: int = 2**31 - 1) -> Check:
-    """A whole number in a range."""
-
-    def check(value: Any) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"a whole number in {low}..{high:,}")
-        return value
-
-    return check
-
-
-def _number(low: float, high: float) -> Check:
-    def check(value: Any) -> float:
-        if type(value) not in (int, float) or not low <= value <= high:
-            raise ValueError(f"a number in {low:g}..{high:g}")
-        return float(value)
-
-    return check
-
-
-def _yes_or_no(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError("lower-case letters, digits and dashes")
-    return value
+def _or_usual(form: Form[str]) -> Check:
+    """A word, or "" for what goes with the policy."""
+    return lambda value: "" if value == "" else form(value)
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not value or not all(type(seed) is int and seed >= 0 for seed in value):
-        raise ValueError("a list of whole numbers from 0")
+        raise Expected("expected a list of whole numbers from 0")
     return tuple(dict.fromkeys(value))
 
 
 def _architecture(value: Any) -> dict[str, Any]:
     table = {"name": value} if isinstance(value, str) else value
     if not isinstance(table, dict) or not isinstance(table.get("name"), str) or {"input", "classes"} & table.keys():
-        raise ValueError('a name, or a table such as { name = "cnn", depth = 8 }; the rest comes from the data')
+        raise Expected('expected a name, or a table such as { name = "cnn", depth = 8 }; the rest comes from the data')
     from fedssh.models import check_spec
 
-    try:
-        check_spec({"input": [224, 224, 3], "classes": 2, **table})
-    except ValueError as error:
-        raise _SaidAlready(str(error)) from None
+    check_spec({"input": [224, 224, 3], "classes": 2, **table})
     return dict(table)
 
 
@@ -111,24 +65,19 @@ def _partition(value: Any) -> str:
             return f"{rule}:{float(alpha):g}"
     except ValueError:
         pass
-    raise ValueError("iid, dirichlet:ALPHA or by_patient")
+    raise Expected("expected iid, dirichlet:ALPHA or by_patient")
 
 
-def _read_by(read: Callable[[str], Any]) -> Check:
-    def check(value: Any) -> str:
-        words = text(value)
-        try:
-            read(words)
-        except ValueError as error:
-            raise _SaidAlready(str(error)) from None
-        return words
-
-    return check
+def _attack(value: Any) -> str:
+    words = text(value)
+    if words != "none":
+        attack.read_attack(words)
+    return words
 
 
-_SHARE = _number(0, 0.9)
+_SHARE = number(0, 0.9)
 TOP: Mapping[str, Check] = {
-    "name": _name,
+    "name": named,
     "question": text,
     "engine": one_of(*ENGINES),
     "seeds": _seeds,
@@ -137,25 +86,25 @@ TOP: Mapping[str, Check] = {
 FEDERATION: Known = {
     "architecture": (_architecture, {"name": "cnn"}),
     "sites": (whole(1, 10_000), 3),
-    "policy": (_read_by(read_policy), "best"),
-    "schedule": (one_of(*SCHEDULES, ""), ""),  # "": rounds where the policy has them, else free
-    "gate": (one_of(*GATES), "on"),
-    "margin": (_number(0, 0.99), 0.01),
-    "metric": (one_of(*METRICS), "accuracy"),
-    "sessions": (whole(1), 3),
-    "attack": (_read_by(lambda words: words == "none" or read_attack(words)), "none"),
-    "straggler": (_number(1, 1000), 1.0),
-    "score_sites": (_yes_or_no, False),
+    "policy": _term("policy"),
+    "schedule": (_or_usual(one_of(*SCHEDULES)), ""),  # "": rounds where the policy has them, else free
+    "gate": _term("gate"),
+    "margin": _term("margin"),
+    "metric": _term("metric"),
+    "sessions": _term("sessions", 3),
+    "attack": (_attack, "none"),
+    "straggler": (number(1, 1000), 1.0),
+    "score_sites": (yes_or_no, False),
 }
 PLAN: Known = {
-    "optimizer": (one_of(*OPTIMIZERS), "adam"),
-    "learning_rate": (_number(1e-9, 1000), 0.001),
-    "momentum": (_number(0, 0.9999), 0.0),
-    "batch_size": (whole(1), 64),
-    "epochs": (whole(1), 10),
-    "patience": (whole(1), 10),
-    "publish": (one_of("improved", "session", ""), ""),  # "": session in rounds, else improved
-    "proximal": (_number(0, 1e6), 0.0),
+    "optimizer": _term("optimizer"),
+    "learning_rate": _term("learning_rate"),
+    "momentum": _term("momentum"),
+    "batch_size": _term("batch_size"),
+    "epochs": _term("epochs", 10),
+    "patience": _term("patience"),
+    "publish": (_or_usual(FORMS["publish"]), ""),  # "": session in rounds, else improved
+    "proximal": _term("proximal"),
 }
 DATA: Known = {
     "dataset": (text, "pneumoniamnist"),
@@ -182,17 +131,8 @@ TELLING = ("architecture", "policy", "schedule", "partition", "attack", "dataset
 
 
 def checked(key: str, value: Any, check: Check, where: str) -> Any:
-    """The value as it is used.
-
-    Raises:
-        ValueError: It is not what it must be; says so in one line, `where` first.
-    """
-    try:
-        return check(value)
-    except _SaidAlready as error:
-        raise ValueError(f"{where} {key}: {error}".strip()) from None
-    except ValueError as error:
-        raise ValueError(f"{where} {key} is {json.dumps(value, default=str)[:60]}, expected {error}".strip()) from None
+    """The value as it is used; ValueError says what is wrong with it in one line, `where` first."""
+    return forms.checked(f"{where} {key}".strip(), value, check)
 
 
 def require_known(table: Mapping[str, Any], known: Collection[str], where: str) -> None:
@@ -228,9 +168,3 @@ def tables_of(value: Any, where: str) -> Sequence[Mapping[str, Any]]:
     if not isinstance(value, list):
         raise ValueError(f"{where} is no list of tables")
     return [table_of(one, where) for one in value]
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    """What else may have been meant, as the end of a message."""
-    near = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.definition import settings
+from fedssh.forms import one_of, whole
 
 OF = ("model", "sites", "speedup")
 AXES = ("seconds", "clock", "examples", "version", "megabytes")
@@ -65,11 +66,11 @@ def read_published(value: Any) -> tuple[str, tuple[Figure, ...]]:
 
 
 def _figure(table: Mapping[str, Any]) -> Figure:
-    checks = {
+    checks: dict[str, settings.Check] = {
         **dict.fromkeys(("what", "published", "ours"), settings.text),
-        "metric": settings.one_of(*settings.METRICS, "loss"),
-        "version": settings.whole(0),
-        "of": settings.one_of(*OF),
+        "metric": one_of(*settings.SCORES),
+        "version": whole(0),
+        "of": one_of(*OF),
     }
     return Figure(**settings.all_of(table, checks, ("what", "published", "ours"), "[[published.figures]]"))
 
@@ -82,9 +83,9 @@ def read_scenario(table: Mapping[str, Any]) -> Scenario:
 
 def read_plot(table: Mapping[str, Any]) -> Plot:
     """A table of [[plots]]; ValueError says what is wrong with it."""
-    checks = {
+    checks: dict[str, settings.Check] = {
         **dict.fromkeys(("title", "runs"), settings.text),
-        "x": settings.one_of(*AXES),
-        "metric": settings.one_of(*settings.METRICS, "loss"),
+        "x": one_of(*AXES),
+        "metric": one_of(*settings.SCORES),
     }
     return Plot(**settings.all_of(table, checks, ("title",), "[[plots]]"))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedssh.errors import SettingsError
+from experiments.definition.read import read
+from fedssh.charity.cli import InitSettings
+from fedssh.errors import AgentError, SettingsError
 from fedssh.rules import plan as alice
-from fedssh.rules import terms
-from fedssh.rules.terms import agree
+from fedssh.rules.terms import FORMS, OPTIMIZERS, Terms, agree
+from fedssh.settings import load
 
 SETTINGS: dict[str, Any] = {
     "name": "test", "policy": "best", "gate": "on", "margin": 0.01, "schedule": "free", "sessions": None,
@@ -26,14 +30,14 @@ def agreed(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"learning_rate": 0.0}, "--learning-rate is 0, expected a number above 0"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0, expected a number above 0"),
         ({"learning_rate": math.nan}, "--learning-rate is nan, expected a number above 0"),
         ({"learning_rate": math.inf}, "--learning-rate is inf, expected a number above 0"),
         ({"proximal": math.nan}, "--proximal is nan, expected a number from 0"),
         ({"proximal": math.inf}, "--proximal is inf, expected a number from 0"),
-        ({"proximal": -1.0}, "--proximal is -1, expected a number from 0"),
+        ({"proximal": -1.0}, "--proximal is -1.0, expected a number from 0"),
         ({"optimizer": "sgd", "momentum": math.nan}, "--momentum is nan, expected a number from 0 to below 1"),
-        ({"optimizer": "sgd", "momentum": 1.0}, "--momentum is 1, expected a number from 0 to below 1"),
+        ({"optimizer": "sgd", "momentum": 1.0}, "--momentum is 1.0, expected a number from 0 to below 1"),
         ({"momentum": 0.9}, "--momentum belongs to sgd, not to adam"),
         ({"optimizer": "SGD"}, "--optimizer is 'SGD', expected one of adam, "),
         ({"optimizer": "lion"}, "--optimizer is 'lion', expected one of adam, "),
@@ -50,7 +54,7 @@ def test_what_no_site_could_train_is_refused_at_once(changes: dict[str, Any], re
 
 
 @pytest.mark.parametrize("policy", ["best", "merge", "fedavg:server=yogi"])
-@pytest.mark.parametrize("optimizer", terms.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_site_reads_the_plan_that_was_agreed(policy: str, optimizer: str) -> None:
     momentum = 0.9 if optimizer == "sgd" else 0.0
     plan = agreed(policy=policy, optimizer=optimizer, momentum=momentum, proximal=0.1)["plan"]
@@ -65,5 +69,69 @@ def test_the_rates_are_agreed() -> None:
     }  # fmt: skip
 
 
-def test_both_know_the_same_optimizers_and_ways_to_publish() -> None:
-    assert (terms.OPTIMIZERS, tuple(terms.EPOCHS)) == (alice.OPTIMIZERS, alice.PUBLISH)
+def test_what_is_left_open_is_written_out() -> None:
+    assert (agreed()["schedule"], agreed()["plan"]["publish"], agreed()["plan"]["epochs"]) == ("free", "improved", 100)
+    rounds = agreed(policy="median")
+    assert (rounds["schedule"], rounds["plan"]["publish"], rounds["plan"]["epochs"]) == ("rounds", "session", 1)
+    assert agreed(publish="session")["plan"]["epochs"] == 1
+    assert agreed(policy="median", epochs=7)["plan"]["epochs"] == 7
+
+
+EDGES = [-1, 0, 1e-12, 0.5, 0.99, 0.9999, 0.99999, 1, 2, 1001, 2e6, 2**31 - 1, 2**31, 1e300, math.inf, math.nan]
+WORDS = ["adam", "lion", "improved", "session", "always", "accuracy", "loss", "on", "ladder", "ajar", "free", "relay"]
+NUMBERS = ["margin", "batch_size", "epochs", "patience", "learning_rate", "momentum", "proximal", "sessions"]
+
+
+def by_flag(name: str, value: Any, folder: Path) -> Any:
+    return getattr(load(Terms, "charity", {name: str(value)}, {}), name)
+
+
+def by_program(name: str, value: Any, folder: Path) -> Any:
+    found = agreed(optimizer="sgd", **{name: value}) if name == "momentum" else agreed(**{name: value})
+    return {**found, **found["plan"]}[name]
+
+
+def by_site(name: str, value: Any, folder: Path) -> Any:
+    return getattr(alice.read_plan({**agreed(optimizer="sgd")["plan"], name: value}), name)
+
+
+def by_experiment(name: str, value: Any, folder: Path) -> Any:
+    (folder / "mine.toml").write_text(f'question = "?"\n[plan]\noptimizer = "sgd"\n[[runs]]\n{name} = {value!r}\n')
+    (run,) = read(folder / "mine.toml").runs
+    return {**vars(run), **run.plan}[name]
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, "optimizer", "publish", "metric", "gate", "schedule"])
+def test_whoever_reads_a_term_takes_the_same_values(name: str, tmp_path: Path) -> None:
+    readers = [by_flag, by_program, by_experiment]
+    readers += [by_site] if name in {field.name for field in dataclasses.fields(alice.Plan)} else []
+    taken = 0
+    for value in EDGES if name in NUMBERS else WORDS:
+        answers = set()
+        for take in readers:
+            try:
+                answers.add(str(take(name, value, tmp_path)))
+            except (AgentError, ValueError):
+                answers.add("refused")
+        assert len(answers) == 1, (name, value, answers)
+        taken += answers != {"refused"}
+    assert 0 < taken < len(EDGES)
+
+
+def test_a_term_has_a_flag_with_its_words() -> None:
+    for field in dataclasses.fields(Terms):
+        assert field in dataclasses.fields(InitSettings)
+        assert field.metadata["help"].rstrip("]").endswith((".", "rounds")), field.name
+        assert field.default is None or FORMS[field.name](field.default) == field.default
+
+
+def test_terms_may_stand_in_a_file_and_flags_beat_it(tmp_path: Path) -> None:
+    path = tmp_path / "hospitals.toml"
+    path.write_text('name = "hospitals"\npolicy = "median"\ndata = "xrays.npz"\nmargin = 0\nseed = 4\n')
+    found = load(InitSettings, "charity", {"terms": str(path), "policy": "trimmed:2"}, {"CHARITY_SEED": "5"})
+    assert (found.name, found.policy, found.margin, found.seed) == ("hospitals", "trimmed:2", 0.0, 5)
+    assert agree(vars(found), {}, "auto")["federation"] == "hospitals"
+    path.write_text('policy = "medain"\n')
+    with pytest.raises(SettingsError, match=r"hospitals\.toml: policy: no policy is called 'medain'") as error:
+        load(InitSettings, "charity", {"terms": str(path), "data": "x"}, {})
+    assert error.value.hint == "`charity policies` lists policies and their options"

@@ -223,6 +223,8 @@ def test_what_older_releases_lack_has_a_default() -> None:
         ("momentum", 0.5),  # with adam
         ("proximal", -1),
         ("proximal", math.inf),
+        ("proximal", 10**400),  # which no float holds
+        ("batch_size", 2**31),
         ("proximal", True),
         ("proximal", None),
     ],

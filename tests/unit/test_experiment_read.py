@@ -124,7 +124,7 @@ def test_settings_change_the_digest_and_names_do_not(tmp_path: Path) -> None:
         ("runs = 3\n", "[[runs]] is no list of tables"),
         ("", "'runs' is missing"),
         ("[[runs]]\n[[published.figures]]\nwhat = 'x'\n", "[[published.figures]] lacks 'published'"),
-        ("[[runs]]\n[[plots]]\ntitle = 'x'\nx = 'time'\n", 'x is "time", expected one of'),
+        ("[[runs]]\n[[plots]]\ntitle = 'x'\nx = 'time'\n", "x is 'time', expected one of"),
         ("[[runs]\n", "cannot be read"),
     ],
 )

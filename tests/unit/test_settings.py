@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedssh.errors import SettingsError
-from fedssh.settings import REQUIRED, check_environment, load, setting, variables
+from fedssh.settings import REQUIRED, check_environment, load, setting, settings_file, variables
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,65 @@ def test_flag_beats_variable_beats_default() -> None:
     ("environ", "message"),
     [
         ({}, "--data is missing"),
-        ({"BOB_DATA": "x", "BOB_WAIT": "soon"}, "BOB_WAIT is 'soon', expected a whole number"),
-        ({"BOB_DATA": "x", "BOB_WAIT": "-1"}, "BOB_WAIT is -1, expected at least 0"),
+        ({"BOB_DATA": "x", "BOB_WAIT": "soon"}, "BOB_WAIT is 'soon', expected a whole number from 0"),
+        ({"BOB_DATA": "x", "BOB_WAIT": "-1"}, "BOB_WAIT is '-1', expected a whole number from 0"),
+        ({"BOB_DATA": "x", "BOB_SEED": "1.5"}, "BOB_SEED is '1.5', expected a whole number"),
         ({"BOB_DATA": "x", "BOB_SCHEDULE": "rely"}, "BOB_SCHEDULE is 'rely', expected one of free, relay"),
         ({"BOB_DATA": "x", "BOB_DRAIN": "perhaps"}, "BOB_DRAIN is 'perhaps', expected yes or no"),
-        ({"BOB_DATA": "x", "BOB_PAUSE": "nan"}, "BOB_PAUSE is nan, expected a finite number"),
-        ({"BOB_DATA": "x", "BOB_PAUSE": "inf"}, "BOB_PAUSE is inf, expected a finite number"),
+        ({"BOB_DATA": "x", "BOB_PAUSE": "nan"}, "BOB_PAUSE is 'nan', expected a number from 0"),
+        ({"BOB_DATA": "x", "BOB_PAUSE": "inf"}, "BOB_PAUSE is 'inf', expected a number from 0"),
     ],
 )
 def test_a_bad_value_names_its_source_and_what_was_expected(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError) as error:
         load(Example, "bob", {}, environ)
     assert str(error.value) == message
+
+
+@dataclass(frozen=True)
+class WithFile(Example):
+    terms: Path | None = settings_file("any of these")
+
+
+def from_file(folder: Path, text: str, flags: dict[str, Any], environ: dict[str, str]) -> WithFile:
+    (folder / "terms.toml").write_text(text)
+    return load(WithFile, "bob", {"terms": str(folder / "terms.toml"), **flags}, environ)
+
+
+def test_a_file_gives_what_neither_flag_nor_variable_does(tmp_path: Path) -> None:
+    text = 'data = "x"\nwait = 5\nschedule = "relay"\ndrain = true\nseed = 3\npause = 2\n'
+    found = from_file(tmp_path, text, {"wait": "9"}, {"BOB_SEED": "7"})
+    path = tmp_path / "terms.toml"
+    assert found == WithFile(Path("x"), 9, "relay", 7, drain=True, pause=2.0, terms=path)
+    assert type(found.pause) is float
+    assert load(WithFile, "bob", {"data": "y"}, {"BOB_TERMS": str(path)}).wait == 5
+    assert load(WithFile, "bob", {"data": "y"}, {}) == WithFile(Path("y"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("wiat = 5\n", "'wiat' is not a setting; did you mean 'wait'?"),
+        ("terms = 'other.toml'\n", "'terms' is not a setting"),
+        ("[plan]\nwait = 5\n", "'plan' is not a setting"),
+        ('wait = "5"\n', "wait is '5', expected a whole number from 0"),
+        ("wait = -5\n", "wait is -5, expected a whole number from 0"),
+        ("drain = 1\n", "drain is 1, expected true or false"),
+        ("data = 3\n", "data is 3, expected the name of a file or folder"),
+        ("wait = \n", "cannot be read: Invalid value"),
+        ("\xff", "cannot be read"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        from_file(tmp_path, text, {} if text.startswith("data") else {"data": "x"}, {})
+    assert message in str(error.value)
+    assert str(tmp_path / "terms.toml") in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"BOB_TERMS: .*none\.toml cannot be read"):
+        load(WithFile, "bob", {"data": "x"}, {"BOB_TERMS": str(tmp_path / "none.toml")})
 
 
 def test_an_unknown_variable_names_the_nearest_known_one() -> None:

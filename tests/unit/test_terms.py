@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from fedssh.rules import terms
+
 FREE, ROUNDS = (3, 10), (8, 3)  # sessions and epochs, or rounds and epochs of each
 
 
@@ -43,9 +45,9 @@ def test_what_is_left_open_depends_on_the_policy(
 
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_nothing_said_is_the_default(scripts: Any, nothing: str | None) -> None:
-    terms = scripts("terms")
+    usual = scripts("terms")
     agreed = agree(scripts, policy=nothing, gate=nothing)
-    assert (agreed.policy, agreed.gate) == (agree(scripts, policy=terms.POLICY).policy, terms.GATE)
+    assert (agreed.policy, agreed.gate) == (agree(scripts, policy=usual.POLICY).policy, usual.GATE)
 
 
 def test_the_default_goes_with_every_schedule(scripts: Any) -> None:
@@ -66,6 +68,16 @@ def test_the_default_goes_with_every_schedule(scripts: Any) -> None:
 def test_what_does_not_go_together_is_said_at_once(scripts: Any, given: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         agree(scripts, **given)
+
+
+@pytest.mark.parametrize("policy", [None, "fedavg:deadline=9"])
+def test_a_demonstration_is_a_federation_like_any(scripts: Any, policy: str | None) -> None:
+    demonstration = vars(agree(scripts, policy=policy))
+    assert demonstration.keys() <= terms.FORMS.keys()
+    usual = vars(terms.Terms())
+    written = terms.agree(usual | demonstration, {}, "auto")
+    assert written["policy"] == demonstration["policy"]
+    assert written["plan"]["epochs"] == demonstration["epochs"]
 
 
 @pytest.mark.parametrize(
