@@ -46,6 +46,10 @@ class LedgerError(UntrustedError):
     """The history is not the unbroken, signed chain it must be."""
 
 
+class DecisionError(UntrustedError):
+    """A record says something that the federation's own rules do not give."""
+
+
 class RollbackError(UntrustedError):
     """The coordinator offers a release that is older than, or beside, what this site has seen."""
 

@@ -104,7 +104,7 @@ def _sent(vault: Vault, manifest: Submission) -> Sent:
         epoch=manifest.epoch,
         examples=manifest.examples,
         builds_on=manifest.builds_on,
-        started=vault.standing(manifest.builds_on),
+        started=vault.started(manifest.builds_on),
         claim=_claim(manifest.metrics),
         model=Blob(sha256=manifest.model.sha256, size=manifest.model.size),
         architecture=manifest.architecture,
@@ -121,7 +121,7 @@ def _over(vault: Vault, report: Report) -> Over:
         checkpoints=report.checkpoints,
         examples=report.examples,
         builds_on=report.builds_on,
-        started=vault.standing(report.builds_on),
+        started=vault.started(report.builds_on),
         metrics=_claim(report.metrics) if report.metrics else None,
     )
 

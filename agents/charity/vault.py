@@ -31,7 +31,7 @@ from fedssh.keys import PrivateKey, PublicKey, load_private, login_line, parse_p
 from fedssh.ledger import Ledger, checked
 from fedssh.rules.events import START, Blob, Event, Record, Released
 from fedssh.rules.federation import Federation, Site, advance, derive
-from fedssh.rules.standing import Standing
+from fedssh.rules.standing import Started
 from fedssh.rules.vocabulary import JUDGED, MAKES_CURRENT
 from fedssh.signature import allowed_signers
 
@@ -191,8 +191,8 @@ class Vault:
             for _, path in found[:-KEPT_VERDICTS]:
                 os.unlink(path)
 
-    def standing(self, release: int) -> Standing:
-        """What a release said of the federation.
+    def started(self, release: int) -> Started:
+        """What training from a release starts from.
 
         Raises:
             LedgerError: There is no such record, or it is no release.
@@ -200,7 +200,7 @@ class Vault:
         said = self.ledger.record(release).said
         if not isinstance(said, Released):
             raise LedgerError(f"record {release} is {said.name}, expected a release")
-        return said.federation
+        return said.federation.started
 
     def blob(self, model: Path) -> Blob:
         """The hash and size of a file."""

@@ -186,7 +186,7 @@ def release(store: Store[Model]) -> Record | None:
 def _weighed(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -> _Weighed[Model]:
     if state.policy.rounds or records.objection(state, sent.site, sent.started):
         return _Weighed()  # not worth the bench's time
-    staleness = state.current.staleness(sent.site, sent.started.versions)
+    staleness = state.current.staleness(sent.site, sent.started.version)
     wanted = shares(state.policy, staleness)
     try:
         mixes = tuple(zip(wanted, bench.score(state, model, wanted), strict=True))

@@ -42,7 +42,7 @@ from fedssh.rules.events import (
 from fedssh.rules.gate import Gate
 from fedssh.rules.policies import Policy, read_policy
 from fedssh.rules.rounds import Round, Update, ends_waiting
-from fedssh.rules.standing import LastRound, OpenRound, Standing
+from fedssh.rules.standing import LastRound, OpenRound, Standing, Started
 from fedssh.rules.typed import known
 
 
@@ -198,23 +198,22 @@ class Federation:
         wanted = self.wanted_release()
         return None if wanted is None or (self.release and self.release.said == wanted) else wanted
 
-    def out_of_turn(self, site: str, released: Standing) -> str:
+    def out_of_turn(self, site: str, started: Started) -> str:
         """Why nothing is taken from a site now, in the schedule `relay`; empty when it is, and in every other schedule.
 
         A site ships all checkpoints of a session before its report, which ends its turn. So what comes later comes from
         a turn that ended without it, because its time was up, or from no turn at all.
 
         Args:
-            released: What the release that the site started from says of the federation. Without `turns`, as an older
-                version made it, only whose turn it is counts.
+            started: What the site started from. Without `turns`, from an older version, only whose turn it is counts.
         """
         if self.genesis.schedule != "relay":
             return ""
-        same = known(released.turns, self.turns) == self.turns
+        same = started.turns in (None, self.turns)
         if self.turn == site:
             return "" if same else f"it was trained in an earlier turn of {site}"
         whose = f"it is {self.turn}'s turn" if self.turn else "it is nobody's turn"
-        return f"the turn of {site} is over; {whose}" if known(released.turn, None) == site else whose
+        return f"the turn of {site} is over; {whose}" if started.turn == site else whose
 
     def all_sessions_done(self) -> bool:
         """Whether every site has trained as many sessions as agreed, or as many rounds have closed."""

@@ -27,8 +27,7 @@ from fedssh.rules.events import (
 from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Decision, decide, passes, told
 from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select, why_not
-from fedssh.rules.standing import Standing
-from fedssh.rules.typed import known
+from fedssh.rules.standing import Started
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Sent:
         session, epoch: What it came out of.
         examples: How many images the site trains on.
         builds_on: The record of the release that the session started from.
-        started: What that release says of the federation.
+        started: What that release says of it.
         claim: What the site measured.
         model: Its file.
         architecture: SHA-256 of its spec.
@@ -52,7 +51,7 @@ class Sent:
     epoch: int
     examples: int
     builds_on: int
-    started: Standing
+    started: Started
     claim: Claim
     model: Blob
     architecture: str
@@ -60,7 +59,7 @@ class Sent:
     @property
     def turns(self) -> int:
         """The round that it was trained for."""
-        return known(self.started.turns, 0)
+        return self.started.turns or 0
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,11 @@ class Over:
     checkpoints: int
     examples: int
     builds_on: int
-    started: Standing
+    started: Started
     metrics: Claim | None
 
 
-def objection(state: Federation, site: str, started: Standing) -> str:
+def objection(state: Federation, site: str, started: Started) -> str:
     """Why nothing at all is taken from a site now; empty when something may be."""
     member = state.member(site)
     if member is None or member.revoked:

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedssh.rules.typed import Absent, Typed, known, said
+from fedssh.rules.typed import ABSENT, Absent, Typed, known, said
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a release says about the state that training from it starts from.
+
+    Attributes:
+        version: How often the current model had changed.
+        turn: Whose turn it was in a relay.
+        turns: How often the turn had been passed, or the number of the newest round; None from an older version.
+    """
+
+    version: int
+    turn: str | None
+    turns: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +64,9 @@ class Standing(Typed):
         return self.state == "finished"
 
     @property
-    def versions(self) -> int:
-        """How often the current model had changed when the release was made."""
-        return known(self.version, 0)
+    def started(self) -> Started:
+        """What training from the release starts from."""
+        return Started(known(self.version, 0), known(self.turn, None), None if self.turns is ABSENT else self.turns)
 
     @property
     def open_round(self) -> OpenRound | None:

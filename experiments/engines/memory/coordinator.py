@@ -25,7 +25,7 @@ from fedssh.rules.gate import Gate, told
 from fedssh.rules.records import Over
 from fedssh.rules.rounds import Update, seconds_left
 from fedssh.rules.soundness import Finding
-from fedssh.rules.standing import Standing
+from fedssh.rules.standing import Started
 from fedssh.rules.typed import known
 from fedssh.rules.vocabulary import MAKES_CURRENT
 from fedssh.weights import architecture_hash
@@ -275,7 +275,7 @@ class Coordinator:
             epoch=sent.epoch,
             examples=sent.examples,
             builds_on=sent.release.sequence,
-            started=_standing(sent.release),
+            started=_started(sent.release),
             claim=_claim(sent.claim),
             model=store.blob(sent.weights),
             architecture=known(self.state.genesis.architecture, ""),
@@ -305,7 +305,7 @@ class Coordinator:
             checkpoints=checkpoints,
             examples=examples,
             builds_on=release.sequence,
-            started=_standing(release),
+            started=_started(release),
             metrics=_claim(claim) if claim else None,
         )
         return coordinator.report(self._store, over)
@@ -338,10 +338,10 @@ class Coordinator:
         return done.record
 
 
-def _standing(release: Record) -> Standing:
+def _started(release: Record) -> Started:
     said = release.said
     assert isinstance(said, Released)
-    return said.federation
+    return said.federation.started
 
 
 def _claim(claim: Local) -> Claim:
