@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import os
 import stat
@@ -30,13 +31,15 @@ import pyrage
 
 from fedssh import age, signature, weights
 from fedssh.errors import BundleError
-from fedssh.files import BLOCK, adopt, part_of, whole_file
+from fedssh.files import BLOCK, adopt, part_of, sha256_of, whole_file
 from fedssh.forms import MAX_BYTES as MAX_MANIFEST_BYTES
-from fedssh.forms import parse
+from fedssh.forms import check_id, parse, shown
 from fedssh.keys import PrivateKey, PublicKey
-from fedssh.manifest import Blob, Release, Report, Submission
+from fedssh.manifest import Blob, Release, Report, Submission, judged_once
 
 Sealed = TypeVar("Sealed", Submission, Release)
+Message = TypeVar("Message", bound=Submission | Release | Report)
+Other = TypeVar("Other", bound=Submission | Release | Report)
 
 MAX_BYTES = weights.MAX_BYTES + (16 << 20)
 NAMESPACES = {Submission: signature.SUBMISSION, Release: signature.RELEASE, Report: signature.REPORT}
@@ -125,72 +128,16 @@ def seal_report(report: Report, sender: PrivateKey, bundle: Path) -> None:
         file.write(bytes(2 * _TAR_BLOCK))
 
 
-def read_manifest(bundle: Path) -> bytes:
-    """The bytes of a bundle's manifest, unverified: good for choosing whose key and which kind to check.
+@contextlib.contextmanager
+def read(path: Path) -> Iterator[Arrived]:
+    """Open a bundle of unknown origin: `with bundle.read(path) as arrived: …`.
 
     Raises:
-        BundleError: The file does not have a bundle's form, or is no plain file.
+        BundleError: It is no plain file.
+        OSError: It is gone, or cannot be read.
     """
-    with open(bundle, "rb", opener=_open_plain) as file:
-        return file.read(_members(file)[0].size)
-
-
-def read_kind(bundle: Path) -> tuple[str | None, str | None]:
-    """A bundle's kind and id, unverified; None for what is no text.
-
-    Raises:
-        BundleError: The file does not have a bundle's form or its manifest is not canonical JSON.
-    """
-    value = parse(read_manifest(bundle))
-    kind, id = (found if isinstance(found := value.get(name), str) else None for name in ("kind", "id"))
-    return kind, id
-
-
-def read_model_hash(bundle: Path) -> str | None:
-    """SHA-256 of the plain model that a bundle's manifest names, unverified.
-
-    Raises:
-        BundleError: The file does not have a bundle's form or its manifest is not canonical JSON.
-    """
-    model = parse(read_manifest(bundle)).get("model")
-    return str(model.get("sha256"))[:64] if isinstance(model, dict) else None
-
-
-def read_signature(bundle: Path) -> str:
-    """The armored signature of a bundle's manifest, unverified: to be kept beside what `open_bundle` checked.
-
-    Raises:
-        BundleError: The file does not have a bundle's form.
-    """
-    with open(bundle, "rb") as file:
-        member = _members(file)[1]
-        file.seek(member.offset)
-        return file.read(member.size).decode("ascii", errors="replace")
-
-
-def open_report(bundle: Path, signer: PublicKey) -> Report:
-    """Check a report's signature and form.
-
-    Raises:
-        SignatureError: Not signed by `signer` as a report.
-        BundleError: Not the form of a report.
-    """
-    with open(bundle, "rb") as file:
-        members = _members(file)
-        if len(members) != 2:
-            raise BundleError("a report travels without a model, this one has three members")
-        return Report.from_bytes(_read_signed(file, members, signer, Report))
-
-
-def open_manifest(bundle: Path, kind: type[Sealed], signer: PublicKey) -> Sealed:
-    """Check the signature and form of a manifest alone, in no more time than that takes; its model is not looked at.
-
-    Raises:
-        SignatureError: Not signed by `signer` for this kind.
-        BundleError: Not the form of a bundle with a model, or of such a manifest.
-    """
-    with open(bundle, "rb") as file:
-        return _open_manifest(file, _members(file), kind, signer)
+    with open(path, "rb", opener=_open_plain) as file:
+        yield Arrived(path, file)
 
 
 def open_bundle(
@@ -211,41 +158,183 @@ def open_bundle(
 
     Raises:
         SignatureError: Not signed by `signer` for this kind.
-        BundleError: Other members, sizes, hashes or form than a bundle's, or not sealed for `key`.
+        BundleError: No plain file, other members, sizes, hashes or form than a bundle's, or not sealed for `key`.
         WeightsError: What came out is not a model file of the architecture the manifest names.
         OSError: The disk is full or read-only. Nothing is left behind; try again later.
     """
-    part = part_of(into)
-    try:
-        with open(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b") as plain:
-            manifest = open_bundle_into(bundle, plain, kind, signer, key, max_bytes)
-        adopt(part, into)
-    finally:
-        part.unlink(missing_ok=True)
+    with read(bundle) as arrived:
+        manifest = arrived.verify(signer, kind)
+        arrived.extract(into, key, max_bytes)
     return manifest
 
 
-def open_bundle_into(
-    bundle: Path, plain: BinaryIO, kind: type[Sealed], signer: PublicKey, key: PrivateKey, max_bytes: int
-) -> Sealed:
-    """The same, into a new file that is open for reading and writing; after an error it may hold anything.
+class Arrived:
+    """A bundle that arrived, open: unverified before `verify`, its model sealed before `extract`. `read` makes it.
 
-    Raises:
-        SignatureError, BundleError, WeightsError, OSError: See `open_bundle`.
+    It is opened once, and its headers and its manifest are read once, when they are first asked for. So the manifest
+    whose signature was checked is the one whose hashes count, whatever the file says by then.
+
+    Attributes:
+        path: Where it lay when it was opened.
     """
-    with open(bundle, "rb") as file:
-        members = _members(file)
-        manifest = _open_manifest(file, members, kind, signer)
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self._file = file
+        self._verified: Submission | Release | Report | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of its bytes."""
+        return os.fstat(self._file.fileno()).st_size
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the whole file, in hexadecimal."""
+        return sha256_of(self._file)
+
+    @functools.cached_property
+    def message(self) -> bytes:
+        """The bytes of its manifest, unverified.
+
+        Raises:
+            BundleError: The file does not have a bundle's form.
+        """
+        return self._bytes_of(self._members[0])
+
+    @functools.cached_property
+    def said(self) -> dict[str, Any]:
+        """What its manifest says, unverified.
+
+        Raises:
+            BundleError: The file does not have a bundle's form, or its manifest is not canonical JSON.
+        """
+        return parse(self.message)
+
+    @property
+    def signature(self) -> str:
+        """The armored signature of its manifest: to be kept beside what `verify` checked.
+
+        Raises:
+            BundleError: The file does not have a bundle's form.
+        """
+        return self._bytes_of(self._members[1]).decode("ascii", errors="replace")
+
+    @property
+    def kind(self) -> str | None:
+        """Its kind, unverified; None where it says none that could be read."""
+        try:
+            kind = self.said.get("kind")
+        except BundleError:
+            return None
+        return kind if isinstance(kind, str) else None
+
+    @property
+    def id(self) -> str | None:
+        """Its id, unverified; None where it says none of an id's form."""
+        try:
+            return check_id(self.said.get("id"))
+        except BundleError:
+            return None
+
+    @property
+    def model_sha256(self) -> str | None:
+        """The SHA-256 of the plain model, unverified; None where its manifest names none, as a report's.
+
+        Raises:
+            BundleError: See `said`.
+        """
+        model = self.said.get("model")
+        sha256 = model.get("sha256") if isinstance(model, dict) else None
+        return sha256 if isinstance(sha256, str) else None
+
+    @property
+    def subject(self) -> str:
+        """What is judged once of whatever a site sends, see `judged_once`."""
+        return judged_once(self.id, lambda: self.sha256)
+
+    def verify(self, signer: PublicKey, kind: type[Message], *others: type[Other]) -> Message | Other:
+        """Check the signature and form of the manifest alone, in no more time than that takes.
+
+        Args:
+            signer: The key that must have signed it.
+            kind: What it must be.
+            others: What else it may be: then its own word says which, and the signature must be for that.
+
+        Raises:
+            SignatureError: Not signed by `signer` for this kind.
+            BundleError: Not the form of a bundle of this kind, or of such a manifest.
+        """
+        self._verified = None
+        found: type[Any] = self._one_of((kind, *others)) if others else kind
+        if found is Report and len(self._members) != 2:
+            raise BundleError("a report travels without a model, this one has three members")
+        if found is not Report and len(self._members) != 3:
+            raise BundleError(f"a {found.kind} has three members, this bundle has two")
+        signature.verify(self.message, self.signature, NAMESPACES[found], signer)
+        manifest: Message | Other = found.of(self.said)
+        self._verified = manifest
+        return manifest
+
+    def extract(self, into: Path | BinaryIO, key: PrivateKey, max_bytes: int = weights.MAX_BYTES) -> weights.Header:
+        """Decrypt the model, after `verify`: hashes first, then decryption, then the model file's header.
+
+        Args:
+            into: Where the plain model goes: a file that exists afterwards only if all checks passed, or one that is
+                open for reading and writing, which may hold anything after an error.
+            key: The recipient's private key.
+            max_bytes: The largest plain model to accept.
+
+        Returns:
+            The header of what came out.
+
+        Raises:
+            BundleError, WeightsError, OSError: See `open_bundle`.
+        """
+        if not isinstance(into, Path):
+            return self._decrypt(into, key, max_bytes)
+        part = part_of(into)
+        try:
+            with open(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b") as plain:
+                header = self._decrypt(plain, key, max_bytes)
+            adopt(part, into)
+        finally:
+            part.unlink(missing_ok=True)
+        return header
+
+    def _decrypt(self, plain: BinaryIO, key: PrivateKey, max_bytes: int) -> weights.Header:
+        manifest = self._verified
+        if manifest is None or isinstance(manifest, Report):
+            raise ValueError("only a verified manifest says which model a bundle holds")
+        sealed = self._members[2]
         _check_recipients(manifest)
-        _check_sizes(manifest, members[2].size, max_bytes)
-        _check_sealed(file, members[2], manifest)
+        _check_sizes(manifest, sealed.size, max_bytes)
+        _check_sealed(self._file, sealed, manifest)
         if key.public.fingerprint not in manifest.recipients:
             raise BundleError(f"sealed for {', '.join(manifest.recipients[:3])}, not for {key.public.fingerprint}")
-        _decrypt(file, members[2], manifest, key, plain)
-    plain.flush()
-    if weights.header_of(plain, max_bytes).architecture != manifest.architecture:
-        raise BundleError("the model file has another architecture than the manifest says")
-    return manifest
+        _decrypt(self._file, sealed, manifest, key, plain)
+        plain.flush()
+        header = weights.header_of(plain, max_bytes)
+        if header.architecture != manifest.architecture:
+            raise BundleError("the model file has another architecture than the manifest says")
+        if self._bytes_of(self._members[0]) != self.message:
+            raise BundleError("the bundle changed while it was read")
+        return header
+
+    def _one_of(self, kinds: tuple[type[Any], ...]) -> type[Any]:
+        for kind in kinds:
+            if self.said.get("kind") == kind.kind:
+                return kind
+        expected = " or ".join(repr(kind.kind) for kind in kinds)
+        raise BundleError(f"the manifest is of kind {shown(self.kind, 40)}, expected {expected}")
+
+    @functools.cached_property
+    def _members(self) -> list[_Member]:
+        return _members(self._file)
+
+    def _bytes_of(self, member: _Member) -> bytes:
+        """As they stand in the file now, not in what was read ahead."""
+        return os.pread(self._file.fileno(), member.size, member.offset)
 
 
 @contextlib.contextmanager
@@ -299,7 +388,6 @@ def _members(file: BinaryIO) -> list[_Member]:
     rest = total - position
     if not 2 * _TAR_BLOCK <= rest <= 2 * _TAR_BLOCK + _TAR_RECORD or any(file.read(rest)):
         raise BundleError("the bundle does not end after its last member")
-    file.seek(members[0].offset)
     return members
 
 
@@ -318,21 +406,6 @@ def _member(block: bytes, name: str, limit: int, offset: int) -> _Member:
     if block[148:156] != b"%06o\0 " % entry.chksum:
         raise BundleError(f"the checksum in the header of {name} is not written as tar writes it")
     return _Member(offset, entry.size)
-
-
-def _open_manifest(file: BinaryIO, members: list[_Member], kind: type[Sealed], signer: PublicKey) -> Sealed:
-    if len(members) != 3:
-        raise BundleError(f"a {kind.kind} has three members, this bundle has two")
-    return kind.from_bytes(_read_signed(file, members, signer, kind))
-
-
-def _read_signed(file: BinaryIO, members: list[_Member], signer: PublicKey, kind: type[Any]) -> bytes:
-    file.seek(members[0].offset)
-    message = file.read(members[0].size)
-    file.seek(members[1].offset)
-    text = file.read(members[1].size).decode("ascii", errors="replace")
-    signature.verify(message, text, NAMESPACES[kind], signer)
-    return message
 
 
 def _check_recipients(manifest: Submission | Release) -> None:

@@ -152,12 +152,16 @@ def _kind(mode: int) -> str:
 
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal; of no more of them than it has at first, though it may grow."""
-    digest, buffer = hashlib.sha256(), bytearray(BLOCK // 4)
-    with open(path, "rb", buffering=0) as file:
-        left = os.fstat(file.fileno()).st_size
-        while left and (count := file.readinto(memoryview(buffer)[:left])):
-            digest.update(memoryview(buffer)[:count])
-            left -= count
+    with open(path, "rb") as file:
+        return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The same of a file that is open; it stands where it stood."""
+    digest, at, end = hashlib.sha256(), 0, os.fstat(file.fileno()).st_size
+    while block := os.pread(file.fileno(), min(BLOCK // 4, end - at), at):
+        digest.update(block)
+        at += len(block)
     return digest.hexdigest()
 
 

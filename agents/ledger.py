@@ -24,7 +24,7 @@ from fedssh.chain import split_line
 from fedssh.errors import BundleError, LedgerError, SignatureError
 from fedssh.forms import MAX_BYTES, canonical, parse
 from fedssh.keys import PrivateKey, PublicKey
-from fedssh.manifest import now
+from fedssh.manifest import judged_once, now
 from fedssh.rules.events import START, Record
 from fedssh.rules.vocabulary import JUDGED
 from fedssh.signature import LEDGER, sign
@@ -32,8 +32,7 @@ from fedssh.signature import verify as verify_signature
 
 _BATCH = 64  # records of at most 64 kB: at most 4 MB at once
 
-# `subject` is what is judged once per site: a submission's or report's id, or, where none could be read,
-# "bundle " and the SHA-256 of what arrived.
+# `subject` is what is judged once per site, see `judged_once`.
 _SCHEMA = """
 CREATE TABLE record (
     sequence  INTEGER PRIMARY KEY,
@@ -222,7 +221,7 @@ def subject_of(event: str, fields: Mapping[str, Any]) -> str | None:
     """What this event judges once and for all, if it judges anything."""
     if event not in JUDGED:
         return None
-    return str(fields["submission"] or f"bundle {fields['bundle']}")
+    return judged_once(fields["submission"], lambda: str(fields["bundle"]))
 
 
 def verify(records: Iterable[Record], coordinator: PublicKey) -> int:

@@ -18,6 +18,7 @@ import re
 import sys
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
@@ -44,6 +45,16 @@ def new_id() -> str:
 def now() -> str:
     """The time in UTC with milliseconds, such as `2026-01-31T12:00:00.123Z`."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def judged_once(id: str | None, sha256: Callable[[], str]) -> str:
+    """What is judged once of whatever a site sends: its id, or "bundle " and its SHA-256 where no id could be read.
+
+    Args:
+        id: A submission's or a report's.
+        sha256: Of the whole bundle; asked for only where there is no id.
+    """
+    return id or f"bundle {sha256()}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,16 @@ class _Message:
         Raises:
             BundleError: Not canonical, of another kind or format, or a field is missing, unknown or out of range.
         """
-        value = parse(data)
+        return cls.of(parse(data))
+
+    @classmethod
+    def of(cls: type[Message], fields: Mapping[str, Any]) -> Message:
+        """The same of what was parsed already.
+
+        Raises:
+            BundleError: See `from_bytes`.
+        """
+        value = dict(fields)
         kind, found = value.pop("kind", None), value.pop("format", FORMAT if not cls.travels else None)
         if kind != cls.kind:
             raise BundleError(f"the manifest is of kind {shown(kind, 40)}, expected {cls.kind!r}")

@@ -133,10 +133,9 @@ class Incoming:
         return True
 
     def _bring_in(self, sealed: Path, door: Door) -> None:
-        with SharedFolder(self.path) as folder, folder.new() as plain:
-            release = bundle.open_bundle_into(
-                sealed, plain.file, Release, self._site.coordinator, self._key, self._max_bytes
-            )
+        with SharedFolder(self.path) as folder, folder.new() as plain, bundle.read(sealed) as arrived:
+            release = arrived.verify(self._site.coordinator, Release)
+            arrived.extract(plain.file, self._key, self._max_bytes)
             seen = read_seen(self._state.seen)
             new = chain.check_order(seen, release)
             lines = self._follow(seen, release, door) if new else {}
@@ -150,7 +149,7 @@ class Incoming:
             note = {
                 "site": self._site.name,
                 "manifest": json.loads(release.to_bytes()),
-                "signature": bundle.read_signature(sealed),
+                "signature": arrived.signature,
                 "record": record.decode().rstrip("\n"),
             }
             plain.adopt(f"{release.sequence:08}{_MODEL}", 0o640)

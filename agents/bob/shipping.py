@@ -18,15 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedssh import chain
+from fedssh import bundle, chain
 from fedssh.bob.outgoing import fields_of, in_megabytes
 from fedssh.bob.receipts import Receipts
 from fedssh.bob.site import Site
 from fedssh.bob.spool import Entry, Spool, plan
-from fedssh.bundle import read_manifest
 from fedssh.errors import BundleError, UnreachableError
 from fedssh.files import sha256_file
-from fedssh.forms import parse
 from fedssh.manifest import now
 from fedssh.transport import Call, Connection
 
@@ -188,8 +186,8 @@ class Shipping:
     def _receive(self, trip: _Trip, line: bytes, digest: str) -> None:
         entry = trip.entry
         record = chain.read_line(line, self._site.coordinator)
-        model = chain.sha256_of(parse(read_manifest(self._spool.bundle(entry.id))).get("model"))
-        chain.check_verdict(record, self._site.name, entry.id, model, digest)
+        with bundle.read(self._spool.bundle(entry.id)) as sent:
+            chain.check_verdict(record, self._site.name, entry.id, sent.model_sha256, digest)
         arrived = time.time()
         verdict, reason, metrics = record.event, record.fields.get("reason"), record.fields.get("metrics")
         receipt = self._receipt(entry, digest, verdict, reason)

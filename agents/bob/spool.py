@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedssh.bundle import read_manifest
+from fedssh import bundle
 from fedssh.files import fsync_folder, sweep, write_whole
-from fedssh.forms import canonical, parse
+from fedssh.forms import canonical
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,15 @@ class Spool:
 
     def remove(self, entry: Entry) -> None:
         """Take a bundle out, after its receipt is written."""
-        bundle = self.bundle(entry.id)
-        bundle.unlink(missing_ok=True)
-        bundle.with_suffix(".json").unlink(missing_ok=True)
+        path = self.bundle(entry.id)
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
         fsync_folder(self.folder)
 
-    def _read(self, bundle: Path) -> Entry:
+    def _read(self, path: Path) -> Entry:
         try:
-            return Entry(**json.loads(bundle.with_suffix(".json").read_bytes()))
+            return Entry(**json.loads(path.with_suffix(".json").read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):
-            manifest = parse(read_manifest(bundle))
-            kind, epoch = manifest["kind"], manifest.get("epoch")
-            return Entry(bundle.stem, kind, manifest["session"], epoch, manifest["created"], time.time())
+            with bundle.read(path) as sealed:
+                said = sealed.said
+            return Entry(path.stem, said["kind"], said["session"], said.get("epoch"), said["created"], time.time())

@@ -160,8 +160,8 @@ def status(settings: StateSettings, as_json: bool) -> None:
     folders = folders_of(settings.state)
     totals = totals_of(settings.state)
     waiting: dict[str, int] = {}
-    for claimed in (*intake.waiting(folders), *intake.unfinished(folders)):
-        waiting[claimed.site] = waiting.get(claimed.site, 0) + 1
+    for one in (*intake.waiting(folders), *intake.unfinished(folders)):
+        waiting[one.site] = waiting.get(one.site, 0) + 1
     show_value("status", views.status(totals, waiting, time.time()), as_json)
 
 

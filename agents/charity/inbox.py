@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from fedssh import bundle
 from fedssh.charity.folders import Folders
-from fedssh.charity.intake import ARRIVAL, Claimed
+from fedssh.charity.intake import ARRIVAL, Waiting
 from fedssh.commands import tell
 from fedssh.files import BLOCK, fsync_folder, whole_file
 
@@ -48,7 +48,7 @@ class Inbox:
         self._said: set[str] = set()
         self._stuck: set[tuple[str, str]] = set()  # neither to be used nor to be removed
 
-    def waiting(self, sites: Collection[str]) -> Iterator[Claimed]:
+    def waiting(self, sites: Collection[str]) -> Iterator[Waiting]:
         """The bundles to take, as many as wait when the first is asked for.
 
         In turns, one of each site, so that nobody has to wait for all that another one sent; within a turn in order of
@@ -62,12 +62,14 @@ class Inbox:
             for name, site in sorted((names[0], site) for site, names in queues.items() if names)[:left]:
                 last[site] = name
                 left -= 1
-                yield Claimed(site, self._folders.inbox / site / name)
+                yield Waiting(site, self._folders.inbox / site / name)
             if left:
                 queues = {site: [name for name in self._listed(site) if name > last.get(site, "")] for site in sites}
 
-    def claim(self, waiting: Claimed) -> Claimed | None:
-        """Move a bundle out of the sites' and the door's reach; None when it cannot be used or is gone.
+    def take(self, waiting: Waiting) -> Waiting | None:
+        """Move a bundle out of the sites' and the door's reach, to where it waits from then on.
+
+        None when it cannot be used or is gone.
 
         By link and unlink, because watchdog holds back everything for half a second after a file was moved out of a
         folder it watches. After a crash in between there are two names of one bundle: the second is a replay.
@@ -97,14 +99,14 @@ class Inbox:
             if not self._linked(file, name, folder, target) and not self._copied(file, target):
                 return None
             self.remove(waiting)
-        return Claimed(site, target)
+        return Waiting(site, target)
 
-    def let_go(self, claimed: Claimed, error: OSError) -> None:
-        """Give up a claimed bundle that the door, which still held it open, made unreadable."""
-        self._say(f"{claimed.site}'s bundle {claimed.path.name} cannot be read any more: {error.strerror}; removed")
-        claimed.path.unlink(missing_ok=True)
+    def let_go(self, taken: Waiting, error: OSError) -> None:
+        """Give up a bundle in the vault that the door, which still held it open, made unreadable."""
+        self._say(f"{taken.site}'s bundle {taken.path.name} cannot be read any more: {error.strerror}; removed")
+        taken.path.unlink(missing_ok=True)
 
-    def remove(self, waiting: Claimed) -> None:
+    def remove(self, waiting: Waiting) -> None:
         """Take a bundle's name out of its site's folder; through a link instead of the folder nothing is removed."""
         try:
             folder = os.open(waiting.path.parent, _FOLDER)
@@ -177,11 +179,11 @@ class Inbox:
             return True
         return False
 
-    def _drop(self, waiting: Claimed, why: str) -> None:
+    def _drop(self, waiting: Waiting, why: str) -> None:
         self._say(f"inbox/{waiting.site}/{waiting.path.name} {why}, which no door leaves there: removed")
         self.remove(waiting)
 
-    def _skip(self, waiting: Claimed, why: str) -> None:
+    def _skip(self, waiting: Waiting, why: str) -> None:
         self._say(f"inbox/{waiting.site}/{waiting.path.name} {why}: ignored")
         self._stuck.add((waiting.site, waiting.path.name))
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedssh import bundle
 from fedssh.charity import intake
 from fedssh.charity.bench import FileBench
 from fedssh.charity.folders import Folders
 from fedssh.charity.inbox import Inbox
-from fedssh.charity.intake import Claimed
+from fedssh.charity.intake import Taken, Waiting
 from fedssh.charity.judge.client import Judge, JudgeDownError
 from fedssh.charity.release import release
 from fedssh.charity.settle import Settled, record_invalid, settle
@@ -79,9 +80,9 @@ class Coordinator:
         if not current.is_file():
             raise LedgerError(f"the current model is not at {current}", "put it back, or `charity rollback` to another")
         count_non_finite(current)  # loads NumPy now, for which the first submission would otherwise wait
-        for claimed in self._unfinished():
+        for left in self._unfinished():
             try:
-                self._settle(claimed, give_up=intake.count_try(claimed) > intake.MAX_TRIES)
+                self._settle(left, give_up=intake.count_try(left) > intake.MAX_TRIES)
             except (OSError, JudgeDownError):
                 intake.forget_tries(vault.folders)  # a full disk is not the fault of any bundle
                 raise
@@ -101,13 +102,13 @@ class Coordinator:
             with self.vault.locked() as state:
                 self.vault.publish_sites()
                 self._enrolled = state.enrolled
-        for claimed in self._unfinished():
-            self._settle(claimed)
+        for left in self._unfinished():
+            self._settle(left)
         arriving = self._inbox.waiting([member.name for member in self.vault.state.members])
-        for arrived in self._admission.admitted(arriving):
+        for waiting in self._admission.admitted(arriving):
             if self.stop.is_set():
                 return
-            if taken := self._inbox.claim(arrived):
+            if taken := self._inbox.take(waiting):
                 self._settle(taken)
         self._pass_turn()
         self._conduct()
@@ -127,39 +128,38 @@ class Coordinator:
         left = seconds_left(state.policy, state.round, self.now()) if state.round else 0.0
         return left if left > 0 else None
 
-    def _unfinished(self) -> list[Claimed]:
-        """The bundles claimed before a crash, of everybody ever enrolled."""
+    def _unfinished(self) -> list[Waiting]:
+        """The bundles taken before a crash, of everybody ever enrolled."""
         return [one for one in intake.unfinished(self.vault.folders) if self.vault.state.member(one.site)]
 
-    def _settle(self, claimed: Claimed, give_up: bool = False) -> None:
+    def _settle(self, waiting: Waiting, give_up: bool = False) -> None:
         try:
-            if give_up:
-                self._give_up(claimed)
-            self._settle_readable(claimed)
+            with bundle.read(waiting.path) as arrived:
+                taken = Taken(waiting.site, arrived)
+                if give_up:
+                    self._give_up(taken)
+                self._settle_readable(taken)
         except PermissionError as error:
-            if error.filename != str(claimed.path):
+            if error.filename != str(waiting.path):
                 raise
-            self._inbox.let_go(claimed, error)
+            self._inbox.let_go(waiting, error)
 
-    def _give_up(self, claimed: Claimed) -> None:
+    def _give_up(self, taken: Taken) -> None:
         """Record that a bundle brought the coordinator down too often."""
-        _, subject = intake.identify(claimed.path)
-        known = subject or f"bundle {intake.bundle_hash(claimed.path)}"
-        if self.vault.ledger.find(claimed.site, known) is None:
-            reason = f"the coordinator failed {intake.MAX_TRIES} times while judging it"
-            record_invalid(self.vault, claimed, subject, reason)
+        if self.vault.ledger.find(taken.site, taken.arrived.subject) is None:
+            record_invalid(self.vault, taken, f"the coordinator failed {intake.MAX_TRIES} times while judging it")
 
-    def _settle_readable(self, claimed: Claimed) -> None:
-        size = claimed.path.stat().st_size
-        tell(logger, "received", f"received {size:,} bytes from {claimed.site}", site=claimed.site, bytes=size)
-        settled = settle(self.vault, self.judge, claimed)
+    def _settle_readable(self, taken: Taken) -> None:
+        size = taken.arrived.size
+        tell(logger, "received", f"received {size:,} bytes from {taken.site}", site=taken.site, bytes=size)
+        settled = settle(self.vault, self.judge, taken)
         tell_verdict(settled)
         # Garbage and copies are no sign that the site trains: else it could keep its turn for ever.
-        if claimed.site == self.vault.state.turn and not settled.replay and settled.record.event != "invalid":
-            self._heard = (claimed.site, self.clock())
+        if taken.site == self.vault.state.turn and not settled.replay and settled.record.event != "invalid":
+            self._heard = (taken.site, self.clock())
         self._release()
-        intake.keep_evidence(claimed, settled.record, self.vault.folders)
-        intake.done(claimed)
+        intake.keep_evidence(taken, settled.record, self.vault.folders)
+        intake.done(taken)
         self.judge.start()  # at once, when this submission was its end
 
     def _release(self) -> None:

@@ -1,4 +1,4 @@
-"""One claimed bundle from its inspection to its published verdict.
+"""One bundle in the vault from its inspection to its published verdict.
 
 Every step may be done again after a crash, so a bundle is settled exactly once however often it is begun:
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from fedssh.charity import intake
 from fedssh.charity.bench import FileBench, Judge
-from fedssh.charity.intake import Candidate, Claimed
+from fedssh.charity.intake import Candidate, Taken
 from fedssh.charity.vault import Vault
 from fedssh.errors import UntrustedError
 from fedssh.manifest import Local, Report, Submission
@@ -40,7 +40,7 @@ class Settled:
     timings: dict[str, float] = field(default_factory=dict)
 
 
-def settle(vault: Vault, judge: Judge, claimed: Claimed) -> Settled:
+def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
     """Judge a bundle and publish its verdict; the bundle itself stays, see `intake.done`.
 
     Raises:
@@ -48,13 +48,11 @@ def settle(vault: Vault, judge: Judge, claimed: Claimed) -> Settled:
         JudgeDownError: The judge does not start. Nothing is decided; try again later.
     """
     clock = _Clock()
-    _, subject = intake.identify(claimed.path)
-    known = subject or f"bundle {intake.bundle_hash(claimed.path)}"
-    if earlier := vault.ledger.find(claimed.site, known):
+    if earlier := vault.ledger.find(taken.site, taken.arrived.subject):
         with vault.locked():
             vault.publish(earlier)
         return Settled(earlier, replay=True)
-    found = _inspected(vault, claimed, subject)
+    found = _inspected(vault, taken)
     clock.lap("open_ms")
     if isinstance(found, Record):
         return Settled(found, timings=clock.laps)
@@ -67,26 +65,29 @@ def settle(vault: Vault, judge: Judge, claimed: Claimed) -> Settled:
     return Settled(record, timings=clock.laps)
 
 
-def _inspected(vault: Vault, claimed: Claimed, subject: str | None) -> Candidate | Report | Record:
+def _inspected(vault: Vault, taken: Taken) -> Candidate | Report | Record:
     """The bundle's content, or the record that says what is wrong with it."""
     state = vault.refresh()
-    member = state.member(claimed.site)
+    member = state.member(taken.site)
     assert member is not None, "only the inboxes of those who were enrolled are looked into"
     try:
         if member.role != "site":  # enrolled again as one, while this bundle waited
-            raise UntrustedError(f"{claimed.site} is enrolled as {member.role}, which submits nothing")
+            raise UntrustedError(f"{taken.site} is enrolled as {member.role}, which submits nothing")
+        manifest = intake.check_manifest(taken, member, vault.ledger)
         if member.revoked:  # its model is not worth opening
-            return _refuse_revoked(vault, intake.inspect_manifest(claimed.path, member, vault.ledger))
-        return intake.inspect(claimed.path, member, state, vault.folders, vault.key, vault.ledger)
+            return _refuse_revoked(vault, manifest)
+        if isinstance(manifest, Report):
+            return manifest
+        return intake.open_model(taken, manifest, state, vault.folders, vault.key)
     except UntrustedError as error:
-        return record_invalid(vault, claimed, subject, str(error))
+        return record_invalid(vault, taken, str(error))
 
 
-def record_invalid(vault: Vault, claimed: Claimed, subject: str | None, reason: str) -> Record:
+def record_invalid(vault: Vault, taken: Taken, reason: str) -> Record:
     """Record that a bundle cannot be judged, and why."""
-    sha256 = intake.bundle_hash(claimed.path)
+    id, sha256 = taken.arrived.id, taken.arrived.sha256
     with vault.locked():
-        return vault.append(Invalid(site=claimed.site, submission=subject, bundle=sha256, reason=reason[:1000]))
+        return vault.append(Invalid(site=taken.site, submission=id, bundle=sha256, reason=reason[:1000]))
 
 
 def _refuse_revoked(vault: Vault, manifest: Submission | Report) -> Record:

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fedssh.charity import intake
-from fedssh.charity.intake import Claimed
+from fedssh import bundle
+from fedssh.charity.intake import Waiting
 from fedssh.charity.vault import Vault
 from fedssh.commands import tell
+from fedssh.errors import BundleError
 from fedssh.files import write_whole
 from fedssh.rules import rates
 from fedssh.rules.events import Garbage, Record
@@ -39,31 +40,31 @@ class Admission:
         remove: Takes a bundle out of the inbox, whatever its name leads to by then.
     """
 
-    def __init__(self, vault: Vault, now: Callable[[], float], remove: Callable[[Claimed], None]) -> None:
+    def __init__(self, vault: Vault, now: Callable[[], float], remove: Callable[[Waiting], None]) -> None:
         self._vault = vault
         self._now = now
         self._remove = remove
         self._said: dict[str, float] = {}
         self.seconds: float | None = None  # until one of those who were held back may go on
 
-    def admitted(self, waiting: Iterable[Claimed]) -> Iterator[Claimed]:
+    def admitted(self, waiting: Iterable[Waiting]) -> Iterator[Waiting]:
         """The bundles to judge now. The state must be the newest whenever the next one is asked for.
 
         Whoever is held back is told of once an hour. At the end garbage above the rate is dropped and counted.
         """
         self.seconds = None
-        garbage: dict[str, list[Claimed]] = {}
-        for arrived in waiting:
+        garbage: dict[str, list[Waiting]] = {}
+        for one in waiting:
             state = self._vault.state
-            used = state.used.get(arrived.site, rates.NEVER)
+            used = state.used.get(one.site, rates.NEVER)
             now = self._now()  # the times of the records just made are newer than that of the first look
             both = rates.waits(used, now, state.rates)
             if not any(both):
-                yield arrived
-            elif not both[rates.BUNDLES] and _is_garbage(arrived.path):
-                garbage.setdefault(arrived.site, []).append(arrived)
+                yield one
+            elif not both[rates.BUNDLES] and _is_garbage(one.path):
+                garbage.setdefault(one.site, []).append(one)
             else:
-                self._hold(arrived.site, both, now)
+                self._hold(one.site, both, now)
         for site, dropped in garbage.items():
             self._drop(site, dropped, self._now())
         self._record(self._now())
@@ -79,7 +80,7 @@ class Admission:
         text = f"{site} is above its rate of {rate} {what} an hour: what it sent waits, the next for {max(both):.0f} s"
         tell(logger, "held", text, logging.WARNING, site=site, rate=rate, what=what, seconds=round(max(both), 1))
 
-    def _drop(self, site: str, dropped: list[Claimed], now: float) -> None:
+    def _drop(self, site: str, dropped: list[Waiting], now: float) -> None:
         after = self._vault.state.used.get(site, rates.NEVER)[rates.GARBAGE]
         known = self._pending(site) or {"count": 0, "since": now, "after": after}
         known["count"] += len(dropped)
@@ -121,7 +122,10 @@ class Admission:
 def _is_garbage(path: Path) -> bool:
     """Whether nobody can ask for a verdict on a bundle."""
     try:
-        return intake.identify(path)[1] is None
+        with bundle.read(path) as arrived:
+            return arrived.id is None
+    except BundleError:  # no plain file
+        return True
     except OSError:  # gone, or not to be read: not this rule's business
         return False
 

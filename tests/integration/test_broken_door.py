@@ -18,7 +18,7 @@ from fedssh import bundle
 from fedssh.charity import enrol
 from fedssh.charity.folders import Folders
 from fedssh.charity.inbox import Inbox
-from fedssh.charity.intake import Claimed
+from fedssh.charity.intake import Waiting
 from fedssh.charity.judge.client import Judge
 from fedssh.charity.serve import Coordinator
 from fedssh.charity.vault import Vault
@@ -156,12 +156,12 @@ def test_a_bundle_that_shrinks_or_grows_while_it_is_read_ends_the_reading(room: 
     room.submit("alice-1", 0.6, model=room.model(0.6, spec={"name": "x" * 60_000}))
     path = max((room.folders.inbox / "alice-1").iterdir())
     signer = room.keys["alice-1"].public
-    with open(path, "rb") as file:
-        manifest = bundle.open_manifest(path, Submission, signer)
-        member = bundle._members(file)[2]
-        os.truncate(path, member.offset + 100)
+    with bundle.read(path) as arrived:
+        arrived.verify(signer, Submission)
+        os.truncate(path, path.read_bytes().index(b"age-encryption.org/v1\n") + 100)
         with pytest.raises(BundleError, match="became shorter while it was read"):
-            bundle._check_sealed(file, member, manifest)
+            arrived.extract(tmp_path / "plain", room.keys["coordinator"])
+    assert not (tmp_path / "plain").exists()
     stop = threading.Event()
 
     def grow() -> None:
@@ -236,7 +236,7 @@ def test_a_claimed_bundle_that_the_door_locks_is_let_go(unprivileged: Room, capl
     room.submit("alice-1", 0.9, builds_on=builds_on)
     good = room.submit("alice-2", 0.9, builds_on=builds_on)
     [path] = (room.folders.inbox / "alice-1").iterdir()
-    taken = Inbox(room.folders).claim(Claimed("alice-1", path))
+    taken = Inbox(room.folders).take(Waiting("alice-1", path))
     assert taken is not None
     taken.path.chmod(0)  # through the handle that the door still has
     coordinator = Coordinator(room.vault, cast(Judge, Anything()))
@@ -254,7 +254,7 @@ def test_a_file_of_another_account_is_copied(room: Room) -> None:
     os.chown(path, 65534, 65534)
     content = path.read_bytes()
     with open(path, "r+b") as door:
-        taken = Inbox(room.folders).claim(Claimed("alice-1", path))
+        taken = Inbox(room.folders).take(Waiting("alice-1", path))
         assert taken is not None
         door.truncate(10)
     assert taken.path.read_bytes() == content

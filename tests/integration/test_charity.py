@@ -20,7 +20,7 @@ import pytest
 from fedssh import chain, weights
 from fedssh.bundle import open_bundle, seal
 from fedssh.charity import enrol, operate, serve
-from fedssh.charity.intake import Claimed
+from fedssh.charity.intake import Waiting
 from fedssh.charity.judge.client import Judge, JudgeDownError
 from fedssh.charity.release import KEPT, path_of
 from fedssh.charity.serve import Coordinator
@@ -604,12 +604,12 @@ def test_a_site_that_never_stops_sending_holds_up_neither_turns_nor_the_end(new_
     class Busy(Coordinator):
         settled = 0
 
-        def _settle(self, claimed: Claimed, give_up: bool = False) -> None:
+        def _settle(self, waiting: Waiting, give_up: bool = False) -> None:
             self.settled += 1
             assert self.settled < 5, "the coordinator does nothing else any more"
             for _ in range(2):
                 room.submit("alice-2", 0.4, builds_on=builds_on)
-            super()._settle(claimed, give_up)
+            super()._settle(waiting, give_up)
 
     time = [0.0]
     coordinator = Busy(room.vault, room.judge, turn_seconds=10, clock=lambda: time[0])

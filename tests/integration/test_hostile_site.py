@@ -13,8 +13,7 @@ from typing import Any
 import pyrage
 import pytest
 
-from fedssh import files
-from fedssh.bundle import read_manifest
+from fedssh import bundle, files
 from fedssh.charity import enrol
 from fedssh.charity.cli import charity
 from fedssh.charity.genesis import _check_room
@@ -34,7 +33,8 @@ def rebuild(
     """Put a submission into alice-1's inbox whose manifest or sealed model is changed, then signed by her again."""
     room.submit("alice-1", 0.9)
     path = max((room.folders.inbox / "alice-1").iterdir())
-    manifest = json.loads(read_manifest(path))
+    with bundle.read(path) as arrived:
+        manifest = arrived.said
     with tarfile.open(path) as tar:
         sealed = tar.extractfile("model.age").read() if body is None else body  # type: ignore[union-attr]
     path.write_bytes(sealed)

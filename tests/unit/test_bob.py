@@ -53,6 +53,12 @@ LAID_OUT = ["00000002.json", "00000002.safetensors", "genesis.json", "status.jso
 Step = Callable[[], None]
 
 
+def said(path: Path) -> dict[str, Any]:
+    """What a bundle's manifest says."""
+    with bundle.read(path) as arrived:
+        return arrived.said
+
+
 class Door:
     """A coordinator with a door, on files: takes bundles, judges an id once, hands out releases.
 
@@ -145,7 +151,7 @@ class Door:
             if found := ledger.find("alice-1", id):
                 return found.line()
             for path in sorted(self.arrived.iterdir()):
-                manifest = json.loads(bundle.read_manifest(path))
+                manifest = said(path)
                 if manifest["id"] == id:
                     event = "report" if manifest["kind"] == "report" else self.verdict
                     fields = {"site": "alice-1", "submission": id, "model": manifest.get("model"), "reason": "why not"}
@@ -249,7 +255,7 @@ class World:
         return sorted(path.name for path in (self.exchange / folder).glob("*"))
 
     def arrivals(self) -> list[str]:
-        return [json.loads(bundle.read_manifest(path))["id"] for path in sorted(self.door.arrived.iterdir())]
+        return [said(path)["id"] for path in sorted(self.door.arrived.iterdir())]
 
 
 @pytest.fixture
@@ -753,7 +759,7 @@ def test_killed_anywhere_nothing_is_lost_and_nothing_counts_twice(tmp_path: Path
         assert not [path for path in world.folder.path.iterdir() if files.is_part(path)]
         sent: dict[str, str] = {}
         for path in world.door.arrived.iterdir():
-            id, digest = json.loads(bundle.read_manifest(path))["id"], files.sha256_file(path)
+            id, digest = said(path)["id"], files.sha256_file(path)
             assert sent.setdefault(id, digest) == digest, f"two submissions of {id}; killed at step {step}"
         assert sent.keys() == expected.keys() - {old}
         shutil.rmtree(root)

@@ -17,7 +17,6 @@ import pytest
 from fedssh import bundle, files
 from fedssh.bob.shared import SharedFolder
 from fedssh.errors import BundleError, UntrustedError
-from fedssh.forms import parse
 from fedssh.keys import PrivateKey
 from fedssh.manifest import new_id
 from tests.unit.test_bob import RUN, World
@@ -191,8 +190,8 @@ def models_in(world: World) -> set[str]:
     """The SHA-256 of each model that was sealed."""
     found = set()
     for entry in world.spool.entries():
-        model = parse(bundle.read_manifest(world.spool.bundle(entry.id)))["model"]
-        found.add(str(model["sha256"]))
+        with bundle.read(world.spool.bundle(entry.id)) as sealed:
+            found.add(str(sealed.model_sha256))
     return found
 
 

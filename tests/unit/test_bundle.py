@@ -1,6 +1,7 @@
 """Bundles: what seals opens, stock tools open it too, and nothing else does."""
 
 import dataclasses
+import hashlib
 import io
 import os
 import shutil
@@ -105,12 +106,13 @@ def test_a_report_is_signed_and_has_no_model(tmp_path: Path, sealed: Path, keys:
     )  # fmt: skip
     path = tmp_path / "report.bundle"
     bundle.seal_report(report, keys["alice-1"], path)
-    assert bundle.open_report(path, keys["alice-1"].public) == report
-    assert bundle.read_kind(path) == ("report", report.id)
-    with pytest.raises(SignatureError):
-        bundle.open_report(path, keys["alice-2"].public)
-    with pytest.raises(BundleError, match="travels without a model"):
-        bundle.open_report(sealed, keys["alice-1"].public)
+    with bundle.read(path) as arrived:
+        assert arrived.verify(keys["alice-1"].public, m.Report) == report
+        assert (arrived.kind, arrived.id, arrived.model_sha256) == ("report", report.id, None)
+        with pytest.raises(SignatureError):
+            arrived.verify(keys["alice-2"].public, m.Report)
+    with bundle.read(sealed) as arrived, pytest.raises(BundleError, match="travels without a model"):
+        arrived.verify(keys["alice-1"].public, m.Report)
     refuse(path, keys, BundleError, "a submission has three members, this bundle has two")
 
 
@@ -243,7 +245,8 @@ SIGNED: dict[str, tuple[dict[str, object] | Callable[[bytes], bytes], str]] = {
 def test_a_signed_lie_is_refused(name: str, sealed: Path, keys: Keys) -> None:
     change, reason = SIGNED[name]
     if name == "other sealed bytes":
-        size = parse(bundle.read_manifest(sealed))["sealed"]["size"]
+        with bundle.read(sealed) as arrived:
+            size = arrived.said["sealed"]["size"]
         change = {"sealed": {"sha256": "0" * 64, "size": size}}
     refuse(resign(sealed, keys, change if callable(change) else edit(**change)), keys, BundleError, reason)
 
@@ -373,5 +376,81 @@ def test_a_model_that_changes_its_size_under_the_sealing_hand(model: Path, keys:
 
 def test_the_signature_can_be_kept_beside_the_manifest(sealed: Path, keys: Keys) -> None:
     manifest = open_it(sealed, keys)
-    text = bundle.read_signature(sealed)
-    signature.verify(manifest.to_bytes(), text, signature.SUBMISSION, keys["alice-1"].public)
+    with bundle.read(sealed) as arrived:
+        signature.verify(manifest.to_bytes(), arrived.signature, signature.SUBMISSION, keys["alice-1"].public)
+
+
+def test_what_arrived_says_who_it_is_before_it_is_believed(sealed: Path, keys: Keys) -> None:
+    content = sealed.read_bytes()
+    with bundle.read(sealed) as arrived:
+        manifest = arrived.verify(keys["alice-1"].public, m.Submission, m.Report)
+        assert (arrived.kind, arrived.id, arrived.subject) == ("submission", manifest.id, manifest.id)
+        assert isinstance(manifest, m.Submission) and arrived.model_sha256 == manifest.model.sha256
+        assert arrived.said == parse(manifest.to_bytes()) and arrived.message == manifest.to_bytes()
+        assert (arrived.size, arrived.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        with pytest.raises(SignatureError):
+            arrived.verify(keys["stranger"].public, m.Submission, m.Report)
+        with pytest.raises(ValueError, match="only a verified manifest"):
+            arrived.extract(sealed.with_name("plain"), keys["coordinator"])
+
+
+@pytest.mark.parametrize("id", [7, None, "../../x", "0" * 36, ["a"]])
+def test_an_id_that_is_none_is_not_taken_for_one(id: object, sealed: Path, keys: Keys) -> None:
+    with bundle.read(resign(sealed, keys, edit(id=id, kind={"id": id}))) as arrived:
+        assert arrived.kind is None and arrived.id is None
+        assert arrived.subject == f"bundle {hashlib.sha256(sealed.read_bytes()).hexdigest()}"
+        with pytest.raises(BundleError, match="is of kind a NoneType, expected 'submission' or 'report'"):
+            arrived.verify(keys["alice-1"].public, m.Submission, m.Report)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\0" * 10240])
+def test_of_garbage_its_hash_is_judged(content: bytes, tmp_path: Path, keys: Keys) -> None:
+    (tmp_path / "x.bundle").write_bytes(content)
+    with bundle.read(tmp_path / "x.bundle") as arrived:
+        assert arrived.kind is None and arrived.id is None
+        assert arrived.subject == f"bundle {hashlib.sha256(content).hexdigest()}"
+        with pytest.raises(BundleError, match="not a tar of its members"):
+            arrived.verify(keys["alice-1"].public, m.Submission, m.Report)
+
+
+@pytest.mark.parametrize("kind", ["link", "FIFO", "folder"])
+def test_only_a_plain_file_is_opened(kind: str, sealed: Path) -> None:
+    path = sealed.with_name("other.bundle")
+    lay: dict[str, Callable[[], object]] = {
+        "link": lambda: path.symlink_to(sealed),
+        "FIFO": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }
+    lay[kind]()
+    with pytest.raises(BundleError, match="is no plain file"), bundle.read(path):
+        pass
+
+
+def test_the_manifest_that_was_verified_is_the_one_whose_hashes_count(model: Path, sealed: Path, keys: Keys) -> None:
+    """Whoever still has the file open puts other signed bytes of the same length into it, after the check."""
+    other = sealed.with_name("other.bundle")
+    weights.write_weights(model, {"a": np.ones(5000, dtype="f4")}, SPEC)
+    with bundle.read(sealed) as arrived:
+        first = arrived.verify(keys["alice-1"].public, m.Submission)
+        again = dataclasses.replace(first, epoch=5)
+        bundle.seal(model, again, keys["alice-1"], [keys["coordinator"].public], other)
+        plain = sealed.with_name("plain")
+        before, after = sealed.read_bytes(), other.read_bytes()
+        assert len(before) == len(after)
+        sealed.write_bytes(after)
+        with pytest.raises(BundleError, match=r"model\.age does not have the hash its manifest says"):
+            arrived.extract(plain, keys["coordinator"])
+        start = before.index(b"age-encryption.org/v1\n")
+        sealed.write_bytes(after[:start] + before[start:])
+        with pytest.raises(BundleError, match="the bundle changed while it was read"):
+            arrived.extract(plain, keys["coordinator"])
+        sealed.write_bytes(before)
+        assert not plain.exists()
+        arrived.extract(plain, keys["coordinator"])
+        assert plain.exists()
+
+
+def test_nothing_is_extracted_that_was_not_verified(sealed: Path, keys: Keys) -> None:
+    with bundle.read(sealed) as arrived, pytest.raises(ValueError, match="only a verified manifest"):
+        arrived.extract(sealed.with_name("plain"), keys["coordinator"])
+    assert not sealed.with_name("plain").exists()

@@ -36,7 +36,8 @@ def test_the_model_file_loads() -> None:
     ],
 )
 def test_a_bundle_verifies(name: str, kind: type[m.Submission], namespace: str, signer: str) -> None:
-    message = bundle.read_manifest(HERE / name)
+    with bundle.read(HERE / name) as arrived:
+        message = arrived.message
     content = (HERE / name).read_bytes()
     begin, end = content.index(b"-----BEGIN SSH"), content.index(b"-----END SSH SIGNATURE-----")
     verify(
@@ -51,7 +52,8 @@ def test_a_bundle_verifies(name: str, kind: type[m.Submission], namespace: str, 
 
 
 def test_a_report_verifies() -> None:
-    report = bundle.open_report(HERE / "report.bundle", load_public(HERE / "alice-1.pub"))
+    with bundle.read(HERE / "report.bundle") as arrived:
+        report = arrived.verify(load_public(HERE / "alice-1.pub"), m.Report)
     assert json.loads(report.to_bytes()) == EXPECTED["report.bundle"]
 
 
