@@ -22,10 +22,10 @@ from fedssh.errors import BundleError, LedgerError, RollbackError
 from fedssh.forms import MAX_BYTES, canonical, parse, shown
 from fedssh.keys import PublicKey
 from fedssh.manifest import Release
+from fedssh.rules.events import JUDGED, START, Record
 from fedssh.signature import LEDGER, verify
 
 MAX_LINE_BYTES = 4 * MAX_BYTES  # the record, escaped, and its signature
-VERDICTS = ("accepted", "refused", "counted", "invalid", "report")
 # Field of a release's federation block: the field of genesis that it repeats, and what its absence means there.
 AGREED = {
     "name": ("federation", None),
@@ -58,24 +58,11 @@ class Seen:
     """The newest release a site has seen: its record's number and hash."""
 
     sequence: int = 0
-    head: str = "0" * 64
+    head: str = START
 
 
-@dataclass(frozen=True)
-class Record:
-    """One signed event of the history; `fields` is what it says."""
-
-    sequence: int
-    hash: str
-    fields: dict[str, Any]
-
-    @property
-    def event(self) -> str:
-        return str(self.fields.get("event"))
-
-
-def split_line(line: bytes) -> tuple[int, str, bytes, str]:
-    """The number, hash, record and signature of a ledger line; that they belong together is for the caller to check.
+def record_of(line: bytes) -> Record:
+    """The record on a ledger line; that its number, hash and signature belong to it is for the caller to check.
 
     Raises:
         LedgerError: It is not a ledger line.
@@ -84,7 +71,7 @@ def split_line(line: bytes) -> tuple[int, str, bytes, str]:
         if len(line) > MAX_LINE_BYTES or not _LINE.fullmatch(line):
             raise ValueError("it has not the form of one")
         outer = json.loads(line)
-        return outer["sequence"], outer["hash"], outer["record"].encode(), outer["signature"]
+        return Record(outer["sequence"], outer["hash"], outer["record"].encode(), outer["signature"])
     except ValueError as error:
         raise LedgerError(f"this is not a ledger line: {error}") from None
 
@@ -96,18 +83,18 @@ def read_line(line: bytes, coordinator: PublicKey) -> Record:
         LedgerError: Not a ledger line, or number or hash are not those of the record in it.
         SignatureError: Not signed by the coordinator as part of the ledger.
     """
-    number, given, text, signature = split_line(line)
+    record = record_of(line)
     try:
-        fields = parse(text)
+        sequence = parse(record.text).get("sequence")
     except BundleError as error:
         raise LedgerError(f"what the coordinator sent is not a ledger line: {error}") from None
-    sequence, digest = fields.get("sequence"), hashlib.sha256(text).hexdigest()
-    if type(sequence) is not int or number != sequence:
-        raise LedgerError(f"a ledger line with number {number} holds record {str(sequence)[:20]}")
-    if given != digest:
-        raise LedgerError(f"record {sequence} hashes to {digest}, its hash is given as {given}")
-    verify(text, signature, LEDGER, coordinator)
-    return Record(sequence, digest, fields)
+    digest = hashlib.sha256(record.text).hexdigest()
+    if type(sequence) is not int or record.sequence != sequence:
+        raise LedgerError(f"a ledger line with number {record.sequence} holds record {str(sequence)[:20]}")
+    if record.hash != digest:
+        raise LedgerError(f"record {sequence} hashes to {digest}, its hash is given as {record.hash}")
+    verify(record.text, record.signature, LEDGER, coordinator)
+    return record
 
 
 def check_order(seen: Seen, release: Release) -> bool:
@@ -304,7 +291,7 @@ def check_verdict(record: Record, site: str, id: str, model: str | None, bundle:
     """
     fields = record.fields
     what = f"record {record.sequence}, given as the verdict on {id},"
-    if record.event not in VERDICTS:
+    if record.event not in JUDGED:
         raise LedgerError(f"{what} is {record.event!r}")
     if fields.get("site") != site:
         raise LedgerError(f"{what} is about {str(fields.get('site'))[:40]!r}, not {site!r}")

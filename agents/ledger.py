@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedssh.chain import split_line
+from fedssh.chain import record_of
 from fedssh.errors import BundleError, LedgerError, SignatureError
 from fedssh.forms import MAX_BYTES, canonical, parse
 from fedssh.keys import PrivateKey, PublicKey
@@ -282,6 +282,6 @@ def read_export(lines: Iterable[bytes], *, growing: bool = True) -> Iterator[Rec
                 return
             raise LedgerError(f"line {number} of the history has no end: what came after it is missing")
         try:
-            yield Record(*split_line(line))
+            yield record_of(line)
         except LedgerError:
             raise LedgerError(f"line {number} of the history is not a ledger line") from None

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedssh.chain import MAX_LINE_BYTES, Record, Seen, read_line
+from fedssh.chain import MAX_LINE_BYTES, Seen, read_line
 from fedssh.errors import BundleError, LedgerError, SettingsError, UntrustedError
 from fedssh.files import write_whole
 from fedssh.forms import canonical, check_site
 from fedssh.keys import PublicKey, parse_public
 from fedssh.models.data.classes import NamesError, check_names
+from fedssh.rules.events import Record
 from fedssh.rules.plan import read_plan
 from fedssh.weights import architecture_hash
 

@@ -26,6 +26,7 @@ from fedssh.bob.spool import Entry, Spool, plan
 from fedssh.errors import BundleError, UnreachableError
 from fedssh.files import sha256_file
 from fedssh.manifest import now
+from fedssh.rules.events import Record
 from fedssh.transport import Call, Connection
 
 SEND_AGAIN_SECONDS = 3600.0
@@ -217,7 +218,7 @@ class Shipping:
         }
 
 
-def verdict_text(entry: Entry, record: chain.Record) -> str:
+def verdict_text(entry: Entry, record: Record) -> str:
     """A verdict for people."""
     metrics, reason = record.fields.get("metrics"), record.fields.get("reason")
     if record.event == "report":

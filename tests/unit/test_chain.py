@@ -15,6 +15,7 @@ from fedssh.errors import BundleError, LedgerError, RollbackError, SignatureErro
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey
 from fedssh.manifest import Blob, Release, new_id, now
+from fedssh.rules.events import Record
 from fedssh.signature import LEDGER, RELEASE, sign
 
 MODEL = "ab" * 32
@@ -126,6 +127,14 @@ def test_a_history_that_does_not_connect_is_refused(history: History, case: str)
         chain.follow(lines, seen, release, history.key.public)
 
 
+def test_a_line_reads_as_the_record_that_was_written(history: History) -> None:
+    for line in history.lines:
+        record = chain.read_line(line, history.key.public)
+        assert record == chain.record_of(line) and record.line() == line
+        assert hashlib.sha256(record.text).hexdigest() == record.hash
+        assert record.fields == json.loads(json.loads(line)["record"])
+
+
 def edited(line: bytes, **changes: Any) -> bytes:
     return canonical(json.loads(line) | changes)
 
@@ -184,7 +193,7 @@ def released(
     manifest: dict[str, Any] | None = None,
     record: dict[str, Any] | None = None,
     genesis: dict[str, Any] | None = None,
-) -> tuple[Release, chain.Record, chain.Record]:
+) -> tuple[Release, Record, Record]:
     """A release, its record and the genesis, with changes to any of the three; None removes a field of genesis."""
     agreed = {name: value for name, value in (AGREED | (genesis or {})).items() if value is not None}
     history = History(keys["coordinator"], **agreed)
@@ -315,7 +324,7 @@ VERDICTS: dict[str, tuple[dict[str, Any], str | None, str | None]] = {
 def test_a_verdict_is_about_what_was_sent(case: str) -> None:
     changes, model, trouble = VERDICTS[case]
     fields = {"site": "alice-1", "submission": ID, "model": {"sha256": MODEL, "size": 9}} | changes
-    record = chain.Record(7, HEX, fields)
+    record = Record(7, HEX, canonical(fields), "")
     if trouble is None:
         chain.check_verdict(record, "alice-1", ID, model, BUNDLE)
     else:
