@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import hashlib
 import os
-import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +29,7 @@ import pyrage
 
 from fedssh import age, signature, weights
 from fedssh.errors import BundleError
-from fedssh.files import BLOCK, adopt, part_of, sha256_of, whole_file
+from fedssh.files import BLOCK, adopt, open_regular, part_of, sha256_of, whole_file
 from fedssh.forms import MAX_BYTES as MAX_MANIFEST_BYTES
 from fedssh.forms import check_id, parse, shown
 from fedssh.keys import PrivateKey, PublicKey
@@ -133,10 +131,10 @@ def read(path: Path) -> Iterator[Arrived]:
     """Open a bundle of unknown origin: `with bundle.read(path) as arrived: …`.
 
     Raises:
-        BundleError: It is no plain file.
+        UntrustedError: It is no plain file.
         OSError: It is gone, or cannot be read.
     """
-    with open(path, "rb", opener=_open_plain) as file:
+    with open_regular(path) as file:
         yield Arrived(path, file)
 
 
@@ -158,7 +156,8 @@ def open_bundle(
 
     Raises:
         SignatureError: Not signed by `signer` for this kind.
-        BundleError: No plain file, other members, sizes, hashes or form than a bundle's, or not sealed for `key`.
+        UntrustedError: No plain file.
+        BundleError: Other members, sizes, hashes or form than a bundle's, or not sealed for `key`.
         WeightsError: What came out is not a model file of the architecture the manifest names.
         OSError: The disk is full or read-only. Nothing is left behind; try again later.
     """
@@ -350,20 +349,6 @@ def _opened(model: Path | BinaryIO) -> Iterator[BinaryIO]:
 class _Member:
     offset: int
     size: int
-
-
-def _open_plain(path: str, flags: int) -> int:
-    """Open what may lie where somebody else writes: follows no link, and waits for no FIFO."""
-    try:
-        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):  # a link, on BSD too; a socket
-            raise BundleError(f"{path} is no plain file") from None
-        raise
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise BundleError(f"{path} is no plain file")
-    return handle
 
 
 def _members(file: BinaryIO) -> list[_Member]:

@@ -80,45 +80,59 @@ def move_whole(source: Path, target: Path) -> None:
         source.unlink()
 
 
-def open_regular(path: Path, max_bytes: int) -> BinaryIO:
-    """Open for reading what another room laid into a shared folder: a file of its own, of bounded size, and no link.
+def open_regular(path: Path, max_bytes: int | None = None, folder: int | None = None) -> BinaryIO:
+    """Open for reading what somebody else may have laid there: a file of its own, of bounded size, and no link.
 
-    Neither the name nor its folder may be a link, and nothing blocks, so a FIFO or a device does no harm. All further
-    questions go to the open file: the name may stand for another one by then. It may also grow, so bound every read.
+    Whoever may write there can also replace it at any time, so it is opened once, without following a link or waiting
+    for a FIFO, and what was opened is looked at: the name may stand for another one by then. It may also grow, so
+    bound every read.
 
     Args:
-        path: Only its last two parts are distrusted; where the shared folder itself is was said by a person.
-        max_bytes: The largest size accepted.
+        path: Only its last part is distrusted; for the part before it see `open_shared`.
+        max_bytes: The largest size accepted; None where the reader looks at the size before it reads.
+        folder: The handle of the folder in which the last part is looked up, where there is one.
 
     Raises:
-        UntrustedError: A link, a FIFO, a device, a folder, or larger.
-        SettingsError: The folder is a link or no folder.
+        UntrustedError: A link, a FIFO, a socket, a device, a folder, or larger.
         FileNotFoundError: No such file.
     """
-    folder = _open_folder(path.parent)
     try:
-        handle = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        name = path if folder is None else path.name
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):  # a link; EMLINK on BSD; a socket
-            raise UntrustedError(f"{path} is not a file but a link or a socket") from None
+        if error.errno in _NO_FILES:
+            raise _not_a_file(path, _NO_FILES[error.errno]) from None
+        error.filename = str(path)
         raise
-    finally:
-        os.close(folder)
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise UntrustedError(f"{path} is not a file but a {_kind(found.st_mode)}")
-        if found.st_size > max_bytes:
-            raise UntrustedError(f"{path} has {found.st_size:,} bytes, expected at most {max_bytes:,}")
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise _not_a_file(path, _KINDS.get(stat.S_IFMT(status.st_mode), "of another kind"))
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise UntrustedError(f"{path} has {status.st_size:,} bytes, expected at most {max_bytes:,}")
         return open(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
 
 
-def read_regular(path: Path, max_bytes: int) -> bytes:
-    """The bytes of what another room laid into a shared folder; see `open_regular`, which it raises like."""
-    with open_regular(path, max_bytes) as file:
+def open_shared(path: Path, max_bytes: int) -> BinaryIO:
+    """The same in a folder of which another room may make a link to elsewhere; where that stands was said by a person.
+
+    Raises:
+        UntrustedError, FileNotFoundError: See `open_regular`.
+        SettingsError: The folder is a link or no folder.
+    """
+    folder = _open_folder(path.parent)
+    try:
+        return open_regular(path, max_bytes, folder)
+    finally:
+        os.close(folder)
+
+
+def read_shared(path: Path, max_bytes: int) -> bytes:
+    """The bytes of what another room laid into a shared folder; see `open_shared`, which it raises like."""
+    with open_shared(path, max_bytes) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise UntrustedError(f"{path} has more than {max_bytes:,} bytes")
@@ -145,9 +159,14 @@ def _open_folder(folder: Path) -> int:
         raise SettingsError(f"{folder} is {what}", "the shared folder holds real folders only; remove it") from None
 
 
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
-    return kinds.get(stat.S_IFMT(mode), "thing of another kind")
+# What cannot be opened so, by what the system says (EMLINK on BSD), and what can but is no file.
+_NO_FILES = {errno.ELOOP: "a link", errno.EMLINK: "a link", errno.ENXIO: "a socket", errno.ENODEV: "a device"}
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def _not_a_file(path: Path, what: str) -> UntrustedError:
+    name = str(path) if str(path).isprintable() else ascii(str(path))
+    return UntrustedError(f"{name} is not a file that can be read: it is {what}")
 
 
 def sha256_file(path: Path) -> str:

@@ -21,7 +21,7 @@ from fedssh.alice.incoming import Received, newest_sequence, read_release
 from fedssh.alice.terms import Terms
 from fedssh.chain import Seen
 from fedssh.errors import UntrustedError
-from fedssh.files import check_folder, fsync_folder, is_part, read_regular, sweep, write_whole
+from fedssh.files import check_folder, fsync_folder, is_part, read_shared, sweep, write_whole
 from fedssh.forms import MAX_BYTES
 from fedssh.manifest import Claim, SessionOver
 from fedssh.weights import architecture_hash, write_weights
@@ -130,7 +130,7 @@ def _remove(path: Path) -> None:
 
 def _session(model: Path) -> int | None:
     try:
-        return int(json.loads(read_regular(model.with_suffix(".json"), MAX_BYTES))["session"])
+        return int(json.loads(read_shared(model.with_suffix(".json"), MAX_BYTES))["session"])
     except FileNotFoundError:  # Bob has just taken it
         return None
     except (UntrustedError, ValueError, KeyError, TypeError, RecursionError):  # somebody else wrote here

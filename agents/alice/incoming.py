@@ -24,7 +24,7 @@ from typing import Any
 from fedssh.alice.terms import Terms, read_terms
 from fedssh.chain import MAX_LINE_BYTES, Seen, check_order, check_release, read_line
 from fedssh.errors import BundleError, WeightsError
-from fedssh.files import BLOCK, is_part, open_regular, part_of, read_regular
+from fedssh.files import BLOCK, is_part, open_shared, part_of, read_shared
 from fedssh.forms import canonical, check_site, shown
 from fedssh.manifest import Release
 from fedssh.signature import RELEASE, verify
@@ -96,7 +96,7 @@ def read_offer(folder: Path) -> Terms | None:
         UntrustedError: It is none, or not signed by the coordinator that it names.
     """
     try:
-        return read_terms(read_regular(folder / "genesis.json", MAX_LINE_BYTES + 1))
+        return read_terms(read_shared(folder / "genesis.json", MAX_LINE_BYTES + 1))
     except FileNotFoundError:
         return None
 
@@ -109,7 +109,7 @@ def read_status(folder: Path) -> Status:
     """
     path = folder / "status.json"
     try:
-        with open_regular(path, MAX_STATUS_BYTES) as file:
+        with open_shared(path, MAX_STATUS_BYTES) as file:
             fields, written = json.loads(file.read(MAX_STATUS_BYTES)), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return Status()
@@ -165,7 +165,7 @@ def read_release(folder: Path, sequence: int, terms: Terms, site: str | None, se
 
 def _read_note(path: Path, sequence: int, terms: Terms) -> tuple[str, Release]:
     try:
-        note = json.loads(read_regular(path, MAX_NOTE_BYTES))
+        note = json.loads(read_shared(path, MAX_NOTE_BYTES))
         if isinstance(note, dict) and {"site", "manifest"} <= note.keys() and not {"signature", "record"} & note.keys():
             raise Unready(
                 f"{path} carries no signature, as an older bob laid it down; waiting for bob to bring it in again"
@@ -214,7 +214,7 @@ def _copy(model: Path, release: Release, target: Path) -> Header:
     digest, left = hashlib.sha256(), release.model.size
     part = part_of(target)
     try:
-        with open_regular(model, MAX_BYTES) as source, part.open("xb") as copy:
+        with open_shared(model, MAX_BYTES) as source, part.open("xb") as copy:
             if os.fstat(source.fileno()).st_size != left:
                 raise WeightsError(unlike)
             while left and (block := source.read(min(BLOCK, left))):

@@ -26,7 +26,7 @@ from fedssh.bob.receipts import Receipts
 from fedssh.bob.shared import SharedFolder
 from fedssh.bob.site import Folder, Site, read_genesis
 from fedssh.bob.standing import Standing
-from fedssh.errors import BundleError, LedgerError, SettingsError
+from fedssh.errors import LedgerError, SettingsError, UntrustedError
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey
 from fedssh.manifest import Release
@@ -283,7 +283,7 @@ def _read(folder: SharedFolder, name: str) -> bytes | None:
     """What a file says that this or a former Bob has written; None where it is gone, or something else stands there."""
     try:
         return folder.read(name, MAX_NOTE_BYTES)
-    except (FileNotFoundError, BundleError):
+    except (FileNotFoundError, UntrustedError):
         return None
 
 

@@ -17,13 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from fedssh.errors import BundleError, UntrustedError
-from fedssh.files import is_part
+from fedssh.errors import UntrustedError
+from fedssh.files import is_part, open_regular
 from fedssh.forms import shown
 
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a writer would be waited for
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_NO_FILE = (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EACCES, errno.EPERM, errno.ENODEV)
 
 
 class SharedFolder:
@@ -81,30 +79,24 @@ class SharedFolder:
 
         Raises:
             FileNotFoundError: There is nothing.
-            BundleError: It is something else than a plain file with this one name, or cannot be read.
+            UntrustedError: It is something else than a plain file with this one name, or cannot be read.
         """
         try:
-            handle = os.open(name, _OPEN, dir_fd=self._handle)
-        except OSError as error:
-            if error.errno not in _NO_FILE:
-                raise
-            raise BundleError(f"{shown(name)} is not a file that can be read: {_why_not(error)}") from None
-        try:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise BundleError(f"{shown(name)} is not a plain file")
-            if found.st_nlink > 1:
-                raise BundleError(f"{shown(name)} has another name as well, outside or here")
-            return os.fdopen(handle, "rb")
-        except BaseException:
-            os.close(handle)
-            raise
+            file = open_regular(self.path / name, folder=self._handle)
+        except PermissionError as error:
+            raise UntrustedError(
+                f"{shown(name)} is not a file that can be read: {str(error.strerror).lower()}"
+            ) from None
+        if os.fstat(file.fileno()).st_nlink > 1:
+            file.close()
+            raise UntrustedError(f"{shown(name)} has another name as well, outside or here")
+        return file
 
     def read(self, name: str, most: int) -> bytes:
         """The first bytes of a plain file, at most so many.
 
         Raises:
-            FileNotFoundError, BundleError: See `open`.
+            FileNotFoundError, UntrustedError: See `open`.
         """
         with self.open(name) as file:
             return file.read(most)
@@ -175,7 +167,3 @@ class NewFile:
         os.fsync(self.file.fileno())
         os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         os.fsync(self._folder)
-
-
-def _why_not(error: OSError) -> str:
-    return "it is a link" if error.errno in (errno.ELOOP, errno.EMLINK) else str(error.strerror).lower()

@@ -17,7 +17,7 @@ from fedssh.bob.spool import Spool
 from fedssh.bob.standing import read_status
 from fedssh.chain import read_line
 from fedssh.errors import SettingsError, UntrustedError
-from fedssh.files import read_regular
+from fedssh.files import read_shared
 from fedssh.forms import canonical, fingerprint
 from fedssh.manifest import Release
 
@@ -101,7 +101,7 @@ def _genesis_text(found: dict[str, Any]) -> str:
 def _release(exchange: Path, sequence: int) -> dict[str, Any] | None:
     """What the newest release says: it was checked when it was laid out for Alice, who may have changed it since."""
     try:
-        note = read_regular(exchange / "incoming" / f"{sequence:08}.json", MAX_NOTE_BYTES)
+        note = read_shared(exchange / "incoming" / f"{sequence:08}.json", MAX_NOTE_BYTES)
         release = Release.from_bytes(canonical(json.loads(note)["manifest"]))
         return {name: getattr(release, name) for name in ("sequence", "head", "metrics", "federation", "created")}
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, UntrustedError, SettingsError):

@@ -23,7 +23,8 @@ from fedssh import bundle
 from fedssh.charity.folders import Folders
 from fedssh.charity.intake import ARRIVAL, Waiting
 from fedssh.commands import tell
-from fedssh.files import BLOCK, fsync_folder, whole_file
+from fedssh.errors import UntrustedError
+from fedssh.files import BLOCK, fsync_folder, open_regular, whole_file
 
 MAX_LISTED = 1000  # names of a folder at a time; an honest door lays a hundred bundles of a site there
 MAX_NAMED = 10  # strange folders told of
@@ -31,7 +32,6 @@ MAX_NAMED = 10  # strange folders told of
 logger = logging.getLogger("charity")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Inbox:
@@ -83,10 +83,10 @@ class Inbox:
             try:
                 folder = os.open(waiting.path.parent, _FOLDER)
                 stack.callback(os.close, folder)
-                file = stack.enter_context(open(os.open(name, _FILE, dir_fd=folder), "rb"))
+                file = stack.enter_context(open_regular(waiting.path, folder=folder))
             except FileNotFoundError:
                 return None
-            except OSError as error:
+            except (OSError, UntrustedError) as error:
                 if isinstance(error, PermissionError):
                     self._skip(waiting, f"cannot be read: {error.strerror}")
                 else:
@@ -214,12 +214,10 @@ def make_folder(folders: Folders, site: str) -> None:
 
 def _trouble(file: BinaryIO) -> str | None:
     """Why a file is no bundle that a door would leave, told without reading it."""
-    found = os.fstat(file.fileno())
-    if not stat.S_ISREG(found.st_mode):
-        return "is no plain file"
-    if found.st_size > bundle.MAX_BYTES:
-        return f"has {found.st_size:,} bytes, more than {bundle.MAX_BYTES:,}"
-    if _has_holes(file, found.st_size):
+    size = os.fstat(file.fileno()).st_size
+    if size > bundle.MAX_BYTES:
+        return f"has {size:,} bytes, more than {bundle.MAX_BYTES:,}"
+    if _has_holes(file, size):
         return "has holes"
     return None
 

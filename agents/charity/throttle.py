@@ -23,7 +23,7 @@ from fedssh import bundle
 from fedssh.charity.intake import Waiting
 from fedssh.charity.vault import Vault
 from fedssh.commands import tell
-from fedssh.errors import BundleError
+from fedssh.errors import UntrustedError
 from fedssh.files import write_whole
 from fedssh.rules import rates
 from fedssh.rules.events import Garbage, Record
@@ -124,7 +124,7 @@ def _is_garbage(path: Path) -> bool:
     try:
         with bundle.read(path) as arrived:
             return arrived.id is None
-    except BundleError:  # no plain file
+    except UntrustedError:  # no plain file
         return True
     except OSError:  # gone, or not to be read: not this rule's business
         return False

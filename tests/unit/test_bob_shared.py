@@ -16,7 +16,7 @@ import pytest
 
 from fedssh import bundle, files
 from fedssh.bob.shared import SharedFolder
-from fedssh.errors import BundleError, UntrustedError
+from fedssh.errors import UntrustedError
 from fedssh.keys import PrivateKey
 from fedssh.manifest import new_id
 from tests.unit.test_bob import RUN, World
@@ -94,7 +94,7 @@ THINGS: dict[str, tuple[Callable[[Path, Outside], object], str]] = {
     "a link to endless zeros": (lambda p, o: p.symlink_to("/dev/zero"), "it is a link"),
     "a link to itself": (lambda p, o: p.symlink_to(p), "it is a link"),
     "a second name of the key": (lambda p, o: os.link(o.secret, p), "has another name as well"),
-    "a pipe": (lambda p, o: os.mkfifo(p), "is not a plain file"),
+    "a pipe": (lambda p, o: os.mkfifo(p), "it is a FIFO"),
     "a socket": (lambda p, o: bind(p), "is not a file that can be read"),
     "a huge hole": (lambda p, o: make_hole(p), "expected at most"),
     "nothing in it": (lambda p, o: p.touch(), ""),
@@ -256,7 +256,7 @@ def test_what_is_opened_is_one_plain_file(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             folder.open("b.json")
         os.link(path, tmp_path / "other")
-        with pytest.raises(BundleError, match=r"'a\.json' has another name as well"):
+        with pytest.raises(UntrustedError, match=r"'a\.json' has another name as well"):
             folder.open("a.json")
         folder.write("a.json", b"third", 0o640)  # the name is replaced, not what the other name leads to
         assert (tmp_path / "other").read_bytes() == b"new"

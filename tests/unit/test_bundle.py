@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fedssh import bundle, signature, weights
 from fedssh import manifest as m
-from fedssh.errors import AgentError, BundleError, SignatureError, WeightsError
+from fedssh.errors import AgentError, BundleError, SignatureError, UntrustedError, WeightsError
 from fedssh.forms import canonical, parse
 from fedssh.keys import PrivateKey
 
@@ -413,16 +413,16 @@ def test_of_garbage_its_hash_is_judged(content: bytes, tmp_path: Path, keys: Key
             arrived.verify(keys["alice-1"].public, m.Submission, m.Report)
 
 
-@pytest.mark.parametrize("kind", ["link", "FIFO", "folder"])
+@pytest.mark.parametrize("kind", ["a link", "a FIFO", "a folder"])
 def test_only_a_plain_file_is_opened(kind: str, sealed: Path) -> None:
     path = sealed.with_name("other.bundle")
     lay: dict[str, Callable[[], object]] = {
-        "link": lambda: path.symlink_to(sealed),
-        "FIFO": lambda: os.mkfifo(path),
-        "folder": path.mkdir,
+        "a link": lambda: path.symlink_to(sealed),
+        "a FIFO": lambda: os.mkfifo(path),
+        "a folder": path.mkdir,
     }
     lay[kind]()
-    with pytest.raises(BundleError, match="is no plain file"), bundle.read(path):
+    with pytest.raises(UntrustedError, match=f"is not a file that can be read: it is {kind}"), bundle.read(path):
         pass
 
 

@@ -67,7 +67,7 @@ def test_sha256(tmp_path: Path) -> None:
 def test_what_another_room_laid_down_is_read_from_one_open_file(tmp_path: Path) -> None:
     path = tmp_path / "note.json"
     path.write_bytes(b"as it was")
-    with files.open_regular(path, 100) as file:
+    with files.open_shared(path, 100) as file:
         path.unlink()
         path.symlink_to("/etc/passwd")
         assert file.read() == b"as it was"
@@ -81,9 +81,14 @@ def test_links_fifos_devices_and_folders_are_no_files(tmp_path: Path, monkeypatc
     with socket.socket(socket.AF_UNIX) as listening:
         monkeypatch.chdir(tmp_path)  # the path of a socket may have few letters only
         listening.bind("socket")
-    for name in ("link", "zero", "fifo", "folder", "socket"):
-        with pytest.raises(UntrustedError, match=f"{name} is not a file"):
-            files.read_regular(tmp_path / name, 1 << 20)
+    what = {"link": "a link", "zero": "a link", "fifo": "a FIFO", "folder": "a folder", "socket": "a socket"}
+    for name, kind in what.items():
+        with pytest.raises(UntrustedError, match=f"{name} is not a file that can be read: it is {kind}$"):
+            files.read_shared(tmp_path / name, 1 << 20)
+        with pytest.raises(UntrustedError, match=f"{name} is not a file that can be read: it is {kind}$"):
+            files.open_regular(tmp_path / name)
+    with pytest.raises(UntrustedError, match=r"it is a device$"):
+        files.open_regular(Path("/dev/zero"))
 
 
 def test_a_file_larger_than_allowed_is_not_read(tmp_path: Path) -> None:
@@ -91,9 +96,9 @@ def test_a_file_larger_than_allowed_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(12 << 30)
     with pytest.raises(UntrustedError, match="has 12,884,901,888 bytes, expected at most 1,024"):
-        files.open_regular(path, 1024)
+        files.open_shared(path, 1024)
     path.write_bytes(b"0123456789")
-    assert files.read_regular(path, 10) == b"0123456789"
+    assert files.read_shared(path, 10) == b"0123456789"
 
 
 def test_a_shared_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -106,7 +111,36 @@ def test_a_shared_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=f"{name} is {what}"):
             files.check_folder(tmp_path / name)
         with pytest.raises(SettingsError, match=f"{name} is {what}"):
-            files.open_regular(tmp_path / name / "note", 100)
+            files.open_shared(tmp_path / name / "note", 100)
     files.check_folder(real)
     with pytest.raises(FileNotFoundError):
-        files.read_regular(real / "gone", 100)
+        files.read_shared(real / "gone", 100)
+
+
+def test_a_file_is_looked_up_in_the_folder_that_is_held(tmp_path: Path) -> None:
+    held, other = tmp_path / "held", tmp_path / "other"
+    for folder in (held, other):
+        folder.mkdir()
+        (folder / "note").write_bytes(folder.name.encode())
+    handle = os.open(held, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        held.rename(tmp_path / "moved")
+        held.symlink_to(other)
+        with files.open_regular(held / "note", folder=handle) as file:
+            assert file.read() == b"held"
+        with pytest.raises(FileNotFoundError) as caught:
+            files.open_regular(held / "gone", folder=handle)
+        assert caught.value.filename == str(held / "gone")
+    finally:
+        os.close(handle)
+    with files.open_regular(held / "note", 5) as file:  # a person said where: only the last part may be no link
+        assert file.read() == b"other"
+    with pytest.raises(UntrustedError, match="has 5 bytes, expected at most 4"):
+        files.open_regular(held / "note", 4)
+
+
+def test_a_name_that_a_terminal_would_act_on_is_written_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[2J\n").mkdir()
+    with pytest.raises(UntrustedError, match="is not a file that can be read: it is a folder") as caught:
+        files.open_regular(tmp_path / "a\x1b[2J\n")
+    assert str(caught.value).isprintable()
