@@ -22,7 +22,8 @@ from fedssh.errors import BundleError, LedgerError, RollbackError
 from fedssh.forms import MAX_BYTES, canonical, parse, shown
 from fedssh.keys import PublicKey
 from fedssh.manifest import Release
-from fedssh.rules.events import JUDGED, START, Record
+from fedssh.rules.events import START, Record
+from fedssh.rules.vocabulary import JUDGED
 from fedssh.signature import LEDGER, verify
 
 MAX_LINE_BYTES = 4 * MAX_BYTES  # the record, escaped, and its signature
