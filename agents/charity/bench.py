@@ -47,12 +47,12 @@ class FileBench:
         """What a candidate scores, or mixes of it with the current model."""
         if tuple(shares) == (1.0,):
             return [self._judge.score(model)]
-        return self._judge.mix(self._current(state), model, shares)
+        return self._judge.mix(self._folders.model(state.current.model.sha256), model, shares)
 
     def mix(self, state: Federation, model: Path, share: float) -> Path:
         """A mix of a candidate with the current model, in a file beside it."""
         mixed = mixed_beside(model)
-        self._judge.mix(self._current(state), model, (share,), mixed)
+        self._judge.mix(self._folders.model(state.current.model.sha256), model, (share,), mixed)
         return mixed
 
     def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Path]:
@@ -60,16 +60,14 @@ class FileBench:
         folders, out = self._folders, self._folders.opened / "round.safetensors"
         named = [(folders.update(update.model.sha256), update.examples) for update in updates]
         server = [folders.server_state(blob.sha256) for blob in state.current.server]
-        answer = self._judge.combine(state.policy.text, self._current(state), named, server, out)
+        base = folders.model(state.current.model.sha256)
+        answer = self._judge.combine(state.policy.text, base, named, server, out)
         return Combined(out, answer["metrics"], answer["shares"], server_files(out)[: answer["server"]])
 
     def check(self, state: Federation, model: Path) -> Finding:
         """Whether sites can go on from a model that is about to become current."""
-        first = self._folders.model(state.genesis.model.sha256)
-        return Finding(**self._judge.check(model, self._current(state), first, dict(state.genesis.plan)))
-
-    def _current(self, state: Federation) -> Path:
-        return self._folders.model(state.current.model.sha256)
+        current, first = (self._folders.model(one.sha256) for one in (state.current.model, state.genesis.model))
+        return Finding(**self._judge.check(model, current, first, dict(state.genesis.plan)))
 
 
 def mixed_beside(model: Path) -> Path:

@@ -21,8 +21,9 @@ from fedssh.forms import check_site
 from fedssh.keys import PrivateKey, parse_public
 from fedssh.ledger import Ledger
 from fedssh.manifest import Report, Submission
-from fedssh.rules.events import Record
+from fedssh.rules.events import Record, Released
 from fedssh.rules.federation import Federation, Site
+from fedssh.rules.standing import Started
 
 ARRIVAL = re.compile(r"\d{20}-[0-9a-f]{8}\.bundle")
 MAX_TRIES = 3
@@ -43,14 +44,6 @@ class Taken:
 
     site: str
     arrived: Arrived
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A submission that passed every check but the score."""
-
-    manifest: Submission
-    model: Path
 
 
 def waiting(folders: Folders) -> list[Waiting]:
@@ -107,13 +100,16 @@ def done(taken: Taken) -> None:
     taken.arrived.path.with_suffix(".tries").unlink(missing_ok=True)
 
 
-def check_manifest(taken: Taken, member: Site, ledger: Ledger) -> Submission | Report:
+def check_manifest(taken: Taken, member: Site, ledger: Ledger) -> tuple[Submission | Report, Started]:
     """Check the form, signature, sender and origin of what a bundle says. Its model is not looked at.
 
     Args:
         taken: The bundle.
         member: Whose inbox it lay in.
         ledger: To look up what it builds on.
+
+    Returns:
+        The manifest, and what the release that it builds on says.
 
     Raises:
         UntrustedError: Names the one trouble that was found first.
@@ -126,15 +122,16 @@ def check_manifest(taken: Taken, member: Site, ledger: Ledger) -> Submission | R
     if manifest.sender != member.name:
         raise BundleError(f"the manifest names {manifest.sender} as its sender, it came from {member.name}")
     try:
-        event = ledger.record(manifest.builds_on).event
+        source = ledger.record(manifest.builds_on).said
     except LedgerError:
-        event = "no record"
-    if event != "release":
-        raise BundleError(f"it builds on release {manifest.builds_on}, which is {event} in the history")
-    return manifest
+        source = None
+    if not isinstance(source, Released):
+        what = source.name if source else "no record"
+        raise BundleError(f"it builds on release {manifest.builds_on}, which is {what} in the history")
+    return manifest, source.federation.started
 
 
-def open_model(taken: Taken, manifest: Submission, state: Federation, folders: Folders, key: PrivateKey) -> Candidate:
+def open_model(taken: Taken, manifest: Submission, state: Federation, folders: Folders, key: PrivateKey) -> Path:
     """Check the model of a bundle whose manifest is checked: hashes, architecture, values.
 
     Args:
@@ -159,4 +156,4 @@ def open_model(taken: Taken, manifest: Submission, state: Federation, folders: F
     except UntrustedError:
         model.unlink()
         raise
-    return Candidate(manifest, model)
+    return model

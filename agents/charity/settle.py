@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 
 from fedssh.charity import intake
 from fedssh.charity.bench import FileBench, Judge
-from fedssh.charity.intake import Candidate, Taken
+from fedssh.charity.intake import Taken
 from fedssh.charity.vault import Vault
 from fedssh.errors import UntrustedError
-from fedssh.manifest import Local, Report, Submission
+from fedssh.manifest import Report, Submission
 from fedssh.rules import coordinator
 from fedssh.rules.events import Blob, Claim, Invalid, Record
 from fedssh.rules.records import Over, Sent
+from fedssh.rules.standing import Started
 
 
 @dataclass
@@ -52,35 +53,30 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
         with vault.locked():
             vault.publish(earlier)
         return Settled(earlier, replay=True)
-    found = _inspected(vault, taken)
-    clock.lap("open_ms")
-    if isinstance(found, Record):
-        return Settled(found, timings=clock.laps)
-    if isinstance(found, Report):
-        record = coordinator.report(vault, _over(vault, found))
-    else:
-        bench, sent = FileBench(judge, vault.folders), _sent(vault, found.manifest)
-        record = coordinator.judge(vault, bench, sent, found.model, lambda: clock.lap("judge_ms")).record
-    clock.lap("commit_ms")
-    return Settled(record, timings=clock.laps)
-
-
-def _inspected(vault: Vault, taken: Taken) -> Candidate | Report | Record:
-    """The bundle's content, or the record that says what is wrong with it."""
     state = vault.refresh()
     member = state.member(taken.site)
     assert member is not None, "only the inboxes of those who were enrolled are looked into"
     try:
         if member.role != "site":  # enrolled again as one, while this bundle waited
             raise UntrustedError(f"{taken.site} is enrolled as {member.role}, which submits nothing")
-        manifest = intake.check_manifest(taken, member, vault.ledger)
-        if member.revoked:  # its model is not worth opening
-            return _refuse_revoked(vault, manifest)
-        if isinstance(manifest, Report):
-            return manifest
-        return intake.open_model(taken, manifest, state, vault.folders, vault.key)
+        manifest, started = intake.check_manifest(taken, member, vault.ledger)
+        opened = None
+        if isinstance(manifest, Submission) and not member.revoked:  # else its model is not worth opening
+            opened = intake.open_model(taken, manifest, state, vault.folders, vault.key)
     except UntrustedError as error:
-        return record_invalid(vault, taken, str(error))
+        record = record_invalid(vault, taken, str(error))
+        clock.lap("open_ms")
+        return Settled(record, timings=clock.laps)
+    clock.lap("open_ms")
+    if isinstance(manifest, Report):
+        record = coordinator.report(vault, _over(manifest, started))
+    elif opened is None:
+        record = coordinator.refuse(vault, _sent(manifest, started), "revoked").record
+    else:
+        bench, sent = FileBench(judge, vault.folders), _sent(manifest, started)
+        record = coordinator.judge(vault, bench, sent, opened, lambda: clock.lap("judge_ms")).record
+    clock.lap("commit_ms")
+    return Settled(record, timings=clock.laps)
 
 
 def record_invalid(vault: Vault, taken: Taken, reason: str) -> Record:
@@ -90,13 +86,7 @@ def record_invalid(vault: Vault, taken: Taken, reason: str) -> Record:
         return vault.append(Invalid(site=taken.site, submission=id, bundle=sha256, reason=reason[:1000]))
 
 
-def _refuse_revoked(vault: Vault, manifest: Submission | Report) -> Record:
-    if isinstance(manifest, Report):
-        return coordinator.report(vault, _over(vault, manifest))
-    return coordinator.refuse(vault, _sent(vault, manifest), "revoked").record
-
-
-def _sent(vault: Vault, manifest: Submission) -> Sent:
+def _sent(manifest: Submission, started: Started) -> Sent:
     """What a submission says, as the rules want it."""
     return Sent(
         site=manifest.sender,
@@ -105,15 +95,16 @@ def _sent(vault: Vault, manifest: Submission) -> Sent:
         epoch=manifest.epoch,
         examples=manifest.examples,
         builds_on=manifest.builds_on,
-        started=vault.started(manifest.builds_on),
-        claim=_claim(manifest.metrics),
+        started=started,
+        claim=Claim(loss=manifest.metrics.loss, accuracy=manifest.metrics.accuracy),
         model=Blob(sha256=manifest.model.sha256, size=manifest.model.size),
         architecture=manifest.architecture,
     )
 
 
-def _over(vault: Vault, report: Report) -> Over:
+def _over(report: Report, started: Started) -> Over:
     """What a report says, as the rules want it."""
+    claim = report.metrics
     return Over(
         site=report.sender,
         submission=report.id,
@@ -122,13 +113,9 @@ def _over(vault: Vault, report: Report) -> Over:
         checkpoints=report.checkpoints,
         examples=report.examples,
         builds_on=report.builds_on,
-        started=vault.started(report.builds_on),
-        metrics=_claim(report.metrics) if report.metrics else None,
+        started=started,
+        metrics=Claim(loss=claim.loss, accuracy=claim.accuracy) if claim else None,
     )
-
-
-def _claim(metrics: Local) -> Claim:
-    return Claim(loss=metrics.loss, accuracy=metrics.accuracy)
 
 
 class _Clock:

@@ -29,9 +29,8 @@ from fedssh.history import totals
 from fedssh.history.published import NoRecord, Published
 from fedssh.keys import PrivateKey, PublicKey, load_private, login_line, parse_public
 from fedssh.ledger import Ledger, checked
-from fedssh.rules.events import START, Blob, Event, Record, Released
+from fedssh.rules.events import START, Accepted, Blob, Counted, Event, Record, RoundAccepted
 from fedssh.rules.federation import Federation, Site, advance, derive
-from fedssh.rules.standing import Started
 from fedssh.rules.vocabulary import JUDGED, MAKES_CURRENT
 from fedssh.signature import allowed_signers
 
@@ -90,8 +89,20 @@ class Vault:
         for record in checked(self.ledger.iterate(after), self.key.public, after, previous):
             self.checked = (record.sequence, record.hash)
 
-    def append(self, event: Event) -> Record:
-        """Add a record and publish it. The caller holds the lock."""
+    def append(self, event: Event, model: Path | None = None, sets: Sequence[Path] = ()) -> Record:
+        """Add a record and publish it. The caller holds the lock.
+
+        Args:
+            model: The file that it names, which is moved to where such files are kept before the record names it: an
+                update's, or that of what becomes current.
+            sets: Those of a server optimizer's state.
+        """
+        if model is not None:
+            assert isinstance(event, Accepted | Counted | RoundAccepted), "no other record names a new model"
+            folder = self.folders.update if isinstance(event, Counted) else self.folders.model
+            move_whole(model, folder(event.model.sha256))
+            for path, blob in zip(sets, event.state if isinstance(event, RoundAccepted) else (), strict=True):
+                move_whole(path, self.folders.server_state(blob.sha256))
         record = self.ledger.append(event.name, event.fields(), self.key)
         self.refresh()
         self.publish(record)
@@ -191,30 +202,9 @@ class Vault:
             for _, path in found[:-KEPT_VERDICTS]:
                 os.unlink(path)
 
-    def started(self, release: int) -> Started:
-        """What training from a release starts from.
-
-        Raises:
-            LedgerError: There is no such record, or it is no release.
-        """
-        said = self.ledger.record(release).said
-        if not isinstance(said, Released):
-            raise LedgerError(f"record {release} is {said.name}, expected a release")
-        return said.federation.started
-
     def blob(self, model: Path) -> Blob:
         """The hash and size of a file."""
         return Blob(sha256=sha256_file(model), size=model.stat().st_size)
-
-    def keep(self, model: Path, blob: Blob, sets: Sequence[tuple[Path, Blob]] = ()) -> None:
-        """Store a model under its hash, durably, before the record that names it, and a server optimizer's state."""
-        move_whole(model, self.folders.model(blob.sha256))
-        for path, named in sets:
-            move_whole(path, self.folders.server_state(named.sha256))
-
-    def keep_update(self, site: str, model: Path, blob: Blob) -> None:
-        """Store an update of the open round under its hash, durably, before the record that names it."""
-        move_whole(model, self.folders.update(blob.sha256))
 
     def drop(self, model: Path) -> None:
         """Remove an opened model, unless it was moved to where it is kept, and its mix."""

@@ -17,9 +17,9 @@ from typing import Generic, Protocol, TypeVar
 
 from fedssh.errors import JudgeError
 from fedssh.rules import records
-from fedssh.rules.events import Blob, Event, Metrics, Record
+from fedssh.rules.events import Blob, Counted, Event, Metrics, Record
 from fedssh.rules.federation import Federation
-from fedssh.rules.gate import Decision, gone_on, shares
+from fedssh.rules.gate import Decision, decide, gone_on
 from fedssh.rules.records import Over, Sent
 from fedssh.rules.rounds import Due, Round, Update
 from fedssh.rules.soundness import Finding
@@ -41,17 +41,17 @@ class Store(Protocol[Taken]):
     def locked(self) -> AbstractContextManager[Federation]:
         """Keep everybody else from adding to the history; gives the newest state. Does not nest."""
 
-    def append(self, event: Event) -> Record:
-        """Add a record, durably, and publish it. The caller holds the lock."""
+    def append(self, event: Event, model: Taken | None = None, sets: Sequence[Taken] = ()) -> Record:
+        """Add a record, durably, and publish it. The caller holds the lock.
+
+        Args:
+            event: What it says.
+            model: What it names as its `model`; is kept, durably, before the record that names it.
+            sets: What it names as its `state`, likewise.
+        """
 
     def blob(self, model: Taken) -> Blob:
         """What a model's file is called."""
-
-    def keep(self, model: Taken, blob: Blob, sets: Sequence[tuple[Taken, Blob]] = ()) -> None:
-        """Keep a model that is about to become current, durably, with the server optimizer's state."""
-
-    def keep_update(self, site: str, model: Taken, blob: Blob) -> None:
-        """Keep an update of the open round, durably."""
 
     def end_round(self) -> None:
         """Let go of updates that are not of the open round, and of old states of the server optimizer."""
@@ -106,19 +106,17 @@ class Done:
 
 @dataclass(frozen=True)
 class _Weighed(Generic[Model]):
-    """What the bench said of a candidate.
+    """What is decided about a candidate, as far as the bench has a say in it.
 
     Attributes:
-        mixes: Share of the candidate and scores; nothing when there was trouble, or it was not worth scoring.
+        scored: Whether it was held against the current model.
         chosen: The candidate or a mix that would become current; None where none would.
-        finding: What was found when it was tried.
     """
 
+    decided: Decision
+    scored: bool = False
     staleness: int = 0
-    mixes: tuple[tuple[float, Metrics], ...] = ()
     chosen: Model | None = None
-    finding: Finding = Finding()
-    trouble: str = "it was not scored"
 
 
 def judge(
@@ -130,12 +128,12 @@ def judge(
         lap: Called when it is scored.
     """
     while True:
-        against = store.refresh()
+        against = store.state  # as of just now: it is compared with the newest under the lock
         weighed = _weighed(bench, against, sent, model)
         lap()
         with store.locked() as state:
             # With another model than the current one, or held against it: what was scored tells nothing any more.
-            if state.current.of == against.current.of or not weighed.mixes:
+            if state.current.of == against.current.of or not weighed.scored:
                 return _settled(store, state, sent, model, weighed)
         if weighed.chosen is not None and weighed.chosen is not model:
             store.drop(weighed.chosen)
@@ -144,7 +142,7 @@ def judge(
 def refuse(store: Store[Model], sent: Sent, reason: str) -> Done:
     """Refuse a submission that is not worth opening."""
     with store.locked() as state:
-        return Done(store.append(records.refused(state, sent, Decision(False, reason))))
+        return Done(store.append(records.verdict(state, sent, Decision(False, reason))))
 
 
 def report(store: Store[Model], over: Over) -> Record:
@@ -184,53 +182,44 @@ def release(store: Store[Model]) -> Record | None:
 
 
 def _weighed(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -> _Weighed[Model]:
-    if state.policy.rounds or records.objection(state, sent.site, sent.started):
-        return _Weighed()  # not worth the bench's time
+    """Score a candidate; one that goes into a round, or that nothing is taken of, is not worth the bench's time."""
+    if state.policy.rounds or state.objection(sent.site, sent.started):
+        return _Weighed(Decision(False, "it was not scored"))
     staleness = state.current.staleness(sent.site, sent.started.version)
-    wanted = shares(state.policy, staleness)
+    wanted = state.policy.shares(staleness)
     try:
         mixes = tuple(zip(wanted, bench.score(state, model, wanted), strict=True))
-        decided = records.decision(state, mixes)
+        current = state.current
+        decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes)
         if not decided.accept:
-            return _Weighed(staleness, mixes)
+            return _Weighed(decided, True, staleness)
         assert decided.share is not None
         chosen = model if decided.share == 1 else bench.mix(state, model, decided.share)
-        return _Weighed(staleness, mixes, chosen, bench.check(state, chosen))
+        finding = bench.check(state, chosen)
+        return _Weighed(gone_on(decided, finding.sound, finding.text), True, staleness, chosen)
     except JudgeError as error:
-        return _Weighed(trouble=str(error))
+        return _Weighed(Decision(False, str(error)))
 
 
 def _settled(store: Store[Model], state: Federation, sent: Sent, model: Model, weighed: _Weighed[Model]) -> Done:
     """Record the verdict on a candidate. The caller holds the lock."""
-    decided, staleness = _decided(state, sent, weighed)
-    if decided is None:
-        event: Event = records.counted(state, sent)
-        if event.name == "counted":
-            store.keep_update(sent.site, model, sent.model)
-    elif decided.accept:
-        assert weighed.chosen is not None and staleness is not None
-        blob = sent.model if weighed.chosen is model else store.blob(weighed.chosen)
-        store.keep(weighed.chosen, blob)
-        event = records.accepted(state, sent, decided, staleness, blob)
+    decided, chosen = weighed.decided, weighed.chosen
+    if reason := state.objection(sent.site, sent.started):
+        decided = Decision(False, reason)
+        record = store.append(records.verdict(state, sent, decided))
+    elif state.policy.rounds:
+        event = records.counted(state, sent)
+        record = store.append(event, model if isinstance(event, Counted) else None)
+    elif decided.accept and chosen is not None:
+        blob = sent.model if chosen is model else store.blob(chosen)
+        record = store.append(records.verdict(state, sent, decided, weighed.staleness, blob), chosen)
     else:
-        event = records.refused(state, sent, decided, staleness)
-    done = Done(store.append(event), decided.metrics if decided else None)
-    store.drop(model)
-    return done
-
-
-def _decided(state: Federation, sent: Sent, weighed: _Weighed[Model]) -> tuple[Decision | None, int | None]:
-    """What becomes of a candidate, and its staleness where it was scored; None when it may be counted in a round."""
-    if reason := records.objection(state, sent.site, sent.started):
-        return Decision(False, reason), None
-    if state.policy.rounds:
-        return None, None
-    if not weighed.mixes:
-        return Decision(False, weighed.trouble), None
-    decided = records.decision(state, weighed.mixes)
-    if decided.accept:
-        decided = gone_on(decided, weighed.finding.sound, weighed.finding.text)
-    return decided, weighed.staleness
+        staleness = weighed.staleness if weighed.scored else None
+        record = store.append(records.verdict(state, sent, decided, staleness))
+    for one in (model, chosen):
+        if one is not None:
+            store.drop(one)
+    return Done(record, decided.metrics)
 
 
 def _next_step(state: Federation, now: float) -> Event | None:
@@ -244,14 +233,13 @@ def _close(store: Store[Model], bench: Bench[Model], before: Federation, current
         if state.round != current or state.current.of != before.current.of:
             return None  # somebody was revoked or the model rolled back meanwhile; the next call looks again
         if decided.accept and result is not None:
-            model, sets = store.blob(result.model), [(one, store.blob(one)) for one in result.sets]
-            store.keep(result.model, model, sets)
-            blobs = [blob for _, blob in sets]
-            event: Event = records.closed(state, current, decided, result.shares, model, blobs)
+            blobs = [store.blob(one) for one in result.sets]
+            event = records.closed(state, current, decided, result.shares, store.blob(result.model), blobs)
+            record = store.append(event, result.model, result.sets)
         else:
             scored = result is not None and decided.metrics is not None
-            event = records.closed_empty(state, current, decided, result.shares if result and scored else None)
-        record = store.append(event)
+            shares = result.shares if result and scored else None
+            record = store.append(records.closed_empty(state, current, decided, shares))
         store.end_round()
     for one in (result.model, *result.sets) if result else ():
         store.drop(one)

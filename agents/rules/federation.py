@@ -198,6 +198,15 @@ class Federation:
         wanted = self.wanted_release()
         return None if wanted is None or (self.release and self.release.said == wanted) else wanted
 
+    def objection(self, site: str, started: Started) -> str:
+        """Why nothing at all is taken from a site now; empty when something may be.
+
+        Args:
+            started: What the site started from.
+        """
+        member = self.member(site)
+        return "revoked" if member is None or member.revoked else self.out_of_turn(site, started)
+
     def out_of_turn(self, site: str, started: Started) -> str:
         """Why nothing is taken from a site now, in the schedule `relay`; empty when it is, and in every other schedule.
 

@@ -23,6 +23,21 @@ _UNDEFINED = -1.0
 
 
 @dataclass(frozen=True)
+class Decision:
+    """Whether a model becomes the current one, and why.
+
+    Attributes:
+        share: The candidate's share in it; None where nothing was scored.
+        metrics: What it scored; None where nothing was scored.
+    """
+
+    accept: bool
+    reason: str
+    share: float | None = None
+    metrics: Metrics | None = None
+
+
+@dataclass(frozen=True)
 class Gate:
     """What the holdout must say before a model is released.
 
@@ -42,20 +57,9 @@ class Gate:
         if self.kind == "ladder" and self.margin == 0:
             raise ValueError("the margin of the gate is 0, expected a number above 0 for a ladder")
 
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether a model becomes the current one, and why.
-
-    Attributes:
-        share: The candidate's share in it; None where nothing was scored.
-        metrics: What it scored; None where nothing was scored.
-    """
-
-    accept: bool
-    reason: str
-    share: float | None = None
-    metrics: Metrics | None = None
+    def hides(self, decided: Decision) -> bool:
+        """Whether nothing is told of what a model scored: under a ladder a refusal is all that the sites learn."""
+        return self.kind == "ladder" and not decided.accept
 
 
 def shares(policy: Policy, staleness: int) -> tuple[float, ...]:

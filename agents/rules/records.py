@@ -23,9 +23,10 @@ from fedssh.rules.events import (
     RoundExtended,
     RoundOpened,
     RoundRefused,
+    Verdict,
 )
 from fedssh.rules.federation import Federation
-from fedssh.rules.gate import Decision, decide, passes, told
+from fedssh.rules.gate import Decision, passes, told
 from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select, why_not
 from fedssh.rules.standing import Started
 
@@ -83,52 +84,51 @@ class Over:
     metrics: Claim | None
 
 
-def objection(state: Federation, site: str, started: Started) -> str:
-    """Why nothing at all is taken from a site now; empty when something may be."""
-    member = state.member(site)
-    if member is None or member.revoked:
-        return "revoked"
-    return state.out_of_turn(site, started)
-
-
-def decision(state: Federation, mixes: Sequence[tuple[float, Metrics]]) -> Decision:
-    """What becomes of a candidate, for a policy without rounds.
-
-    Args:
-        mixes: Its share in each mix, and what that one scored.
-    """
-    return decide(state.policy, state.gate, state.metric, state.current.metrics, state.current.bar, mixes)
-
-
-def accepted(state: Federation, sent: Sent, decided: Decision, staleness: int, model: Blob) -> Accepted:
-    """A candidate that becomes current, as it is or as the mix in the file `model`."""
-    return Accepted(**_verdict(state, sent, decided) | _mixed(state, sent, decided, staleness) | {"model": model})
-
-
-def refused(state: Federation, sent: Sent, decided: Decision, staleness: int | None = None) -> Refused:
-    """A candidate that does not.
+def verdict(
+    state: Federation, sent: Sent, decided: Decision, staleness: int | None = None, model: Blob | None = None
+) -> Accepted | Refused:
+    """A candidate that becomes current, or does not.
 
     Args:
         staleness: How often others had changed the current model since; None where nothing was scored.
+        model: The file that becomes current: what was sent, or a mix. Not for one that is refused.
     """
-    mixed = {} if staleness is None else _mixed(state, sent, decided, staleness)
-    return Refused(**_verdict(state, sent, decided) | mixed)
+    hide = state.gate.hides(decided)
+    said: dict[str, Any] = {
+        "site": sent.site,
+        "submission": sent.submission,
+        "session": sent.session,
+        "epoch": sent.epoch,
+        "examples": sent.examples,
+        "builds_on": sent.builds_on,
+        "claim": sent.claim,
+        "model": model or sent.model,
+        "architecture": sent.architecture,
+        "metrics": None if hide else told(state.gate, decided.metrics),
+        "against": state.current.of,
+        "current_metrics": state.current.metrics,
+        "reason": decided.reason,
+    }
+    if staleness is not None and state.policy.mixes:
+        said |= {"candidate": sent.model, "share": None if hide else decided.share, "staleness": staleness}
+    return Accepted(**said) if decided.accept else Refused(**said)
 
 
-def counted(state: Federation, sent: Sent) -> Counted | Refused:
+def counted(state: Federation, sent: Sent) -> Verdict:
     """An update that is taken into the open round, or why it is not."""
     if reason := why_not(state.round, sent.site, sent.turns):
-        return refused(state, sent, Decision(False, reason))
+        return verdict(state, sent, Decision(False, reason))
     current = state.round
     assert current is not None
     reason = f"update {len(current.updates) + 1} of {len(current.sites)} in round {current.number}"
-    return Counted(**_verdict(state, sent, Decision(True, reason)), round=current.number)
+    taken = verdict(state, sent, Decision(True, reason))
+    return Counted(**{name: value for name, value in vars(taken).items()}, round=current.number)
 
 
 def reported(state: Federation, over: Over) -> Report | Refused:
     """A session that is over, or why its report does not count."""
     same = {name: getattr(over, name) for name in ("site", "submission", "session", "examples", "builds_on")}
-    if reason := objection(state, over.site, over.started):
+    if reason := state.objection(over.site, over.started):
         return Refused(
             **same,
             epoch=over.epochs,
@@ -235,41 +235,12 @@ def in_order(current: Round) -> list[Update]:
     return sorted(current.updates, key=lambda update: update.site)
 
 
-def hidden(state: Federation, decided: Decision) -> bool:
-    """Whether nothing is told of what a model scored: under a ladder a refusal is all that the sites learn."""
-    return state.gate.kind == "ladder" and not decided.accept
-
-
-def _verdict(state: Federation, sent: Sent, decided: Decision) -> dict[str, Any]:
-    return {
-        "site": sent.site,
-        "submission": sent.submission,
-        "session": sent.session,
-        "epoch": sent.epoch,
-        "examples": sent.examples,
-        "builds_on": sent.builds_on,
-        "claim": sent.claim,
-        "model": sent.model,
-        "architecture": sent.architecture,
-        "metrics": _told(state, decided),
-        "against": state.current.of,
-        "current_metrics": state.current.metrics,
-        "reason": decided.reason,
-    }
-
-
-def _mixed(state: Federation, sent: Sent, decided: Decision, staleness: int) -> dict[str, Any]:
-    if not state.policy.mixes:
-        return {}
-    return {"candidate": sent.model, "share": None if hidden(state, decided) else decided.share, "staleness": staleness}
-
-
 def _closing(state: Federation, current: Round, decided: Decision, shares: Sequence[float] | None) -> dict[str, Any]:
     updates = in_order(current)
     each: Sequence[float | None] = shares or [None] * len(updates)
     return {
         "round": current.number,
-        "metrics": _told(state, decided),
+        "metrics": None if state.gate.hides(decided) else told(state.gate, decided.metrics),
         "current_metrics": state.current.metrics,
         "against": state.current.of,
         "updates": tuple(
@@ -279,7 +250,3 @@ def _closing(state: Federation, current: Round, decided: Decision, shares: Seque
         "missing": current.missing,
         "reason": decided.reason,
     }
-
-
-def _told(state: Federation, decided: Decision) -> Metrics | None:
-    return None if hidden(state, decided) else told(state.gate, decided.metrics)

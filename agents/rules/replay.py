@@ -46,7 +46,7 @@ from fedssh.rules.events import (
     Verdict,
 )
 from fedssh.rules.federation import Federation, advance
-from fedssh.rules.gate import Decision
+from fedssh.rules.gate import Decision, decide
 from fedssh.rules.records import Over, Sent
 from fedssh.rules.rounds import Due, Round
 from fedssh.rules.standing import Started
@@ -197,8 +197,8 @@ class Replay:
             self._check_refused_report(state, record, said, started)
             return
         sent = _sent(record, said, started)
-        if reason := records.objection(state, sent.site, sent.started):
-            _same(record, records.refused(state, sent, Decision(False, reason)))
+        if reason := state.objection(sent.site, sent.started):
+            _same(record, records.verdict(state, sent, Decision(False, reason)))
         elif state.policy.rounds:
             _same(record, records.counted(state, sent))
         else:
@@ -238,9 +238,9 @@ class Replay:
         if accept:
             model = said.model if state.policy.mixes and decided.share != 1 else sent.model
             assert model is not None
-            _same(record, records.accepted(state, sent, decided, staleness, model))
+            _same(record, records.verdict(state, sent, decided, staleness, model))
         else:
-            _same(record, records.refused(state, sent, decided, staleness if scored else None))
+            _same(record, records.verdict(state, sent, decided, staleness if scored else None))
 
     def _check_unscored(self, state: Federation, record: Record, said: Verdict | RoundClosed, accept: bool) -> None:
         """What was refused without telling a score: by the ladder, or because the judge could not do it."""
@@ -254,7 +254,8 @@ class Replay:
         """What the policy makes of what a candidate scored."""
         metrics = _possible(state, said)
         others = [(other, metrics) for other in wanted if other != share]
-        decided = records.decision(state, [(share, metrics), *others])
+        current, mixes = state.current, [(share, metrics), *others]
+        decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes)
         return self._gone_on(state, record, said, decided)
 
     def _gone_on(self, state: Federation, record: Record, said: Verdict | RoundClosed, decided: Decision) -> Decision:

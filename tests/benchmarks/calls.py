@@ -39,7 +39,13 @@ from typing import Any
 RESULT = "FEDSSH_CALLS"  # the environment variable that names the file for the counts of one checkout
 SITE = "alice-1"
 ROOMS = ("charity/", "rules/")
-DOORS = ("bundle.py", "charity/judge_client.py", "charity/judge/client.py")  # a step, and nothing behind it
+TOOLS = ("rules/typed.py",)  # reads and writes JSON
+DOORS = (
+    "bundle.py",
+    "charity/judge_client.py",
+    "charity/judge/client.py",
+    "charity/bench.py",
+)  # a step, and nothing behind it
 END = "Ledger.append"
 
 
@@ -116,10 +122,10 @@ def the_way(first: Call, through: set[CodeType]) -> list[tuple[int, Call]]:
             way.append((depth, call))
             return True
         hidden = call.code in through or "<" in name or name.endswith("__")
-        counts = not hidden and bool(call.made) and call.file.startswith((*ROOMS, *DOORS))
+        counts = not hidden and bool(call.made) and call.file.startswith((*ROOMS, *DOORS)) and call.file not in TOOLS
         if counts:
             way.append((depth, call))
-        elif not hidden and not call.file.startswith(ROOMS):
+        elif call.file in TOOLS or (not hidden and not call.file.startswith(ROOMS)):
             return False  # a tool
         if call.file in DOORS:
             return False

@@ -19,7 +19,7 @@ from fedssh.charity.judge.probe import Probe
 from fedssh.errors import JudgeError
 from fedssh.rules import averaging, coordinator, records
 from fedssh.rules.coordinator import Combined, Done
-from fedssh.rules.events import Blob, Claim, Event, Genesis, Invalid, Metrics, Record, Released, SiteAdded
+from fedssh.rules.events import Blob, Claim, Counted, Event, Genesis, Invalid, Metrics, Record, Released, SiteAdded
 from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Gate, told
 from fedssh.rules.records import Over
@@ -109,24 +109,19 @@ class ArrayStore:
         """Nobody else is there to be kept away."""
         yield self._history.state
 
-    def append(self, event: Event) -> Record:
-        """Add a record."""
+    def append(self, event: Event, model: Weights | None = None, sets: Sequence[Weights] = ()) -> Record:
+        """Add a record, and take the model that it names as an update or as the current one."""
         if isinstance(event, Released):
             self.brought += len(event.recipients)
+        if isinstance(event, Counted) and model is not None:
+            self.updates[event.site] = model
+        elif model is not None:
+            self.weights, self.server = model, sets
         return self._history.append(event.name, self.clock, **event.fields())
 
     def blob(self, model: Weights) -> Blob:
         """The hash and size of the file that weights would be."""
         return self.files.blob(model)
-
-    def keep(self, model: Weights, blob: Blob, sets: Sequence[tuple[Weights, Blob]] = ()) -> None:
-        """Take a model as the current one."""
-        self.weights = model
-        self.server = [one for one, _ in sets]
-
-    def keep_update(self, site: str, model: Weights, blob: Blob) -> None:
-        """Keep an update of the open round."""
-        self.updates[site] = model
 
     def end_round(self) -> None:
         """Let go of the updates."""
