@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,7 @@ def follow(
     release: Release,
     coordinator: PublicKey,
     verdicts: Mapping[int, str] | None = None,
+    each: Callable[[Record], None] = lambda record: None,
 ) -> Seen:
     """Check that the history leads from what was seen to a release, record by record.
 
@@ -131,6 +132,7 @@ def follow(
         release: The manifest of a release newer than `seen`, its signature already checked.
         coordinator: Who must have signed every record.
         verdicts: Hash by sequence of verdicts this site was given on the way: they must be in this history.
+        each: Called with every record in turn, once it is known to be the coordinator's and to follow the one before.
 
     Returns:
         What the site shall remember from now on.
@@ -155,12 +157,23 @@ def follow(
             )
         if record.sequence == release.sequence:
             _check_head(record, release)
+        each(record)
         at = Seen(record.sequence, record.hash)
     if at.sequence != release.sequence:
         raise RollbackError(
             f"the history ends at record {at.sequence}, before the release's record {release.sequence}", _HINT
         )
     return at
+
+
+def check_seen(seen: Seen, record: Record) -> None:
+    """Check that a record is the one that was seen, where it has its number.
+
+    Raises:
+        RollbackError: It is another one.
+    """
+    if record.sequence == seen.sequence and record.hash != seen.head:
+        raise RollbackError(f"record {record.sequence} is not the one that this site has seen", _HINT)
 
 
 def _check_link(at: Seen, record: Record) -> None:

@@ -5,6 +5,7 @@
         {"site": NAME, "manifest": {…}, "signature": the manifest's, armored, "record": the release's, a signed line}
     exchange/incoming/status.json               see standing.py
     state/seen.json                             {"sequence", "head"}
+    state/followed.json                         where the history stood then, see followed.py
     state/genesis.json                          the first record of the history
 
 With the coordinator's public key and the hash of the genesis whoever reads this folder can check all of it without
@@ -22,14 +23,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedssh import bundle, chain, files, weights
+from fedssh.bob.followed import Followed
 from fedssh.bob.receipts import Receipts
 from fedssh.bob.shared import SharedFolder
 from fedssh.bob.site import Folder, Site, read_genesis
 from fedssh.bob.standing import Standing
-from fedssh.errors import LedgerError, SettingsError, UntrustedError
+from fedssh.errors import DecisionError, LedgerError, SettingsError, UntrustedError
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey
 from fedssh.manifest import Release
+from fedssh.rules.events import Record
+from fedssh.rules.replay import Replay
 from fedssh.transport import Address, Answer
 
 KEEP = 2
@@ -62,6 +66,8 @@ class Incoming:
         key: The site key, which opens them.
         say: Called with an event, its text and its fields.
         max_bytes: The largest model to accept.
+        refuse: Whether a release is refused when a record on the way to it is not what the federation's own rules
+            give; else it is only told.
 
     Attributes:
         standing: What Alice is told about the door.
@@ -69,7 +75,14 @@ class Incoming:
     """
 
     def __init__(
-        self, exchange: Path, folder: Folder, site: Site, key: PrivateKey, say: Callable[..., None], max_bytes: int
+        self,
+        exchange: Path,
+        folder: Folder,
+        site: Site,
+        key: PrivateKey,
+        say: Callable[..., None],
+        max_bytes: int,
+        refuse: bool = True,
     ) -> None:
         self.path = exchange / "incoming"
         self.standing = Standing(folder.status, self.path)
@@ -79,6 +92,8 @@ class Incoming:
         self._key = key
         self._say = say
         self._max_bytes = max_bytes
+        self._refuse = refuse
+        self._followed = Followed(folder.followed)
         self._told: object = None  # the last round whose end was told
 
     def tidy(self) -> None:
@@ -138,7 +153,8 @@ class Incoming:
             arrived.extract(plain.file, self._key, self._max_bytes)
             seen = read_seen(self._state.seen)
             new = chain.check_order(seen, release)
-            lines = self._follow(seen, release, door) if new else {}
+            replay = self._followed.at(seen)
+            lines = self._follow(replay, seen, release, door) if new else {}
             genesis = self._genesis(lines.get(1), door)
             record = lines.get(release.sequence) or _line(door, release.sequence)
             coordinator = self._site.coordinator
@@ -157,6 +173,7 @@ class Incoming:
             if new:
                 seen = chain.Seen(release.sequence, release.head)
                 files.write_whole(self._state.seen, canonical(dataclasses.asdict(seen)) + b"\n", mode=0o644)
+                self._followed.keep(replay)
             _prune(folder)
         self.standing.brought(release.sequence)
         self.finished = release.federation.get("state") == "finished"
@@ -166,14 +183,18 @@ class Incoming:
         """How long to let the door hold the next question, at most so many seconds."""
         return min(most, FINISHED_WAIT_SECONDS) if self.finished else most
 
-    def _follow(self, seen: chain.Seen, release: Release, door: Door) -> dict[int, bytes]:
-        """Check that the history leads from what was seen to the release.
+    def _follow(self, replay: Replay, seen: chain.Seen, release: Release, door: Door) -> dict[int, bytes]:
+        """Check that the history leads from what was seen to the release, and by the rules that were agreed.
+
+        Args:
+            replay: The history after what was seen, or before its first record; goes on to the release.
 
         Returns:
             The signed lines of record 1, where it was among those that came, and of the release.
         """
         history = files.part_of(self._state.path / "history.jsonl")
-        words = ("history", "--export", "--after", seen.sequence)
+        begin = chain.Seen() if replay.state is None else seen
+        words = ("history", "--export", "--after", begin.sequence)
         try:
             answer = door.stream(*words, into=history, max_bytes=MAX_HISTORY_BYTES)
             if answer.status:
@@ -188,15 +209,32 @@ class Incoming:
             kept: dict[int, bytes] = {}
 
             def lines() -> Iterator[bytes]:
-                for number, line in enumerate(_lines(history), seen.sequence + 1):
+                for number, line in enumerate(_lines(history), begin.sequence + 1):
                     if number in (1, release.sequence):
                         kept[number] = line
                     yield line
 
-            chain.follow(lines(), seen, release, self._site.coordinator, verdicts)
+            def each(record: Record) -> None:
+                if record.sequence > seen.sequence:
+                    self._judge(replay, record)
+                else:  # followed before, by a Bob who did not keep where it stood
+                    replay.go_on(record)
+                    chain.check_seen(seen, record)
+
+            chain.follow(lines(), begin, release, self._site.coordinator, verdicts, each)
             return kept
         finally:
             history.unlink(missing_ok=True)
+
+    def _judge(self, replay: Replay, record: Record) -> None:
+        """Hold a record against the rules of the federation."""
+        try:
+            replay.follow(record)
+        except DecisionError as error:
+            if self._refuse:
+                raise
+            self._say("decision", str(error), sequence=record.sequence, reason=str(error))
+            replay.go_on(record)
 
     def _genesis(self, line: bytes | None, door: Door) -> bytes:
         """The line of record 1: just followed, or kept from then, or asked for once where an older Bob followed it.

@@ -47,3 +47,6 @@ class WatchSettings:
     wait: int = setting(300, "How long the door may hold a question.", metavar="SECONDS", at_least=0)
     rescan: float = setting(5.0, "Look into the exchange at least this often.", metavar="SECONDS", at_least=0.1)
     max_megabytes: int = setting(1024, "The largest model to send or accept.", metavar="MB", at_least=1)
+    decisions: str = setting(
+        "refuse", "What to do when the coordinator decides otherwise than was agreed.", choices=("refuse", "tell")
+    )

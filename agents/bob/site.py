@@ -6,6 +6,7 @@
     spool/                   bundles on their way
     receipts.jsonl           everything that left
     seen.json                the newest release this site has seen
+    followed.json            where the history stood then, see followed.py
     genesis.json             the first record of the history, signed: one line, as `history --export` prints it
     status.json              whether the door lets this site in, and what it last said; see standing.py
     lock                     held by the one Bob that works here
@@ -68,6 +69,10 @@ class Folder:
     @property
     def seen(self) -> Path:
         return self.path / "seen.json"
+
+    @property
+    def followed(self) -> Path:
+        return self.path / "followed.json"
 
     @property
     def genesis(self) -> Path:
@@ -212,6 +217,7 @@ def _check_change(folder: Folder, before: Site, after: Site, again: bool) -> Non
             "ship them with `bob watch --drain`, or remove them",
         )
     folder.genesis.unlink(missing_ok=True)
+    folder.followed.unlink(missing_ok=True)
     if folder.seen.exists():  # another coordinator has another history
         folder.seen.replace(
             folder.seen.with_name(f"seen-{before.coordinator.fingerprint[7:15].replace('/', '_')}.json")

@@ -87,7 +87,8 @@ class Bob:
         receipts = Receipts(self._folder.receipts)
         self._spool = Spool(self._folder.spool)
         self._outgoing = Outgoing(settings.exchange, self._site, key, self._spool, receipts, say, max_bytes)
-        self._incoming = Incoming(settings.exchange, self._folder, self._site, key, say, max_bytes)
+        refuse = settings.decisions == "refuse"
+        self._incoming = Incoming(settings.exchange, self._folder, self._site, key, say, max_bytes, refuse)
         self._shipping = Shipping(self._site, self._spool, receipts, say, settings.wait)
         self._backoff = Backoff(settings.retry, settings.retry_max)
         self._refusals = Backoff(settings.retry * REFUSED_TIMES, settings.retry_max)

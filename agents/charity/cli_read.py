@@ -178,11 +178,12 @@ def status(settings: StateSettings, as_json: bool) -> None:
 @json_option
 @settings_options(StateSettings, "charity")
 def verify(settings: StateSettings, export: Path | None, signers: Path | None, head: str | None, as_json: bool) -> None:
-    """Recompute the whole chain, every signature, and every stored model file; or check an exported history in FILE.
+    """Recompute the whole chain, every signature, decision and stored model file; or check an exported history in FILE.
 
-    scripts/verify checks such a FILE with stock tools, and refuses the same.
+    `fedssh verify FILE` does the latter anywhere; scripts/verify with stock tools, and without the decisions.
     """
-    from fedssh.charity.verify import audit, check_export
+    from fedssh.charity.verify import audit
+    from fedssh.verify import check_export
 
     folders = folders_of(settings.state)
     if export is not None:

@@ -200,8 +200,15 @@ def _rounds_lines(rounds: Row, *, over: bool) -> list[tuple[str, object]]:
 
 
 def verify_text(value: Row) -> str:
-    """That the history is sound, in one sentence."""
-    return f"{number(value['records'], 'record')}: every hash, link and signature is right; head {value['head']}\n"
+    """That the history is sound, in one sentence, and where decisions were looked at, what nobody can check."""
+    if "unchecked" not in value:  # at the door, which has no business with decisions
+        return f"{number(value['records'], 'record')}: every hash, link and signature is right; head {value['head']}\n"
+    words = [f"{what} ({count})" for what, count in value["unchecked"].items() if count]
+    trusted = ", ".join(["what models score", *words])
+    return (
+        f"{number(value['records'], 'record')}: every hash, link, signature and decision is right; head "
+        f"{value['head']}\ntaken on the coordinator's word: {trusted}\n"
+    )
 
 
 TEXTS: dict[str, Callable[[Any], str]] = {

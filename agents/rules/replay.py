@@ -52,7 +52,7 @@ from fedssh.rules.rounds import Due, Round
 from fedssh.rules.standing import Started
 from fedssh.rules.typed import ABSENT, known
 
-REMEMBERED = 4096  # releases and models whose records are not asked for again
+REMEMBERED = 1024  # releases and models whose records are not asked for again
 CLOCK_SECONDS = 0.002  # times are written in milliseconds, and cut, not rounded
 ENDED = ("the federation was finished", "rolled back to record ")  # how an operator ends a round
 
@@ -98,9 +98,17 @@ class Replay:
             DecisionError: It says something that the rules do not give; the state stays as it was.
             LedgerError: It cannot follow.
         """
-        said = record.said
         if self.state is not None:
-            self._check(self.state, record, said)
+            self._check(self.state, record, record.said)
+        return self.go_on(record)
+
+    def go_on(self, record: Record) -> Federation:
+        """Go on from one more record without a check.
+
+        Raises:
+            LedgerError: It cannot follow.
+        """
+        said = record.said
         self.state = advance(self.state, record)
         if isinstance(said, Released):
             _remember(self._started, record.sequence, said.federation.started)

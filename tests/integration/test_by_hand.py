@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from fedssh.charity.cli import charity
-from fedssh.charity.verify import check_export
 from fedssh.errors import AgentError
 from fedssh.forms import canonical
 from fedssh.history import views
 from fedssh.keys import PrivateKey
 from fedssh.signature import LEDGER, allowed_signers, sign
+from fedssh.verify import check_export
 from tests.integration.conftest import Room
 
 TOOLS = ("age", "jq", "sha256sum", "ssh-keygen", "tar")

@@ -1,0 +1,62 @@
+"""Where the history stands that this site has followed: so that the next records are judged, and not only linked.
+
+    state/followed.json   {"sequence":n,"head":hex,"state":{…},"remembered":{…}}, see `rules.stored` and `rules.replay`
+
+It is derived: where it is missing, damaged or of another record than the newest release that was seen, the history is
+followed once more from its beginning. What was followed before there was such a file is not judged afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fedssh.chain import Seen
+from fedssh.errors import LedgerError
+from fedssh.files import write_whole
+from fedssh.forms import canonical
+from fedssh.rules.replay import Replay
+from fedssh.rules.stored import from_value, to_value
+
+
+class Followed:
+    """A history as far as this site has followed it.
+
+    Args:
+        path: followed.json in this site's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._replay: Replay | None = None
+
+    def at(self, seen: Seen) -> Replay:
+        """The history after the newest release that was seen, or, where that is not known, before its first record."""
+        if self._replay is None or not _stands_at(self._replay, seen):
+            self._replay = self._read()
+        if not _stands_at(self._replay, seen):
+            self._replay = Replay()
+        replay, self._replay = self._replay, None  # it moves on, and may fail on its way
+        return replay
+
+    def keep(self, replay: Replay) -> None:
+        """Write down how far the history was followed."""
+        state = replay.state
+        assert state is not None, "a release was followed"
+        value = {"sequence": state.sequence, "head": state.head, "state": to_value(state)}
+        write_whole(self._path, canonical(value | {"remembered": replay.remembered()}) + b"\n")
+        self._replay = replay
+
+    def _read(self) -> Replay:
+        try:
+            value = json.loads(self._path.read_bytes())
+            replay = Replay(from_value(value["state"], value["sequence"], value["head"]))
+            replay.remember(value["remembered"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AssertionError, LedgerError):
+            return Replay()
+        return replay
+
+
+def _stands_at(replay: Replay, seen: Seen) -> bool:
+    state = replay.state
+    return (state.sequence, state.head) == (seen.sequence, seen.head) if state else seen == Seen()
