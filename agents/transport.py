@@ -247,7 +247,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:
-        """paramiko waits without limit for the answer to `exec`: when it does not come, end the connection."""
+        """Paramiko waits without limit for the answer to `exec`: when it does not come, end the connection."""
         timer = threading.Timer(self._timeout, self._transport.close)
         timer.daemon = True
         timer.start()

@@ -57,7 +57,8 @@ def _start(threads: int, computations: int) -> None:
 @contextlib.contextmanager
 def _absent(*packages: str) -> Iterator[None]:
     """Keep Keras from loading what it can do without: for wrappers and pictures that nobody here uses, a quarter of the
-    time that it takes to load."""
+    time that it takes to load.
+    """
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:

@@ -261,8 +261,7 @@ def publish_history(folders: Folders, ledger: Ledger) -> None:
     with open(handle, "r+b", buffering=_TAIL) as file:  # a few records are one write, so that nobody sees half a line
         sequence = _last_published(file.fileno())
         file.seek(0, os.SEEK_END)
-        for record in ledger.iterate(after=sequence):
-            file.write(record.line())
+        file.writelines(record.line() for record in ledger.iterate(after=sequence))
 
 
 def publish_summary(folders: Folders, ledger: Ledger) -> int:

@@ -70,7 +70,7 @@ def step(
 
 
 def _spread(server: str, beta2: float, spread: np.ndarray, square: np.ndarray) -> np.ndarray:
-    """v of the adaptive optimizers."""
+    """V of the adaptive optimizers."""
     share = (1 - beta2) * square
     if server == "adam":
         return beta2 * spread + share
