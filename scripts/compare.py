@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,9 +11,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import environment
+from scripts import environment
 
-SCRIPTS = environment.ROOT / "scripts"
 CENTRALISED = environment.ROOT / "tests" / "benchmarks" / "centralised.py"
 COLUMNS = ("accuracy", "auc")
 
@@ -38,11 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    try:
-        programs = environment.ensure("dev")
-    except environment.InstallError as error:
-        print(f"compare: error: {error}", file=sys.stderr)
-        return 1
+    programs = environment.ensure("dev")
     rows = []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory(prefix="fedssh-compare-") as folder:
@@ -64,7 +58,7 @@ def run(options: argparse.Namespace, seed: int, state: Path, programs: Path) -> 
     print(f"seed {seed}: federated", flush=True)
     log = state.with_suffix(".log")
     with open(log, "w") as file:
-        command = [sys.executable, str(SCRIPTS / "quickstart.py"), f"--state={state}", f"--seed={seed}", *words]
+        command = [sys.executable, "-P", "-m", "scripts.demo.quickstart", f"--state={state}", f"--seed={seed}", *words]
         if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode:
             sys.exit(f"compare: error: the federation failed, see {log}")
     log.unlink()
@@ -77,14 +71,10 @@ def run(options: argparse.Namespace, seed: int, state: Path, programs: Path) -> 
 
 
 def ask(*command: object) -> dict[str, Any]:
-    environ = os.environ | {"PYTHONPATH": str(environment.ROOT)}
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True, env=environ)
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    environment.run("compare", main)

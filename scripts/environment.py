@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venv"
@@ -59,6 +60,17 @@ def ensure(lock: str) -> Path:
     progress.end()
     _mark(lock).write_text(_state(lock))
     return BIN
+
+
+def run(name: str, main: Callable[[list[str]], int]) -> NoReturn:
+    """Run one of the commands in scripts/ and exit: Ctrl-C and an environment that cannot be made end it quietly."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except InstallError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _run(command: Sequence[str], log: Path, progress: _Progress) -> None:

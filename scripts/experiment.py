@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 
-import environment
-
-sys.path.append(str(environment.ROOT))  # the list of experiments needs nothing that has to be installed
-from experiments import cli
+from experiments import cli  # the list of experiments needs nothing that has to be installed
+from scripts import environment
 
 
 def main(arguments: list[str]) -> int:
     """Hand over to the environment's interpreter, in the same process, unless there is only something to show."""
     if cli.parse(arguments).list:
         return cli.main(arguments)
-    try:
-        programs = environment.ensure("experiment")
-    except environment.InstallError as error:
-        print(f"experiment: error: {error}", file=sys.stderr)
-        return 1
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(environment.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    programs = environment.ensure("experiment")
     python = str(programs / "python")
-    os.execv(python, [python, "-m", "experiments.cli", *arguments])
+    os.execv(python, [python, "-P", "-m", "experiments.cli", *arguments])
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    environment.run("experiment", main)

@@ -18,7 +18,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
-import environment
+from scripts import environment
 
 # The longest first: the short ones fill the gaps.
 FOLDERS = ("tests/e2e", "tests/integration", "tests/attacks", "tests/unit")
@@ -34,11 +34,7 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print((__doc__ or "").strip())
         return 0
-    try:
-        programs = environment.ensure("dev")
-    except environment.InstallError as error:
-        print(f"test: error: {error}", file=sys.stderr)
-        return 1
+    programs = environment.ensure("dev")
     os.chdir(environment.ROOT)
     os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     failed = []
@@ -80,7 +76,4 @@ def _skipped(report: Path) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    environment.run("test", main)

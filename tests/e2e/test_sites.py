@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from scripts.demo.federation import Federation, free_port
+from scripts.demo.processes import AgentFailed
 
 Records = list[dict[str, Any]]
 CLOSING = ("round-accepted", "round-refused")
@@ -24,81 +22,43 @@ DEADLINE_SECONDS = 10
 FEDAVG, MERGE = f"fedavg:deadline={DEADLINE_SECONDS}", "merge"
 
 
-@dataclass
-class Federation:
-    """A coordinator and its sites in one folder, each agent a process of its own.
+class Story(Federation):
+    """A federation whose sites come and go.
 
     Attributes:
         marks: Where the history stood at what happened to the sites: number of the newest record then.
     """
 
-    folder: Path
-    port: int
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    marks: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def coordinator(self) -> str:
-        return f"--state={self.folder / 'coordinator'}"
-
-    @property
-    def address(self) -> str:
-        return f"charity@127.0.0.1:{self.port}"
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, free_port(), Path(sys.executable).parent)
+        self.marks: dict[str, int] = {}
 
     @property
     def part(self) -> str:
         """The event that says that a site took part."""
         return "counted" if self.records()[0]["schedule"] == "rounds" else "report"
 
-    def records(self) -> Records:
-        path = self.folder / "coordinator/outbox/ledger.jsonl"
-        lines = path.read_text().splitlines(keepends=True)
-        return [json.loads(json.loads(line)["record"]) for line in lines if line.endswith("\n")]
+    def said(self, program: str, site: str) -> list[str]:
+        """What an agent of a site said, as people read it."""
+        log = self.log(program, site)
+        return [text_of(line) for line in log.read_text().splitlines()] if log.exists() else []
 
-    def run(self, *words: str) -> str:
-        """A command of an agent, to its end."""
-        command = [str(Path(sys.executable).with_name(words[0])), *words[1:]]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    def start(self, name: str, *words: str) -> None:
-        """An agent that stays, in a process group of its own."""
-        command = [str(Path(sys.executable).with_name(words[0])), *words[1:]]
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
-        with self.log(name).open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | threads, start_new_session=True
-            )
-
-    def start_site(self, site: str) -> None:
-        folder = self.folder / "sites" / site
-        exchange, data = f"--exchange={folder / 'exchange'}", f"--data={folder / 'data/site.npz'}"
-        self.start(f"bob-{site}", "bob", "watch", f"--state={folder / 'bob'}", exchange, "--retry-max=1")
-        invitation = f"--invitation={folder / 'data/invitation.json'}"
-        self.start(f"alice-{site}", "alice", "train", f"--state={folder / 'alice'}", exchange, data, invitation)
-
-    def kill_site(self, site: str) -> None:
-        for name in (f"alice-{site}", f"bob-{site}"):
-            os.killpg(self.processes[name].pid, signal.SIGKILL)
-            self.processes.pop(name).wait(timeout=10)
-
-    def log(self, name: str) -> Path:
-        return self.folder / f"{name}.log"
+    def join(self, site: str) -> None:
+        """Start a site, whose Bob asks often."""
+        self.start_site(site, bob=("--retry-max=1",))
 
     def until(self, condition: Callable[[], object], seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            gone = [name for name, process in self.processes.items() if process.poll() not in (None, 0)]
-            logs = "\n".join(f"{path.name}:\n{path.read_text()[-2500:]}" for path in self.folder.glob("*.log"))
-            assert not gone and time.monotonic() < end, f"it did not happen; ended: {gone}\n{logs}"
+            try:
+                self.check()
+            except AgentFailed as error:
+                pytest.fail(f"{error}\n{self.last_lines()}")
+            assert time.monotonic() < end, f"it did not happen\n{self.last_lines()}"
             time.sleep(0.05)
 
-    def on_the_way(self) -> bool:
-        """Whether something waits in the exchange or spool of a site whose bob is there."""
-        sites = [name.removeprefix("bob-") for name in self.processes if name.startswith("bob-")]
-        patterns = [f"{site}/{inner}" for site in sites for inner in ("exchange/outgoing/*.json", "bob/spool/*.bundle")]
-        return any(next((self.folder / "sites").glob(pattern), None) for pattern in patterns)
+    def last_lines(self) -> str:
+        return "\n".join(f"{path.name}:\n{path.read_text()[-2500:]}" for path in self.logs.glob("*.log"))
 
     def mark(self, name: str) -> None:
         self.marks[name] = self.records()[-1]["sequence"]
@@ -109,52 +69,43 @@ class Federation:
         return [record for record in later if record["event"] in events and fields.items() <= record.items()]
 
 
+def text_of(line: str) -> str:
+    return str(json.loads(line)["text"]) if line.startswith("{") else line
+
+
 @pytest.fixture(scope="module")
-def federation(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def federation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """The whole story: two sites; alice-2 is killed while it trains and comes back; alice-3 joins and goes; the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        federation = Federation(tmp_path_factory.mktemp("federation"), probe.getsockname()[1])
-    try:
-        begin(federation, root, request.param)
+    with Story(tmp_path_factory.mktemp("federation")) as federation:
+        begin(federation, request.param)
         lose_a_site(federation)
         gain_sites(federation)
         revoke_a_site(federation)
-        federation.run("charity", "finish", federation.coordinator)
-        trainers = [process for name, process in federation.processes.items() if name.startswith("alice-")]
-        federation.until(lambda: all(process.poll() == 0 for process in trainers) and not federation.on_the_way())
+        federation.command("charity", "finish", federation.state)
+        trainers = [agent for agent in federation.agents if agent.name == "alice"]
+        federation.until(lambda: all(agent.code() == 0 for agent in trainers) and not federation.on_the_way())
         yield federation
-    finally:
-        for process in federation.processes.values():
-            process.send_signal(signal.SIGTERM)
-        for process in federation.processes.values():
-            process.wait(timeout=30)
 
 
-def begin(federation: Federation, root: Path, policy: str) -> None:
-    folder = federation.folder
-    words = [
-        "--sites=2", f"--data-dir={folder}", "--dataset=digits", f"--policy={policy}", "--sessions=1000", "--epochs=3",
-        f"{federation.coordinator.replace('--state', '--coordinator')}", f"--holdout={folder / 'holdout.npz'}",
-        f"--sites-folder={folder / 'sites'}", f"--keys={folder / 'keys'}", f"--address={federation.address}",
-    ]  # fmt: skip
-    federation.run("python", str(root / "scripts/setup"), *words)
-    listen = f"--listen=127.0.0.1:{federation.port}"
-    federation.start("charity", "charity", "serve", federation.coordinator, "--door=embedded", listen)
+def begin(federation: Story, policy: str) -> None:
+    words = ("--sites=2", f"--data-dir={federation.folder}", "--dataset=digits", "--sessions=1000", "--epochs=3")
+    agent = federation.set_up(*words, f"--policy={policy}")
+    federation.until(lambda: agent.code() is not None)
+    federation.agents.remove(agent)
+    federation.serve("--door=embedded", federation.listen)
     for site in ("alice-1", "alice-2"):
-        federation.start_site(site)
+        federation.join(site)
 
 
-def lose_a_site(federation: Federation) -> None:
+def lose_a_site(federation: Story) -> None:
     """Kill alice-2 in its second session, and wait until the others have gone on without it."""
-    log = federation.log("alice-alice-2")
-    federation.until(lambda: log.exists() and "session 2" in log.read_text())
-    federation.kill_site("alice-2")
+    federation.until(lambda: "session 2" in "\n".join(federation.said("alice", "alice-2")))
+    federation.kill("alice-2")
     federation.mark("killed")
     federation.until(lambda: went_on(federation))
 
 
-def went_on(federation: Federation) -> bool:
+def went_on(federation: Story) -> bool:
     """Whether alice-1 did a session, or a round closed, without alice-2.
 
     The update of alice-2 may have been on its way; then it is the round after that which waits for it.
@@ -164,36 +115,32 @@ def went_on(federation: Federation) -> bool:
     return bool(federation.since("killed", "report", site="alice-1"))
 
 
-def gain_sites(federation: Federation) -> None:
+def gain_sites(federation: Story) -> None:
     """Start alice-2 again, let alice-3 join, and wait until both have taken part."""
     federation.mark("restarted")
-    federation.start_site("alice-2")
-    folder = federation.folder / "sites/alice-3"
-    shutil.copytree(federation.folder / "sites/alice-1/data", folder / "data")
+    federation.join("alice-2")
+    folder = federation.site("alice-3")
+    shutil.copytree(federation.site("alice-1") / "data", folder / "data")
     state = f"--state={folder / 'bob'}"
-    federation.run("bob", "keygen", state)
-    invitation = federation.folder / "alice-3.json"
-    key = str(folder / "bob/site_key.pub")
-    federation.run(
-        "charity", "nodes", "add", federation.coordinator, "alice-3", key, f"--address={federation.address}",
-        f"--out={invitation}",
-    )  # fmt: skip
+    federation.command("bob", "keygen", state)
+    invitation, key = folder / "data/invitation.json", folder / "bob/site_key.pub"
+    where = (f"--address={federation.address}", f"--out={invitation}")
+    invitation.unlink()  # that of alice-1
+    federation.command("charity", "nodes", "add", federation.state, "alice-3", str(key), *where)
     federation.mark("joined")
-    federation.run("bob", "join", state, str(invitation))
-    shutil.copy(invitation, folder / "data/invitation.json")
-    federation.start_site("alice-3")
+    federation.command("bob", "join", state, str(invitation))
+    federation.join("alice-3")
     federation.until(lambda: federation.since("restarted", federation.part, site="alice-2"))
     federation.until(lambda: federation.since("joined", federation.part, site="alice-3"))
 
 
-def revoke_a_site(federation: Federation) -> None:
+def revoke_a_site(federation: Story) -> None:
     """Take alice-3 out again, and wait until its trainer has gone home; its bob would go on asking."""
     federation.mark("revoked")
-    federation.run("charity", "nodes", "revoke", federation.coordinator, "alice-3")
-    trainer = federation.processes["alice-alice-3"]
-    federation.until(lambda: trainer.poll() == 0)
-    os.killpg(federation.processes["bob-alice-3"].pid, signal.SIGKILL)
-    federation.processes.pop("bob-alice-3").wait(timeout=10)
+    federation.command("charity", "nodes", "revoke", federation.state, "alice-3")
+    trainer = federation.find("alice", "alice-3")
+    federation.until(lambda: trainer.code() == 0)
+    federation.kill("alice-3")
 
 
 def seconds_between(one: dict[str, Any], two: dict[str, Any]) -> float:
@@ -207,17 +154,17 @@ def told_with(*policies: str) -> pytest.MarkDecorator:
 
 
 @told_with(FEDAVG, MERGE)
-def test_it_ends_with_a_sound_history_and_a_better_model(federation: Federation) -> None:
-    federation.run("charity", "verify", federation.coordinator)
+def test_it_ends_with_a_sound_history_and_a_better_model(federation: Story) -> None:
+    federation.command("charity", "verify", federation.state)
     records = federation.records()
     assert [record["event"] for record in records].count("finished") == 1
-    best = json.loads(federation.run("charity", "best", federation.coordinator, "--json"))
+    best = json.loads(federation.command("charity", "best", federation.state, "--json"))
     assert best["event"] in ("accepted", "round-accepted")
     assert best["metrics"]["accuracy"] > best["genesis"]["accuracy"]
 
 
 @told_with(FEDAVG)
-def test_a_round_closes_at_its_deadline_without_a_killed_site(federation: Federation) -> None:
+def test_a_round_closes_at_its_deadline_without_a_killed_site(federation: Story) -> None:
     (first, *_) = [record for record in federation.since("killed", *CLOSING) if "alice-2" in record["missing"]]
     assert [part["site"] for part in first["updates"]] == ["alice-1"]
     opened = next(r for r in federation.records() if r["event"] == "round-opened" and r["round"] == first["round"])
@@ -226,22 +173,22 @@ def test_a_round_closes_at_its_deadline_without_a_killed_site(federation: Federa
 
 
 @told_with(MERGE)
-def test_nobody_waits_for_a_killed_site_without_rounds(federation: Federation) -> None:
+def test_nobody_waits_for_a_killed_site_without_rounds(federation: Story) -> None:
     assert federation.since("killed", "report", site="alice-1")
     events = [record["event"] for record in federation.records()]
     assert not [event for event in events if event.startswith("round-") or event == "counted"]
 
 
 @told_with(FEDAVG, MERGE)
-def test_a_killed_site_takes_part_again(federation: Federation) -> None:
+def test_a_killed_site_takes_part_again(federation: Story) -> None:
     assert federation.since("restarted", federation.part, site="alice-2")
-    told = [json.loads(line) for line in (federation.folder / "sites/alice-2/bob/receipts.jsonl").open()]
+    told = [json.loads(line) for line in (federation.site("alice-2") / "bob/receipts.jsonl").open()]
     judged = {record.get("submission") for record in federation.records() if record.get("site") == "alice-2"}
     assert {receipt["id"] for receipt in told if receipt["record"]} == judged - {None}
 
 
 @told_with(FEDAVG)
-def test_a_late_site_takes_part_from_the_next_round_on(federation: Federation) -> None:
+def test_a_late_site_takes_part_from_the_next_round_on(federation: Story) -> None:
     records = federation.records()
     opened = [record for record in records if record["event"] == "round-opened"]
     joined, revoked = federation.marks["joined"], federation.marks["revoked"]
@@ -253,21 +200,21 @@ def test_a_late_site_takes_part_from_the_next_round_on(federation: Federation) -
 
 
 @told_with(FEDAVG, MERGE)
-def test_a_late_site_begins_from_the_newest_model(federation: Federation) -> None:
+def test_a_late_site_begins_from_the_newest_model(federation: Story) -> None:
     (first, *_) = federation.since("joined", federation.part, site="alice-3")
     assert first["builds_on"] > federation.marks["joined"]
 
 
 @told_with(FEDAVG, MERGE)
-def test_a_revoked_site_goes_home_and_says_why(federation: Federation) -> None:
-    said = federation.log("alice-alice-3").read_text()
-    assert "alice: the coordinator does not let this site in any more, since " in said
-    assert "not enrolled with this key any more" in said.splitlines()[-1]
-    assert said.splitlines()[-1].endswith("trained here")
+def test_a_revoked_site_goes_home_and_says_why(federation: Story) -> None:
+    last = federation.said("alice", "alice-3")[-1]
+    assert last.startswith("the coordinator does not let this site in any more, since ")
+    assert "not enrolled with this key any more" in last
+    assert last.endswith("trained here")
 
 
 @told_with(MERGE)
-def test_mixes_tell_their_share(federation: Federation) -> None:
+def test_mixes_tell_their_share(federation: Story) -> None:
     for record in federation.records():
         if record["event"] == "accepted":
             assert 0 < record["share"] <= 1 and record["staleness"] >= 0

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import os
 import pty
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from scripts import environment
 
 # Answers what the script asks an interpreter, and what pip is asked with so many words that a screen is full of them.
 PIP = """#!/bin/sh
@@ -26,19 +27,17 @@ LINE = "installing locks/all.txt into .venv/ (once, a few minutes)"
 
 
 @pytest.fixture
-def environment(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The module, for a checkout whose pip answers at once."""
-    monkeypatch.syspath_prepend(str(root / "scripts"))
-    module = importlib.import_module("environment")
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(module, "FOLDER", tmp_path / ".venv")
-    monkeypatch.setattr(module, "BIN", tmp_path / ".venv/bin")
+def checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A checkout whose pip answers at once."""
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "FOLDER", tmp_path / ".venv")
+    monkeypatch.setattr(environment, "BIN", tmp_path / ".venv/bin")
     (tmp_path / "locks").mkdir()
     (tmp_path / "locks/all.txt").write_text(LOCK)
     (tmp_path / "pyproject.toml").write_text("")
     (tmp_path / ".venv/bin").mkdir(parents=True)
     pip(tmp_path, 0)
-    return module
+    return tmp_path
 
 
 def pip(folder: Path, code: int) -> None:
@@ -47,37 +46,37 @@ def pip(folder: Path, code: int) -> None:
     program.chmod(0o700)
 
 
-def test_one_line_is_printed_and_pip_writes_into_a_file(
-    environment: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert environment.ensure("all") == tmp_path / ".venv/bin"
+def test_one_line_is_printed_and_pip_writes_into_a_file(checkout: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert environment.ensure("all") == checkout / ".venv/bin"
     assert capfd.readouterr() == (f"{LINE}\n", "")
-    assert "Collecting numpy" in (tmp_path / ".venv/install-all.log").read_text()
+    assert "Collecting numpy" in (checkout / ".venv/install-all.log").read_text()
     environment.ensure("all")
     assert capfd.readouterr() == ("", "")
 
 
-def test_at_a_terminal_the_line_counts(environment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_a_terminal_the_line_counts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = pty.openpty()
     with os.fdopen(there, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
         environment.ensure("all")
-        terminal.flush()
-    shown = os.read(here, 1 << 16).decode()
+    shown = ""
+    with contextlib.suppress(OSError):  # how a terminal ends on Linux
+        while said := os.read(here, 1 << 16):
+            shown += said.decode()
     os.close(here)
     assert shown.count("\n") == 1
     assert f"\r{LINE}: 2 of 2\033[K\r{LINE}: unpacking" in shown
     assert shown.endswith(f"\r{LINE}\033[K\r\n")
 
 
-def test_when_pip_fails_its_last_lines_and_its_log_are_named(environment: Any, tmp_path: Path) -> None:
-    pip(tmp_path, 3)
+def test_when_pip_fails_its_last_lines_and_its_log_are_named(checkout: Path) -> None:
+    pip(checkout, 3)
     with pytest.raises(environment.InstallError) as failed:
         environment.ensure("all")
     first, *lines = str(failed.value).splitlines()
     assert first == "pip ended with code 3; its last lines:"
-    assert lines[-2:] == ["  Installing collected packages: numpy", f"  all: {tmp_path / '.venv/install-all.log'}"]
-    pip(tmp_path, 0)
+    assert lines[-2:] == ["  Installing collected packages: numpy", f"  all: {checkout / '.venv/install-all.log'}"]
+    pip(checkout, 0)
     environment.ensure("all")  # nothing was marked as done
 
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedssh.rules import terms
+from fedssh.rules import terms as agreed_terms
+from scripts import terms
+from scripts.demo.screen import mood
 
 FREE, ROUNDS = (3, 10), (8, 3)  # sessions and epochs, or rounds and epochs of each
 
 
-@pytest.fixture
-def scripts(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a module of scripts/, which is no package."""
-    monkeypatch.syspath_prepend(str(root / "scripts"))
-    return importlib.import_module
-
-
-def agree(scripts: Any, **given: Any) -> Any:
+def agree(**given: Any) -> terms.Terms:
     asked = {"policy": None, "gate": None, "schedule": "free", "sessions": None, "epochs": None, "sites": 3}
-    return scripts("terms").agree(**(asked | given))
+    return terms.agree(**(asked | given))
 
 
 @pytest.mark.parametrize(
@@ -34,24 +27,21 @@ def agree(scripts: Any, **given: Any) -> Any:
         ("trimmed:1", "trimmed:trim=1,fraction=1,minimum=0.5,deadline=600,sites=1", ROUNDS),
     ],
 )
-def test_what_is_left_open_depends_on_the_policy(
-    scripts: Any, policy: str, text: str, lengths: tuple[int, int]
-) -> None:
-    agreed = agree(scripts, policy=policy)
+def test_what_is_left_open_depends_on_the_policy(policy: str, text: str, lengths: tuple[int, int]) -> None:
+    agreed = agree(policy=policy)
     assert (agreed.policy, (agreed.sessions, agreed.epochs)) == (text, lengths)
-    agreed = agree(scripts, policy=policy, sessions=7, epochs=2, gate="off")
+    agreed = agree(policy=policy, sessions=7, epochs=2, gate="off")
     assert (agreed.sessions, agreed.epochs, agreed.gate) == (7, 2, "off")
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
-def test_nothing_said_is_the_default(scripts: Any, nothing: str | None) -> None:
-    usual = scripts("terms")
-    agreed = agree(scripts, policy=nothing, gate=nothing)
-    assert (agreed.policy, agreed.gate) == (agree(scripts, policy=usual.POLICY).policy, usual.GATE)
+def test_nothing_said_is_the_default(nothing: str | None) -> None:
+    agreed = agree(policy=nothing, gate=nothing)
+    assert (agreed.policy, agreed.gate) == (agree(policy=terms.POLICY).policy, terms.GATE)
 
 
-def test_the_default_goes_with_every_schedule(scripts: Any) -> None:
-    agreed = agree(scripts, schedule="relay", sites=1)
+def test_the_default_goes_with_every_schedule() -> None:
+    agreed = agree(schedule="relay", sites=1)
     assert (agreed.schedule, (agreed.sessions, agreed.epochs)) == ("relay", FREE)
 
 
@@ -65,17 +55,17 @@ def test_the_default_goes_with_every_schedule(scripts: Any) -> None:
         ({"policy": "median", "schedule": "relay"}, "the policy median trains in rounds, not in a relay"),
     ],
 )
-def test_what_does_not_go_together_is_said_at_once(scripts: Any, given: dict[str, Any], reason: str) -> None:
+def test_what_does_not_go_together_is_said_at_once(given: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        agree(scripts, **given)
+        agree(**given)
 
 
 @pytest.mark.parametrize("policy", [None, "fedavg:deadline=9"])
-def test_a_demonstration_is_a_federation_like_any(scripts: Any, policy: str | None) -> None:
-    demonstration = vars(agree(scripts, policy=policy))
-    assert demonstration.keys() <= terms.FORMS.keys()
-    usual = vars(terms.Terms())
-    written = terms.agree(usual | demonstration, {}, "auto")
+def test_a_demonstration_is_a_federation_like_any(policy: str | None) -> None:
+    demonstration = vars(agree(policy=policy))
+    assert demonstration.keys() <= agreed_terms.FORMS.keys()
+    usual = vars(agreed_terms.Terms())
+    written = agreed_terms.agree(usual | demonstration, {}, "auto")
     assert written["policy"] == demonstration["policy"]
     assert written["plan"]["epochs"] == demonstration["epochs"]
 
@@ -84,6 +74,5 @@ def test_a_demonstration_is_a_federation_like_any(scripts: Any, policy: str | No
     ("event", "like"),
     [("round-accepted", "accepted"), ("round-refused", "refused"), ("counted", "refused"), ("round-opened", "turn")],
 )
-def test_rounds_are_coloured_like_the_other_events(scripts: Any, event: str, like: str) -> None:
-    mood = scripts("progress").mood
+def test_rounds_are_coloured_like_the_other_events(event: str, like: str) -> None:
     assert mood({"event": event}) == mood({"event": like})

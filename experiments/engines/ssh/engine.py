@@ -7,7 +7,6 @@ those of model files: every one that the coordinator judged, and every release t
 
 from __future__ import annotations
 
-import queue
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ from experiments.definition.config import HISTORY, Outcome, Point, Prepared, Pro
 from experiments.engines.memory.history import read_history
 from experiments.engines.memory.models import scores_on
 from experiments.engines.outcome import moments, submissions, verdicts
-from experiments.engines.ssh.processes import Federation, interruptible
+from experiments.engines.ssh.processes import federation_in, model, set_up, start
 from fedssh.errors import SettingsError
 from fedssh.models.backend import load_keras
 from fedssh.rules.events import Record
 from fedssh.weights import read_header, read_weights
+from scripts.demo.federation import Federation
 
 GLANCE_SECONDS = 0.2
 MAKES_CURRENT = ("genesis", "accepted", "round-accepted")
@@ -39,10 +39,10 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         AgentError: An agent ended with an error.
     """
     check(run)
-    with interruptible(), Federation(run, prepared, folder / "agents") as federation:
+    with federation_in(folder / "agents") as federation:
         progress(0.0, "keys, data and the first model")
-        federation.set_up()
-        federation.start()
+        set_up(federation, run, prepared)
+        start(federation, run)
         watcher = _Watcher(run, federation, progress)
         while federation.going():
             watcher.listen(GLANCE_SECONDS)
@@ -96,7 +96,7 @@ def _points(
     when = moments(records, model_bytes)
     points = []
     for version, record in enumerate(current):
-        path = federation.model(record.fields["model"]["sha256"])
+        path = model(federation, record.fields["model"]["sha256"])
         weights = read_weights(path, read_header(path).tensors)
         moment = when[record.sequence]
         brought = sum(size for (_, sequence), size in fetched.items() if sequence < record.sequence)
@@ -148,20 +148,14 @@ class _Watcher:
     def __init__(self, run: Run, federation: Federation, progress: Progress) -> None:
         self.fetched: dict[tuple[str, int], int] = {}
         self._run = run
-        self._events = federation.events
+        self._federation = federation
         self._progress = progress
         self._sessions: dict[tuple[str, int], _Session] = {}
         self._over = 0
 
     def listen(self, seconds: float) -> None:
         """Take in what was said, waiting at most so long for the first word."""
-        wait = seconds
-        while True:
-            try:
-                event = self._events.get(timeout=wait) if wait else self._events.get_nowait()
-            except queue.Empty:
-                return
-            wait = 0.0
+        for event in self._federation.heard(seconds):
             self._hear(event.agent.name, event.agent.site, event.fields)
 
     def trained(self) -> tuple[float, int]:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Prepare a demonstration: data partitions, keys, a coordinator and its sites, with the agents' own commands.
 
 Does only what is missing, so it can be run again after it was interrupted, and once more before every later run.
@@ -15,9 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import terms
-
 from fedssh.models.data import datasets, images, partition, published
+from scripts import terms
+from scripts.demo.enrolment import enrol_auditor, enrol_site
 
 GENESIS_SHARE = 0.1  # of the training images: what the coordinator trains the first model on
 
@@ -69,8 +68,10 @@ def prepare(options: argparse.Namespace) -> None:
     spec = divide(options, names)
     begin(options, spec, agreed)
     for name in names:
-        enrol_site(options, name)
-    enrol_auditor(options)
+        if enrol_site(quietly, options.coordinator, options.sites_folder / name):
+            print(f"{name} has its key and joined", flush=True)
+    places = (options.known_as, "localhost", "127.0.0.1")
+    enrol_auditor(quietly, options.coordinator, options.keys, places, options.known_port)
 
 
 def divide(options: argparse.Namespace, names: list[str]) -> str:
@@ -120,56 +121,14 @@ def begin(options: argparse.Namespace, spec: str, agreed: terms.Terms) -> None:
         charity("reopen", state, f"--sessions={status['sessions'] + agreed.sessions}", "--reason=another run")
 
 
-def enrol_site(options: argparse.Namespace, name: str) -> None:
-    """Make a site's key, enrol it, let its Bob join by the invitation, and hand its Alice the same invitation.
-
-    She joins by it when she starts. It holds no secret, so it may lie where her data does, which Bob never sees.
-    """
-    folder = options.sites_folder / name / "bob"
-    state = f"--state={folder}"
-    if not (folder / "site_key").exists():
-        agent("bob", "keygen", state, show=False)
-    if not (folder / "site.json").exists():
-        invitation = _invitation(options, name, folder / "site_key.pub", "site")
-        agent("bob", "join", state, "--offline", str(invitation), show=False)  # the door opens later
-        print(f"{name} has its key and joined", flush=True)
-    hers = options.sites_folder / name / "data" / "invitation.json"
-    if not hers.exists():
-        part = hers.with_suffix(".part")
-        part.write_text(_invitation(options, name, folder / "site_key.pub", "site").read_text())
-        part.replace(hers)
-
-
-def enrol_auditor(options: argparse.Namespace) -> None:
-    """Make the key with which the person at this machine reads the history over SSH, and pin the door's host key."""
-    key = options.keys / "auditor"
-    if not key.exists():
-        new = options.keys / "new"
-        if not (new / "site_key").exists():
-            agent("bob", "keygen", f"--state={new}", show=False)
-        (new / "site_key.pub").replace(key.with_suffix(".pub"))
-        (new / "site_key").replace(key)
-        new.rmdir()
-    invitation = json.loads(_invitation(options, "auditor", key.with_suffix(".pub"), "auditor").read_text())
-    port = options.known_port or invitation["port"]
-    places = {options.known_as, "localhost", "127.0.0.1"}
-    known = "".join(f"[{place}]:{port} {invitation['host_key']}\n" for place in sorted(places))
-    (options.keys / "known_hosts").write_text(known)
-
-
-def _invitation(options: argparse.Namespace, name: str, public: Path, role: str) -> Path:
-    """Enrol somebody, unless an interrupted run has done so already, and return the invitation."""
-    state = f"--state={options.coordinator}"
-    nodes = json.loads(charity("nodes", "list", state, "--json", show=False))
-    path: Path = public.with_name("invitation.json")
-    words = [name] if any(node["site"] == name for node in nodes) else [name, str(public), f"--role={role}"]
-    path.write_text(charity("nodes", "add" if len(words) > 1 else "invite", state, *words, show=False))
-    return path
-
-
 def charity(*words: str, show: bool = True) -> str:
     """Run one of the coordinator's commands and return what it printed."""
     return agent("charity", *words, show=show)
+
+
+def quietly(program: str, *words: str) -> str:
+    """Run an agent's command and show nothing of it."""
+    return agent(program, *words, show=False)
 
 
 def agent(program: str, *words: str, show: bool = True) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from processes import Event
+    from scripts.demo.processes import Event
 
 # What is in the logs but says nothing new on the screen: every checkpoint is told once per step, by whoever does it.
 HIDDEN = {

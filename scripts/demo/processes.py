@@ -11,10 +11,13 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+from fedssh.errors import AgentError
 
 GRACE_SECONDS = 8.0
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,7 +41,40 @@ def undisturbed(interruption: type[BaseException]) -> Iterator[None]:
         raise interruption
 
 
-class AgentFailed(Exception):
+@contextlib.contextmanager
+def interruptible(interruption: type[BaseException], signals: Sequence[signal.Signals]) -> Iterator[None]:
+    """Raise signals as `interruption`, so that they unwind the stack and no process is left behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise interruption
+
+    if threading.current_thread() is not threading.main_thread():  # signals never come here
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def child(command: Sequence[str], environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive the block; its children end when it does."""
+    process = subprocess.Popen(
+        command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+class AgentFailed(AgentError):
     """An agent ended with an error; the text has its last lines."""
 
 
@@ -72,7 +108,7 @@ class Agent:
         name: str,
         site: str | None,
         command: Sequence[str],
-        environ: dict[str, str],
+        environ: Mapping[str, str],
         log: Path,
         events: queue.Queue[Event],
     ) -> None:
