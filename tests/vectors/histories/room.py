@@ -21,16 +21,15 @@ from fedssh.charity.judge import own_images
 from fedssh.charity.judge.client import Judge
 from fedssh.charity.serve import Coordinator
 from fedssh.charity.vault import Vault, publish_summary
-from fedssh.keys import load_private
 from fedssh.manifest import Local, Report, Submission, new_id, now
 from fedssh.models.data.images import Images
 from fedssh.models.training import Trainer, resident
 from fedssh.rules.terms import agree
 from fedssh.weights import architecture_hash, read_header, read_weights, write_weights
 
-HOLDOUT = Path(__file__).resolve().parent / "holdout.npz"
+from .kept import HOLDOUT, private_keys
+
 SITES = [f"alice-{number}" for number in range(1, 6)]
-RSA = ["coordinator_key", *SITES, "alice-9"]
 SETTINGS: dict[str, Any] = {
     "architecture": '{"name":"mlp","depth":1,"width":2}', "name": "golden", "batch_size": 16, "epochs": 3,
     "learning_rate": 0.03, "seed": 3, "address": "charity@charity.example:2222",
@@ -95,8 +94,7 @@ class Room:
 
     def __init__(self, folders: Folders, keys: Path, judge: Judge, trainer: Trainer, sites: int, **terms: Any) -> None:
         self.folders, self.judge, self.trainer = folders, judge, trainer
-        self.keys = {path.stem: load_private(path.with_suffix("")) for path in keys.glob("*.pub") if path.stem in RSA}
-        self.public = keys
+        self.keys, self.public = private_keys(keys), keys
         folders.make()
         shutil.copy2(keys / "coordinator_key", folders.key)  # `init` goes on with it, as after being killed
         folders.host_key.parent.mkdir(mode=0o700)

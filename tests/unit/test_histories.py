@@ -1,0 +1,124 @@
+"""What was written down before is read as it was: histories, the states after them, and what is shown of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from fedssh.charity.cli import charity
+from fedssh.forms import canonical
+from fedssh.keys import PublicKey, load_public
+from fedssh.ledger import verify
+from fedssh.rules.events import EVENTS, HEAD, START, Record, Unknown
+from fedssh.rules.federation import Federation, advance, derive
+from fedssh.rules.stored import from_value, to_value
+from tests.vectors.histories import kept
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> PublicKey:
+    """Whose key signed the histories of the folders."""
+    return load_public(kept.unpack_keys(tmp_path_factory.mktemp("keys")) / "coordinator_key.pub")
+
+
+def own_members(record: Record) -> dict[str, Any]:
+    """What a record says beside its number, its time and the record before it."""
+    return {name: value for name, value in record.fields.items() if name not in HEAD}
+
+
+def folded(state: Federation | None, records: list[Record]) -> Federation:
+    for record in records:
+        state = advance(state, record)
+    assert state is not None
+    return state
+
+
+def test_the_readme_names_what_is_here() -> None:
+    """Each with the number of its records, and which they are."""
+    rows = re.findall(r"^\| `(.*?)` \|(.*)\|$", (kept.HERE / "README.md").read_text(), re.MULTILINE)
+    told = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+    assert sorted(told) == kept.NAMES and len(kept.FOLDERS) >= 20 and len(kept.MEMORY) >= 22
+    for name, cells in told.items():
+        records = kept.records(name)
+        counted = Counter(record.event for record in records)
+        assert cells[3] == str(len(records)), name
+        assert cells[5] == ", ".join(f"{count} {event}" for event, count in counted.items()), name
+
+
+def test_every_event_is_in_some_history() -> None:
+    assert {record.event for name in kept.NAMES for record in kept.records(name)} == set(EVENTS)
+
+
+@pytest.mark.parametrize("name", kept.NAMES)
+def test_every_record_is_read_by_its_kind_and_written_as_it_was(name: str) -> None:
+    for record in kept.records(name):
+        said = record.said
+        assert type(said) is EVENTS[record.event] and not isinstance(said, Unknown)
+        assert canonical(said.fields()) == canonical(own_members(record))
+        assert said.more == {}, "a member that the type does not know"
+        assert record.text == canonical(said.fields() | {name: record.fields[name] for name in HEAD})
+
+
+@pytest.mark.parametrize("name", kept.MEMORY)
+def test_a_history_of_the_memory_engine_is_a_chain(name: str) -> None:
+    previous = START
+    for number, record in enumerate(kept.records(name), 1):
+        assert (record.sequence, record.fields["previous"], record.signature) == (number, previous, "")
+        assert record.hash == hashlib.sha256(record.text).hexdigest()
+        previous = record.hash
+
+
+@pytest.mark.parametrize("name", kept.NAMES)
+def test_a_history_is_replayed_to_its_state(name: str) -> None:
+    records, stored = kept.records(name), kept.state(name)
+    state = derive(records)
+    assert (state.sequence, state.head) == (len(records), records[-1].hash)
+    genesis = stored["genesis"]
+    head = {member: genesis.pop(member) for member in HEAD if member in genesis}
+    assert head in ({}, {member: records[0].fields[member] for member in HEAD})  # see README.md there
+    assert canonical(to_value(state)) == canonical(stored)
+
+
+@pytest.mark.parametrize("name", kept.NAMES)
+def test_a_state_of_before_is_read_and_gone_on_from(name: str) -> None:
+    """As it is stored, also in the middle of a history, and with what older states have of record 1 in genesis."""
+    records = kept.records(name)
+    state = derive(records)
+    assert from_value(kept.state(name), state.sequence, state.head) == state
+    middle = len(records) // 2
+    before = folded(None, records[:middle])
+    value = json.loads(canonical(to_value(before)))
+    older = value | {"genesis": records[0].fields}
+    for one in (value, older):
+        again = from_value(one, before.sequence, before.head)
+        assert again == before
+        assert folded(again, records[middle:]) == state
+
+
+@pytest.mark.parametrize("name", kept.FOLDERS)
+def test_a_signed_history_is_verified(name: str, coordinator: PublicKey) -> None:
+    records = kept.records(name)
+    assert verify(records, coordinator) == len(records) > 0
+    assert records[0].said.fields()["coordinator"] == coordinator.line
+
+
+@pytest.mark.parametrize("name", kept.FOLDERS)
+def test_what_is_shown_of_a_folder_is_what_was_shown(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.unpack(name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    told = kept.views(name)
+    assert {"history", "history --json", "best", "nodes list", "verify"} <= set(told)
+    for line, text in told.items():
+        result = CliRunner().invoke(charity, [*line.split(), "--state", "coordinator"], catch_exceptions=False)
+        assert (result.exit_code, result.stdout) == (0, text), f"charity {line}"
+    exported = CliRunner().invoke(charity, ["history", "--export", "--state", "coordinator"], catch_exceptions=False)
+    assert exported.stdout_bytes == Path("coordinator/outbox/ledger.jsonl").read_bytes()
