@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from fedssh import bundle, errors, keys, ledger, manifest, models, signature, weights
 
+    __version__: str
+
 __all__ = ["__version__", "bundle", "errors", "keys", "ledger", "manifest", "models", "signature", "weights"]
 
 
