@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedssh.forms import checked, nearest, number
-from fedssh.rules.policies import Policy
+
+if TYPE_CHECKING:
+    from fedssh.rules.policies import Policy
 
 Metrics = Mapping[str, Any]
 

@@ -2,6 +2,7 @@
 
 This is the only place where they stand. From it come the flags of `charity init`, what a site checks of a training plan
 (`plan`), what an experiment may say (`experiments.definition.settings`), and the record that a federation begins with.
+Policies are loaded when one is read, since `--help` reads none.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedssh.errors import SettingsError
 from fedssh.forms import Form, checked, number, one_of, text, whole
 from fedssh.rules.gate import GATES, MARGIN, Gate
-from fedssh.rules.policies import Policy, read_policy
+
+if TYPE_CHECKING:
+    from fedssh.rules.policies import Policy
 
 SCHEDULES = ("free", "relay")  # where sites train in rounds, "rounds" is the only one
 METRICS = ("accuracy", "auc", "precision", "recall")
@@ -39,6 +42,8 @@ def term(default: Any, form: Form[Any], help: str, metavar: str | None = None, h
 
 
 def _policy(value: Any) -> str:
+    from fedssh.rules.policies import read_policy
+
     words = text(value).strip()
     read_policy(words)
     return words
@@ -84,6 +89,8 @@ def agree(
     Raises:
         SettingsError: A value is out of range, or two do not go together.
     """
+    from fedssh.rules.policies import read_policy
+
     try:
         policy = read_policy(settings["policy"])
         gate = Gate(settings["gate"], float(settings["margin"]))
