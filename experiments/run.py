@@ -55,7 +55,13 @@ Tell = Callable[[Told], None]
 
 
 def run_all(
-    experiment: Experiment, out: Path, data: Path, jobs: int, cores: int, tell: Tell, engines: str = "experiments"
+    experiment: Experiment,
+    out: Path,
+    data: Path,
+    jobs: int,
+    cores: int,
+    tell: Tell,
+    engines: str = "experiments.engines",
 ) -> list[Run]:
     """Do every run that is not finished yet.
 
@@ -65,7 +71,7 @@ def run_all(
         jobs: How many runs at once.
         cores: How many cores each of them may use.
         tell: Called for everything that happens.
-        engines: The package in which a module has the name of the experiment's engine.
+        engines: The package in which a folder has the name of the experiment's engine, with a module `engine`.
 
     Returns:
         The runs that failed; `tell` was told why.
@@ -219,7 +225,9 @@ def _work(connection: Connection, engine: str, engines: str, out: Path, data: Pa
         while True:
             run = connection.recv()
             try:
-                module = importlib.import_module(f"{engines}.{engine}")  # slow, so not before there is something to do
+                module = importlib.import_module(
+                    f"{engines}.{engine}.engine"
+                )  # slow, so not before there is something to do
                 text = _do(run, module.run, engine, out, data, cores, _Teller(connection))
                 connection.send(("done", 1.0, text))
             except AgentError as error:

@@ -47,9 +47,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.out, self.done = folder, folder / "out", folder / "done.txt"
-        (folder / "pretended").mkdir()
-        (folder / "pretended" / "__init__.py").touch()
-        (folder / "pretended" / "memory.py").write_text(ENGINE)
+        (folder / "pretended" / "memory").mkdir(parents=True)
+        (folder / "pretended" / "memory" / "engine.py").write_text(ENGINE)
         pixels, labels = np.zeros((90, 12, 12), np.uint8), np.arange(90) % 2
         np.savez(folder / "tiny.npz", train_images=pixels, train_labels=labels)
 
@@ -138,7 +137,7 @@ def test_a_worker_is_replaced_before_it_has_grown_large(bench: Bench, monkeypatc
 
 
 def test_an_unknown_engine_is_a_failure_not_a_hang(bench: Bench) -> None:
-    (bench.folder / "pretended" / "memory.py").write_text("import nothing_like_this\n")
+    (bench.folder / "pretended" / "memory" / "engine.py").write_text("import nothing_like_this\n")
     told: list[Told] = []
     bench.run(bench.experiment("sites = 2"), tell=told.append)
     assert "nothing_like_this" in told[-1].text
