@@ -16,10 +16,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedssh.alice.terms import Terms, read_terms
 from fedssh.chain import MAX_LINE_BYTES, Seen, check_order, check_release, read_line
@@ -27,6 +25,8 @@ from fedssh.errors import BundleError, WeightsError
 from fedssh.files import BLOCK, is_part, open_shared, part_of, read_shared
 from fedssh.forms import canonical, check_site, shown
 from fedssh.manifest import Release
+from fedssh.rules.standing import Standing
+from fedssh.rules.typed import ABSENT
 from fedssh.signature import RELEASE, verify
 from fedssh.weights import MAX_BYTES, Header, read_header
 
@@ -34,7 +34,6 @@ MAX_NOTE_BYTES = 4 * MAX_LINE_BYTES  # the ledger line, escaped once more, the m
 MAX_STATUS_BYTES = 64 * 1024
 COORDINATOR = "charity"
 COPY = "release.safetensors"
-_FEDERATION = ("name", "schedule", "turn", "state", "sessions", "sites")
 _METRICS = ("loss", "accuracy")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -54,12 +53,14 @@ class Received:
     Attributes:
         site: Who this site is, as the coordinator knows it.
         release: Its manifest: signed by the coordinator, and what its record and the genesis record say.
+        standing: What it says of the federation.
         model: A copy of the plain model file, in Alice's own folder.
         header: Of `model`.
     """
 
     site: str
     release: Release
+    standing: Standing
     model: Path
     header: Header
 
@@ -147,7 +148,7 @@ def read_release(folder: Path, sequence: int, terms: Terms, site: str | None, se
         FileNotFoundError: Bob has just removed it.
     """
     path = folder / f"{sequence:08}.json"
-    name, release = _read_note(path, sequence, terms)
+    name, release, standing = _read_note(path, sequence, terms)
     if site is not None and name != site:
         raise BundleError(f"{path} is for the site {name}, this one is {site}")
     if release.sequence < seen.sequence:
@@ -160,10 +161,10 @@ def read_release(folder: Path, sequence: int, terms: Terms, site: str | None, se
     header = _copy(model, release, private / COPY)
     if header.architecture != release.architecture:
         raise WeightsError(f"{model} has another architecture than release {release.sequence} names")
-    return Received(name, release, private / COPY, header)
+    return Received(name, release, standing, private / COPY, header)
 
 
-def _read_note(path: Path, sequence: int, terms: Terms) -> tuple[str, Release]:
+def _read_note(path: Path, sequence: int, terms: Terms) -> tuple[str, Release, Standing]:
     try:
         note = json.loads(read_shared(path, MAX_NOTE_BYTES))
         if isinstance(note, dict) and {"site", "manifest"} <= note.keys() and not {"signature", "record"} & note.keys():
@@ -184,26 +185,12 @@ def _read_note(path: Path, sequence: int, terms: Terms) -> tuple[str, Release]:
     if release.sequence != sequence:
         raise BundleError(f"{path} holds release {release.sequence}")
     check_release(release, read_line(record, terms.coordinator), terms.record)
-    for where, names in (("federation", _FEDERATION), ("metrics", _METRICS)):
-        if missing := [name for name in names if name not in getattr(release, where)]:
-            raise BundleError(f"{path}: the release's {where} lacks {missing[0]!r}")
-    if release.federation["schedule"] == "rounds":
-        _check_rounds(path, release.federation)
-    return site, release
-
-
-def _check_rounds(path: Path, federation: Mapping[str, Any]) -> None:
-    """Check what Alice reads of rounds.
-
-    Raises:
-        BundleError: Something is missing.
-    """
-    now, last = federation.get("round"), federation.get("last")
-    if "turns" not in federation or "round" not in federation:
+    if missing := [name for name in _METRICS if name not in release.metrics]:
+        raise BundleError(f"{path}: the release's metrics lacks {missing[0]!r}")
+    standing = Standing.read(release.federation, f"{path}: the release's federation")
+    if standing.schedule == "rounds" and ABSENT in (standing.turns, standing.round):
         raise BundleError(f"{path}: the release's federation lacks 'turns' or 'round', with the schedule 'rounds'")
-    for block, needed in ((now, {"number", "sites", "of"}), (last, {"round", "event", "reason"})):
-        if block is not None and not (isinstance(block, dict) and needed <= block.keys()):
-            raise BundleError(f"{path}: the release's federation tells a round without {', '.join(sorted(needed))}")
+    return site, release, standing
 
 
 def _copy(model: Path, release: Release, target: Path) -> Header:

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from fedssh.alice.session import in_round
 from fedssh.manifest import Local, Release
 from fedssh.rules.plan import Plan
+from fedssh.rules.standing import LastRound, Standing
 
 FEW = 4  # names in one line
 
 
-def waiting(federation: Mapping[str, Any], site: str) -> str:
+def waiting(standing: Standing, site: str) -> str:
     """What a site waits for that may not train now."""
-    if federation["schedule"] != "rounds":
-        turn = federation["turn"]
+    if standing.schedule != "rounds":
+        turn = standing.turn
         return "waiting until our turn is passed on" if turn == site else f"waiting for our turn; it is {turn}'s"
-    now = federation["round"]
+    now = standing.open_round
     if now is None:
         return "waiting for the next round"
-    others = names([name for name in now["sites"] if name != site])
-    last = now["of"] is not None and now["number"] >= now["of"]
-    what = f"the end of round {now['number']}, the last" if last else f"round {now['number'] + 1}"
-    if not in_round(federation, site):
-        return f"waiting for {what}; {others} train{'s' if len(now['sites']) == 1 else ''} in this one"
+    others = names([name for name in now.sites if name != site])
+    last = now.of is not None and now.number >= now.of
+    what = f"the end of round {now.number}, the last" if last else f"round {now.number + 1}"
+    if not in_round(standing, site):
+        return f"waiting for {what}; {others} train{'s' if len(now.sites) == 1 else ''} in this one"
     with_us = f", {others} too" if others else ""
     return f"waiting for {what}; in this one we have trained{with_us}"
 
 
-def last_round(last: Mapping[str, Any]) -> str:
+def last_round(last: LastRound) -> str:
     """What became of the last round."""
-    return f"round {last['round']} was {str(last['event']).removeprefix('round-')}: {last['reason']}"
+    return f"round {last.round} was {last.event.removeprefix('round-')}: {last.reason}"
 
 
 def names(sites: Sequence[str]) -> str:
@@ -57,9 +57,9 @@ def session(number: int, agreed: int | None, sequence: int, examples: int, plan:
     return f"session {number}{of} begins from release {sequence}: {examples:,} images, {ends}"
 
 
-def over(federation: Mapping[str, Any], sessions_trained: int) -> str:
+def over(standing: Standing, sessions_trained: int) -> str:
     """Why nothing more is trained."""
-    if federation["state"] == "finished":
+    if standing.finished:
         return f"the federation is finished; {trained_here(sessions_trained)}"
     return f"all {sessions(sessions_trained)} trained"
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fedssh.manifest import Local
+from fedssh.rules.standing import Standing
 
 
 class Patience:
@@ -60,33 +59,33 @@ class Trained:
     passed: bool = True
 
 
-def may_start(federation: Mapping[str, Any], site: str, trained: Trained) -> bool:
+def may_start(standing: Standing, site: str, trained: Trained) -> bool:
     """Whether this site may train now, from a release with this state of the federation.
 
     With the schedule `free` always. With `rounds` when the open round selected it, once a round, which `turns` counts.
     With `relay` in its turn, once: a release that was made before the coordinator had our last report still says that
     it is our turn. Its count of `turns` tells; without one, the turn must have been seen elsewhere in between.
     """
-    if federation["schedule"] == "rounds":
-        return in_round(federation, site) and int(federation["turns"]) != trained.turns
-    if federation["schedule"] != "relay":
+    turns = standing.started.turns
+    if standing.schedule == "rounds":
+        return in_round(standing, site) and turns != trained.turns
+    if standing.schedule != "relay":
         return True
-    if federation["turn"] != site:
+    if standing.turn != site:
         return False
-    if "turns" in federation:
-        return trained.turns is None or int(federation["turns"]) != trained.turns
-    return trained.passed or list(federation["sites"]) == [site]
+    if turns is not None:
+        return turns != trained.turns
+    return trained.passed or standing.sites == (site,)
 
 
-def in_round(federation: Mapping[str, Any], site: str) -> bool:
+def in_round(standing: Standing, site: str) -> bool:
     """Whether there is an open round, and this site is selected for it."""
-    return federation["round"] is not None and site in federation["round"]["sites"]
+    return standing.open_round is not None and site in standing.open_round.sites
 
 
-def is_over(federation: Mapping[str, Any], trained: Trained) -> bool:
+def is_over(standing: Standing, trained: Trained) -> bool:
     """Whether this site has nothing more to train: the federation is finished, or its sessions are trained."""
-    agreed = federation["sessions"]
-    return federation["state"] == "finished" or (agreed is not None and trained.sessions >= agreed)
+    return standing.finished or (standing.sessions is not None and trained.sessions >= standing.sessions)
 
 
 def session_seed(seed: int, session: int) -> int:

@@ -146,8 +146,8 @@ class Alice:
                 return None
             elif self._may_train(seen):
                 return seen
-            elif not session.is_over(seen.release.federation, self.memory.trained):
-                self._say_waiting(messages.waiting(seen.release.federation, seen.site), seen.site)
+            elif not session.is_over(seen.standing, self.memory.trained):
+                self._say_waiting(messages.waiting(seen.standing, seen.site), seen.site)
             self.stop.wait(POLL_SECONDS)
         raise Stopped("stopped while waiting")
 
@@ -163,12 +163,12 @@ class Alice:
 
     def _is_over(self, received: Received) -> bool:
         """Whether there is nothing more to train, and the release that says so is the newest."""
-        federation, sequence = received.release.federation, received.release.sequence
+        sequence = received.release.sequence
         if self._at_limit():
             text = f"this site's limit of {messages.sessions(self.limits.max_sessions)} is reached (--max-sessions)"
             self._say("finished", text, site=received.site, sessions=self.memory.trained.sessions)
             return True
-        if not session.is_over(federation, self.memory.trained):
+        if not session.is_over(received.standing, self.memory.trained):
             return False
         if self.news.is_the_newest(sequence):
             self._say_over(received)
@@ -181,10 +181,10 @@ class Alice:
         return self.memory.trained.sessions >= self.limits.max_sessions
 
     def _may_train(self, received: Received) -> bool:
-        federation, trained = received.release.federation, self.memory.trained
+        standing, trained = received.standing, self.memory.trained
         if self._at_limit():
             return False
-        return not session.is_over(federation, trained) and session.may_start(federation, received.site, trained)
+        return not session.is_over(standing, trained) and session.may_start(standing, received.site, trained)
 
     def _wait_for_first(self, waited: float, wait_seconds: float, waiting_for: str) -> None:
         self._say_waiting(waiting_for, None)
@@ -194,13 +194,13 @@ class Alice:
 
     def _recall(self, terms: Terms, received: Received) -> None:
         """Note which release was taken, and what it says about whose turn it is; count anew in another federation."""
-        release, federation = received.release, received.release.federation
+        release = received.release
         known = self.memory
         if known.genesis != terms.hash and (known.genesis is not None or known.federation != terms.name):
             known = Memory()
         seen = Seen(release.sequence, release.head)
         known = dataclasses.replace(known, federation=terms.name, genesis=terms.hash, seen=seen)
-        if federation["turn"] != received.site and not known.trained.passed:
+        if received.standing.turn != received.site and not known.trained.passed:
             known = dataclasses.replace(known, trained=dataclasses.replace(known.trained, passed=True))
         if known != self.memory:
             self._remember(known)
@@ -303,7 +303,7 @@ class Alice:
             started=tally.started,
             created=now(),
         )
-        turns = received.release.federation.get("turns")
+        turns = received.standing.started.turns
         trained = dataclasses.replace(self.memory.trained, turns=turns, passed=False)
         self._remember(dataclasses.replace(self.memory, trained=trained, over=report))
         self._finish_report()
@@ -368,11 +368,17 @@ class Alice:
 
     def _say_last_round(self, received: Received) -> None:
         """Say once what became of the last round."""
-        last = received.release.federation.get("last")
-        if last is not None and last["round"] != self._last_round:
-            self._last_round = last["round"]
-            outcome = {"round": last["round"], "outcome": last["event"], "reason": last["reason"]}
-            self._say("last-round", messages.last_round(last), site=received.site, **outcome)
+        last = received.standing.last_round
+        if last is not None and last.round != self._last_round:
+            self._last_round = last.round
+            self._say(
+                "last-round",
+                messages.last_round(last),
+                site=received.site,
+                round=last.round,
+                outcome=last.event,
+                reason=last.reason,
+            )
 
     def _say_release(self, received: Received, score: Local) -> None:
         release, there = received.release, received.release.metrics
@@ -387,7 +393,7 @@ class Alice:
         )
 
     def _say_session(self, received: Received, tally: Tally) -> None:
-        agreed, sequence = received.release.federation["sessions"], received.release.sequence
+        agreed, sequence = received.standing.sessions, received.release.sequence
         self._say(
             "session",
             messages.session(tally.number, agreed, sequence, self.network.examples, tally.plan),
@@ -400,4 +406,4 @@ class Alice:
 
     def _say_over(self, received: Received) -> None:
         count = self.memory.trained.sessions
-        self._say("finished", messages.over(received.release.federation, count), site=received.site, sessions=count)
+        self._say("finished", messages.over(received.standing, count), site=received.site, sessions=count)

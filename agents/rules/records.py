@@ -122,7 +122,7 @@ def counted(state: Federation, sent: Sent) -> Verdict:
     assert current is not None
     reason = f"update {len(current.updates) + 1} of {len(current.sites)} in round {current.number}"
     taken = verdict(state, sent, Decision(True, reason))
-    return Counted(**{name: value for name, value in vars(taken).items()}, round=current.number)
+    return Counted(**vars(taken), round=current.number)
 
 
 def reported(state: Federation, over: Over) -> Report | Refused:

@@ -50,12 +50,12 @@ class Standing(Typed):
     margin: float | Absent = said("The gate's margin; 0 where it is missing.", absent=True)
     version: int | Absent = said("How often the current model has changed; genesis is 0.", absent=True)
     schedule: str = said("`free`, `relay` or `rounds`.")
-    turn: str | Absent | None = said("Whose turn it is in a relay.", absent=True)
+    turn: str | None = said("Whose turn it is in a relay.")
     turns: int | Absent = said("How often the turn was passed; the number of the newest round.", absent=True)
     round: OpenRound | Absent | None = said("The round that is open.", absent=True)
     last: LastRound | Absent | None = said("The last round that closed.", absent=True)
     state: str = said("`open` or `finished`.")
-    sessions: int | Absent | None = said("How many sessions each site shall train; null is without end.", absent=True)
+    sessions: int | None = said("How many sessions each site shall train; null is without end, and in rounds.")
     sites: tuple[str, ...] = said("The sites that train, in order of enrolment.")
 
     @property
@@ -66,9 +66,14 @@ class Standing(Typed):
     @property
     def started(self) -> Started:
         """What training from the release starts from."""
-        return Started(known(self.version, 0), known(self.turn, None), None if self.turns is ABSENT else self.turns)
+        return Started(known(self.version, 0), self.turn, None if self.turns is ABSENT else self.turns)
 
     @property
     def open_round(self) -> OpenRound | None:
         """The round that is open."""
         return known(self.round, None)
+
+    @property
+    def last_round(self) -> LastRound | None:
+        """The last round that closed."""
+        return known(self.last, None)

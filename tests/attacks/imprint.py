@@ -107,9 +107,9 @@ def unchecked(data: Path, model: Path, attack: Imprint) -> tuple[int, int]:
     """A session as it was trained before: whatever the release says. How many images come back, and of how many."""
     network = Network(data, 1, 1, None)
     header = write_weights(model, attack.tensors, attack.spec)
-    release: Any = None  # nobody looks at it below the checks
+    nothing: Any = None  # nobody looks at it below the checks
     plan, sent = read_plan(EVIL_PLAN), dict(attack.tensors)
-    network.adopt(Received("alice-1", release, model, header), plan)
+    network.adopt(Received("alice-1", nothing, nothing, model, header), plan)
     network.fit(1, plan, Local(1.0, 0.0), lambda epoch: True, threading.Event())
     theirs = {(255 * image).round().astype(np.uint8).tobytes() for image in trained_on(data, attack.spec)}
     return len(read_out(sent, network.weights()) & theirs), network.examples

@@ -36,7 +36,12 @@ models.build(7)
 @pytest.fixture(scope="module")
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, *"-m pip wheel -q --no-deps --no-build-isolation -w".split(), str(folder), str(root)]
+    command = [
+        sys.executable,
+        *["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w"],
+        str(folder),
+        str(root),
+    ]
     subprocess.run(command, check=True)
     [found] = folder.glob("*.whl")
     return found

@@ -13,6 +13,7 @@ from fedssh.alice.session import Patience, Trained, improved, is_over, may_start
 from fedssh.errors import BundleError, SettingsError
 from fedssh.manifest import Local
 from fedssh.rules.plan import read_plan
+from fedssh.rules.standing import LastRound, Standing
 
 NAN = float("nan")
 
@@ -37,9 +38,9 @@ def test_improved(candidate: tuple[float, float], best: tuple[float, float], exp
     assert improved(Local(*candidate), Local(*best)) is expected
 
 
-def federation(**changes: Any) -> dict[str, Any]:
-    sites = ["alice-1", "alice-2"]
-    return {"schedule": "relay", "turn": "alice-1", "state": "open", "sessions": None, "sites": sites, **changes}
+def federation(**changes: Any) -> Standing:
+    said = {"name": "test", "policy": "best", "schedule": "relay", "turn": "alice-1", "state": "open", "sessions": None}
+    return Standing.read({**said, "sites": ["alice-1", "alice-2"], **changes}, "a release")
 
 
 @pytest.mark.parametrize(
@@ -62,9 +63,9 @@ def test_may_start(changes: dict[str, Any], trained: Trained, expected: bool) ->
     assert may_start(federation(**changes), "alice-1", trained) is expected
 
 
-def rounds(**changes: Any) -> dict[str, Any]:
+def rounds(**changes: Any) -> Standing:
     now = {"number": 3, "sites": ["alice-1", "alice-3"], "of": None}
-    return {**federation(schedule="rounds", turn=None, turns=3, last=None), "round": now, **changes}
+    return federation(**{"schedule": "rounds", "turn": None, "turns": 3, "last": None, "round": now, **changes})
 
 
 @pytest.mark.parametrize(
@@ -120,9 +121,10 @@ def test_names_are_few() -> None:
 
 
 def test_the_last_round_is_told() -> None:
-    last = {"round": 3, "event": "round-refused", "reason": "the accuracy fell by 0.02"}
-    assert messages.last_round(last) == "round 3 was refused: the accuracy fell by 0.02"
-    assert messages.last_round({**last, "event": "round-accepted"}).startswith("round 3 was accepted: ")
+    refused = LastRound(round=3, event="round-refused", reason="the accuracy fell by 0.02")
+    assert messages.last_round(refused) == "round 3 was refused: the accuracy fell by 0.02"
+    accepted = LastRound(round=3, event="round-accepted", reason="it is better")
+    assert messages.last_round(accepted) == "round 3 was accepted: it is better"
 
 
 @pytest.mark.parametrize(

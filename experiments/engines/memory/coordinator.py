@@ -25,7 +25,7 @@ from fedssh.rules.gate import Gate, told
 from fedssh.rules.records import Over
 from fedssh.rules.rounds import Update, seconds_left
 from fedssh.rules.soundness import Finding
-from fedssh.rules.standing import Started
+from fedssh.rules.standing import Standing
 from fedssh.rules.typed import known
 from fedssh.rules.vocabulary import MAKES_CURRENT
 from fedssh.weights import architecture_hash
@@ -270,7 +270,7 @@ class Coordinator:
             epoch=sent.epoch,
             examples=sent.examples,
             builds_on=sent.release.sequence,
-            started=_started(sent.release),
+            started=standing_of(sent.release).started,
             claim=_claim(sent.claim),
             model=store.blob(sent.weights),
             architecture=known(self.state.genesis.architecture, ""),
@@ -300,7 +300,7 @@ class Coordinator:
             checkpoints=checkpoints,
             examples=examples,
             builds_on=release.sequence,
-            started=_started(release),
+            started=standing_of(release).started,
             metrics=_claim(claim) if claim else None,
         )
         return coordinator.report(self._store, over)
@@ -333,10 +333,11 @@ class Coordinator:
         return done.record
 
 
-def _started(release: Record) -> Started:
+def standing_of(release: Record) -> Standing:
+    """What a release says of the federation."""
     said = release.said
     assert isinstance(said, Released)
-    return said.federation.started
+    return said.federation
 
 
 def _claim(claim: Local) -> Claim:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from experiments.definition.attack import Attack, forge
-from experiments.engines.memory.coordinator import Coordinator, Sent
+from experiments.engines.memory.coordinator import Coordinator, Sent, standing_of
 from experiments.engines.memory.models import Weights
 from fedssh.alice.session import Trained, is_over, may_start, session_seed
 from fedssh.manifest import Local
@@ -222,11 +222,11 @@ class Simulation:
         release = self._coordinator.state.release
         if release is None:
             return
-        federation = release.fields["federation"]
+        standing = standing_of(release)
         for site in self._sites.values():
-            if not site.free or is_over(federation, site.trained):
+            if not site.free or is_over(standing, site.trained):
                 continue
-            if may_start(federation, site.name, site.trained):
+            if may_start(standing, site.name, site.trained):
                 self._start(site, release)
 
     def _start(self, site: Site, release: Record) -> None:
@@ -287,6 +287,6 @@ class Simulation:
             site.name, clock, session=running.number, epochs=session.epochs, checkpoints=running.sent,
             examples=site.examples, release=running.release, claim=best,
         )  # fmt: skip
-        turns = running.release.fields["federation"]["turns"]
+        turns = standing_of(running.release).started.turns
         site.trained = Trained(running.number, turns, passed=False)
         site.free = True
