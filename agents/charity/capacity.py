@@ -15,7 +15,7 @@ from fedssh.forms import MAX_BYTES, canonical
 from fedssh.manifest import Release, new_id, now
 from fedssh.rules import records
 from fedssh.rules.events import Blob, Event, Released
-from fedssh.rules.federation import Federation, Site
+from fedssh.rules.federation import Federation, Member
 from fedssh.rules.gate import Decision
 from fedssh.rules.rounds import Round, Update
 
@@ -30,7 +30,7 @@ def check_room(state: Federation, name: str, key: str) -> None:
         SettingsError: It has not; the message says how many have.
     """
     others = tuple(member for member in state.members if member.name != name)
-    more = dataclasses.replace(state, members=(*others, Site(name, "site", key)))
+    more = dataclasses.replace(state, members=(*others, Member(name, "site", key)))
     what, size = max(sizes(more).items(), key=lambda item: item[1])
     # Scores are in a record up to three times, and may take other numbers of digits.
     reserve = RESERVE_BYTES + len(canonical(state.current.metrics))

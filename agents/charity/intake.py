@@ -22,7 +22,7 @@ from fedssh.keys import PrivateKey, parse_public
 from fedssh.ledger import Ledger
 from fedssh.manifest import Report, Submission
 from fedssh.rules.events import Record, Released
-from fedssh.rules.federation import Federation, Site
+from fedssh.rules.federation import Federation, Member
 from fedssh.rules.standing import Started
 
 ARRIVAL = re.compile(r"\d{20}-[0-9a-f]{8}\.bundle")
@@ -100,7 +100,7 @@ def done(taken: Taken) -> None:
     taken.arrived.path.with_suffix(".tries").unlink(missing_ok=True)
 
 
-def check_manifest(taken: Taken, member: Site, ledger: Ledger) -> tuple[Submission | Report, Started]:
+def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submission | Report, Started]:
     """Check the form, signature, sender and origin of what a bundle says. Its model is not looked at.
 
     Args:

@@ -24,7 +24,7 @@ from fedssh.charity.intake import Taken, Waiting
 from fedssh.charity.judge.client import Judge, JudgeDownError
 from fedssh.charity.release import release
 from fedssh.charity.settle import Settled, record_invalid, settle
-from fedssh.charity.throttle import Admission
+from fedssh.charity.throttle import Throttle
 from fedssh.charity.vault import Vault
 from fedssh.commands import tell
 from fedssh.errors import LedgerError, SettingsError
@@ -63,7 +63,7 @@ class Coordinator:
         self._enrolled = self.vault.state.enrolled
         self._short = 0  # of so many sites, as said last
         self._inbox = Inbox(self.vault.folders, self.stop.is_set)
-        self._admission = Admission(self.vault, self.now, self._inbox.remove)
+        self._throttle = Throttle(self.vault, self.now, self._inbox.remove)
 
     def recover(self) -> None:
         """Finish what the last process left unfinished. Doing it again changes nothing.
@@ -105,7 +105,7 @@ class Coordinator:
         for left in self._unfinished():
             self._settle(left)
         arriving = self._inbox.waiting([member.name for member in self.vault.state.members])
-        for waiting in self._admission.admitted(arriving):
+        for waiting in self._throttle.admitted(arriving):
             if self.stop.is_set():
                 return
             if taken := self._inbox.take(waiting):
@@ -119,7 +119,7 @@ class Coordinator:
         waits = [self.rescan_seconds]
         if self.turn_seconds is not None and self.vault.state.turn is not None:
             waits.append(self._heard[1] + self.turn_seconds - self.clock())
-        others = (self._seconds_of_round(), self._admission.seconds)
+        others = (self._seconds_of_round(), self._throttle.seconds)
         return max(0.05, min([*waits, *(seconds for seconds in others if seconds is not None)]))
 
     def _seconds_of_round(self) -> float | None:

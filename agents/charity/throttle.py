@@ -31,7 +31,7 @@ from fedssh.rules.events import Garbage, Record
 logger = logging.getLogger("charity")
 
 
-class Admission:
+class Throttle:
     """What waits, bundle by bundle, as far as the rates let it in.
 
     Args:

@@ -30,7 +30,7 @@ from fedssh.history.published import NoRecord, Published
 from fedssh.keys import PrivateKey, PublicKey, load_private, login_line, parse_public
 from fedssh.ledger import Ledger, checked
 from fedssh.rules.events import START, Accepted, Blob, Counted, Event, Record, RoundAccepted
-from fedssh.rules.federation import Federation, Site, advance, derive
+from fedssh.rules.federation import Federation, Member, advance, derive
 from fedssh.rules.vocabulary import JUDGED, MAKES_CURRENT
 from fedssh.signature import allowed_signers
 
@@ -142,7 +142,7 @@ class Vault:
             if not _has(outbox / name, text.encode()):
                 write_whole(outbox / name, text.encode(), PUBLIC)
 
-    def can_use(self, member: Site) -> bool:
+    def can_use(self, member: Member) -> bool:
         """Whether a key can be used; says once of each that cannot.
 
         Enrolling refuses such a key, but older versions looked less closely, and what is in the history stays there.

@@ -47,7 +47,7 @@ from fedssh.rules.typed import known
 
 
 @dataclass(frozen=True)
-class Site:
+class Member:
     """Somebody who was enrolled: a site that trains, or an auditor who reads.
 
     Attributes:
@@ -118,7 +118,7 @@ class Federation:
     head: str
     current: Current
     sessions: int | None
-    members: tuple[Site, ...] = ()
+    members: tuple[Member, ...] = ()
     turn: str | None = None
     turns: int = 0
     finished: bool = False
@@ -149,16 +149,16 @@ class Federation:
         return main_metric(self.genesis)
 
     @property
-    def sites(self) -> tuple[Site, ...]:
+    def sites(self) -> tuple[Member, ...]:
         """The sites that train, in order of enrolment."""
         return tuple(member for member in self.members if member.role == "site" and not member.revoked)
 
     @property
-    def enrolled(self) -> tuple[Site, ...]:
+    def enrolled(self) -> tuple[Member, ...]:
         """Everybody who may log in, in order of enrolment."""
         return tuple(member for member in self.members if not member.revoked)
 
-    def member(self, name: str) -> Site | None:
+    def member(self, name: str) -> Member | None:
         """Who has this name now, or had it last."""
         return next((member for member in self.members if member.name == name), None)
 
@@ -307,7 +307,7 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
         case SiteAdded():
             others = tuple(member for member in state.members if member.name != said.site)
             before = state.member(said.site)  # with a new key perhaps, but still the one that trained
-            added = Site(said.site, said.role, said.key, before.sessions if before else 0)
+            added = Member(said.site, said.role, said.key, before.sessions if before else 0)
             return dataclasses.replace(state, members=(*others, added))
         case SiteRevoked():
             member = state.member(said.site)
@@ -388,7 +388,7 @@ def _policy(text: str) -> Policy:
         raise LedgerError(f"record 1: {error}", "this federation needs a newer fedssh") from None
 
 
-def _with_member(state: Federation, changed: Site | None) -> Federation:
+def _with_member(state: Federation, changed: Member | None) -> Federation:
     members = (changed if changed and one.name == changed.name else one for one in state.members)
     return dataclasses.replace(state, members=tuple(members))
 

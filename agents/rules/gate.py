@@ -64,11 +64,6 @@ class Gate:
         return self.kind == "ladder" and not decided.accept
 
 
-def shares(policy: Policy, staleness: int) -> tuple[float, ...]:
-    """What `policy` says is to be scored; see `Policy.shares`."""
-    return policy.shares(staleness)
-
-
 def decide(
     policy: Policy, gate: Gate, metric: str, current: Metrics, bar: float, mixes: Sequence[tuple[float, Metrics]]
 ) -> Decision:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedssh.errors import LedgerError
 from fedssh.rules.events import HEAD, Blob, Genesis, Record
-from fedssh.rules.federation import Current, Federation, Site
+from fedssh.rules.federation import Current, Federation, Member
 from fedssh.rules.rounds import Round, Update
 from fedssh.rules.standing import LastRound
 from fedssh.rules.typed import plain
@@ -57,7 +57,7 @@ def _from(value: Mapping[str, Any], sequence: int, head: str) -> Federation:
             "makers": tuple(current["makers"]),
             "server": tuple(map(_blob, current["server"])),
         }),
-        "members": tuple(Site(**member) for member in value["members"]),
+        "members": tuple(Member(**member) for member in value["members"]),
         "round": None if now is None else _round(now),
         "last": None if last is None else LastRound.read(last, "the last round of the state"),
         "release": None if release is None else Record(**release | {"text": release["text"].encode()}),

@@ -1,6 +1,6 @@
 """Experiments as small TOML files: the runs that they ask for, and what is to be made of the results.
 
-    name, question, engine, seeds, conclusion
+    name, question, engine, seeds, conclusion (or in NAME.md beside NAME.toml)
     [federation] [data] [plan]   what all runs have in common, see `settings`
     [[runs]]                     any of their settings; lists are multiplied out, so two lists of 3 make 9 runs
     [published]                  `source`, and `figures`: what, published, and where ours stands
@@ -101,6 +101,9 @@ def read(path: Path, seeds: Sequence[int] = (), engine: str | None = None, quick
     """
     try:
         fields = tomllib.loads(path.read_text())
+        written = path.with_suffix(".md")  # a conclusion of several sentences reads better as a page of its own
+        if written.is_file():
+            fields = {"conclusion": written.read_text().strip(), **fields}
         return _experiment(fields, path.stem, tuple(seeds), engine, quick)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from None

@@ -110,7 +110,7 @@ def calls(checkout: Path, state: Path) -> dict[str, tuple[list[str], dict[str, s
 
 def ask_forced(checkout: Path) -> list[str]:
     """How that checkout's door starts its forced command, without its flags."""
-    package = "fedssh.door" if (checkout / "agents/door/command.py").exists() else "fedssh.charity"
+    package = "fedssh.door" if (checkout / "agents/door/command.py").exists() else "agents.charity"
     code = f"import sys; sys.path.insert(0, {str(checkout)!r}); from {package}.command import main; main()"
     return [str(checkout / ".venv/bin/python"), "-I", "-S", "-c", code]
 

@@ -15,7 +15,7 @@ from fedssh.forms import MAX_BYTES, canonical
 from fedssh.keys import PrivateKey
 from fedssh.ledger import Ledger
 from fedssh.rules.events import Blob, Genesis
-from fedssh.rules.federation import Current, Federation, Site
+from fedssh.rules.federation import Current, Federation, Member
 from fedssh.rules.policies import read_policy
 
 METRICS = {"accuracy": 2 / 3, "loss": 1 / 3, "auc": None, "confusion": [[125, 10], [9, 380]]}
@@ -41,7 +41,7 @@ def federation(policy: str, count: int) -> Federation:
         examples=1,
         seed=1,
     )
-    members = tuple(Site(f"hospital-{number:04}", "site", key(number)) for number in range(count))
+    members = tuple(Member(f"hospital-{number:04}", "site", key(number)) for number in range(count))
     return Federation(genesis, count + 1, "cd" * 32, Current(1, model, METRICS), None, members)
 
 
