@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import tarfile
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,19 @@ def records(name: str) -> list[Record]:
         file = tar.extractfile("coordinator/outbox/ledger.jsonl")
         assert file is not None
         return list(read_export(file, growing=False))
+
+
+@cache
+def table() -> dict[str, list[str]]:
+    """The rows of README.md by name; the cells after it."""
+    rows = re.findall(r"^\| `(.*?)` \|(.*)\|$", (HERE / "README.md").read_text(), re.MULTILINE)
+    return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+
+
+def unfinished(name: str) -> list[str]:
+    """The events that the next start of a folder adds, and its first round of work."""
+    adds = table()[name][6]
+    return [] if adds == "nothing" else adds.split(", ")
 
 
 def state(name: str) -> dict[str, Any]:
