@@ -291,7 +291,7 @@ def serve(
             _check_holdout(judge.start(), coordinator.vault)
             coordinator.recover()
             state = coordinator.vault.state
-            text = f"serving {{state.genesis.federation}} from record {state.sequence}; {settings}".rstrip("; ")
+            text = f"serving {state.genesis.federation} from record {state.sequence}; {settings}".rstrip("; ")
             tell(logger, "start", text, sequence=state.sequence, pid_judge=judge.pid, settings=settings)
             _loop(coordinator, stop, wake, check)
         finally:
