@@ -42,7 +42,7 @@ from fedssh.models.data import datasets, images
 from fedssh.models.data.images import Images
 from fedssh.rules.plan import read_plan
 from fedssh.weights import write_weights
-from tests.coordinator import Coordinator
+from tests.harness.releases import Coordinator
 
 HONEST_PLAN: dict[str, Any] = {
     "batch_size": 32, "epochs": 2, "patience": 10, "optimizer": "adam", "learning_rate": 0.001, "loss": "auto",

@@ -47,6 +47,7 @@ from fedssh.alice.exchange import Exchange
 from fedssh.alice.incoming import Received, read_offer
 from fedssh.commands import print_table
 from fedssh.manifest import Claim, Local, new_id, now
+from scripts.demo.federation import free_port
 
 BIN = Path(sys.executable).parent
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
@@ -124,12 +125,6 @@ class Stage:
 def run(name: str, *arguments: object) -> str:
     """A command of an agent that ends by itself."""
     return subprocess.run([str(BIN / name), *map(str, arguments)], check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

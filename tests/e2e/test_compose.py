@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from typing import Any
 
 import docker
 import pytest
+
+from scripts.demo.federation import free_port
 
 pytestmark = pytest.mark.docker
 
@@ -31,9 +32,7 @@ Compose = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables of docker-compose.yml; a test may change them before it begins anew."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     source = os.environ.get("FEDSSH_DATA") or str(tmp_path_factory.mktemp("data"))
     dataset = "pneumoniamnist" if Path(source, "pneumoniamnist.npz").exists() else "digits"
     return {

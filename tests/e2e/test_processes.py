@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.harness.sites import history, processes_of
 
 SMALL = ("--sites=2", "--dataset=digits", "--sessions=1", "--epochs=3", "--seed=3")
 
@@ -34,18 +35,6 @@ def until(log: Path, text: str, process: subprocess.Popen[bytes], seconds: float
         assert process.poll() is None and time.monotonic() < end, f"no {text!r} in:\n{log.read_text()}"
         time.sleep(0.2)
     return log.read_text()
-
-
-def history(root: Path, state: Path) -> list[dict[str, Any]]:
-    """The ledger's records."""
-    lines = (state / "coordinator/outbox/ledger.jsonl").read_text().splitlines()
-    return [json.loads(json.loads(line)["record"]) for line in lines]
-
-
-def children(state: Path) -> list[str]:
-    """Processes that still work on a state folder, by their command lines."""
-    found = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in found if str(state) in line and " -m pytest" not in line and not line.startswith("ps ")]
 
 
 def open_to_others(state: Path) -> list[Path]:
@@ -79,14 +68,14 @@ def test_first_run_ends_with_a_verified_history(root: Path, state: Path, tmp_pat
     assert not foreign(state)
     assert state.stat().st_mode & 0o777 == 0o700
     assert not open_to_others(state)
-    events = [record["event"] for record in history(root, state)]
+    events = [record["event"] for record in history(state / "coordinator")]
     assert events[0] == "genesis"
     assert "accepted" in events
     assert "alice-1" in said and "alice-2" in said
     assert "accepted" in said
     assert "best model" in said
     assert "test split" in said
-    assert not children(state)
+    assert not processes_of(state)
     charity = [str(Path(sys.executable).with_name("charity")), "verify", f"--state={state / 'coordinator'}"]
     assert subprocess.run(charity, check=False).returncode == 0
 
@@ -94,7 +83,7 @@ def test_first_run_ends_with_a_verified_history(root: Path, state: Path, tmp_pat
 def test_second_run_continues_and_stock_ssh_reads_the_history(root: Path, state: Path, tmp_path: Path) -> None:
     if not state.exists():
         pytest.skip("the first run did not happen")
-    before = history(root, state)
+    before = history(state / "coordinator")
     for path in (state, state / "sites", state / "logs"):
         path.chmod(0o755)  # as earlier versions left them
     (state / "holdout.npz").chmod(0o644)
@@ -111,11 +100,11 @@ def test_second_run_continues_and_stock_ssh_reads_the_history(root: Path, state:
     finally:
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=30) == 0, log.read_text()
-    after = history(root, state)
+    after = history(state / "coordinator")
     assert after[: len(before)] == before
     assert [record["event"] for record in after].count("genesis") == 1
     assert sum(record["event"] == "report" for record in after) > sum(record["event"] == "report" for record in before)
-    assert not children(state)
+    assert not processes_of(state)
 
 
 def by_ssh(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -142,12 +131,12 @@ def test_ctrl_c_stops_everything_and_leaves_rounds_that_continue(root: Path, tmp
     until(log, "session 1", process, 120)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=15) == 130, log.read_text()
-    assert not children(state)
+    assert not processes_of(state)
     for rounds in (1, 2):
         log = tmp_path / f"log-{rounds}"
         process = start(root, state, log, fedavg)
         assert process.wait(timeout=300) == 0, log.read_text()
-        records = history(root, state)
+        records = history(state / "coordinator")
         closed = [record for record in records if record["event"] in ("round-accepted", "round-refused")]
         assert [record["round"] for record in closed] == list(range(1, rounds + 1))
         assert [part["site"] for part in closed[-1]["updates"]] == ["alice-1", "alice-2"]
@@ -192,4 +181,4 @@ def test_a_failing_agent_ends_the_run_with_its_last_lines(root: Path, state: Pat
     process = start(root, copy, log)
     assert process.wait(timeout=120) == 1, log.read_text()
     assert "alice at alice-2 ended with code" in log.read_text()
-    assert not children(copy)
+    assert not processes_of(copy)

@@ -6,7 +6,6 @@ And the units of docs/operations.md start commands that there are.
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import re
 import shlex
@@ -22,6 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from scripts.demo.federation import free_port
+from tests.harness.sites import Records, history
 
 # Commands of the README that other tests run, word for word or with a state folder of their own: those of its console
 # blocks, and those for `charity` within its text. The sh blocks are run here, one section after another.
@@ -116,9 +118,8 @@ class Told:
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def records(self) -> list[dict[str, object]]:
-        lines = (self.folder / "coordinator/outbox/ledger.jsonl").read_text().splitlines()
-        return [json.loads(json.loads(line)["record"]) for line in lines]
+    def records(self) -> Records:
+        return history(self.folder / "coordinator")
 
 
 def make_images(path: Path, seed: int, count: int) -> None:
@@ -141,9 +142,7 @@ def told(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]
     told = Told(folder, root)
     make_images(folder / "xrays.npz", 1, 40)
     make_images(folder / "partition.npz", 2, 120)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     there = {
         "charity@charity.example:2222": f"{getpass.getuser()}@127.0.0.1:{port}",
         "0.0.0.0:2222": f"127.0.0.1:{port}",
@@ -223,7 +222,7 @@ def test_going_back_and_exporting(told: Told) -> None:
     told.shell("charity rollback 1")
     told.shell(f"charity export {accepted} best.keras")
     assert (told.folder / "best.keras").stat().st_size > 100_000
-    after = [record for record in told.records() if record["sequence"] > before]  # type: ignore[operator]
+    after = [record for record in told.records() if record["sequence"] > before]
     assert [(record["event"], record["to"]) for record in after if record["event"] == "rollback"] == [("rollback", 1)]
 
 

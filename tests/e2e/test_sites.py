@@ -5,72 +5,16 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from scripts.demo.federation import Federation, free_port
-from scripts.demo.processes import AgentFailed
+from tests.harness.sites import Story
 
-Records = list[dict[str, Any]]
 CLOSING = ("round-accepted", "round-refused")
 DEADLINE_SECONDS = 10
 FEDAVG, MERGE = f"fedavg:deadline={DEADLINE_SECONDS}", "merge"
-
-
-class Story(Federation):
-    """A federation whose sites come and go.
-
-    Attributes:
-        marks: Where the history stood at what happened to the sites: number of the newest record then.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, free_port(), Path(sys.executable).parent)
-        self.marks: dict[str, int] = {}
-
-    @property
-    def part(self) -> str:
-        """The event that says that a site took part."""
-        return "counted" if self.records()[0]["schedule"] == "rounds" else "report"
-
-    def said(self, program: str, site: str) -> list[str]:
-        """What an agent of a site said, as people read it."""
-        log = self.log(program, site)
-        return [text_of(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-    def join(self, site: str) -> None:
-        """Start a site, whose Bob asks often."""
-        self.start_site(site, bob=("--retry-max=1",))
-
-    def until(self, condition: Callable[[], object], seconds: float = 120) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            try:
-                self.check()
-            except AgentFailed as error:
-                pytest.fail(f"{error}\n{self.last_lines()}")
-            assert time.monotonic() < end, f"it did not happen\n{self.last_lines()}"
-            time.sleep(0.05)
-
-    def last_lines(self) -> str:
-        return "\n".join(f"{path.name}:\n{path.read_text()[-2500:]}" for path in self.logs.glob("*.log"))
-
-    def mark(self, name: str) -> None:
-        self.marks[name] = self.records()[-1]["sequence"]
-
-    def since(self, mark: str, *events: str, **fields: Any) -> Records:
-        """The records after a mark of these events and with these fields."""
-        later = self.records()[self.marks[mark] :]
-        return [record for record in later if record["event"] in events and fields.items() <= record.items()]
-
-
-def text_of(line: str) -> str:
-    return str(json.loads(line)["text"]) if line.startswith("{") else line
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,9 @@ from fedssh.models.data import datasets
 from fedssh.models.data.images import Images
 from fedssh.rules.plan import read_plan
 from fedssh.weights import read_weights, write_weights
-from tests.coordinator import Coordinator, write_status
+from tests.harness.images import easy_images
+from tests.harness.releases import Coordinator, write_status
+from tests.harness.waiting import until
 
 SPEC: dict[str, Any] = models.check_spec({"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16, "depth": 1})
 PLAN: dict[str, Any] = {
@@ -99,14 +101,6 @@ class SmallSite:
         return sorted(self.exchange.outgoing.glob("*.json"))
 
 
-def easy_images(number: int, size: int = 6, seed: int = 0) -> Images:
-    """Dark images of class 0 and bright ones of class 1, with some that are hard to tell."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(number) % 2
-    pixels = random.normal(0.4 + 0.2 * labels[:, None, None, None], 0.25, (number, size, size, 1))
-    return Images(np.clip(pixels, 0, 1).astype(np.float32), labels.astype(np.int64))
-
-
 @pytest.fixture
 def site(tmp_path: Path, keys: dict[str, PrivateKey]) -> SmallSite:
     return SmallSite(tmp_path, keys["coordinator"])
@@ -134,13 +128,6 @@ Told = Callable[[str], list[dict[str, Any]]]
 def alice(site: SmallSite, stop: threading.Event | None = None, epochs: int | None = None, seed: int = 1) -> Alice:
     network = Network(site.data, seed, 1, None)
     return Alice(site.exchange, site.state, network, epochs, 0.0, stop or threading.Event(), LIMITS)
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 # a session
@@ -377,15 +364,15 @@ def test_rounds_are_trained_once_each_and_others_are_waited_out(site: SmallSite,
     thread = threading.Thread(target=alice(site, stop).run)
     thread.start()
     try:
-        until(lambda: told("session-over"))
-        until(lambda: told("waiting"))
+        until(lambda: told("session-over"), 20)
+        until(lambda: told("waiting"), 20)
         assert told("waiting")[-1]["text"] == "waiting for round 2; in this one we have trained, alice-2 too"
         site.release(2, plan=SESSION, **in_round(2, "alice-2", "alice-3", last=last))
-        until(lambda: len(told("waiting")) == 2)
+        until(lambda: len(told("waiting")) == 2, 20)
         assert told("waiting")[-1]["text"] == "waiting for round 3; alice-2 and alice-3 train in this one"
         site.release(3, plan=SESSION, **in_round(2, "alice-2", "alice-3", last=last))  # such as after a new site
         site.release(4, plan=SESSION, **in_round(3, "alice-1", last=last))
-        until(lambda: len(told("session-over")) == 2)
+        until(lambda: len(told("session-over")) == 2, 20)
         assert [event["builds_on"] for event in told("session")] == [1, 4]
         assert [event["text"] for event in told("last-round")] == [
             "round 1 was refused: accuracy 0.51 is less than 0.53"
@@ -533,7 +520,7 @@ def test_a_verdict_on_its_way_is_awaited(site: SmallSite, told: Told) -> None:
     trainer.settle_seconds = 10
 
     def judge() -> None:
-        until(site.reports)
+        until(site.reports, 20)
         site.release(2)
 
     late = threading.Thread(target=judge)
@@ -556,7 +543,7 @@ def test_a_finished_federation_ends_alice_once_the_door_says_that_nothing_is_new
     trainer = alice(site)
     thread = threading.Thread(target=trainer.run)
     thread.start()
-    until(lambda: told("waiting"))
+    until(lambda: told("waiting"), 20)
     assert told("waiting")[0]["text"].startswith(
         "release 4 leaves nothing to train; waiting until the coordinator says"
     )
@@ -583,16 +570,16 @@ def test_in_relay_alice_trains_in_her_turn_only_and_once(site: SmallSite, told: 
     thread = threading.Thread(target=trainer.run)
     thread.start()
     try:
-        until(lambda: told("waiting"))
+        until(lambda: told("waiting"), 20)
         assert "it is alice-2's" in told("waiting")[0]["text"]
         site.release(2, schedule="relay", turn="alice-1", turns=1)
-        until(lambda: told("session-over"))
+        until(lambda: told("session-over"), 20)
         # Made from our own checkpoint, before the coordinator heard that our session is over.
         site.release(3, schedule="relay", turn="alice-1", turns=1)
         time.sleep(0.6)
         assert len(told("session")) == 1
         site.release(7, schedule="relay", turn="alice-1", turns=3)
-        until(lambda: len(told("session-over")) == 2)
+        until(lambda: len(told("session-over")) == 2, 20)
         assert [event["builds_on"] for event in told("session")] == [2, 7]
     finally:
         stop.set()

@@ -18,10 +18,10 @@ from fedssh.alice.terms import read_terms
 from fedssh.errors import LedgerError, SettingsError
 from fedssh.keys import PrivateKey
 from fedssh.models.backend import load_keras
-from fedssh.models.data.images import Images
 from fedssh.rules.plan import read_plan
 from fedssh.weights import read_header, write_weights
-from tests.coordinator import Coordinator
+from tests.harness.images import easy_images
+from tests.harness.releases import Coordinator
 
 SPEC: dict[str, Any] = models.check_spec({"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16, "depth": 1})
 PLAN = read_plan({
@@ -29,14 +29,6 @@ PLAN = read_plan({
     "metric": "accuracy",
 })  # fmt: skip
 XRAYS = ("NORMAL", "PNEUMONIA")
-
-
-def easy_images(number: int, seed: int = 0) -> Images:
-    """Dark images of class 0 and bright ones of class 1, with some that are hard to tell."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(number) % 2
-    pixels = random.normal(0.4 + 0.2 * labels[:, None, None, None], 0.25, (number, 6, 6, 1))
-    return Images(np.clip(pixels, 0, 1).astype(np.float32), labels.astype(np.int64))
 
 
 def xrays(folder: Path, names: Sequence[str], number: int = 80, size: int = 6) -> Path:

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +22,10 @@ import pytest
 from fedssh.charity import enrol
 from fedssh.manifest import Claim, Local, SessionOver, new_id, now
 from fedssh.weights import read_header
+from scripts.demo.federation import free_port
+from tests.harness.room import Room, Rooms
+from tests.harness.waiting import last_words, until
 
-Room = Any  # tests/integration/conftest.py
 DOORS = ["embedded", pytest.param("sshd", marks=pytest.mark.sshd)]
 GATE = {"gate": "on", "margin": 0.01}
 ROUNDS = {"policy": "fedavg:fraction=1,minimum=0.5,deadline=600,sites=1", "schedule": "rounds", **GATE}
@@ -145,11 +146,7 @@ class Stage:
         return dict.fromkeys(("newest", "confirmed", "refused_since", "reason"))
 
     def wait(self, condition: Callable[[], object], seconds: float = 15) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            logs = "\n".join(f"{path.name}:\n{path.read_text()}" for path in self.folder.glob("*.log"))
-            assert time.monotonic() < end, f"it did not happen in time\n{logs}"
-            time.sleep(0.02)
+        until(condition, seconds, lambda: last_words(self.folder))
 
 
 @dataclass
@@ -185,14 +182,8 @@ class Bob:
         self.ends(0)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(params=DOORS)
-def stage(request: pytest.FixtureRequest, new_room: Callable[..., Room], tmp_path: Path) -> Iterator[Stage]:
+def stage(request: pytest.FixtureRequest, new_room: Rooms, tmp_path: Path) -> Iterator[Stage]:
     """A stage with a door of the kind that the parameter names, and what else it says is agreed."""
     kind, agreement = request.param if isinstance(request.param, tuple) else (request.param, {})
     room = new_room(**agreement)

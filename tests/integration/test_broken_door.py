@@ -25,8 +25,7 @@ from fedssh.charity.vault import Vault
 from fedssh.errors import BundleError
 from fedssh.files import sha256_file
 from fedssh.manifest import Submission
-
-Room = Any  # tests/integration/conftest.py
+from tests.harness.room import Room
 
 
 def sparse(size: int) -> Callable[[Path, Path], None]:
@@ -99,8 +98,12 @@ def test_what_stands_where_a_sites_folder_belongs_makes_room(room: Room, tmp_pat
     place, elsewhere = room.folders.inbox / "alice-3", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / f"{1:020}-00000000.bundle").write_bytes(b"somebody's")
-    lay = {"file": lambda: place.write_bytes(b""), "link": lambda: place.symlink_to(elsewhere)}
-    lay.get(what, lambda: os.mkfifo(place))()
+    lay: dict[str, Callable[[], object]] = {
+        "file": lambda: place.write_bytes(b""),
+        "link": lambda: place.symlink_to(elsewhere),
+        "FIFO": lambda: os.mkfifo(place),
+    }
+    lay[what]()
     public = tmp_path / "x.pub"
     public.write_text(room.keys["alice-3"].public.line)
     enrol.add(room.vault, "alice-3", public, "site")
@@ -213,7 +216,7 @@ def unprivileged(room: Room) -> Iterator[Room]:
 
 def test_what_cannot_be_read_is_skipped_and_said_once(unprivileged: Room, caplog: pytest.LogCaptureFixture) -> None:
     room = unprivileged
-    builds_on = room.vault.state.release.sequence
+    builds_on = room.newest.sequence
     locked = room.arrive("alice-1")
     locked.write_bytes(b"x")
     locked.chmod(0)
@@ -232,7 +235,7 @@ def test_what_cannot_be_read_is_skipped_and_said_once(unprivileged: Room, caplog
 
 def test_a_claimed_bundle_that_the_door_locks_is_let_go(unprivileged: Room, caplog: pytest.LogCaptureFixture) -> None:
     room = unprivileged
-    builds_on = room.vault.state.release.sequence
+    builds_on = room.newest.sequence
     room.submit("alice-1", 0.9, builds_on=builds_on)
     good = room.submit("alice-2", 0.9, builds_on=builds_on)
     [path] = (room.folders.inbox / "alice-1").iterdir()

@@ -20,7 +20,7 @@ from fedssh.history import views
 from fedssh.keys import PrivateKey
 from fedssh.signature import LEDGER, allowed_signers, sign
 from fedssh.verify import check_export
-from tests.integration.conftest import Room
+from tests.harness.room import Room
 
 TOOLS = ("age", "jq", "sha256sum", "ssh-keygen", "tar")
 MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]

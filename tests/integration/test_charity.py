@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import sys
 import tarfile
 import threading
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from fedssh import chain, weights
-from fedssh.bundle import open_bundle, seal
+from fedssh.bundle import seal
 from fedssh.charity import enrol, operate, serve
 from fedssh.charity.intake import Waiting
 from fedssh.charity.judge.client import Judge, JudgeDownError
@@ -29,18 +30,10 @@ from fedssh.charity.verify import audit
 from fedssh.errors import LedgerError, SettingsError
 from fedssh.forms import canonical
 from fedssh.ledger import read_export, verify
-from fedssh.manifest import Release, new_id
+from fedssh.manifest import Release
 from fedssh.rules.standing import Started
 from fedssh.signature import SUBMISSION, read_allowed_signers, sign
-
-Room = Any  # tests/integration/conftest.py
-
-
-def opened(room: Room, site: str = "alice-1") -> tuple[Release, Path]:
-    """The newest release as a site opens it."""
-    newest = max(room.folders.releases.glob("*.bundle"))
-    model = room.folders.state.parent / f"opened-{new_id()}.safetensors"
-    return open_bundle(newest, model, Release, room.keys["coordinator"].public, room.keys[site]), model
+from tests.harness.room import Room, Rooms
 
 
 def test_a_better_model_is_accepted_stored_and_released(room: Room) -> None:
@@ -51,7 +44,7 @@ def test_a_better_model_is_accepted_stored_and_released(room: Room) -> None:
     assert verdict["event"] == "accepted"
     assert verdict["reason"] == "accuracy 0.7000 beats 0.5000"
     assert verdict["current_metrics"]["accuracy"] == 0.5
-    manifest, model = opened(room)
+    manifest, model = room.opened()
     assert manifest.sequence > before
     assert manifest.metrics == verdict["metrics"]
     assert model.read_bytes() == room.folders.model(verdict["model"]["sha256"]).read_bytes()
@@ -65,7 +58,7 @@ def test_a_worse_model_is_refused_with_the_reason_and_not_kept(room: Room) -> No
     room.work()
     verdict = room.verdict("alice-2", submission)
     assert (verdict["event"], verdict["reason"]) == ("refused", "accuracy 0.4000 is below the current 0.5000")
-    assert room.vault.state.release.sequence == before
+    assert room.newest.sequence == before
     assert not room.folders.model(verdict["model"]["sha256"]).exists()
     assert not list(room.folders.opened.iterdir())
 
@@ -82,9 +75,9 @@ def test_bundles_are_judged_in_order_of_arrival_over_all_sites(room: Room) -> No
 def test_every_site_can_open_the_release_and_nobody_else(room: Room) -> None:
     room.release()
     for site in ("alice-1", "alice-2"):
-        opened(room, site)
+        room.opened(site)
     with pytest.raises(Exception, match="not for SHA256"):
-        opened(room, "stranger")
+        room.opened("stranger")
 
 
 def test_only_the_newest_releases_are_kept(room: Room) -> None:
@@ -92,7 +85,7 @@ def test_only_the_newest_releases_are_kept(room: Room) -> None:
         room.submit("alice-1", accuracy)
         room.work()
     assert len(list(room.folders.releases.glob("*.bundle"))) == KEPT
-    assert path_of(room.folders, room.vault.state.release.sequence).exists()
+    assert path_of(room.folders, room.newest.sequence).exists()
 
 
 def test_the_outbox_tells_the_whole_signed_history(room: Room) -> None:
@@ -163,7 +156,7 @@ def truncate(room: Room) -> None:
     path.write_bytes(path.read_bytes()[:3000])
 
 
-def changed_weights(**changes: Any) -> Callable[[Room], None]:
+def changed_weights(**changes: Any) -> Callable[[Room], object]:
     return lambda room: room.submit("alice-1", 0.9, model=room.model(0.9, **changes))
 
 
@@ -179,7 +172,7 @@ def hide_name(room: Room) -> None:
     write_tar(room.arrive("alice-1"), [("../manifest.json", b"{}")])
 
 
-HOSTILE: dict[str, tuple[Callable[[Room], None], str]] = {
+HOSTILE: dict[str, tuple[Callable[[Room], object], str]] = {
     "not a bundle": (lambda room: room.arrive("alice-1").write_bytes(b"hello"), "the bundle is not a tar"),
     "empty": (lambda room: room.arrive("alice-1").write_bytes(b""), "the bundle is not a tar"),
     "unsigned": (unsigned, "there is no signature"),
@@ -357,7 +350,8 @@ def test_the_coordinator_goes_on_when_work_fails_for_a_while() -> None:
 
 def test_a_judge_killed_while_idle_costs_no_submission(room: Room) -> None:
     room.judge.start()
-    room.judge._process.kill()
+    assert room.judge.pid
+    os.kill(room.judge.pid, signal.SIGKILL)
     submission = room.submit("alice-1", 0.7)
     room.work()
     assert room.verdict("alice-1", submission)["event"] == "accepted"
@@ -373,7 +367,7 @@ def test_a_revoked_site_is_refused_and_left_out_of_the_release(room: Room) -> No
     room.work()
     verdict = room.verdict("alice-2", pending)
     assert (verdict["event"], verdict["reason"], verdict["metrics"]) == ("refused", "revoked", None)
-    manifest, _ = opened(room)
+    manifest, _ = room.opened()
     assert manifest.federation["sites"] == ["alice-1"]
     assert len(manifest.recipients) == 1
     sites = json.loads((room.folders.outbox / "sites.json").read_text())["sites"]
@@ -476,7 +470,7 @@ def test_a_key_that_nobody_can_use_is_not_enrolled_and_stops_nobody(
     assert [record.event for record in vault.ledger.judged()] == ["invalid", "accepted"]
     assert "the key of even cannot be used" in vault.ledger.judged()[0].fields["reason"]
     assert room.verdict("alice-1", good)["event"] == "accepted"
-    release, _ = opened(room)
+    release, _ = room.opened()
     assert len(release.recipients) == 2
     published = (room.folders.outbox / "ledger.jsonl").read_bytes().splitlines()
     record, genesis = (chain.read_line(published[at - 1], vault.key.public) for at in (release.sequence, 1))
@@ -487,7 +481,7 @@ def test_a_key_that_nobody_can_use_is_not_enrolled_and_stops_nobody(
     assert all(caplog.text.count(f"{name} is left out, because its key cannot be used") == 1 for name in bad)
 
 
-def test_a_release_that_nobody_can_open_is_not_sealed(new_room: Callable[..., Room]) -> None:
+def test_a_release_that_nobody_can_open_is_not_sealed(new_room: Rooms) -> None:
     room = new_room(sites=())
     with room.vault.locked():
         room.vault.ledger.append("site-added", {"site": "bad", "role": "site", "key": "ssh-rsa AAAA"}, room.vault.key)
@@ -502,7 +496,7 @@ def test_an_auditor_reads_and_gets_no_release(room: Room, tmp_path: Path) -> Non
     public.write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti me@laptop")
     enrol.add(room.vault, "auditor", public, "auditor")
     room.release()
-    manifest, _ = opened(room)
+    manifest, _ = room.opened()
     assert manifest.federation["sites"] == ["alice-1", "alice-2"]
     sites = json.loads((room.folders.outbox / "sites.json").read_text())["sites"]
     assert [row["role"] for row in sites] == ["site", "site", "auditor"]
@@ -535,7 +529,7 @@ def test_addresses(address: str, parts: tuple[str, str, int]) -> None:
 # Sessions and turns
 
 
-def test_the_federation_ends_when_every_site_has_trained_its_sessions(new_room: Callable[..., Room]) -> None:
+def test_the_federation_ends_when_every_site_has_trained_its_sessions(new_room: Rooms) -> None:
     room = new_room(sessions=1)
     room.report("alice-1")
     room.work()
@@ -544,20 +538,20 @@ def test_the_federation_ends_when_every_site_has_trained_its_sessions(new_room: 
     room.work()
     assert room.verdict("alice-2", report)["event"] == "report"
     assert room.events()[-2:] == ["finished", "release"]
-    manifest, _ = opened(room)
+    manifest, _ = room.opened()
     assert manifest.federation["state"] == "finished"
     operate.reopen(Vault(room.folders), 2, "more")
     room.work()
-    manifest, _ = opened(room)
+    manifest, _ = room.opened()
     assert (manifest.federation["state"], manifest.federation["sessions"]) == ("open", 2)
 
 
-def test_in_a_relay_the_turn_goes_round(new_room: Callable[..., Room]) -> None:
+def test_in_a_relay_the_turn_goes_round(new_room: Rooms) -> None:
     room = new_room(schedule="relay", sessions=2)
     turns = []
     for site in ("alice-1", "alice-2", "alice-1", "alice-2"):
         room.release()
-        manifest, _ = opened(room)
+        manifest, _ = room.opened()
         turns.append(manifest.federation["turn"])
         room.report(site)
         room.work()
@@ -566,7 +560,7 @@ def test_in_a_relay_the_turn_goes_round(new_room: Callable[..., Room]) -> None:
     assert room.vault.state.turn is None
 
 
-def test_a_site_that_comes_back_has_trained_what_it_had_trained(new_room: Callable[..., Room], tmp_path: Path) -> None:
+def test_a_site_that_comes_back_has_trained_what_it_had_trained(new_room: Rooms, tmp_path: Path) -> None:
     room = new_room(schedule="relay", sessions=1)
     room.report("alice-1")
     room.work()
@@ -579,12 +573,12 @@ def test_a_site_that_comes_back_has_trained_what_it_had_trained(new_room: Callab
     assert room.vault.state.finished, "else it would wait for a session that alice-1 has trained already"
 
 
-def test_garbage_and_copies_do_not_keep_a_turn(new_room: Callable[..., Room]) -> None:
+def test_garbage_and_copies_do_not_keep_a_turn(new_room: Rooms) -> None:
     room = new_room(schedule="relay")
     time = [0.0]
     coordinator = Coordinator(room.vault, room.judge, turn_seconds=10, clock=lambda: time[0])
     coordinator.work()
-    room.submit("alice-1", 0.6, builds_on=room.vault.state.release.sequence)
+    room.submit("alice-1", 0.6, builds_on=room.newest.sequence)
     copy = max((room.folders.inbox / "alice-1").iterdir()).read_bytes()
     coordinator.work()
     for time[0] in (4, 8):
@@ -597,7 +591,7 @@ def test_garbage_and_copies_do_not_keep_a_turn(new_room: Callable[..., Room]) ->
     assert room.vault.state.turn == "alice-2"
 
 
-def test_a_site_that_never_stops_sending_holds_up_neither_turns_nor_the_end(new_room: Callable[..., Room]) -> None:
+def test_a_site_that_never_stops_sending_holds_up_neither_turns_nor_the_end(new_room: Rooms) -> None:
     room = new_room(schedule="relay")
     builds_on = room.release()
 
@@ -624,7 +618,7 @@ def test_a_site_that_never_stops_sending_holds_up_neither_turns_nor_the_end(new_
     assert len(room.vault.ledger.judged()) == judged
 
 
-def test_in_a_relay_only_the_work_of_the_turn_counts(new_room: Callable[..., Room]) -> None:
+def test_in_a_relay_only_the_work_of_the_turn_counts(new_room: Rooms) -> None:
     room = new_room(schedule="relay", sessions=2)
     first = room.release()
     early = room.submit("alice-2", 0.9), room.report("alice-2", builds_on=first)
@@ -656,13 +650,13 @@ def test_in_a_relay_only_the_work_of_the_turn_counts(new_room: Callable[..., Roo
     assert room.vault.state.out_of_turn("alice-1", older) == "", "an older version counted no turns"
 
 
-def test_work_that_comes_after_its_turn_was_passed_on_is_refused(new_room: Callable[..., Room]) -> None:
+def test_work_that_comes_after_its_turn_was_passed_on_is_refused(new_room: Rooms) -> None:
     room = new_room(schedule="relay")
     time = [0.0]
     coordinator = Coordinator(room.vault, room.judge, turn_seconds=10, clock=lambda: time[0])
     coordinator.work()
     assert room.vault.state.release is not None
-    builds_on = room.vault.state.release.sequence
+    builds_on = room.newest.sequence
     time[0] = 10
     coordinator.work()
     late = room.submit("alice-1", 0.9, builds_on=builds_on), room.report("alice-1", builds_on=builds_on)
@@ -671,13 +665,13 @@ def test_work_that_comes_after_its_turn_was_passed_on_is_refused(new_room: Calla
         assert room.verdict("alice-1", id)["reason"] == "the turn of alice-1 is over; it is alice-2's turn"
 
 
-def test_the_turn_of_a_silent_or_revoked_site_passes(new_room: Callable[..., Room]) -> None:
+def test_the_turn_of_a_silent_or_revoked_site_passes(new_room: Rooms) -> None:
     room = new_room(schedule="relay")
     time = [0.0]
     coordinator = Coordinator(room.vault, room.judge, turn_seconds=10, clock=lambda: time[0])
     coordinator.work()
     time[0] = 9
-    room.submit("alice-1", 0.6, builds_on=room.vault.state.release.sequence)
+    room.submit("alice-1", 0.6, builds_on=room.newest.sequence)
     coordinator.work()
     time[0] = 18
     coordinator.work()
@@ -686,7 +680,7 @@ def test_the_turn_of_a_silent_or_revoked_site_passes(new_room: Callable[..., Roo
     coordinator.work()
     assert room.vault.state.turn == "alice-2"
     assert "turn-passed" in room.events()
-    manifest, _ = opened(room)
+    manifest, _ = room.opened()
     assert manifest.federation["turn"] == "alice-2"
     enrol.revoke(Vault(room.folders), "alice-2", "gone")
     coordinator.work()
@@ -705,7 +699,7 @@ def test_a_rollback_makes_the_earlier_model_current_and_releases_it(room: Room) 
     record = operate.roll_back(Vault(room.folders), 1, "mislabelled images")
     room.work()
     assert room.vault.state.current.of == record.sequence
-    manifest, _ = opened(room)
+    manifest, _ = room.opened()
     assert manifest.metrics["accuracy"] == 0.5
     again = room.submit("alice-2", 0.6)
     room.work()
@@ -714,7 +708,7 @@ def test_a_rollback_makes_the_earlier_model_current_and_releases_it(room: Room) 
         operate.roll_back(room.vault, 2, "")
 
 
-def test_a_second_beginning_is_refused(room: Room, new_room: Callable[..., Room]) -> None:
+def test_a_second_beginning_is_refused(room: Room, new_room: Rooms) -> None:
     with pytest.raises(SettingsError, match="holds a federation already"):
         new_room()
 
@@ -733,7 +727,7 @@ def test_the_outbox_is_derived_and_comes_back(room: Room) -> None:
     Coordinator(Vault(room.folders), room.judge).recover()
     found = {path: path.read_bytes() for path in outbox.rglob("*") if path.is_file() and path.parent.name != "releases"}
     assert found == wanted
-    opened(room)
+    room.opened()
 
 
 def test_a_cut_off_line_of_the_published_history_is_repaired(room: Room) -> None:
@@ -746,17 +740,10 @@ def test_a_cut_off_line_of_the_published_history_is_repaired(room: Room) -> None
 
 
 def test_an_older_ledger_put_back_is_noticed(room: Room) -> None:
-    copy = room.folders.ledger.with_name("copy.db")
-    import sqlite3
-
-    with sqlite3.connect(room.folders.ledger) as source, sqlite3.connect(copy) as target:
-        source.backup(target)
+    copy = room.copy_ledger()
     room.submit("alice-1", 0.7)
     room.work()
-    room.vault.ledger.close()
-    for path in room.folders.vault.glob("ledger.db*"):
-        path.unlink()
-    copy.replace(room.folders.ledger)
+    room.put_back(copy)
     with pytest.raises(LedgerError, match="part after record 3"):
         Vault(room.folders).repair()
 

@@ -1,7 +1,7 @@
 """`kill -9` of the coordinator before every durable step: what is judged is judged once, and nothing is lost.
 
-Each run is a forked child that kills itself when it is about to do its n-th durable step, for n = 1, 2, 3 … until
-a run comes to its end. The next run is killed at its n-th step as well; the third may finish.
+Each run is killed at its n-th durable step, for n = 1, 2, 3 … until a run comes to its end. The next run is killed at
+its n-th step as well; the third may finish.
 """
 
 from __future__ import annotations
@@ -9,12 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
-import sqlite3
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,6 @@ import pytest
 from fedssh.bundle import open_bundle
 from fedssh.charity import enrol, genesis, snapshot
 from fedssh.charity.folders import Folders
-from fedssh.charity.judge import combining
 from fedssh.charity.serve import Coordinator
 from fedssh.charity.vault import Vault
 from fedssh.charity.verify import audit
@@ -34,13 +30,8 @@ from fedssh.keys import PrivateKey
 from fedssh.ledger import Ledger, verify
 from fedssh.manifest import Release
 from fedssh.rules.policies import read_policy
-from fedssh.weights import read_weights, write_weights
-
-Room = Any  # tests/integration/conftest.py
-
-SPEC = {"name": "mlp", "depth": 1, "width": 2, "input": [2, 2, 1], "classes": 2}  # those of the room
-SHAPES = {"dense1/kernel": (4, 2), "output/bias": (1,)}
-STEPS = ("replace", "rename", "link", "unlink", "fsync", "ftruncate", "sendfile")
+from tests.harness.killed import killed_at
+from tests.harness.room import AGREED, JudgeInProcess, Room, Rooms, lay_key
 
 
 @pytest.fixture(autouse=True)
@@ -50,107 +41,18 @@ def loaded_key(monkeypatch: pytest.MonkeyPatch, keys: dict[str, PrivateKey]) -> 
         monkeypatch.setattr(f"fedssh.charity.{module}.load_private", lambda path: keys["coordinator"])
 
 
-class Scores:
-    """Reads the score out of the model file, as the stand-in judge does, without a process."""
-
-    pid = None
-
-    def score(self, model: Path) -> dict[str, Any]:
-        import struct
-
-        value = round(struct.unpack("<f", model.read_bytes()[-4:])[0], 4)
-        return {"accuracy": value, "loss": 1 - value}
-
-    spec = SPEC
-    statistics: frozenset[str] = frozenset()
-
-    def read(self, path: Path) -> Mapping[str, Any]:
-        return read_weights(path, SHAPES)
-
-    def score_weights(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        value = round(float(tensors["output/bias"][0]), 4)
-        return {"accuracy": value, "loss": 1 - value}
-
-    def mix(
-        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
-    ) -> list[dict[str, Any]]:
-        wanted = {"current": current, "candidate": candidate, "shares": shares, "out": out}
-        metrics: list[dict[str, Any]] = combining.mix(self, wanted)["metrics"]
-        return metrics
-
-    def combine(
-        self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
-    ) -> dict[str, Any]:
-        wanted = {"policy": policy, "base": base, "updates": updates, "server": server, "out": out}
-        return combining.combine(self, wanted)
-
-    def start(self) -> dict[str, Any]:
-        return {"holdout": {"sha256": "ab" * 32, "examples": 2}}
-
-    def check(self, *models: Any) -> dict[str, Any]:
-        return {"sound": True, "text": ""}
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        import numpy as np
-
-        out = Path(request["genesis"]["out"])
-        write_weights(out, {"w": np.full((2,), 0.5, np.float32)}, {"name": "x"})
-        return {"metrics": self.score(out), "examples": 1}
-
-    def stop(self) -> None: ...
-
-
-def die_at(step: int) -> None:
-    """Kill this process when it is about to do its n-th durable step."""
-    left = [step]
-
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return call
-
-    for name in STEPS:
-        setattr(os, name, counted(getattr(os, name)))
-
-    class Connection(sqlite3.Connection):
-        commit = counted(sqlite3.Connection.commit)
-
-    connect = sqlite3.connect
-    sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=Connection, **options)  # type: ignore
-
-
-def killed_at(step: int, act: Callable[[], None]) -> bool:
-    """Run `act` in a child that dies at its n-th step; returns whether it came to that."""
-    child = os.fork()
-    if child == 0:
-        try:
-            die_at(step)
-            act()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert os.WEXITSTATUS(status) == 0, "the run failed instead of being killed; see above"
-    return False
-
-
 def serve_once(folders: Folders) -> None:
     """What `charity serve` does from its start until everything is done."""
-    coordinator = Coordinator(Vault(folders), Scores())  # type: ignore[arg-type]
+    coordinator = Coordinator(Vault(folders), JudgeInProcess())
     coordinator.recover()
     coordinator.work()
 
 
+Busy = tuple[Room, dict[str, tuple[str, str]]]
+
+
 @pytest.fixture
-def busy(room: Room, tmp_path: Path) -> tuple[Room, dict[str, tuple[str, str]]]:
+def busy(room: Room) -> Busy:
     """A coordinator whose inbox holds one of everything; what must come of each, by site and id."""
     release = room.release()
     room.judge.stop()
@@ -181,7 +83,11 @@ def separate_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("volumes", "stride"), [(1, 1), (2, 3)])
 def test_killed_at_every_step_of_its_work(
-    volumes: int, stride: int, busy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    volumes: int,
+    stride: int,
+    busy: Busy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     room, wanted = busy
     monkeypatch.setattr(snapshot, "EVERY", 4)  # also between the steps of a snapshot and a summary
@@ -213,9 +119,7 @@ def test_killed_at_every_step_of_its_work(
         ("merge:steps=2,staleness=0", 0.8),
     ],
 )
-def test_killed_at_every_step_of_averaging(
-    policy: str, accuracy: float, new_room: Callable[..., Room], tmp_path: Path
-) -> None:
+def test_killed_at_every_step_of_averaging(policy: str, accuracy: float, new_room: Rooms, tmp_path: Path) -> None:
     agreed = read_policy(policy)
     schedule = "rounds" if agreed.rounds else "free"
     room = new_room(policy=agreed.text, schedule=schedule, gate="on", margin=0.01)
@@ -289,8 +193,6 @@ def check(folders: Folders, keys: dict[str, PrivateKey], wanted: dict[str, tuple
 
 
 def test_init_killed_at_every_step_can_be_given_again(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
-    terms: dict[str, Any] = {"federation": "test", "spec": {"name": "x"}, "plan": {"metric": "accuracy"}}
-    terms |= {"policy": "best", "gate": "on", "margin": 0.01, "schedule": "free", "sessions": None}
     step = 0
     died = True
     while died:
@@ -298,12 +200,11 @@ def test_init_killed_at_every_step_can_be_given_again(tmp_path: Path, keys: dict
         folders = Folders(tmp_path / f"killed-{step}")
         folders.make()
         if step > 1:  # making a key of 3072 bits takes long enough to do it only once
-            folders.key.write_bytes(keys["coordinator"].pem)
-            folders.key.chmod(0o600)
+            lay_key(folders, keys["coordinator"])
 
         def begin(folders: Folders = folders) -> None:
             if not genesis.is_begun(folders):
-                genesis.begin(folders, tmp_path, terms, 0, {}, Scores())  # type: ignore[arg-type]
+                genesis.begin(folders, tmp_path, AGREED, 0, {}, JudgeInProcess())
             Vault(folders).repair()
 
         died = killed_at(step, begin)

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from asyncio.base_subprocess import BaseSubprocessTransport
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from fedssh.forms import canonical
 from fedssh.keys import PrivateKey
 from fedssh.manifest import new_id, now
 from fedssh.signature import LEDGER, sign
+from scripts.demo.federation import free_port
+from tests.harness.waiting import until
 
 MAX_BYTES = 8 << 20
 HASH = "ab" * 32
@@ -135,7 +137,7 @@ class Door:
                 stdin=subprocess.DEVNULL,
             )
         if wait:
-            until(self.answers, 20, self.log)
+            until(self.answers, 20, self.log.read_text)
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as client:
@@ -186,22 +188,6 @@ def processes() -> Iterator[tuple[int, bytes]]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             yield int(folder.name), (folder / "cmdline").read_bytes()
-
-
-def until(happened: Callable[[], object], seconds: float = 5, log: Path | None = None) -> float:
-    """Wait until something is so; returns the seconds it took."""
-    start = time.monotonic()
-    while not happened():
-        if time.monotonic() - start > seconds:
-            pytest.fail(f"not within {seconds} s" + (f"; log: {log.read_text()}" if log else ""))
-        time.sleep(0.01)
-    return time.monotonic() - start
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 KINDS = [pytest.param("sshd", marks=pytest.mark.sshd), "embedded"]
@@ -505,16 +491,22 @@ def test_more_bytes_than_announced_are_refused(door: Door) -> None:
     assert door.vault.inbox() == []
 
 
+def upload_begun(client: paramiko.Transport, door: Door) -> paramiko.Channel:
+    """A third of an upload, which is on the door's disk."""
+    channel = client.open_session()
+    channel.exec_command("scp -t .")
+    assert channel.recv(1) == b"\0"
+    channel.sendall(b"C0644 1000000 x\n")
+    assert channel.recv(1) == b"\0"
+    channel.sendall(b"x" * 300_000)
+    until(lambda: len(door.vault.inbox()) == 1)
+    return channel
+
+
 @pytest.mark.parametrize("how", ["connection", "channel", "socket"])
 def test_a_cut_upload_leaves_nothing(door: Door, how: str) -> None:
     with door.client() as client:
-        channel = client.open_session()
-        channel.exec_command("scp -t .")
-        assert channel.recv(1) == b"\0"
-        channel.sendall(b"C0644 1000000 x\n")
-        assert channel.recv(1) == b"\0"
-        channel.sendall(b"x" * 300_000)
-        until(lambda: len(door.vault.inbox()) == 1)
+        channel = upload_begun(client, door)
         assert door.vault.inbox()[0].name.endswith(".part")
         if how == "channel":
             channel.close()
@@ -529,13 +521,7 @@ def test_a_cut_upload_leaves_nothing(door: Door, how: str) -> None:
 def test_a_killed_upload_leaves_no_bundle_and_the_next_one_sweeps(door: Door, tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"whole")
     with door.client() as client:
-        channel = client.open_session()
-        channel.exec_command("scp -t .")
-        assert channel.recv(1) == b"\0"
-        channel.sendall(b"C0644 1000000 x\n")
-        assert channel.recv(1) == b"\0"
-        channel.sendall(b"x" * 300_000)
-        until(lambda: len(door.vault.inbox()) == 1)
+        _open = upload_begun(client, door)  # it ends when it is forgotten
         # It is there and locked: another upload leaves it alone.
         assert door.scp(str(tmp_path / "b")).returncode == 0
         assert len(door.vault.inbox()) == 2

@@ -25,6 +25,7 @@ from fedssh.models import check_spec
 from fedssh.models.data.images import Images
 from fedssh.rules.events import Record
 from fedssh.rules.policies import read_policy
+from tests.harness.sites import processes_of
 
 PLAN = {
     "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.5, "batch_size": 16, "epochs": 2, "patience": 3,
@@ -167,16 +168,6 @@ def test_no_process_is_left_behind(tmp_path: Path, root: Path, number: signal.Si
         time.sleep(0.1)
     assert not left
     assert [path.name for path in (tmp_path / "agents").iterdir()] == ["logs"]
-
-
-def processes_of(folder: Path) -> list[str]:
-    """The command lines that name a folder."""
-    listed = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True).stdout
-    return [
-        line
-        for line in listed.splitlines()
-        if str(folder) in line and "-m pytest" not in line and not line.startswith("ps ")
-    ]
 
 
 # only in memory

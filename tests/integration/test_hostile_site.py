@@ -24,8 +24,7 @@ from fedssh.forms import canonical
 from fedssh.keys import PublicKey
 from fedssh.rules.events import TurnPassed
 from fedssh.signature import SUBMISSION, sign
-
-Room = Any  # tests/integration/conftest.py
+from tests.harness.room import Room
 
 
 def rebuild(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from fedssh.errors import LedgerError
 from fedssh.history import totals
 from fedssh.ledger import Ledger
 from tests.attacks import long_history
+from tests.harness.room import Room, Rooms
 
-Room = Any  # tests/integration/conftest.py
-LIMITED = {"rates": {"submissions_per_hour": 12, "invalid_per_hour": 4}}
+LIMITED: dict[str, Any] = {"rates": {"submissions_per_hour": 12, "invalid_per_hour": 4}}
 
 
 def garbage(room: Room, site: str = "alice-1", count: int = 1, content: bytes | None = None) -> list[Path]:
@@ -54,7 +53,7 @@ def test_what_each_verb_takes_does_not_grow_with_the_history(tmp_path: Path) -> 
 # Rates
 
 
-def test_a_site_above_its_rate_waits_and_the_others_are_served(new_room: Callable[..., Room]) -> None:
+def test_a_site_above_its_rate_waits_and_the_others_are_served(new_room: Rooms) -> None:
     room = new_room(**LIMITED)
     coordinator = room.coordinator
     coordinator.work()
@@ -63,7 +62,7 @@ def test_a_site_above_its_rate_waits_and_the_others_are_served(new_room: Callabl
     coordinator.work()
     assert [record.fields["submission"] for record in room.vault.ledger.judged()] == [*first[:12], other]
     assert waiting(room) == 3
-    assert 290 < coordinator._admission.seconds <= 300
+    assert coordinator._throttle.seconds and 290 < coordinator._throttle.seconds <= 300
     coordinator = Coordinator(Vault(room.folders), room.judge)  # a restart changes nothing
     coordinator.recover()
     coordinator.work()
@@ -77,7 +76,7 @@ def test_a_site_above_its_rate_waits_and_the_others_are_served(new_room: Callabl
     assert {room.verdict("alice-1", id)["event"] for id in first} == {"refused"}
 
 
-def test_garbage_above_the_rate_is_dropped_and_counted_in_one_record_an_hour(new_room: Callable[..., Room]) -> None:
+def test_garbage_above_the_rate_is_dropped_and_counted_in_one_record_an_hour(new_room: Rooms) -> None:
     room = new_room(**LIMITED)
     coordinator = room.coordinator
     coordinator.work()
@@ -102,7 +101,7 @@ def test_garbage_above_the_rate_is_dropped_and_counted_in_one_record_an_hour(new
 
 
 def test_whoever_can_ask_for_a_verdict_gets_one_also_above_the_rate_of_invalid_ones(
-    new_room: Callable[..., Room],
+    new_room: Rooms,
 ) -> None:
     room = new_room(**LIMITED)
     room.coordinator.work()
@@ -122,14 +121,14 @@ def test_the_same_garbage_again_and_again_is_one_record(room: Room) -> None:
 
 
 def test_a_federation_without_rates_has_no_limit(room: Room) -> None:
-    assert "rates" not in room.vault.state.genesis
+    assert room.vault.state.genesis.rates is ABSENT
     garbage(room, count=80)
     room.work()
     assert room.events().count("invalid") == 80
 
 
 def test_one_line_says_who_is_held_back(
-    new_room: Callable[..., Room], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    new_room: Rooms, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from fedssh.charity.cli import charity
 
@@ -220,17 +219,10 @@ def test_what_a_snapshot_does_not_cover_is_verified_at_the_start_and_the_rest_by
 
 @pytest.mark.usefixtures("short")
 def test_an_older_ledger_put_back_under_a_newer_snapshot_is_noticed(room: Room) -> None:
-    import sqlite3
-
-    copy = room.folders.ledger.with_name("copy.db")
-    with sqlite3.connect(room.folders.ledger) as source, sqlite3.connect(copy) as target:
-        source.backup(target)
+    copy = room.copy_ledger()
     garbage(room, count=25)
     room.work()
-    room.vault.ledger.close()
-    for path in room.folders.vault.glob("ledger.db*"):
-        path.unlink()
-    copy.replace(room.folders.ledger)
+    room.put_back(copy)
     with pytest.raises(LedgerError, match="the ledger has not the record"):
         Vault(room.folders)
 

@@ -20,6 +20,7 @@ import pytest
 from fedssh.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError
 from fedssh.keys import PrivateKey
 from fedssh.transport import Address, Answer, BusyError, Connection, RefusedError, pinned_keys
+from scripts.demo.federation import free_port
 
 pytestmark = pytest.mark.sshd
 
@@ -91,12 +92,6 @@ class Host:
     def connect(self, port: int | None = None, user: str | None = None, key: Path | None = None) -> Connection:
         address = Address(user or getpass.getuser(), "127.0.0.1", port or self.port)
         return Connection(address, key or self.key, self.known_hosts, timeout=5)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

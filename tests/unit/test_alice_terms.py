@@ -27,8 +27,8 @@ from fedssh.keys import PrivateKey
 from fedssh.manifest import Local
 from fedssh.rules.plan import read_plan
 from fedssh.settings import load
-from tests.coordinator import Coordinator, write_status
-from tests.unit.test_alice_incoming import PLAN, SPEC, Site
+from tests.harness.alice import PLAN, SPEC, Site
+from tests.harness.releases import Coordinator, write_status
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from fedssh.bob.shared import SharedFolder
 from fedssh.errors import UntrustedError
 from fedssh.keys import PrivateKey
 from fedssh.manifest import new_id
-from tests.unit.test_bob import RUN, World
+from tests.harness.bob import RUN, World
 
 SECONDS = 30  # within which whatever does not wait has ended
 

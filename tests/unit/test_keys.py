@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from fedssh import files
 from fedssh.errors import SettingsError
 from fedssh.keys import PrivateKey, load_private, load_public, make_key
-
-
-def killed(step: int, path: Path) -> bool:
-    """Whether a child that makes a key there and dies at its n-th durable step comes as far as that."""
-    child = os.fork()
-    if child == 0:
-        die_at(step)
-        make_key(path, "site")
-        os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def die_at(step: int) -> None:
-    """Kill this process when it is about to do its n-th durable step."""
-    left = [step]
-
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return call
-
-    for name in ("replace", "link", "unlink", "fsync"):
-        setattr(os, name, counted(getattr(os, name)))
+from tests.harness.killed import killed_at
 
 
 def test_killed_anywhere_the_next_call_finishes(
@@ -54,7 +27,7 @@ def test_killed_anywhere_the_next_call_finishes(
     while not alive:
         step += 1
         path = tmp_path / str(step) / "site_key"
-        alive = not killed(step, path)
+        alive = not killed_at(step, partial(make_key, path, "site"))
         if path.exists() and path.with_name("site_key.pub").exists():  # both were there when it was killed
             key = load_private(path)
         else:
