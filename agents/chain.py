@@ -1,8 +1,8 @@
-"""The coordinator's history as a site follows it: never back, never aside. Pure functions, no file or network.
+r"""The coordinator's history as a site follows it: never back, never aside. Pure functions, no file or network.
 
 A ledger line is {"hash":"<hex>","record":"<canonical JSON>","sequence":n,"signature":"…"}, in exactly this form: these
 four members once, in this order, without spaces, then a newline. Inside the strings, letters beyond ASCII and DEL stand
-as they are or as \\uXXXX. A record names the hash of the one before it, so whoever remembers the newest (sequence,
+as they are or as \uXXXX. A record names the hash of the one before it, so whoever remembers the newest (sequence,
 head) can check that what is shown today only adds to what was shown before. The very first record has sequence 1 and
 follows 64 zeros. scripts/verify holds lines to the same form.
 """

@@ -21,9 +21,11 @@ class Fedssh(click.Group):
     """Loads an agent's commands when it is named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The agents first, none of which is loaded for it."""
         return [*AGENTS, *self.commands]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """A command of its own, or what `--help` shows of an agent."""
         if name not in AGENTS:
             return super().get_command(ctx, name)
         return click.Command(name, help=AGENTS[name])  # for --help; `main` has handed the others on

@@ -272,6 +272,11 @@ def fingerprint(line: str) -> str:
 
 
 def matched(form: re.Pattern[str], value: object, name: str) -> str:
+    """A text that is of this form from its first to its last letter.
+
+    Raises:
+        BundleError: It is not, or is no text; `name` says which part it is.
+    """
     if not isinstance(value, str) or not form.fullmatch(value):
         raise BundleError(f"{name!r} is {shown(value)}, which is not of its form")
     return value

@@ -85,7 +85,7 @@ class _Message:
     def to_bytes(self) -> bytes:
         """The canonical JSON of this message."""
         head = {"kind": self.kind, "format": FORMAT} if self.travels else {"kind": self.kind}
-        return canonical(head | {k: v for k, v in dataclasses.asdict(self).items()})
+        return canonical(head | dataclasses.asdict(self))
 
     @classmethod
     def from_bytes(cls: type[Message], data: bytes) -> Message:

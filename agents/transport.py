@@ -1,4 +1,4 @@
-"""The SSH client: one connection to one door, a channel per verb. The only place for paramiko.
+r"""The SSH client: one connection to one door, a channel per verb. The only place for paramiko.
 
     ship     sends a bundle as `scp -O FILE host:` would; done when the door has it whole and durable
     ask      runs a verb and returns its exit status and its (bounded) output
@@ -10,8 +10,8 @@ answer with yes. One site key logs in: no agent, no other keys, no password.
 
 The scp protocol, source side, over the channel's stdin and stdout:
 
-    ->  "C0600 <size> <name>\\n"   ->  <size> bytes   ->  "\\0"
-    <-  "\\0" ready   <-  "\\0" the name is fine   <-  "\\0" it is stored     or "\\1"/"\\2", a message, "\\n"
+    ->  "C0600 <size> <name>\n"   ->  <size> bytes   ->  "\0"
+    <-  "\0" ready   <-  "\0" the name is fine   <-  "\0" it is stored     or "\1"/"\2", a message, "\n"
 
 It is written here rather than taken from the scp package, because that one waits two round trips before it
 sends, cuts blocks at sizes that do not fit SSH packets (a quarter of the speed), waits for the remote process

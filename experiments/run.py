@@ -234,8 +234,7 @@ def _work(connection: Connection, engine: str, engines: str, out: Path, data: Pa
                 connection.send(("failed", 0.0, str(error) + (f" ({error.hint})" if error.hint else "")))
             except (BrokenPipeError, ConnectionResetError):
                 raise
-            except Exception as error:
-                # Whatever goes wrong in one run, the others shall go on; a file keeps the traceback.
+            except Exception as error:  # noqa: BLE001 - one run must not end the others; a file keeps the traceback
                 connection.send(("failed", 0.0, _described(error, _trace(out, run))))
 
 

@@ -38,9 +38,13 @@ class Architecture(Protocol):
 
     PARAMETERS: dict[str, int]
 
-    def check(self, spec: Mapping[str, Any]) -> None: ...
+    def check(self, spec: Mapping[str, Any]) -> None:
+        """Raise ValueError when no such network can be built; load no Keras."""
+        ...
 
-    def hidden(self, images: Any, spec: Mapping[str, Any]) -> Any: ...
+    def hidden(self, images: Any, spec: Mapping[str, Any]) -> Any:
+        """The layers between images, float32 [n, height, width, channels], and the output; their names are fixed."""
+        ...
 
 
 def architectures() -> tuple[str, ...]:

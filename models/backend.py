@@ -56,8 +56,9 @@ def _start(threads: int, computations: int) -> None:
 
 @contextlib.contextmanager
 def _absent(*packages: str) -> Iterator[None]:
-    """Keep Keras from loading what it can do without: for wrappers and pictures that nobody here uses, a quarter of the
-    time that it takes to load.
+    """Keep Keras from loading what it can do without.
+
+    For wrappers and pictures that nobody here uses, it is a quarter of the time that it takes to load.
     """
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]

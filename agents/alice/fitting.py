@@ -24,15 +24,23 @@ from fedssh.rules.plan import Plan
 class Trains(Protocol):
     """What a session needs of a trainer: `models.training.Trainer`, or one that spreads over several GPUs."""
 
-    def weights(self) -> dict[str, np.ndarray]: ...
+    def weights(self) -> dict[str, np.ndarray]:
+        """All weights by variable path, in build order: float32, and nobody else's to change."""
+        ...
 
-    def fresh(self, seed: int) -> None: ...
+    def fresh(self, seed: int) -> None:
+        """Forget what the optimizer has gathered, and derive all randomness that follows from `seed`."""
+        ...
 
     def epoch(
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
-    ) -> tuple[float, float]: ...
+    ) -> tuple[float, float]:
+        """Train once through `order`; mean loss and accuracy. `Interrupted` once `stop` is set."""
+        ...
 
-    def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]: ...
+    def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]:
+        """Mean loss and accuracy of all examples; changes no weight. `Interrupted` once `stop` is set."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,9 @@ class Replicas:
     def epoch(
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
     ) -> tuple[float, float]:
-        """Train once through `order`. A short last batch is left out: some replica might get nothing of it, and the
-        mean of nothing is NaN.
+        """Train once through `order`.
+
+        A short last batch is left out: some replica might get nothing of it, and the mean of nothing is NaN.
 
         Raises:
             Interrupted: `stop` was set.

@@ -89,10 +89,11 @@ class Alice:
         self._known_at_last: int | None = None  # the newest release when the last checkpoint was published
 
     def run(self, sessions: int | None = None, wait_seconds: float = 0) -> int:
-        """Train until the federation is finished, the sessions are trained, the coordinator does not let this site in
-        any more, or somebody asks to stop.
+        """Train session after session, until there is a reason to end.
 
-        A session that is interrupted does not count; the next `run` trains it again from the newest release.
+        It is that the federation is finished, that the sessions are trained, that the coordinator does not let this
+        site in any more, or that somebody asks to stop. A session that is interrupted does not count; the next `run`
+        trains it again from the newest release.
 
         Args:
             sessions: How many to train now; None is without end.

@@ -48,42 +48,52 @@ class Folder:
 
     @property
     def key(self) -> Path:
+        """This site's private key; only its owner may read it. Its public half lies beside it, in site_key.pub."""
         return self.path / "site_key"
 
     @property
     def site(self) -> Path:
+        """What `read_site` reads: who this site is, where the door is, and whom it believes."""
         return self.path / "site.json"
 
     @property
     def known_hosts(self) -> Path:
+        """The door's host key, pinned before the first contact; as OpenSSH has it."""
         return self.path / "known_hosts"
 
     @property
     def spool(self) -> Path:
+        """Sealed bundles without a verdict yet, see `spool`."""
         return self.path / "spool"
 
     @property
     def receipts(self) -> Path:
+        """One line per submission or report that has left, see `receipts`; only ever appended to."""
         return self.path / "receipts.jsonl"
 
     @property
     def seen(self) -> Path:
+        """The newest release that was followed: no older one, and no other history, is taken after it."""
         return self.path / "seen.json"
 
     @property
     def followed(self) -> Path:
+        """How far the history was followed and judged, see `followed`; may be removed at any time."""
         return self.path / "followed.json"
 
     @property
     def genesis(self) -> Path:
+        """The first record of the history, one signed line; absent until it was fetched."""
         return self.path / "genesis.json"
 
     @property
     def status(self) -> Path:
+        """What the door last said, see `standing`; the same lies in Alice's exchange."""
         return self.path / "status.json"
 
     @property
     def lock(self) -> Path:
+        """Held by the one Bob that works in this folder."""
         return self.path / "lock"
 
 

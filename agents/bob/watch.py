@@ -287,7 +287,7 @@ class Bob:
         def run() -> None:
             try:
                 loop()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - the main thread raises it again
                 self._ended.put((source, error))
             else:
                 if source is not None:

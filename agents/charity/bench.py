@@ -18,17 +18,25 @@ from fedssh.rules.soundness import Finding
 class Judge(Protocol):
     """What the bench needs of a judge, see `judge.client`."""
 
-    def score(self, model: Path) -> dict[str, Any]: ...
+    def score(self, model: Path) -> dict[str, Any]:
+        """What a model file scores on the judge's images: metrics by name."""
+        ...
 
     def mix(
         self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
-    ) -> list[dict[str, Any]]: ...
+    ) -> list[dict[str, Any]]:
+        """Metrics of mixes, one per share of the candidate, in 0..1; with `out` the one mix is written, not scored."""
+        ...
 
     def combine(
         self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
-    ) -> dict[str, Any]: ...
+    ) -> dict[str, Any]:
+        """Make a round's updates, each with its examples, one model in `out`: its `metrics`, `shares` and `server`."""
+        ...
 
-    def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]: ...
+    def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:
+        """Whether sites can train on from `model`: the members of a `Finding`."""
+        ...
 
 
 class FileBench:

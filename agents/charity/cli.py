@@ -84,6 +84,7 @@ class Charity(click.Group):
     """Shows the commands in the order of use, not of the alphabet."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names as they were added."""
         return list(self.commands)
 
 

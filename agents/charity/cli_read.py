@@ -35,6 +35,7 @@ class StateSettings:
 
 
 def example(*lines: str) -> str:
+    """The end of a command's help: command lines that `click` is not to wrap."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
@@ -44,6 +45,7 @@ class RecordNumber(click.ParamType):  # type: ignore[type-arg]  # generic from c
     name = "N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """A number from 1, or 0 for `best`; anything else ends the command with code 2."""
         if isinstance(value, int):
             return value
         if value == "best":
@@ -59,6 +61,7 @@ class Hash(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
     name = "HASH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """64 lower-case hexadecimal digits; anything else ends the command with code 2."""
         if len(value) != 64 or set(value) - set("0123456789abcdef"):
             self.fail(f"{value[:80]!r} is not a hash: 64 digits of 0-9 and a-f", param, ctx)
         return str(value)
@@ -253,12 +256,18 @@ def export(settings: StateSettings, n: int, file: Path, max_value: int) -> None:
 
 
 def folders_of(state: Path) -> Folders:
+    """What lies where below `--state`; whether it exists is not looked at."""
     from fedssh.charity.folders import Folders
 
     return Folders(state)
 
 
 def ledger_of(folders: Folders) -> Ledger:
+    """The history, which has at least its first record.
+
+    Raises:
+        LedgerError: There is none, or `charity init` was interrupted before its first record.
+    """
     from fedssh.ledger import Ledger
 
     ledger = Ledger(folders.ledger)
@@ -268,6 +277,11 @@ def ledger_of(folders: Folders) -> Ledger:
 
 
 def private_settings(folders: Folders) -> dict[str, Any]:
+    """What the history does not tell: where the coordinator's data lies, how to read it, and the door's address.
+
+    Raises:
+        SettingsError: The file is missing or damaged.
+    """
     try:
         value: dict[str, Any] = json.loads(folders.settings.read_bytes())
     except (OSError, ValueError) as error:
@@ -320,6 +334,7 @@ def _chosen(settings: StateSettings, number: int) -> Record:
 
 
 def show_value(verb: str, value: Any, as_json: bool) -> None:
+    """Print what a view found, as the door prints it for the same verb: text for people, or JSON."""
     from fedssh.history.text import TEXTS, to_json
 
     click.echo(to_json(value) if as_json else TEXTS[verb](value), nl=False)

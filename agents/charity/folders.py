@@ -27,74 +27,92 @@ class Folders:
 
     @property
     def vault(self) -> Path:
+        """What only Charity may see: its owner alone can enter it, and the door's container never has it."""
         return self.state / "vault"
 
     @property
     def inbox(self) -> Path:
+        """Bundles that the door has taken whole, by site; the vault moves them on and believes nothing about them."""
         return self.state / "inbox"
 
     @property
     def outbox(self) -> Path:
+        """What the door may read and hand out; the vault alone writes there."""
         return self.state / "outbox"
 
     @property
     def key(self) -> Path:
+        """The coordinator's private key: signs records and releases, opens what sites send. Its .pub lies beside it."""
         return self.vault / "coordinator_key"
 
     @property
     def ledger(self) -> Path:
+        """The history itself, an SQLite database; everything that others read of it is a copy."""
         return self.vault / "ledger.db"
 
     @property
     def snapshot(self) -> Path:
+        """The signed state as of an older record, so that a start is fast; may be removed at any time."""
         return self.vault / "snapshot.json"
 
     @property
     def published(self) -> Path:
+        """The history as the door hands it out, one signed line per record; follows the ledger."""
         return self.outbox / "ledger.jsonl"
 
     @property
     def summary(self) -> Path:
+        """Totals of the history for the door's views; derived, and written anew where it is missing."""
         return self.outbox / "summary.json"
 
     @property
     def garbage(self) -> Path:
+        """Per site, how many worthless arrivals were dropped and no record counts yet."""
         return self.vault / "garbage"
 
     @property
     def settings(self) -> Path:
+        """What later commands need and the history does not tell, such as where the coordinator's data lies."""
         return self.vault / "charity.json"
 
     @property
     def claimed(self) -> Path:
+        """Bundles taken from the inbox, by site, until their verdict is recorded: out of the door's reach."""
         return self.vault / "claimed"
 
     @property
     def opened(self) -> Path:
+        """Decrypted models, and results of rounds, while they are judged; a start empties it."""
         return self.vault / "opened"
 
     @property
     def models(self) -> Path:
+        """Every model that became current; see `model`."""
         return self.vault / "models"
 
     @property
     def evidence(self) -> Path:
+        """The newest accepted or counted bundles as their sites signed them, by the number of their record."""
         return self.vault / "evidence"
 
     @property
     def updates(self) -> Path:
+        """Models that sites have sent into the open round, see `update`; they go when it closes."""
         return self.vault / "updates"
 
     @property
     def server(self) -> Path:
+        """The server optimizer's state that goes with the current model; see `server_state`."""
         return self.vault / "server"
 
     @property
     def releases(self) -> Path:
+        """Sealed releases for the sites, by the number of their record; older ones than the newest few go."""
         return self.outbox / "releases"
 
     @property
     def host_key(self) -> Path:
+        """The door's private host key, which sites pin; neither the vault nor a model depends on it."""
         return self.state / "door" / "host_key"
 
     def model(self, sha256: str) -> Path:

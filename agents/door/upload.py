@@ -1,4 +1,4 @@
-"""`scp -t`: one bundle from a client into its site's inbox, in the protocol of rcp that `scp -O` speaks.
+r"""`scp -t`: one bundle from a client into its site's inbox, in the protocol of rcp that `scp -O` speaks.
 
     client                       door
                                  \0             ready

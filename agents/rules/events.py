@@ -347,7 +347,7 @@ class Record:
 
     @property
     def event(self) -> str:
-        """What happened: genesis, accepted, release, …"""
+        """What happened, such as genesis, accepted or release: a name in `EVENTS`, unless a newer version wrote it."""
         return str(self.fields.get("event"))
 
     @property

@@ -196,4 +196,6 @@ def read_outcome(fields: Mapping[str, Any]) -> Outcome:
 class Engine(Protocol):
     """How a run is done."""
 
-    def __call__(self, run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: int) -> Outcome: ...
+    def __call__(self, run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: int) -> Outcome:
+        """Do a whole run, on that many cores, with `folder` for whatever it writes."""
+        ...

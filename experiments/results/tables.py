@@ -23,10 +23,11 @@ def table_of_scenarios(experiment: Experiment, measured: Measured) -> str:
     Raises:
         SettingsError: Two runs of a scenario have the same policy, and differ in nothing that a row's name could tell.
     """
-    columns: list[tuple[str, list[Group]]] = []
-    for scenario in experiment.scenarios:
-        if groups := [group for group in measured.groups if fnmatchcase(group.label, scenario.runs)]:
-            columns.append((scenario.name, measured.with_centralised(groups)))
+    columns = [
+        (scenario.name, measured.with_centralised(groups))
+        for scenario in experiment.scenarios
+        if (groups := [group for group in measured.groups if fnmatchcase(group.label, scenario.runs)])
+    ]
     names = row_names([groups for _, groups in columns])
     shown: list[dict[str, str]] = []
     for scenario_name, groups in columns:

@@ -31,6 +31,7 @@ class Pictures:
 
 
 def has_pictures(path: Path) -> bool:
+    """Whether a path is to be read as pictures in files of their own; only its kind is looked at."""
     return path.is_dir() or path.suffix == ARCHIVE
 
 
@@ -47,6 +48,7 @@ def find(path: Path) -> Pictures:
 
 
 def from_archive(path: Path) -> _Opener:
+    """Opens the pictures of an archive: the name for a message, and the bytes of the file, in memory."""
     return lambda one: (archive.shown(one), io.BytesIO(archive.read(path, one)))
 
 

@@ -248,7 +248,7 @@ def _opened(file: Path | BinaryIO, most: int, use: Callable[[Image.Image], Resul
         raise PictureError(f"far more than {most:,} pixels, which are the most that are read") from None
     except UnidentifiedImageError:
         raise PictureError(f"none of {', '.join(FORMATS)}, or damaged at its beginning") from None
-    except Exception as error:  # whatever a decoder stumbles over in bytes that are no image
+    except Exception as error:  # noqa: BLE001 - whatever a decoder stumbles over in bytes that are no image
         raise PictureError(" ".join(str(error).split()) or type(error).__name__) from None
 
 

@@ -28,9 +28,13 @@ class Scores(Protocol):
     spec: dict[str, Any]
     statistics: frozenset[str]
 
-    def read(self, path: Path) -> Mapping[str, np.ndarray]: ...
+    def read(self, path: Path) -> Mapping[str, np.ndarray]:
+        """The tensors of a model file of its architecture, each read when it is asked for."""
+        ...
 
-    def score_weights(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]: ...
+    def score_weights(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Metrics by name of the network with these weights."""
+        ...
 
 
 def mix(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class TimedTrainer:
     def epoch(
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
     ) -> tuple[float, float]:
+        """As `Trainer.epoch`; its time counts also when it is interrupted."""
         begun = time.perf_counter()
         try:
             return self._trainer.epoch(examples, order, batch_size, stop)
