@@ -16,6 +16,7 @@ from fedssh.charity.vault import Vault
 from fedssh.errors import LedgerError
 from fedssh.history import totals
 from fedssh.ledger import Ledger
+from fedssh.rules.typed import ABSENT
 from tests.attacks import long_history
 from tests.harness.room import Room, Rooms
 
