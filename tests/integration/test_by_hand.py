@@ -92,8 +92,13 @@ class Forger:
 
     @staticmethod
     def fields(number: int) -> dict[str, Any]:
-        said = {
-            "event": "refused",
+        model = {"sha256": "ab" * 32, "size": 1}
+        genesis = {
+            "event": "genesis", "federation": "test", "spec": {}, "plan": {"metric": "accuracy"}, "policy": "best",
+            "schedule": "free", "sessions": None, "model": model, "metrics": {"accuracy": 0.5, "loss": 0.5},
+            "examples": 1, "seed": 1,
+        }  # fmt: skip
+        said = (genesis if number == 1 else {"event": "newer"}) | {
             "sequence": number,
             "previous": "",
             "site": "alice-1",
