@@ -26,6 +26,7 @@ import numpy as np
 
 from fedssh.errors import WeightsError
 from fedssh.rules import server_optimizer
+from fedssh.rules.options import server_start
 from fedssh.rules.shapes import match_shapes
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def round_result(
     scales = [clip_scale(base, update, _clip(policy)) for update in updates]
     if shares is None:
         shares = policy.shares_by(_squared_distances(base, updates, scales))
-    first = server_optimizer.start(policy.values)
+    first = server_start(policy.values)
     weights, *sets = [{name: np.empty(base[name].shape, np.float32) for name in base} for _ in range(1 + len(first))]
     for name, part, (model, *rest) in _stretches([base, *updates, *state]):
         combined = _combine(policy, _clipped(model, rest[: len(updates)], scales), shares)
@@ -236,7 +237,7 @@ def _check_round(
     if len(examples) != len(updates) or min(examples) < 0:
         raise ValueError(f"the numbers of examples of {len(updates)} updates are {list(examples)}")
     shares = policy.shares_of(examples)
-    if len(state) not in (0, len(server_optimizer.start(policy.values))):
+    if len(state) not in (0, len(server_start(policy.values))):
         raise ValueError(f"the state of {policy.text} has {len(state)} sets of arrays")
     _check(base, base, "the model the updates started from")
     for place, update in enumerate(updates, 1):

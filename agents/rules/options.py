@@ -73,3 +73,15 @@ def written_out(name: str, known: Mapping[str, Option], given: Values) -> dict[s
     defaults = {key: option.default for key, option in known.items() if option.default is not None}
     found = {**defaults, **own, **given}
     return {key: found[key] for key in known if key in found}
+
+
+def server_start(values: Values) -> list[float]:
+    """What each set of the server optimizer's state is filled with before the first round; as long as there are sets.
+
+    Args:
+        values: A policy's options; without `server` there is no state.
+    """
+    server = values.get("server")
+    if server is None:
+        return []
+    return [0.0] if server == "momentum" else [0.0, float(values["tau"]) ** 2]

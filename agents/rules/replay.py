@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from fedssh.errors import DecisionError
 from fedssh.forms import canonical
-from fedssh.rules import rates, records, server_optimizer
+from fedssh.rules import rates, records
 from fedssh.rules.events import (
     Accepted,
     Counted,
@@ -47,6 +47,7 @@ from fedssh.rules.events import (
 )
 from fedssh.rules.federation import Federation, advance
 from fedssh.rules.gate import Decision, decide
+from fedssh.rules.options import server_start
 from fedssh.rules.records import Over, Sent
 from fedssh.rules.rounds import Due, Round
 from fedssh.rules.standing import Started
@@ -306,7 +307,7 @@ class Replay:
         if not isinstance(said, RoundAccepted):
             _same(record, records.closed_empty(state, current, decided, shares))
             return
-        sets = len(server_optimizer.start(state.policy.values))
+        sets = len(server_start(state.policy.values))
         if len(said.state) != sets:
             raise _wrong(record, f"the server optimizer's state has {len(said.state)} sets, by the policy {sets}")
         _same(record, records.closed(state, current, decided, shares, said.model, said.state))

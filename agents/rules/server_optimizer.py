@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from fedssh.rules.options import Values
 
 
-def start(values: Values) -> list[float]:
-    """What each set of the optimizer's state is filled with before the first round; as long as there are sets.
-
-    Args:
-        values: A policy's options; without `server` there is no state.
-    """
-    server = values.get("server")
-    if server is None:
-        return []
-    return [0.0] if server == "momentum" else [0.0, float(values["tau"]) ** 2]
-
-
 def step(
     values: Values, model: np.ndarray, combined: np.ndarray, state: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -46,7 +34,7 @@ def step(
         values: A policy's options: `server` and what belongs to it.
         model: What the updates started from, float32 or float64 of any shape.
         combined: What the updates were combined to, float64 of that shape.
-        state: The sets of arrays of `start`, float64 of that shape.
+        state: The sets of arrays of `server_start`, float64 of that shape.
 
     Returns:
         The new model and the new state, float64. Either may be infinite or NaN where the numbers grew too large.

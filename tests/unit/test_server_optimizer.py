@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fedssh.rules.averaging import RoundResult, round_result
-from fedssh.rules.options import Value
+from fedssh.rules.options import Value, server_start
 from fedssh.rules.policies import read_policy
-from fedssh.rules.server_optimizer import start, step
+from fedssh.rules.server_optimizer import step
 
 
 def one(value: float) -> dict[str, np.ndarray]:
@@ -139,7 +139,9 @@ def test_an_unknown_optimizer_is_an_error() -> None:
     values: dict[str, Value] = {"server": "sgd", "rate": 1.0, "momentum": 0.9, "beta2": 0.9, "tau": 0.1}
     with pytest.raises(ValueError, match="no server optimizer is called 'sgd'"):
         step(values, np.zeros(1), np.ones(1), [np.zeros(1), np.zeros(1)])
-    assert start({}) == [] and start({"server": "momentum"}) == [0] and start(values) == [0, 0.1**2]
+    assert (
+        server_start({}) == [] and server_start({"server": "momentum"}) == [0] and server_start(values) == [0, 0.1**2]
+    )
 
 
 @pytest.mark.parametrize("server", ["momentum", "adam,rate=0.1", "yogi,rate=0.1"])
@@ -152,7 +154,9 @@ def test_statistics_follow_the_mean_and_never_the_optimizer(server: str) -> None
         result = round_result(policy, weights, updates, [3, 1], states, {"variance"})
         weights, states = result.weights, result.state
         assert weights["variance"].item() == pytest.approx(said + 0.0005, rel=1e-6), "the weighted mean"
-        assert [kept["variance"].item() for kept in states] == [np.float32(value) for value in start(policy.values)]
+        assert [kept["variance"].item() for kept in states] == [
+            np.float32(value) for value in server_start(policy.values)
+        ]
     as_weights = follow(f"fedavg:server={server}", 1, [-0.99, 0, 0.002, -0.001])
     if server == "momentum":
         assert min(step[0] for step in as_weights) < 0, "as a weight it overshoots: a negative variance"
