@@ -6,6 +6,7 @@ weights make it misbehave: 2 hangs, 3 dies, 4 is no finite number, 5 a full disk
 
 from __future__ import annotations
 
+import argparse
 import errno
 import itertools
 import json
@@ -25,7 +26,7 @@ COMMAND = (sys.executable, "-P", "-m", "tests.harness.judge")
 SPEC: dict[str, Any] = {"name": "mlp", "depth": 1, "width": 2, "input": [2, 2, 1], "classes": 2}
 SHAPES: dict[str, tuple[int, ...]] = {"dense1/kernel": (4, 2), "output/bias": (1,)}
 GENESIS_ACCURACY = 0.5
-READY: dict[str, Any] = {"ready": True, "holdout": {"sha256": "ab" * 32, "examples": 2}}
+EXAMPLES = 2
 
 
 class Scorer:
@@ -101,8 +102,16 @@ def genesis(out: str) -> dict[str, Any]:
     return {"metrics": score(out), "examples": 1}
 
 
+def ready(examples: int = EXAMPLES) -> dict[str, Any]:
+    """What the judge says when it is ready."""
+    return {"ready": True, "holdout": {"sha256": "ab" * 32, "examples": examples}}
+
+
 def main() -> None:
-    for said in itertools.chain([READY], map(answer, map(json.loads, sys.stdin))):
+    parser = argparse.ArgumentParser(description="A judge without Keras.")
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help="how many the holdout has")
+    first = ready(parser.parse_args().examples)
+    for said in itertools.chain([first], map(answer, map(json.loads, sys.stdin))):
         print(json.dumps(said), flush=True)
 
 

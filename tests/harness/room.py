@@ -26,7 +26,7 @@ from fedssh.manifest import Local, Release, Report, Submission, new_id, now
 from fedssh.rules.events import Record
 from fedssh.rules.rounds import Round
 from fedssh.weights import architecture_hash, write_weights
-from tests.harness.judge import COMMAND, READY, SHAPES, SPEC, answer
+from tests.harness.judge import COMMAND, SHAPES, SPEC, answer, ready
 
 PLAN = {"batch_size": 8, "epochs": 3, "patience": 10, "optimizer": "adam", "learning_rate": 0.001, "metric": "accuracy"}
 AGREED: dict[str, Any] = {
@@ -211,7 +211,7 @@ class JudgeInProcess(Judge):
         super().__init__(COMMAND)
 
     def start(self) -> dict[str, Any]:
-        return READY
+        return ready()
 
     def ask(self, request: dict[str, Any], worth: int = 1) -> dict[str, Any]:
         said = answer(request)

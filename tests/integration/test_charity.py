@@ -316,16 +316,14 @@ def test_a_judge_that_does_not_start_again_decides_nothing(room: Room) -> None:
     assert room.verdict("alice-1", submission)["event"] == "accepted"
 
 
-def test_a_judge_that_finds_another_holdout_is_not_asked(room: Room, tmp_path: Path) -> None:
+def test_a_judge_that_finds_another_holdout_is_not_asked(room: Room) -> None:
     submission = room.submit("alice-1", 0.7)
     room.judge.start()
-    script = tmp_path / "judge.py"
-    text = script.read_text()
-    script.write_text(text.replace('"examples": 2', '"examples": 3'))
+    room.judge.command.append("--examples=3")
     room.judge.stop()
     with pytest.raises(JudgeDownError, match="another holdout than before"):
         room.work()
-    script.write_text(text)
+    room.judge.command.pop()
     room.work()
     assert room.verdict("alice-1", submission)["event"] == "accepted"
 
