@@ -10,6 +10,7 @@ from scripts import environment
 
 
 def main(arguments: list[str]) -> int:
+    """Measure with the environment's interpreter, or show what is measured; returns the exit code."""
     path = environment.ROOT / "tests" / "benchmarks" / "path.py"
     if {"-h", "--help"} & set(arguments):
         print(ast.get_docstring(ast.parse(path.read_text())))

@@ -18,6 +18,7 @@ COLUMNS = ("accuracy", "auc")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    """Which federation, and with which seeds; ends the program where they say something else."""
     parser = argparse.ArgumentParser(
         prog="scripts/compare",
         description="Run the quickstart and one centralised training on the union of the same data, with the same "
@@ -35,6 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> int:
+    """Print a row per seed and their means; returns the exit code."""
     options = parse(arguments)
     programs = environment.ensure("dev")
     rows = []
@@ -71,6 +73,7 @@ def run(options: argparse.Namespace, seed: int, state: Path, programs: Path) -> 
 
 
 def ask(*command: object) -> dict[str, Any]:
+    """The JSON that a command prints; CalledProcessError where it fails."""
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

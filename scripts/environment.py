@@ -75,19 +75,21 @@ def run(name: str, main: Callable[[list[str]], int]) -> NoReturn:
 
 def _run(command: Sequence[str], log: Path, progress: _Progress) -> None:
     """Run pip, its lines into a file."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    try:
-        with log.open("a") as file:
+    with (
+        log.open("a") as file,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process,
+    ):
+        try:
             assert process.stdout
             for line in process.stdout:
                 file.write(line)
                 file.flush()
                 progress.show(line)
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        process.wait()
+        except BaseException:
+            process.kill()
+            raise
     if process.returncode:
         progress.end()
         lines = log.read_text().splitlines()[-TAIL_LINES:]

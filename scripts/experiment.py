@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> int:
         return cli.main(arguments)
     programs = environment.ensure("experiment")
     python = str(programs / "python")
-    os.execv(python, [python, "-P", "-m", "experiments.cli", *arguments])
+    return os.execv(python, [python, "-P", "-m", "experiments.cli", *arguments])  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ GENESIS_SHARE = 0.1  # of the training images: what the coordinator trains the f
 
 
 def main() -> int:
+    """Do what is missing; returns the exit code."""
     parser = argparse.ArgumentParser(description="Prepare a demonstration on this machine.")
     add = parser.add_argument
     add("--sites", type=int, default=3, metavar="N", help="how many sites")

@@ -104,7 +104,7 @@ class Outcome:
         ended = "not a finite number" if self.loss is None else f"{self.loss:.4f}"
         return (
             f"{self.verdict}: {self.reason}\n     honest site afterwards: {self.improved} of {PLAN['epochs']} epochs "
-            + (f"improved, loss at the end {ended}")
+            f"improved, loss at the end {ended}"
         )
 
 

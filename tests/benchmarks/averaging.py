@@ -10,7 +10,6 @@ what is allocated at the peak beyond the updates, the result included.
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import os
 import platform
@@ -55,7 +54,7 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     print(
-        f"{datetime.date.today()}, {platform.machine()}, one core, Python {platform.python_version()}, "
+        f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, one core, Python {platform.python_version()}, "
         f"NumPy {np.__version__}, commit {commit}"
     )
     for sites in (5, 100):

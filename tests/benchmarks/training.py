@@ -15,14 +15,14 @@ Measured on 2 cores: `python tests/benchmarks/training.py`; MNIST comes from FED
 from __future__ import annotations
 
 import argparse
-import datetime
+import contextlib
 import itertools
 import json
 import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def main() -> None:
     load_keras(options.threads, options.trainers)
     machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     print(json.dumps({
-        **machine, "date": datetime.date.today().isoformat(), **vars(options),
+        **machine, "date": time.strftime("%Y-%m-%d"), **vars(options),
         "mlp": mlp(options.trainers, options.sites, options.rounds),
         "cnn": cnn(options.trainers, options.cnn_sites),
     }, indent=2))  # fmt: skip
@@ -93,19 +93,15 @@ def cnn(trainers: int, sites: int) -> dict[str, Any]:
     return {"seconds_to_make_trainers": round(seconds, 2), "sites": sites, "round_seconds": summary(spent)}
 
 
-class made:
+@contextlib.contextmanager
+def made(make: Callable[[], Trainer], size: int) -> Iterator[tuple[Pool, float]]:
     """A pool and how long it took to make, graphs and first run included."""
-
-    def __init__(self, make: Callable[[], Trainer], size: int) -> None:
-        begun = time.perf_counter()
-        self.pool = Pool(make, size)
-        self.seconds = time.perf_counter() - begun
-
-    def __enter__(self) -> tuple[Pool, float]:
-        return self.pool, self.seconds
-
-    def __exit__(self, *error: object) -> None:
-        self.pool.close()
+    begun = time.perf_counter()
+    pool = Pool(make, size)
+    try:
+        yield pool, time.perf_counter() - begun
+    finally:
+        pool.close()
 
 
 def one_weights(pool: Pool) -> dict[str, np.ndarray]:

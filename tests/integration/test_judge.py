@@ -320,8 +320,8 @@ def test_the_judge_imports_nothing_from_the_current_folder(tmp_path: Path, monke
 
 
 def test_the_judge_says_what_it_cannot_do(data: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "empty.npz", other=np.zeros(1))
     with pytest.raises(AgentError, match=r"the judge cannot start: .* has no val split"):
-        np.savez(tmp_path / "empty.npz", other=np.zeros(1))
         Judge(judge_command(tmp_path / "empty.npz", SPEC)).start()
     judge = Judge(judge_command(data, SPEC))
     try:

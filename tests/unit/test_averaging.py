@@ -1,6 +1,7 @@
 """Averaging by hand: small numbers whose results anybody can check, and what is refused."""
 
 import math
+import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -175,9 +176,8 @@ BAD: dict[str, tuple[str, list[Model], list[int]]] = {
 @pytest.mark.parametrize("message", BAD)
 def test_what_cannot_be_combined_is_refused_with_its_reason(message: str) -> None:
     policy, updates, examples = BAD[message]
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         round_result(read_policy(policy), model(0, 0), updates, examples, [])
-    assert message in str(error.value)
 
 
 def test_a_base_that_is_not_finite_is_refused() -> None:

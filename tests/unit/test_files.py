@@ -25,9 +25,14 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "a"
     files.write_whole(target, b"old")
-    with pytest.raises(RuntimeError), files.whole_file(target) as file:
-        file.write(b"half of the ne")
-        raise RuntimeError
+
+    def fail() -> None:
+        with files.whole_file(target) as file:
+            file.write(b"half of the ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
 
