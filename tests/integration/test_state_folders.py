@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -292,3 +294,14 @@ def test_a_state_folder_made_before_is_served(
     assert room.added(begun) == kept.unfinished("merge-relay")
     room.open_release()
     room.verify()
+
+
+def test_another_folder_can_be_made_with_the_program_that_made_them(root: Path, tmp_path: Path) -> None:
+    """With the same events as the one that is kept; ids and times are others."""
+    command = [sys.executable, "-m", "tests.vectors.histories.make", "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, "merge-ladder"], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    _, *cells, _ = (cell.strip() for cell in done.stdout.splitlines()[-1].split("|"))
+    assert cells == ["`merge-ladder`", *kept.table()["merge-ladder"]]
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["merge-ladder.state.json", "merge-ladder.tar.gz", "merge-ladder.views.json.gz"]

@@ -19,6 +19,7 @@ from fedssh.rules.events import EVENTS, HEAD, START, Record, Unknown
 from fedssh.rules.federation import Federation, advance, derive
 from fedssh.rules.stored import from_value, to_value
 from tests.vectors.histories import kept
+from tests.vectors.histories.runs import run
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,12 @@ def test_a_history_of_the_memory_engine_is_a_chain(name: str) -> None:
         assert (record.sequence, record.fields["previous"], record.signature) == (number, previous, "")
         assert record.hash == hashlib.sha256(record.text).hexdigest()
         previous = record.hash
+
+
+@pytest.mark.parametrize("name", kept.MEMORY)
+def test_the_memory_engine_writes_the_same_history_again(name: str, tmp_path: Path) -> None:
+    run(name, tmp_path / "history")
+    assert (tmp_path / "history").read_bytes() == b"".join(record.line() for record in kept.records(name))
 
 
 @pytest.mark.parametrize("name", kept.NAMES)

@@ -3,7 +3,7 @@
 python -m tests.vectors.histories.make --out FOLDER [NAME …]
 
 What stands here is never made again: it is what the last commit before the rooms moved wrote. For another one, add it
-to scenes.py, or to RUNS here, make it, and copy its files here and the row that is printed into README.md.
+to scenes.py or runs.py, make it, and copy its files here and the row that is printed into README.md.
 
 NAME.tar.gz               the folder `coordinator`, as it stood when her last process had ended
 NAME.state.json           the state after its last record, as canonical JSON
@@ -12,7 +12,7 @@ memory-NAME.jsonl.gz, memory-NAME.state.json     a run of the memory engine, and
 
 Everything in the folders is real: keys, bundles, the coordinator, and her judge's process, which is one for all of
 them. Of the sites only the processes are missing: what they send is trained here and put where the door would put it.
-room.py plays the sites and the door, scenes.py says what happens in each folder.
+room.py plays the sites and the door, scenes.py says what happens in each folder, runs.py what runs the memory engine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from click.testing import CliRunner
 
@@ -45,27 +44,11 @@ from fedssh.rules.events import Record
 from fedssh.rules.federation import Federation, derive
 from fedssh.rules.stored import to_value
 from fedssh.rules.typed import known
-from tests.unit.test_memory_engine import play
 
 from .kept import HOLDOUT, READING, unpack_keys
 from .room import SETTINGS, KeptJudge, Room
+from .runs import RUNS, run
 from .scenes import SCENES
-
-RUNS: dict[str, dict[str, Any]] = {
-    **{f"{name}-{schedule}": {"policy": name, "schedule": schedule} for name in ("best", "polyak", "merge")
-       for schedule in ("free", "relay")},
-    **{f"fedavg-{server}": {"policy": f"fedavg:server={server}"} for server in ("momentum", "adam", "yogi")},
-    **{name: {"policy": policy} for name, policy in {
-        "fedavg": "fedavg", "median": "median", "trimmed": "trimmed:1", "krum": "krum:0", "multi-krum": "multi-krum:0",
-        "fraction": "fedavg:fraction=0.67"}.items()},
-    "nan": {"policy": "fedavg:deadline=1", "attack": ("alice-3", "nan")},
-    "nan-relay": {"schedule": "relay", "attack": ("alice-2", "nan")},
-    "straggler": {"policy": "fedavg:deadline=0.15,minimum=0.5", "pace": {"alice-1": 10}, "sessions": 3},
-    "sign-flip": {"policy": "trimmed:1", "attack": ("alice-2", "sign-flip:2"), "start": 0.4},
-    "gate-off": {"policy": "fedavg", "gate": "off", "attack": ("alice-2", "sign-flip:2"), "start": 0.4},
-    "ladder-free": {"gate": "ladder", "margin": 0.05, "attack": ("alice-2", "perturb:0.1"), "start": 0.4},
-    "ladder-rounds": {"policy": "fedavg", "gate": "ladder", "margin": 0.05, "submissions_per_hour": 9},
-}  # fmt: skip
 
 
 def pack(folder: Path, target: Path) -> None:
@@ -145,11 +128,9 @@ class Maker:
 
     def memory(self, name: str, home: Path) -> None:
         """A history of the memory engine, and its state."""
-        settings = {"start": 0.1} | RUNS[name.removeprefix("memory-")]
-        path = home / name
-        records = play(path, {"alice-1": 100, "alice-2": 130, "alice-3": 70}, **settings).records
-        (self.out / f"{name}.jsonl.gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
-        tell(name, records, self._keep_state(name, records), settings.get("attack", ("", ""))[1])
+        records = run(name, home / name)
+        (self.out / f"{name}.jsonl.gz").write_bytes(gzip.compress((home / name).read_bytes(), 9, mtime=0))
+        tell(name, records, self._keep_state(name, records), "")
 
     def _keep_state(self, name: str, records: list[Record]) -> Federation:
         state = derive(records)
@@ -157,23 +138,24 @@ class Maker:
         return state
 
 
-def tell(name: str, records: list[Record], state: Federation, special: str, adds: str = "") -> None:
-    """A row of the table in README.md."""
+def tell(name: str, records: list[Record], state: Federation, special: str, *adds: str) -> None:
+    """A row of a table in README.md."""
     events = ", ".join(f"{count} {event}" for event, count in Counter(one.event for one in records).items())
     schedule, gate = state.genesis.schedule, known(state.genesis.gate, "off")
-    print(
-        "|", " | ".join([f"`{name}`", state.policy.text, schedule, gate, str(len(records)), special, events, adds]), "|"
-    )
+    cells = [f"`{name}`", state.policy.text, schedule, gate, str(len(records)), special, events, *adds]
+    print("|", " | ".join(cells), "|")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    every = [*SCENES, *(f"memory-{name}" for name in RUNS)]
+    every = [*SCENES, *RUNS]
     parser = argparse.ArgumentParser(description="Make state folders and histories as they stand beside this program.")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a folder that is not there yet")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these, of scenes.py and of RUNS  [default: all]")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these, of scenes.py and runs.py  [default: all]")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(every):
         parser.error(f"nothing is called {', '.join(sorted(unknown))}; known are {', '.join(every)}")
+    if options.out.exists():
+        parser.error(f"{options.out} is there already: what was made once is not made again")
     options.out.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as folder:
         maker = Maker(options.out.resolve(), unpack_keys(Path(folder)))

@@ -1,0 +1,31 @@
+"""How the memory engine was run for each of its histories; see make.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fedssh.rules.events import Record
+from tests.unit.test_memory_engine import play
+
+_RUNS: dict[str, dict[str, Any]] = {
+    **{f"{name}-{schedule}": {"policy": name, "schedule": schedule} for name in ("best", "polyak", "merge")
+       for schedule in ("free", "relay")},
+    **{f"fedavg-{server}": {"policy": f"fedavg:server={server}"} for server in ("momentum", "adam", "yogi")},
+    **{name: {"policy": policy} for name, policy in {
+        "fedavg": "fedavg", "median": "median", "trimmed": "trimmed:1", "krum": "krum:0", "multi-krum": "multi-krum:0",
+        "fraction": "fedavg:fraction=0.67"}.items()},
+    "nan": {"policy": "fedavg:deadline=1", "attack": ("alice-3", "nan")},
+    "nan-relay": {"schedule": "relay", "attack": ("alice-2", "nan")},
+    "straggler": {"policy": "fedavg:deadline=0.15,minimum=0.5", "pace": {"alice-1": 10}, "sessions": 3},
+    "sign-flip": {"policy": "trimmed:1", "attack": ("alice-2", "sign-flip:2"), "start": 0.4},
+    "gate-off": {"policy": "fedavg", "gate": "off", "attack": ("alice-2", "sign-flip:2"), "start": 0.4},
+    "ladder-free": {"gate": "ladder", "margin": 0.05, "attack": ("alice-2", "perturb:0.1"), "start": 0.4},
+    "ladder-rounds": {"policy": "fedavg", "gate": "ladder", "margin": 0.05, "submissions_per_hour": 9},
+}  # fmt: skip
+RUNS = {f"memory-{name}": settings for name, settings in _RUNS.items()}
+
+
+def run(name: str, path: Path) -> list[Record]:
+    """Run it, and write the history to a file. Done again it writes the same bytes."""
+    return play(path, {"alice-1": 100, "alice-2": 130, "alice-3": 70}, **({"start": 0.1} | RUNS[name])).records
