@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -18,6 +19,7 @@ from fedssh.ledger import verify
 from fedssh.rules.events import EVENTS, HEAD, START, Record, Unknown
 from fedssh.rules.federation import Federation, advance, derive
 from fedssh.rules.stored import from_value, to_value
+from fedssh.rules.typed import members
 from tests.vectors.histories import kept
 from tests.vectors.histories.runs import run
 
@@ -38,6 +40,12 @@ def folded(state: Federation | None, records: list[Record]) -> Federation:
         state = advance(state, record)
     assert state is not None
     return state
+
+
+def changed(record: Record, **other: Any) -> Record:
+    """A record with some other members."""
+    text = canonical(record.fields | other)
+    return Record(other.get("sequence", record.sequence), hashlib.sha256(text).hexdigest(), text, "")
 
 
 def test_the_readme_names_what_is_here() -> None:
@@ -62,6 +70,41 @@ def test_every_record_is_read_by_its_kind_and_written_as_it_was(name: str) -> No
         assert canonical(said.fields()) == canonical(own_members(record))
         assert said.more == {}, "a member that the type does not know"
         assert record.text == canonical(said.fields() | {name: record.fields[name] for name in HEAD})
+
+
+@pytest.mark.parametrize("name", ["best-free", "fedavg"])
+def test_a_record_of_another_version_is_written_as_it_was_too(name: str) -> None:
+    """Whole numbers where others have fractions, members that nobody knows yet, and without those that came later."""
+    for record in kept.records(name):
+        fields = own_members(record)
+        optional = {one for one, _, _, always in members(type(record.said)) if not always}
+        of_whole = {"margin": 1} if "margin" in fields else {"claim": {"loss": 1, "accuracy": 0}, "share": 1}
+        newer = changed(record, newer={"of": [1, 1.0, None]}, **of_whole)
+        older = Record(record.sequence, "", canonical({k: v for k, v in fields.items() if k not in optional}), "")
+        for one in (newer, older):
+            said = EVENTS[record.event].read(own_members(one), "it")
+            assert canonical(said.fields()) == canonical(own_members(one))
+
+
+def test_an_unknown_event_changes_nothing_but_the_number_and_the_hash() -> None:
+    records = kept.records("best-free")
+    before = derive(records)
+    newer = changed(records[-1], sequence=before.sequence + 1, event="from-later", site="alice-1")
+    assert isinstance(newer.said, Unknown) and newer.said.fields() == own_members(newer)
+    after = advance(before, newer)
+    assert dataclasses.replace(after, sequence=before.sequence, head=before.head) == before
+    assert (after.sequence, after.head) == (newer.sequence, newer.hash)
+
+
+def test_a_site_that_is_enrolled_again_has_still_trained_its_sessions() -> None:
+    records = kept.records("polyak-relay")
+    state = derive(records)
+    added = next(record for record in records if record.event == "site-added")
+    before = state.member(added.fields["site"])
+    assert before is not None and before.sessions == 1
+    state = advance(state, changed(added, sequence=state.sequence + 1))
+    after = state.member(before.name)
+    assert after == before and state.members[-1] == after
 
 
 @pytest.mark.parametrize("name", kept.MEMORY)
