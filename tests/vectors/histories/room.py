@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import json
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fedssh import ledger
 from fedssh.bundle import pending, seal, seal_report
 from fedssh.charity import enrol, genesis, snapshot
 from fedssh.charity.cli import InitSettings
@@ -107,6 +109,8 @@ class Room:
         genesis.begin(folders, HOLDOUT, agreement, settings["seed"], private, judge)
         folders.settings.write_text(json.dumps(private | {"data": HOLDOUT.name}, indent=2) + "\n")
         self.vault = Vault(folders)
+        self.late = 0.0
+        ledger.now = self.clock  # type: ignore[attr-defined] # hers and that of her records are one
         for site in SITES[:sites]:
             self.add(site)
         self.work()
@@ -115,8 +119,14 @@ class Room:
         enrol.add(self.vault, name, self.public / f"{key or name}.pub", role)
 
     def work(self, late: float = 0) -> None:
-        """What `charity serve` does when something arrived, with its clock so many seconds ahead."""
-        Coordinator(self.vault, self.judge, now=lambda: time.time() + late).work()
+        """What `charity serve` does when something arrived; from here on her clock is so many seconds ahead."""
+        self.late = max(self.late, late)
+        Coordinator(self.vault, self.judge, now=lambda: time.time() + self.late).work()
+
+    def clock(self) -> str:
+        """The time that her records bear."""
+        moment = datetime.datetime.fromtimestamp(time.time() + self.late, datetime.UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def overdue(self, deadline: float) -> None:
         """The open round's deadline has just passed."""
