@@ -6,6 +6,7 @@ can open what is released, and go on where they were.
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import json
 import logging
@@ -38,7 +39,7 @@ from fedssh.rules.stored import to_value
 from fedssh.weights import write_weights
 from tests.vectors.histories import kept
 
-LATER = 7200  # seconds by which her clock is ahead: what a site had used of its rates is over
+LATER = 7200  # seconds that passed since, for her clock: what a site had used of its rates is over
 CLOSES = {"fedavg-yogi": "round-refused"}  # what its server optimizer keeps of earlier rounds leads past a good model
 
 
@@ -85,7 +86,8 @@ class Continued:
         if self._coordinator is not None:
             self.vault.ledger.close()
             self.vault = Vault(self.folders)
-        self._coordinator = Coordinator(self.vault, self._judge, now=lambda: time.time() + LATER)
+        newest = datetime.datetime.fromisoformat(self.vault.ledger.record(self.vault.state.sequence).time).timestamp()
+        self._coordinator = Coordinator(self.vault, self._judge, now=lambda: max(newest, time.time()) + LATER)
         self._coordinator.recover()
         self.work()
 
