@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedssh.charity.folders import Folders
-from fedssh.charity.judge.client import server_files
+from fedssh.charity.judge.protocol import server_files
 from fedssh.rules.coordinator import Combined
 from fedssh.rules.events import Metrics
 from fedssh.rules.federation import Federation

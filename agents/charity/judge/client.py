@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedssh.charity.judge.protocol import MAX_LINE_BYTES
 from fedssh.commands import logging_environment
 from fedssh.errors import AgentError, JudgeError
 
-MAX_LINE_BYTES = 1 << 20
 CHECK_WORTH = 4  # six short trainings at most, in a network that is built for the first of them
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no submission's fault, and may pass
 
@@ -33,11 +33,6 @@ class _DiedError(JudgeError):
 
 class JudgeDownError(AgentError):
     """The judge does not get ready; that is not the fault of any submission."""
-
-
-def server_files(out: Path) -> list[Path]:
-    """Where the judge leaves a server optimizer's state beside a round's result: at most two sets of tensors."""
-    return [out.with_suffix(f".server{number}.safetensors") for number in range(2)]
 
 
 def judge_command(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedssh import weights
-from fedssh.charity.judge.client import server_files
+from fedssh.charity.judge.protocol import server_files
 from fedssh.rules import averaging
 from fedssh.rules.policies import read_policy
 

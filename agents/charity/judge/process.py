@@ -1,103 +1,34 @@
 """The judge: a child process that knows Keras and the coordinator's images, and answers with metrics.
 
-Reads one JSON object per line and answers each with one:
-
-    (start)                                                          {"ready": true, "holdout": {"sha256", "examples"}}
-    {"model": PATH}                                                  {"metrics": {"loss", "accuracy", …}}
-    {"mix": {"current": PATH, "candidate": PATH, "shares": [S, …], "out": PATH|null}}
-                                                                     {"metrics": [{…}, …]}
-    {"round": {"policy": TEXT, "base": PATH, "updates": [[PATH, EXAMPLES], …], "server": [PATH, …], "out": PATH}}
-                                                                     {"metrics": {…}, "shares": [S, …], "server": N}
-    {"check": {"model": PATH, "current": PATH, "first": PATH, "plan": {…}}}          {"sound": BOOL, "text": TEXT}
-    {"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null}}
-                                   {"metrics": {…}, "examples": N, "weights": {…}, "told": LINE} or {"unfit": reason}
-    whatever it cannot do                                            {"error": reason}, of a disk with {"errno": N}
-
-The images are in memory and the network is built and warm before it says that it is ready; a score then costs
-loading the weights and one pass over the images. It ends when its input ends.
+It answers the questions of `protocol`. The images are in memory and the network is built and warm before it says that
+it is ready; a score then costs loading the weights and one pass over the images. It ends when its input ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedssh import weights
 from fedssh.charity.judge import combining
 from fedssh.charity.judge.own_images import to_reading
 from fedssh.charity.judge.probe import Probe
+from fedssh.charity.judge.scorer import Scorer, fingerprint
 from fedssh.charity.judge.starting_weights import read_given
 from fedssh.commands import log_events
 from fedssh.errors import AgentError, SettingsError
-from fedssh.models import build, get_weights, loss_name, score, set_weights, statistics
-from fedssh.models.backend import compiled, load_keras
+from fedssh.models import get_weights, loss_name, set_weights
+from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
 from fedssh.models.data.reading import AS_IT_IS, Reading
 from fedssh.models.training import new_optimizer
-
-if TYPE_CHECKING:
-    import numpy as np
-
-BATCH = 64  # as quick as larger ones and 100 MB leaner; the last one is filled up, so that one function serves all
-
-
-class Scorer:
-    """A network with room for any weights of its architecture, and the images it is scored on.
-
-    Args:
-        spec: The architecture.
-        holdout: The images.
-    """
-
-    def __init__(self, spec: dict[str, Any], holdout: images.Images) -> None:
-        import tensorflow
-
-        self.spec = spec
-        self.holdout = holdout
-        self.network = build(spec)
-        self.shapes = {name: tuple(array.shape) for name, array in get_weights(self.network).items()}
-        self.statistics = statistics(self.network)
-        shape = tensorflow.TensorSpec((min(BATCH, len(holdout)), *spec["input"]), "float32")
-        self._forward = compiled(lambda batch: self.network(batch, training=False), [shape])
-        self._batch = shape.shape[0]
-
-    def score_file(self, path: Path) -> dict[str, Any]:
-        """What the model in a file scores."""
-        set_weights(self.network, weights.read_weights(path, self.shapes))
-        return self.score()
-
-    def score_weights(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """What weights in memory score."""
-        set_weights(self.network, tensors)
-        return self.score()
-
-    def read(self, path: Path) -> Mapping[str, np.ndarray]:
-        """The tensors of a model file of this architecture, read as they are used."""
-        return weights.map_weights(path, self.shapes)
-
-    def score(self) -> dict[str, Any]:
-        """What the weights at hand score."""
-        return score.score(self._predict(self.holdout.images), self.holdout.labels, self.spec["classes"])
-
-    def _predict(self, pixels: np.ndarray) -> np.ndarray:
-        """float32 [n, height, width, channels] -> float32 [n, outputs]."""
-        import numpy as np
-
-        parts = []
-        for start in range(0, len(pixels), self._batch):
-            batch = pixels[start : start + self._batch]
-            missing = self._batch - len(batch)
-            filled = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)]) if missing else batch
-            parts.append(self._forward(filled).numpy()[: len(batch)])
-        return np.concatenate(parts)
 
 
 def genesis(
@@ -160,14 +91,6 @@ def check(scorer: Scorer, probe: Probe, wanted: dict[str, Any]) -> dict[str, Any
     """Whether sites can go on from a model in a file. Stored models have their hash as file name, so it names them."""
     current, first = ((Path(wanted[whose]).name, scorer.read(Path(wanted[whose]))) for whose in ("current", "first"))
     return vars(probe.check(scorer.read(Path(wanted["model"])), current, first))
-
-
-def fingerprint(holdout: images.Images) -> str:
-    """SHA-256 of images and labels as the network sees them: which holdout a score belongs to."""
-    digest = hashlib.sha256(repr((holdout.images.shape, holdout.labels.shape)).encode())
-    digest.update(holdout.images.tobytes())
-    digest.update(holdout.labels.tobytes())
-    return digest.hexdigest()
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]], say: Callable[[dict[str, Any]], None]) -> None:

@@ -22,7 +22,7 @@ from fedssh.weights import read_header, read_weights, write_weights
 
 if TYPE_CHECKING:
     from experiments.definition.config import Prepared
-    from fedssh.charity.judge.process import Scorer
+    from fedssh.charity.judge.scorer import Scorer
     from fedssh.models.data.images import Images
 
 
@@ -84,7 +84,7 @@ def scores_on(spec: dict[str, Any], images: Images) -> Scores:
 
     It raises ValueError for weights whose predictions are not finite.
     """
-    from fedssh.charity.judge.process import BATCH, Scorer
+    from fedssh.charity.judge.scorer import BATCH, Scorer
 
     key = canonical([spec, min(BATCH, len(images))])
     if key not in _scorers:
