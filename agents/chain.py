@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from fedssh.forms import MAX_BYTES, canonical, parse, shown
 from fedssh.keys import PublicKey
 from fedssh.manifest import Release
 from fedssh.rules.events import START, Record
+from fedssh.rules.gate import impossible, is_number
 from fedssh.rules.vocabulary import JUDGED
 from fedssh.signature import LEDGER, verify
 
@@ -35,7 +35,6 @@ AGREED = {
     "margin": ("margin", 0.0),
     "schedule": ("schedule", None),
 }
-_SHARES = ("accuracy", "precision", "recall", "auc")
 _X = r"[0-9a-f]"
 _ESCAPED = (  # a letter from DEL on; of the others only quotes and backslashes stand in a canonical record's text
     rf"\\u(?:007f|00[89a-f]{_X}|0[1-9a-f]{_X}{_X}|[1-9a-cef]{_X}{_X}{_X}|d[0-7]{_X}{_X}"
@@ -257,33 +256,12 @@ def _is_part(readers: list[str], recorded: object) -> bool:
 
 def _check_metrics(what: str, metrics: Mapping[str, Any], agreed: Mapping[str, Any]) -> None:
     most = 1.0
-    if agreed.get("gate") == "ladder" and _is_number(agreed.get("margin")):
+    if agreed.get("gate") == "ladder" and is_number(agreed.get("margin")):
         most += min(agreed["margin"], 1) / 2  # a ladder tells the nearest of its steps; the last may lie above 1
-    for name, value in metrics.items():
-        if not _is_score(name, value, most):
-            found = str(value)[:40] if type(value) in (int, float) else shown(value)
-            raise BundleError(f"the score {shown(name)} of {what} is {found}, which no model can have")
-
-
-def _is_score(name: str, value: Any, most: float) -> bool:
-    if name == "confusion":
-        rows = value if isinstance(value, list) else [None]
-        return all(
-            isinstance(row, list) and len(row) == len(rows) and all(type(n) is int and 0 <= n < 2**53 for n in row)
-            for row in rows
-        )
-    if name == "per_class_accuracy":
-        return isinstance(value, list) and all(_is_score("accuracy", share, most) for share in value)
-    if value is None:
-        return name != "loss"
-    if name in _SHARES:
-        return _is_number(value) and 0 <= value <= most
-    return _is_number(value) and (value >= 0 or name != "loss")
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is a finite number, also once it is a float; JSON knows whole numbers of any size."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    if (name := impossible(metrics, most)) is not None:
+        value = metrics[name]
+        found = str(value)[:40] if type(value) in (int, float) else shown(value)
+        raise BundleError(f"the score {shown(name)} of {what} is {found}, which no model can have")
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -15,7 +15,7 @@ from fedssh.chain import Seen
 from fedssh.errors import LedgerError
 from fedssh.files import write_whole
 from fedssh.forms import canonical
-from fedssh.rules.replay import Replay
+from fedssh.rules.replay import LookUp, Replay
 from fedssh.rules.stored import from_value, to_value
 
 
@@ -30,13 +30,18 @@ class Followed:
         self._path = path
         self._replay: Replay | None = None
 
-    def at(self, seen: Seen) -> Replay:
-        """The history after the newest release that was seen, or, where that is not known, before its first record."""
+    def at(self, seen: Seen, look_up: LookUp) -> Replay:
+        """The history after the newest release that was seen, or, where that is not known, before its first record.
+
+        Args:
+            look_up: Asks for an earlier record that is not remembered any more.
+        """
         if self._replay is None or not _stands_at(self._replay, seen):
             self._replay = self._read()
         if not _stands_at(self._replay, seen):
             self._replay = Replay()
         replay, self._replay = self._replay, None  # it moves on, and may fail on its way
+        replay.look_up = look_up
         return replay
 
     def keep(self, replay: Replay) -> None:
@@ -52,7 +57,7 @@ class Followed:
             value = json.loads(self._path.read_bytes())
             replay = Replay(from_value(value["state"], value["sequence"], value["head"]))
             replay.remember(value["remembered"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AssertionError, LedgerError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError, LedgerError):
             return Replay()
         return replay
 

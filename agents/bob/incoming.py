@@ -153,7 +153,7 @@ class Incoming:
             arrived.extract(plain.file, self._key, self._max_bytes)
             seen = read_seen(self._state.seen)
             new = chain.check_order(seen, release)
-            replay = self._followed.at(seen)
+            replay = self._followed.at(seen, lambda number: self._earlier(door, number))
             lines = self._follow(replay, seen, release, door) if new else {}
             genesis = self._genesis(lines.get(1), door)
             record = lines.get(release.sequence) or _line(door, release.sequence)
@@ -235,6 +235,13 @@ class Incoming:
                 raise
             self._say("decision", str(error), sequence=record.sequence, reason=str(error))
             replay.go_on(record)
+
+    def _earlier(self, door: Door, number: int) -> Record:
+        """A record from before what is remembered, as it is signed; that it is in the history was seen at its time."""
+        record = chain.read_line(_line(door, number), self._site.coordinator)
+        if record.sequence != number:
+            raise LedgerError(f"{door.address} shows record {record.sequence} as record {number}")
+        return record
 
     def _genesis(self, line: bytes | None, door: Door) -> bytes:
         """The line of record 1: just followed, or kept from then, or asked for once where an older Bob followed it.

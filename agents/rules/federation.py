@@ -205,7 +205,11 @@ class Federation:
             started: What the site started from.
         """
         member = self.member(site)
-        return "revoked" if member is None or member.revoked else self.out_of_turn(site, started)
+        if member is None or member.revoked:
+            return "revoked"
+        if member.role != "site":
+            return f"{site} is enrolled as {member.role}, which submits nothing"
+        return self.out_of_turn(site, started)
 
     def out_of_turn(self, site: str, started: Started) -> str:
         """Why nothing is taken from a site now, in the schedule `relay`; empty when it is, and in every other schedule.
@@ -266,7 +270,7 @@ def advance(state: Federation | None, record: Record) -> Federation:
         return _begun(record) if state is None else _advanced(state, record)
     except KeyError as error:
         raise LedgerError(f"record {record.sequence} lacks {error}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise LedgerError(f"record {record.sequence}: {error}") from None
 
 

@@ -8,6 +8,7 @@ federation may know of a score, under a ladder, says `told`.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ Metrics = Mapping[str, Any]
 GATES = ("on", "off", "ladder")
 MARGIN = number(least=0, below=1)
 _UNDEFINED = -1.0
+_SHARES = ("accuracy", "precision", "recall", "auc")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Gate:
         checked("the margin of the gate", self.margin, MARGIN)
         if self.kind == "ladder" and self.margin == 0:
             raise ValueError("the margin of the gate is 0, expected a number above 0 for a ladder")
+
+    @property
+    def most(self) -> float:
+        """What is told of the highest score of all: the nearest step of a ladder may lie above it."""
+        return 1 + self.margin / 2 if self.kind == "ladder" else 1.0
 
     def hides(self, decided: Decision) -> bool:
         """Whether nothing is told of what a model scored: under a ladder a refusal is all that the sites learn."""
@@ -143,6 +150,36 @@ def told(gate: Gate, metrics: Metrics | None) -> dict[str, Any] | None:
         return None if metrics is None else dict(metrics)
     plain = {name: value for name, value in metrics.items() if value is None or isinstance(value, float)}
     return {name: value if value is None else _rounded(value, gate.margin) for name, value in plain.items()}
+
+
+def impossible(metrics: Metrics, most: float = 1.0) -> str | None:
+    """The first score that no model can have, by name; None where all can be.
+
+    Args:
+        most: What is told of the highest accuracy.
+    """
+    return next((name for name, value in metrics.items() if not _is_score(name, value, most)), None)
+
+
+def _is_score(name: str, value: Any, most: float) -> bool:
+    if name == "confusion":
+        rows = value if isinstance(value, list) else [None]
+        return all(
+            isinstance(row, list) and len(row) == len(rows) and all(type(n) is int and 0 <= n < 2**53 for n in row)
+            for row in rows
+        )
+    if name == "per_class_accuracy":
+        return isinstance(value, list) and all(_is_score("accuracy", share, most) for share in value)
+    if value is None:
+        return name != "loss"
+    if name in _SHARES:
+        return is_number(value) and 0 <= value <= most
+    return is_number(value) and (value >= 0 or name != "loss")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, also once it is a float; JSON knows whole numbers of any size."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _rounded(value: float, step: float) -> float:
