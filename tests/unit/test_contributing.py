@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from fedssh.rules.averaging import round_result
 from fedssh.rules.gate import Gate, decide
 from fedssh.rules.policies import described, described_options, read_policy
 
-SECTIONS = {"A policy"}  # those that a test below runs
+SECTIONS = {"A policy", "Before a commit"}  # those that a test below runs
 _BLOCK = re.compile(r"^`(?P<file>[^`\n]+)`\n\n```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -83,6 +86,47 @@ def test_a_policy(add: Callable[[ModuleType, str], None]) -> None:
     assert rows["half-way"]["options"] == []
     few = {"option": "few", "default": 1, "means": "sites with fewer images do not count"}
     assert few in described_options()
+
+
+def test_before_a_commit_the_same_is_asked_as_by_scripts_lint(root: Path) -> None:
+    hooks = re.findall(r"^ +entry: \.venv/bin/(.+)$", (root / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+    asked = (root / "scripts" / "lint").read_text().partition("\nPATH=")[2].splitlines()[1:]
+    assert hooks == asked and len(hooks) > 3
+
+
+GOOD = {"keys/README": b"Your own keys go here.\n", "-at most.bin": bytes(500_000)}
+BAD = {
+    "keys/auditor": (b"a key of any form\n", "keys"),
+    "tests/key": (b"x\n-----BEGIN OPENSSH " + b"PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n", "private-key"),
+    "-too large.bin": (bytes(500_001), "size"),
+}
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_before_a_commit_keys_and_large_files_are_refused(root: Path, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environ |= {"PRE_COMMIT_HOME": str(tmp_path / "cache"), "PRE_COMMIT_COLOR": "never"}
+
+    def refused(files: dict[str, bytes]) -> dict[str, str]:
+        """By hook, what it says, once these files are there as well."""
+        for file, content in files.items():
+            (checkout / file).parent.mkdir(parents=True, exist_ok=True)
+            (checkout / file).write_bytes(content)
+        subprocess.run(["git", "add", "--all"], cwd=checkout, env=environ, check=True)
+        command = [sys.executable, "-m", "pre_commit", "run", "--all-files"]
+        ran = subprocess.run(command, cwd=checkout, env=environ, stdout=subprocess.PIPE, text=True, check=False)
+        found = dict(re.findall(r"^- hook id: (\S+)$(.*?)(?=\.{9}|\Z)", ran.stdout, re.MULTILINE | re.DOTALL))
+        assert ran.returncode == bool(found), ran.stdout
+        return found
+
+    subprocess.run(["git", "init", "--quiet", checkout], env=environ, check=True)
+    shutil.copy(root / ".pre-commit-config.yaml", checkout)
+    assert refused(GOOD) == {}
+    found = refused({file: content for file, (content, _) in BAD.items()})
+    assert set(found) == {hook for _, hook in BAD.values()}
+    for file, (_, hook) in BAD.items():
+        assert file in found[hook] and not any(good in found[hook] for good in GOOD)
 
 
 def test_nothing_of_an_example_stays() -> None:
