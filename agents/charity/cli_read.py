@@ -17,6 +17,7 @@ import click
 
 from fedssh.commands import path_argument, settings_options
 from fedssh.errors import AgentError, LedgerError, SettingsError
+from fedssh.history.verbs import VERBS
 from fedssh.settings import setting
 
 if TYPE_CHECKING:
@@ -94,15 +95,31 @@ def history(settings: StateSettings, last: int | None, export: bool, after: int,
     sys.stdout.writelines(texts.history(lambda: recorded.rows(after), as_json=as_json))
 
 
-@click.command(epilog=example("charity show 17"))
-@click.argument("n", type=click.IntRange(min=1))
-@json_option
-@settings_options(StateSettings, "charity")
-def show(settings: StateSettings, n: int, as_json: bool) -> None:
-    """Show everything that record N says."""
-    from fedssh.history import views
+def _several(context: click.Context, argument: click.Parameter, value: Any) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
-    show_value("show", views.show(Recorded(ledger_of(folders_of(settings.state))).row(n)), as_json)
+
+def viewed(verb: str) -> click.Command:
+    """The command of a verb that shows here what it shows at the door, and no more."""
+    _, places, _, told = VERBS[verb]
+    [(asked_as, means)] = told.items()
+
+    @click.command(verb, help=f"Show {means}.", epilog=example(f"charity {verb}" + " 17" * places))
+    @json_option
+    @settings_options(StateSettings, "charity")
+    def command(settings: StateSettings, as_json: bool, numbers: tuple[int, ...] = ()) -> None:
+        from fedssh.history.views import VIEWS, Asked
+
+        state = settings.state
+        recorded = Recorded(ledger_of(folders_of(state)))
+        asked = Asked(recorded, numbers, lambda: totals_of(state), lambda: arrived(folders_of(state)), time.time())
+        show_value(verb, VIEWS[verb](asked), as_json)
+
+    if places:
+        form, words = click.IntRange(min=1), asked_as.removeprefix(f"{verb} ")
+        argument = click.Argument(["numbers"], type=form, nargs=places, metavar=words, callback=_several)
+        command.params.insert(0, argument)
+    return command
 
 
 @click.command(epilog=example("charity diff 1 17"))
@@ -150,22 +167,6 @@ def best(settings: StateSettings, as_json: bool) -> None:
     text = texts.best_text(value)
     width = text.index(value["model"]["sha256"])  # the model's hash stands on the first line
     click.echo(f"{text}{'stored at':<{width}}{folders_of(settings.state).model(value['model']['sha256'])}")
-
-
-@click.command(epilog=example("charity status --json"))
-@json_option
-@settings_options(StateSettings, "charity")
-def status(settings: StateSettings, as_json: bool) -> None:
-    """Show where the federation stands."""
-    from fedssh.charity import intake
-    from fedssh.history import views
-
-    folders = folders_of(settings.state)
-    totals = totals_of(settings.state)
-    waiting: dict[str, int] = {}
-    for one in (*intake.waiting(folders), *intake.unfinished(folders)):
-        waiting[one.site] = waiting.get(one.site, 0) + 1
-    show_value("status", views.status(totals, waiting, time.time()), as_json)
 
 
 @click.command(
@@ -327,6 +328,14 @@ def totals_of(state: Path) -> dict[str, Any]:
     return views.total(Recorded(ledger_of(folders)), summary)
 
 
+def arrived(folders: Folders) -> dict[str, int]:
+    """How many bundles of each site wait to be judged."""
+    from fedssh.charity import intake
+
+    waiting = [one.site for one in (*intake.waiting(folders), *intake.unfinished(folders))]
+    return {site: waiting.count(site) for site in dict.fromkeys(waiting)}
+
+
 def _chosen(settings: StateSettings, number: int) -> Record:
     """The record of that number; 0 is the one that made the current model current."""
     ledger = ledger_of(folders_of(settings.state))
@@ -357,4 +366,6 @@ def _model(folders: Folders, record: Record) -> Path:
     return path
 
 
-COMMANDS = (history, show, diff, best, status, verify, score, export)
+_OWN = (history, diff, best, verify, score, export)
+_ELSEWHERE = ("nodes", "help")  # a group in cli.py, and `--help`
+COMMANDS = (*_OWN, *(viewed(verb) for verb in VERBS if verb not in (*_ELSEWHERE, *(one.name for one in _OWN))))

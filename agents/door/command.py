@@ -5,7 +5,7 @@ The door starts it for every channel, with the client's words in SSH_ORIGINAL_CO
     scp -t .                                site           takes one bundle into this site's inbox
     verdict [--wait SECONDS] ID             site           prints the signed verdict
     release [--after SEQ] [--wait SECONDS]  site           streams the newest release, if it is newer than SEQ
-    history, show, diff, best, nodes,       site, auditor  read the ledger; see agents/history/views.py
+    history, show, diff, best, nodes,       site, auditor  read the ledger; see agents/history/verbs.py
     status, verify, help
 
 The words pick a verb, a number or an identifier; no path or file name of the client's is ever used. The site
@@ -43,9 +43,7 @@ from fedssh.door.channel import (
     take_slot,
 )
 
-VERBS = "scp -t, verdict, release, history, show, diff, best, nodes, status, verify, help"
 FOR_SITES = ("scp", "verdict", "release")
-READS = ("history", "show", "diff", "best", "nodes", "status", "verify", "help")
 
 
 def main() -> None:
@@ -99,9 +97,11 @@ def dispatch(client: Client, verb: str, words: list[str]) -> int:
         from fedssh.door.fetch import release, verdict
 
         return verdict(client, words) if verb == "verdict" else release(client, words)
-    if verb in READS:
+    from fedssh.history.verbs import VERBS  # all others read
+
+    if verb in VERBS:
         from fedssh.door.show import read
 
         return read(client, verb, words)
     problem = f"{verb[:40]!r} is not a verb" if verb else "there is no shell here"
-    raise Stop(2, f"{problem}; the verbs are {VERBS}")
+    raise Stop(2, f"{problem}; the verbs are scp -t, verdict, release, {', '.join(VERBS)}")

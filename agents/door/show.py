@@ -16,7 +16,7 @@ from fedssh.history.published import NoRecord, Published
 
 def read(client: Client, verb: str, words: list[str]) -> int:
     """Print one view of the ledger, for people or, with `--json`, for programs."""
-    allowed, places, form = verbs.FORMS[verb]
+    allowed, places, form, _ = verbs.VERBS[verb]
     found, rest = options(words, {name: number if valued else None for name, valued in allowed.items()}, places, form)
     numbers = [number(word, "the record") for word in rest]
     if verb == "help":
@@ -29,7 +29,11 @@ def read(client: Client, verb: str, words: list[str]) -> int:
             elif verb == "history":
                 send(history(Published(file), found))
             else:
-                show(verb, look_at(client, verb, Published(file), numbers), found)
+                ledger = Published(file)
+                asked = views.Asked(
+                    ledger, numbers, lambda: total(client, ledger), lambda: arrived(client), time.time()
+                )
+                show(verb, views.VIEWS[verb](asked), found)
     except FileNotFoundError:
         raise later("there is no history yet") from None
     except NoRecord as error:
@@ -63,28 +67,21 @@ def send(pieces: Iterable[bytes]) -> None:
     answer(bytes(block))
 
 
-def look_at(client: Client, verb: str, ledger: Published, numbers: list[int]) -> Any:
-    """The value of one view."""
-    if verb in ("show", "diff"):
-        records = [ledger.row(number) for number in numbers]
-        return views.show(*records) if verb == "show" else views.diff(*records)
-    totals = views.total(ledger, summary(client))
-    if verb == "best":
-        return views.best(totals, ledger.row)
-    if verb == "nodes":
-        return views.nodes(totals)
+def arrived(client: Client) -> dict[str, int]:
+    """How many bundles of each site wait to be judged."""
     inbox = client.path("inbox")
     sites = os.listdir(inbox) if os.path.isdir(inbox) else []
-    return views.status(totals, {site: waiting(os.path.join(inbox, site))[0] for site in sites}, time.time())
+    return {site: waiting(os.path.join(inbox, site))[0] for site in sites}
 
 
-def summary(client: Client) -> bytes:
-    """The totals that the vault has added up; empty where it has not yet."""
+def total(client: Client, ledger: Published) -> dict[str, Any]:
+    """The totals of the whole history, from those that the vault has added up, where it has."""
     try:
         with open(client.path("outbox", "summary.json"), "rb") as file:
-            return file.read()
+            summary = file.read()
     except FileNotFoundError:
-        return b""
+        summary = b""
+    return views.total(ledger, summary)
 
 
 def check(client: Client, ledger: BinaryIO) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedssh.history.table import clock, decimal, few, named_lines, number, short, table, table_lines
 from fedssh.history.totals import plain
-from fedssh.history.verbs import HELP
+from fedssh.history.verbs import help_text
 from fedssh.history.views import Fields, Row, escaped, fingerprint, history_row, ordered
 from fedssh.rules.vocabulary import VERDICTS
 
@@ -218,7 +218,7 @@ TEXTS: dict[str, Callable[[Any], str]] = {
     "nodes": nodes_text,
     "status": status_text,
     "verify": verify_text,
-    "help": lambda value: HELP,
+    "help": lambda value: help_text(),
 }
 
 

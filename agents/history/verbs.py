@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-HELP = """\
-history [--last N]                 every event: who sent what, what it claimed, what it scored, the verdict and why
-history --export [--after SEQ]     the signed records themselves, one JSON line each
-show N                             everything record N says
-diff A B                           what changed from record A to record B
-best                               the current model: where it comes from and what it scores
-nodes                              the sites and auditors, and what each has sent
-status                             where the federation stands
-verify                             check every hash, link and signature of the history
-help                               this page
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Verb = tuple[dict[str, bool], int, str, dict[str, str]]
 
+# verb: (option: whether it takes a number, how many numbers follow, the form, what `help` says of each way to ask)
+VERBS: dict[str, Verb] = {
+    "history": (
+        {"--json": False, "--export": False, "--after": True, "--last": True}, 0,
+        "history [--json] [--last N] | history --export [--after SEQ]",
+        {"history [--last N]": "every event: who sent what, what it claimed, what it scored, the verdict and why",
+         "history --export [--after SEQ]": "the signed records themselves, one JSON line each"},
+    ),
+    "show": ({"--json": False}, 1, "show [--json] N", {"show N": "everything record N says"}),
+    "diff": ({"--json": False}, 2, "diff [--json] A B", {"diff A B": "what changed from record A to record B"}),
+    "best": ({"--json": False}, 0, "best [--json]",
+             {"best": "the current model: where it comes from and what it scores"}),
+    "nodes": ({"--json": False}, 0, "nodes [--json]", {"nodes": "the sites and auditors, and what each has sent"}),
+    "status": ({"--json": False}, 0, "status [--json]", {"status": "where the federation stands"}),
+    "verify": ({"--json": False}, 0, "verify [--json]",
+               {"verify": "check every hash, link and signature of the history"}),
+    "help": ({"--json": False}, 0, "help [--json]", {"help": "this page"}),
+}  # fmt: skip
+
+_REST = """
 Each also with --json. Sites further have, for their programs or by hand:
 scp -O FILE.bundle HOST:           send one bundle
 verdict [--wait SECONDS] ID        the signed verdict on it
@@ -22,20 +35,13 @@ Exit codes: 0 done, 1 the door failed, 2 not a verb, 3 refused, 4 nothing yet or
 Example: ssh HOST history --last 20
 """
 
-FORMS: dict[str, tuple[dict[str, bool], int, str]] = {
-    # verb: (option: whether it takes a number, how many numbers follow, the form)
-    "history": ({"--json": False, "--export": False, "--after": True, "--last": True}, 0,
-                "history [--json] [--last N] | history --export [--after SEQ]"),
-    "show": ({"--json": False}, 1, "show [--json] N"),
-    "diff": ({"--json": False}, 2, "diff [--json] A B"),
-    "best": ({"--json": False}, 0, "best [--json]"),
-    "nodes": ({"--json": False}, 0, "nodes [--json]"),
-    "status": ({"--json": False}, 0, "status [--json]"),
-    "verify": ({"--json": False}, 0, "verify [--json]"),
-    "help": ({"--json": False}, 0, "help [--json]"),
-}  # fmt: skip
+
+def help_text() -> str:
+    """What `help` prints."""
+    ways = [way for _, _, _, told in VERBS.values() for way in told.items()]
+    return "".join(f"{asked:<34} {told}\n" for asked, told in ways) + _REST
 
 
 def help_value() -> dict[str, str]:
     """The verbs with their forms, for programs."""
-    return {verb: form for verb, (_, _, form) in FORMS.items()}
+    return {verb: form for verb, (_, _, form, _) in VERBS.items()}

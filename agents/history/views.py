@@ -11,8 +11,8 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from fedssh.history.published import NoRecord
 from fedssh.history.table import few, number
@@ -35,6 +35,24 @@ class History(Protocol):
 
     def rows(self, after: int = 0) -> Iterator[Row]:
         """The records above a number, in order."""
+
+
+class Asked(NamedTuple):
+    """What somebody asks a view about.
+
+    Attributes:
+        history: The records.
+        numbers: Those of the records that were named.
+        totals: Adds up the whole history.
+        waiting: How many bundles of each site wait to be judged.
+        now: In seconds since 1970.
+    """
+
+    history: History
+    numbers: Sequence[int]
+    totals: Callable[[], Row]
+    waiting: Callable[[], Mapping[str, int]]
+    now: float
 
 
 def total(history: History, summary: bytes = b"") -> Row:
@@ -228,6 +246,16 @@ def status(totals: Row, waiting: Mapping[str, int] | None = None, now: float = 0
         "head": totals["hash"],
         "last": totals["time"],
     }
+
+
+# Verb: its view. `history` is no value but a stream, `verify` and `help` look at other things.
+VIEWS: dict[str, Callable[[Asked], Any]] = {
+    "show": lambda asked: show(asked.history.row(asked.numbers[0])),
+    "diff": lambda asked: diff(*map(asked.history.row, asked.numbers)),
+    "best": lambda asked: best(asked.totals(), asked.history.row),
+    "nodes": lambda asked: nodes(asked.totals()),
+    "status": lambda asked: status(asked.totals(), asked.waiting(), asked.now),
+}
 
 
 def _rounds(totals: Row, sites: int) -> Row | None:
