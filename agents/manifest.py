@@ -24,6 +24,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from fedssh.errors import BundleError
 from fedssh.forms import _ID, _SITE, canonical, matched, parse, shown
+from fedssh.rules.typed import said
 
 FORMAT = 1
 
@@ -59,18 +60,18 @@ def judged_once(id: str | None, sha256: Callable[[], str]) -> str:
 
 @dataclass(frozen=True)
 class Blob:
-    """The bytes of a file: their SHA-256 in hexadecimal and their number."""
+    """The bytes of a file."""
 
-    sha256: str
-    size: int
+    sha256: str = said("Their SHA-256, in hexadecimal.")
+    size: int = said("Their number.")
 
 
 @dataclass(frozen=True)
 class Local:
     """What the trainer measured on the site's own validation split."""
 
-    loss: float
-    accuracy: float
+    loss: float = said("The loss.")
+    accuracy: float = said("The accuracy, in 0..1.")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class _Message:
     kind: ClassVar[str]
     travels: ClassVar[bool] = True
 
-    id: str
+    id: str = said("A UUIDv7, of whoever writes it.")
 
     def to_bytes(self) -> bytes:
         """The canonical JSON of this message."""
@@ -120,14 +121,14 @@ class Claim(_Message):
     kind = "claim"
     travels = False
 
-    architecture: str
-    builds_on: int
-    session: int
-    epoch: int
-    examples: int
-    metrics: Local
-    started: str
-    created: str
+    architecture: str = said("SHA-256 of the canonical spec.")
+    builds_on: int = said("The record of the release that the session started from.")
+    session: int = said("The session's number, from 1.")
+    epoch: int = said("The epoch in it, from 1.")
+    examples: int = said("How many images the site trains on.")
+    metrics: Local = said("What the checkpoint scored at the site.")
+    started: str = said("When the session began.")
+    created: str = said("When this was written.")
 
 
 @dataclass(frozen=True)
@@ -137,14 +138,14 @@ class SessionOver(_Message):
     kind = "report"
     travels = False
 
-    builds_on: int
-    session: int
-    epochs: int
-    checkpoints: int
-    examples: int
-    metrics: Local | None
-    started: str
-    created: str
+    builds_on: int = said("The record of the release that the session started from.")
+    session: int = said("The session's number, from 1.")
+    epochs: int = said("How many epochs it had.")
+    checkpoints: int = said("How many models were published in it.")
+    examples: int = said("How many images the site trains on.")
+    metrics: Local | None = said("What the last of them scored at the site; null where there was none.")
+    started: str = said("When the session began.")
+    created: str = said("When this was written.")
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,10 @@ class Submission(Claim):
     kind = "submission"
     travels = True
 
-    sender: str
-    recipients: list[str]
-    model: Blob
-    sealed: Blob
+    sender: str = said("The site's name.")
+    recipients: list[str] = said("Fingerprint of the key that the model is sealed for: the coordinator's.")
+    model: Blob = said("The plain model file.")
+    sealed: Blob = said("The member `model.age`.")
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Report(SessionOver):
 
     travels = True
 
-    sender: str
+    sender: str = said("The site's name.")
 
 
 @dataclass(frozen=True)
@@ -175,17 +176,17 @@ class Release(_Message):
 
     kind = "release"
 
-    sender: str
-    recipients: list[str]
-    model: Blob
-    sealed: Blob
-    architecture: str
-    sequence: int
-    head: str
-    metrics: dict[str, Any]
-    plan: dict[str, Any]
-    federation: dict[str, Any]
-    created: str
+    sender: str = said("`charity`.")
+    recipients: list[str] = said("Fingerprints of the keys that the model is sealed for, in order of enrolment.")
+    model: Blob = said("The plain model file.")
+    sealed: Blob = said("The member `model.age`.")
+    architecture: str = said("SHA-256 of the canonical spec, as in genesis.")
+    sequence: int = said("The number of its record in the history.")
+    head: str = said("The hash of that record.")
+    metrics: dict[str, Any] = said("What the model scored on the holdout, as in that record.")
+    plan: dict[str, Any] = said("The training plan, as in genesis.")
+    federation: dict[str, Any] = said("Where the federation stands, as in that record: a `Standing`.")
+    created: str = said("When this was written.")
 
 
 def _build(cls: type[Any], value: dict[str, Any], where: str) -> Any:

@@ -1,11 +1,15 @@
 """The coordinator's folders: what lies where under `--state`, and who may see it.
 
-vault/     Charity only: coordinator_key, ledger.db, snapshot.json, charity.json, models/, claimed/, opened/,
+    vault/     Charity only: coordinator_key, ledger.db, snapshot.json, charity.json, models/, claimed/, opened/,
                evidence/, updates/ (of the open round), server/ (state of a server optimizer),
                garbage/ (counts of what was dropped and is not recorded yet)
-inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
-outbox/    written by the vault, read by the door: ledger.jsonl, summary.json, sites.json, verdicts/, releases/
-door/      the door only: host_key, its logs and generated files
+    inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
+    outbox/    written by the vault, read by the door: ledger.jsonl, summary.json, verdicts/<site>/<id>.json,
+               releases/<record, 8 digits>.bundle, coordinator_key.pub, allowed_signers, sites.json:
+               {"sites": [{"site": NAME, "role": "site" or "auditor", "key": one OpenSSH line}, …]}
+    door/      the door only: host_key, its logs and generated files
+
+What lies in the outbox is derived from the vault, and written again where it is missing.
 """
 
 from __future__ import annotations

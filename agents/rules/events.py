@@ -2,7 +2,7 @@
 
     record     canonical JSON {"sequence":n,"previous":hex,"event":name,"time":…, the event's own members}
 
-docs/formats.md is made from this file.
+A kind is a class with a `name`; `EVENTS` has them all, and docs/formats.md is made from it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from fedssh.rules.typed import Absent, Typed, said
 START = "0" * 64
 HEAD = ("sequence", "previous", "event", "time")
 
-Metrics = Mapping[str, Any]  # name: number, null where it is undefined, or a list
+Metrics = Mapping[str, Any]  # name: number, null where it is undefined, or a list; see `models.score`
+EVENTS: dict[str, type[Event]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,11 @@ class Claim(Typed):
 class Event(Typed):
     """What a record says, beside its number, its time and the record before it."""
 
-    name: ClassVar[str]
+    name: ClassVar[str] = "unknown"
+
+    def __init_subclass__(cls) -> None:
+        if "name" in vars(cls):
+            EVENTS[cls.name] = cls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,25 +58,29 @@ class Genesis(Event):
     name = "genesis"
 
     federation: str = said("Its name.")
-    spec: Mapping[str, Any] = said("The architecture.")
+    spec: Mapping[str, Any] = said("The architecture: `name`, `input`, `classes`, and its own parameters.")
     class_names: tuple[str, ...] | Absent | None = said("What its classes are called, in label order.", absent=True)
     plan: Mapping[str, Any] = said("The training plan that every release repeats.")
-    policy: str = said("How models become one.")
+    policy: str = said("How models become one, with every option written out.")
     gate: str | Absent = said("`on`, `off` or `ladder`; a federation that began without one has none.", absent=True)
     margin: float | Absent = said("The gate's margin, in units of the main metric.", absent=True)
     schedule: str = said("`free`, `relay` or `rounds`.")
     sessions: int | None = said("How many sessions each site trains, or how many rounds; null is without end.")
-    rates: Mapping[str, Any] | Absent | None = said("Bundles and invalid bundles per site and hour.", absent=True)
+    rates: Mapping[str, Any] | Absent | None = said(
+        "`submissions_per_hour` and `invalid_per_hour` of each site; 0, null or missing is no limit.", absent=True
+    )
     coordinator: str | Absent = said("Her public key, one OpenSSH line; missing without processes.", absent=True)
     architecture: str | Absent = said("SHA-256 of the canonical spec.", absent=True)
     model: Blob = said("The first model's file.")
     metrics: Metrics = said("What it scored on the holdout.")
     examples: int = said("How many of the coordinator's images it was trained on.")
     seed: int = said("Of random weights, the order of training, and the draw of rounds.")
-    epochs: int | Absent = said("For how many epochs.", absent=True)
-    holdout: Mapping[str, Any] | Absent = said("The holdout: `examples` and `sha256`.", absent=True)
+    epochs: int | Absent = said("For how many epochs; 1 where it is missing.", absent=True)
+    holdout: Mapping[str, Any] | Absent = said(
+        "The holdout: `examples`, and the `sha256` of its images and labels.", absent=True
+    )
     weights: Mapping[str, Any] | Absent = said(
-        "The given weights that it began from, where there were any.", absent=True
+        "Given weights that it began from: the file's `sha256`, `tensors` taken, and `of` how many.", absent=True
     )
 
 
@@ -107,8 +116,8 @@ class Verdict(Event):
     examples: int = said("How many images the site trains on.")
     builds_on: int | Absent = said("The record of the release that the session started from.", absent=True)
     claim: Claim | Absent | None = said("What the site measured.", absent=True)
-    model: Blob | None = said("The model's file: what was sent, or what became current.")
-    architecture: str | Absent | None = said("SHA-256 of the canonical spec.", absent=True)
+    model: Blob | None = said("The model's file: what became current, else what was sent; null of a report.")
+    architecture: str | Absent | None = said("SHA-256 of the canonical spec; null of a report.", absent=True)
     metrics: Metrics | None = said("What it scored on the holdout; null where nothing was scored, or may be told.")
     against: int | Absent = said("The record that had made the current model current.", absent=True)
     current_metrics: Metrics = said("What that one scored.")
@@ -181,7 +190,7 @@ class Report(Event):
     checkpoints: int = said("How many models it sent.")
     examples: int = said("How many images the site trains on.")
     builds_on: int = said("The record of the release that it started from.")
-    metrics: Claim | None = said("What the best checkpoint scored at the site; null where there was none.")
+    metrics: Claim | None = said("What the last of them scored at the site; null where there was none.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,20 +311,9 @@ class Reopened(Event):
     reason: str = said("Why, in the operator's words.")
 
 
-EVENTS: Mapping[str, type[Event]] = {
-    kind.name: kind
-    for kind in (
-        Genesis, SiteAdded, SiteRevoked, Released, Accepted, Refused, Counted, Invalid, Garbage, Report, RoundOpened,
-        RoundExtended, RoundAccepted, RoundRefused, TurnPassed, RolledBack, Finished, Reopened,
-    )
-}  # fmt: skip
-
-
 @dataclass(frozen=True, kw_only=True)
 class Unknown(Event):
     """What a newer program wrote; it changes nothing here."""
-
-    name = "unknown"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ class Plan:
         patience: Epochs without a lower validation loss after which a session ends.
         optimizer: Of Keras.
         learning_rate: Greater than 0.
-        loss: One of `LOSSES`; `auto` is the one that fits the number of classes.
+        loss: `binary_crossentropy`, `sparse_categorical_crossentropy`, or `auto`: the one that fits the number of
+            classes.
         publish: `improved`: every checkpoint that is better than the best so far, until patience is over. `session`:
             the weights at the end of the session, once, whatever they score.
         momentum: Of the optimizer sgd, in 0..1 without 1.

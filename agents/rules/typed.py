@@ -104,8 +104,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def members(cls: type[Typed]) -> list[tuple[str, str, str, bool]]:
-    """Name, type, meaning and whether it is always there, of each member; for documents."""
+def members(cls: type[Any]) -> list[tuple[str, str, str, bool]]:
+    """Name, type, meaning and whether it is always there, of each member of a dataclass; for documents."""
     hints = typing.get_type_hints(cls)
     found = [one for one in dataclasses.fields(cls) if one.name != "more"]
     return [(one.name, _shown(hints[one.name]), one.metadata["means"], one.default is not ABSENT) for one in found]
@@ -195,11 +195,11 @@ def _shown(hint: Any) -> str:
     """A type in words."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_shown(one) for one in typing.get_args(hint) if one is not Absent)
-    if typing.get_origin(hint) is tuple:
+    if typing.get_origin(hint) in (tuple, list):
         return f"list of {_shown(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) is Literal:
         return ", ".join(map(repr, typing.get_args(hint)))
     words = {str: "text", int: "whole number", float: "number", types.NoneType: "null"}
     if hint in words:
         return words[hint]
-    return hint.__name__ if isinstance(hint, type) and issubclass(hint, Typed) else "object"
+    return hint.__name__ if isinstance(hint, type) and dataclasses.is_dataclass(hint) else "object"
