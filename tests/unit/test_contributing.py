@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,12 +17,19 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from fedssh import models
+from fedssh.history.verbs import VERBS
+from fedssh.ledger import read_export
+from fedssh.models import networks
+from fedssh.models.data.published import SOURCES
 from fedssh.rules import policies
 from fedssh.rules.averaging import round_result
+from fedssh.rules.events import EVENTS
 from fedssh.rules.gate import Gate, decide
 from fedssh.rules.policies import described, described_options, read_policy
 
-SECTIONS = {"A policy", "Before a commit"}  # those that a test below runs
+SECTIONS = {"A network", "A policy", "A data set", "An event", "A verb"}  # those that a test below runs
+TOLD = "Before you commit"
 _BLOCK = re.compile(r"^`(?P<file>[^`\n]+)`\n\n```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -59,7 +68,138 @@ def add(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def test_every_section_is_run(root: Path) -> None:
-    assert set(sections(root)) == SECTIONS
+    assert set(sections(root)) == {*SECTIONS, TOLD}
+
+
+def test_what_it_names_is_there(root: Path) -> None:
+    text = (root / "CONTRIBUTING.md").read_text()
+    of_examples = {file for heading in SECTIONS for file in blocks(root, heading)}
+    named = set(re.findall(r"`((?:agents|models|docs|scripts|tests)/[^ `]+|\w+\.(?:toml|md))", text))
+    assert len(named) > 12
+    assert [name for name in named - of_examples if not (root / name).exists()] == []
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (root / target).exists()
+
+
+@pytest.fixture(scope="module")
+def added_to(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the code in which what shall be added to a file that is there stands at its end."""
+    copy = tmp_path_factory.mktemp("contributing")
+    for folder in ("agents", "models", "scripts"):
+        shutil.copytree(root / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "fedssh").symlink_to("agents")
+    for heading in ("A data set", "An event", "A verb"):
+        for file, code in blocks(root, heading).items():
+            with (copy / file).open("a") as there:
+                there.write(f"\n\n{code}")
+    with tarfile.open(root / "tests/vectors/histories/best-free.tar.gz") as histories:
+        histories.extractall(copy, filter="data")
+    return copy
+
+
+def run(checkout: Path, code: str, **variables: str) -> str:
+    """What a program prints that imports fedssh from a checkout and runs in it."""
+    environ = {**os.environ, "PYTHONPATH": f"{checkout}:{checkout / 'scripts'}", **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_network(add: Callable[[ModuleType, str], None]) -> None:
+    with pytest.raises(ValueError, match="no architecture is called 'linear'"):
+        models.check_spec({"name": "linear", "input": [28, 28, 1], "classes": 2})
+    add(networks, "A network")
+    assert "linear" in models.architectures()
+    spec = models.check_spec({"name": "linear", "input": [28, 28, 1], "classes": 2})
+    assert spec == {"name": "linear", "input": [28, 28, 1], "classes": 2, "pool": 2}
+    with pytest.raises(ValueError, match="linear pools 9 pixels of images of 8x8"):
+        models.check_spec(spec | {"input": [8, 8, 1], "pool": 9})
+    assert models.shapes(spec) == {"output/kernel": (14 * 14, 1), "output/bias": (1,)}
+
+
+def test_a_data_set(added_to: Path) -> None:
+    arrays = {f"{split}_images": np.zeros((20, 28, 28), "u1") for split in ("train", "val", "test")}
+    arrays |= {f"{split}_labels": np.arange(20)[:, None] % 2 for split in ("train", "val", "test")}
+    np.savez(added_to / "breastmnist.npz", allow_pickle=False, **arrays)
+    code = """
+from pathlib import Path
+from fedssh.models.data import datasets
+found = datasets.open_dataset("breastmnist", Path())
+print("breastmnist" in datasets.NAMES, found.classes, found.class_names, found.note)
+print({split: images.images.shape for split, images in found.splits.items()})
+"""
+    said, shapes = run(added_to, code).splitlines()
+    assert said.startswith("True 2 ('malignant', 'normal or benign') using breastmnist.npz, whose checksum differs")
+    assert shapes == str(dict.fromkeys(("train", "val", "test"), (20, 28, 28, 1)))
+
+
+WRITE_ONE = """
+from pathlib import Path
+from fedssh.charity.folders import Folders
+from fedssh.charity.vault import Vault
+from fedssh.rules.events import Noted
+vault = Vault(Folders(Path("coordinator")))
+before = vault.refresh()
+with vault.locked():
+    record = vault.append(Noted(about=7, reason="alice-2 has a new scanner"))
+print(record.said == Noted(about=7, reason="alice-2 has a new scanner"), record.sequence == before.sequence + 1)
+after = vault.refresh()
+print([name for name in vars(before) if getattr(before, name) != getattr(after, name)])
+"""
+LOOK_AT_IT = """
+from pathlib import Path
+import formats
+from fedssh.charity.cli import charity
+from fedssh.verify import check_export
+checked = check_export(Path("coordinator/outbox/ledger.jsonl"), None)
+print(checked["records"], checked["unchecked"].get("a record of a kind that this program does not know"))
+print(formats.page().partition("#### The event `noted`")[2][:300])
+charity(["history", "--last", "1"])
+"""
+
+
+def test_an_event(added_to: Path) -> None:
+    assert run(added_to, WRITE_ONE).splitlines() == ["True True", "['sequence', 'head']"]
+    said = run(added_to, LOOK_AT_IT).splitlines()
+    assert said[0] == "21 1"
+    assert "| `about` | whole number | The record that it is about. |" in said
+    assert said[-1].split()[:4:3] == ["21", "noted"] and said[-1].endswith("alice-2 has a new scanner")
+
+    ledger = (added_to / "coordinator/outbox/ledger.jsonl").read_bytes().splitlines(keepends=True)
+    [older] = read_export(ledger[-1:])  # this process has no such class
+    assert type(older.said).__name__ == "Unknown"
+    assert older.said.fields() == {"about": 7, "reason": "alice-2 has a new scanner"}
+
+
+ASK_THE_DOOR = """
+import json
+from pathlib import Path
+from fedssh.door.admission import DoorSettings, forced_command, read_sites
+settings = DoorSettings(state=Path("coordinator"))
+print(json.dumps(forced_command(settings, read_sites(settings.sites)[-1])))
+"""
+
+
+def test_a_verb(added_to: Path) -> None:
+    ledger = (added_to / "coordinator/outbox/ledger.jsonl").read_text().splitlines()
+    events = [json.loads(json.loads(line)["record"])["event"] for line in ledger]
+    counts = {event: events.count(event) for event in events}
+
+    def ask(words: str) -> str:
+        command = json.loads(run(added_to, ASK_THE_DOOR))
+        environ = {**os.environ, "SSH_ORIGINAL_COMMAND": words}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    assert json.loads(ask("events --json")) == counts and list(json.loads(ask("events --json"))) == list(counts)
+    assert ask("events").splitlines()[0].split() == ["genesis", "1"]
+    assert "events                             how many records there are of each kind\n" in ask("help")
+    assert json.loads(ask("help --json"))["events"] == "events [--json]"
+    assert ask("event").endswith("nodes, status, verify, help, events\n")
+    shown = run(added_to, "from fedssh.charity.cli import charity; charity(['events', '--json'])")
+    assert json.loads(shown) == counts
 
 
 def test_a_policy(add: Callable[[ModuleType, str], None]) -> None:
@@ -131,6 +271,8 @@ def test_before_a_commit_keys_and_large_files_are_refused(root: Path, tmp_path: 
 
 def test_nothing_of_an_example_stays() -> None:
     assert {"mean", "half-way"}.isdisjoint(row["policy"] for row in described())
+    assert "linear" not in models.architectures()
+    assert "noted" not in EVENTS and "events" not in VERBS and "breastmnist" not in SOURCES
 
 
 @pytest.mark.parametrize(
