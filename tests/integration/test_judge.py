@@ -123,7 +123,8 @@ def served(charity: Charity) -> Iterator[subprocess.Popen[str]]:
         assert event(process, "native") | {"time": ""} == {
             "time": "", "agent": "charity", "event": "native", "text": "WARNING: a stand-in speaks"
         }  # fmt: skip
-        assert event(process, "start")["sequence"] == 3
+        start = event(process, "start")
+        assert start["sequence"] == 3 and start["text"].startswith("serving test from record 3; ")
         yield process
     finally:
         process.terminate()
