@@ -11,19 +11,15 @@ import dataclasses
 import importlib
 import inspect
 import re
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-
-import environment
-
-sys.path.insert(0, str(environment.ROOT))
 
 from fedssh import bundle, errors, forms, manifest, models, signature, weights
 from fedssh.history import verbs
 from fedssh.rules import events, options, policies, standing, terms, vocabulary
 from fedssh.rules.typed import members
+from scripts import environment
 
 ROOT = environment.ROOT
 PAGE = ROOT / "docs" / "formats.md"

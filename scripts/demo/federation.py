@@ -74,6 +74,7 @@ class Federation:
 
     @property
     def coordinator(self) -> Path:
+        """Her folder: `--state`."""
         return self.folder / "coordinator"
 
     @property
@@ -88,6 +89,7 @@ class Federation:
 
     @property
     def holdout(self) -> Path:
+        """Her images: `train` and `val`."""
         return self.folder / "holdout.npz"
 
     @property
@@ -97,12 +99,15 @@ class Federation:
 
     @property
     def logs(self) -> Path:
+        """What the agents say, a file for each."""
         return self.folder / "logs"
 
     def site(self, name: str) -> Path:
+        """A site's folder: its data, and those of its agents."""
         return self.folder / "sites" / name
 
     def log(self, program: str, site: str | None = None) -> Path:
+        """What an agent says; without a site one of the coordinator's."""
         return self.logs / f"{site or 'coordinator'}-{program}.log"
 
     def records(self) -> list[dict[str, Any]]:
@@ -146,6 +151,7 @@ class Federation:
 
     @property
     def listen(self) -> str:
+        """Where the door listens, as it is told it."""
         return f"--listen=127.0.0.1:{self.port}"
 
     def start_site(self, name: str, alice: tuple[str, ...] = (), bob: tuple[str, ...] = ()) -> None:

@@ -39,6 +39,7 @@ class RunError(Exception):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    """What a person asks for; ends the process for --help and for what makes no sense."""
     parser = argparse.ArgumentParser(
         prog="scripts/quickstart",
         description="Train one model across several sites on this machine, over SSH.",
@@ -83,6 +84,7 @@ def _at_least_one(text: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
+    """Run the federation and show its history; returns the exit code."""
     options = parse(arguments)
     options.state = options.state.resolve()
     try:

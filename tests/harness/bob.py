@@ -104,11 +104,13 @@ class Door:
         self.step()
 
     def begin(self, *words: str | int) -> Any:
-        class Call:
-            def answer(call, timeout: float = 0, max_bytes: int = 0) -> Answer:
-                return self.ask(*words)
+        door = self
 
-            def close(call) -> None: ...
+        class Call:
+            def answer(self, timeout: float = 0, max_bytes: int = 0) -> Answer:
+                return door.ask(*words)
+
+            def close(self) -> None: ...
 
         return Call()
 

@@ -40,7 +40,7 @@ def killed_counting(step: int, act: Callable[[Step], object], steps: Sequence[st
         try:
             act(_die_at(step, steps))
             os._exit(0)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, this process ends here
             traceback.print_exc()
             os._exit(1)
     _, status = os.waitpid(child, 0)
