@@ -9,11 +9,17 @@ import signal
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from fedssh.keys import PrivateKey, load_private, make_key
 
 KEYS = ("coordinator", "alice-1", "alice-2", "alice-3", "stranger")
+
+
+# How long one example takes says something of the machine only.
+hypothesis.settings.register_profile("fedssh", deadline=None)
+hypothesis.settings.load_profile("fedssh")
 
 
 def pytest_configure() -> None:

@@ -150,11 +150,11 @@ print([name for name in vars(before) if getattr(before, name) != getattr(after, 
 """
 LOOK_AT_IT = """
 from pathlib import Path
-import formats
+from scripts import formats
 from fedssh.charity.cli import charity
 from fedssh.verify import check_export
 checked = check_export(Path("coordinator/outbox/ledger.jsonl"), None)
-print(checked["records"], checked["unchecked"].get("a record of a kind that this program does not know"))
+print(checked["records"], checked["unchecked"].get("what this program does not know"))
 print(formats.page().partition("#### The event `noted`")[2][:300])
 charity(["history", "--last", "1"])
 """
