@@ -128,10 +128,8 @@ class Replay:
                 _check_genesis(record, record.said)
             else:
                 self._check(self.state, record, record.said)
-        except KeyError as error:
-            raise LedgerError(f"record {record.sequence} lacks {error}") from None
-        except (TypeError, ValueError, ArithmeticError) as error:
-            raise LedgerError(f"record {record.sequence}: {error}") from None
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise _wrong(record, f"nothing can be decided from it: {error}") from None
         return self.go_on(record)
 
     def go_on(self, record: Record) -> Federation:

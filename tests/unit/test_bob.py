@@ -5,10 +5,12 @@ The door implements what Bob uses of a connection, on files, so that it outlives
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from fedssh.bob.site import Site
 from fedssh.bob.watch import Backoff
 from fedssh.errors import (
     BundleError,
+    DecisionError,
     LedgerError,
     RollbackError,
     SettingsError,
@@ -32,12 +35,19 @@ from fedssh.errors import (
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey
 from fedssh.manifest import Release, new_id, now
+from fedssh.rules import records
+from fedssh.rules.events import (
+    Accepted,
+    Finished,
+    Refused,
+    RoundAccepted,
+)
 from fedssh.signature import RELEASE, verify
 from fedssh.transport import Answer, BusyError
 from tests.harness.bob import RUN, Door, World, said
 from tests.harness.killed import CALLS, Step, killed_counting
 
-LAID_OUT = ["00000002.json", "00000002.safetensors", "genesis.json", "status.json"]
+LAID_OUT = ["00000003.json", "00000003.safetensors", "genesis.json", "status.json"]
 
 
 @pytest.fixture
@@ -54,33 +64,54 @@ def test_a_checkpoint_and_a_report_go_their_way(world: World) -> None:
     assert world.arrivals() == [checkpoint, report]
     assert world.names("outgoing") == [] and len(world.spool) == 0
     assert [event for event, _ in world.said] == ["sealed", "sealed", "shipped", "verdict", "shipped", "verdict"]
-    assert "accepted session 1 epoch 1: why not (record 3)" in world.said[3][1]
+    assert "accepted session 1 epoch 1: accuracy 0.5100 beats 0.5000 (record 4)" in world.said[3][1]
     (first, _) = world.receipts
     arrived = world.door.arrived / "0000.bundle"
     assert (first["size"], first["sha256"]) == (arrived.stat().st_size, files.sha256_file(arrived))
     assert first["recipient"] == world.keys["coordinator"].public.fingerprint
 
 
-def test_an_update_that_is_taken_into_a_round_has_its_receipt(world: World) -> None:
-    world.door.verdict = "counted"
-    update, report = world.publish(), world.report()
+ROUNDS = {"policy": "fedavg", "schedule": "rounds"}
+
+
+@pytest.fixture
+def rounds(tmp_path: Path, keys: dict[str, PrivateKey]) -> World:
+    """The same in rounds: record 3 opens the first one, record 4 is the release."""
+    world = World(tmp_path, keys, ROUNDS)
+    world.start()
+    return world
+
+
+def test_an_update_that_is_taken_into_a_round_has_its_receipt(rounds: World) -> None:
+    world = rounds
+    update, report = world.publish(builds_on=4), world.report(builds_on=4)
     world.ship_all()
     assert world.verdicts() == {update: "counted", report: "report"}
-    assert "counted session 1 epoch 1: why not (record 3)" in world.said[3][1]
+    assert "counted session 1 epoch 1: update 1 of 1 in round 1 (record 5)" in world.said[3][1]
     assert len(world.spool) == 0
 
 
-def test_the_end_of_a_round_is_told_once(world: World) -> None:
-    def release(last: object) -> list[str]:
-        world.door.release(told={"federation": {"name": "lungs", "state": "open", "last": last}})
-        assert world.fetch()
-        return [text for event, text in world.said if event == "round"]
+def test_the_end_of_a_round_is_told_once(rounds: World) -> None:
+    door = rounds.door
 
-    one = {"round": 1, "event": "round-accepted", "reason": "accuracy 0.9"}
-    assert release(None) == []
-    assert release(one) == ["round 1 accepted: accuracy 0.9"]
-    assert len(release(one)) == 1
-    assert release(one | {"round": 2, "event": "round-refused"})[1:] == ["round 2 refused: accuracy 0.9"]
+    def close(accuracy: float) -> None:
+        door.append(door.scored(door.sent(), 0.0))
+        door.append(door.closing(accuracy))
+        door.open_round()
+
+    def told() -> list[str]:
+        door.release()
+        assert rounds.fetch()
+        return [text for event, text in rounds.said if event == "round"]
+
+    assert rounds.fetch() and told() == []
+    close(0.9)
+    one = "round 1 accepted: fedavg of 1 update: accuracy 0.9000 beats the best so far, 0.5000"
+    assert told() == [one]
+    assert told() == [one]
+    close(0.3)
+    assert told()[1:] == ["round 2 refused: fedavg of 1 update: accuracy 0.3000 is more than 0.01 below the best so "
+                          "far, 0.9000"]  # fmt: skip
 
 
 def test_only_the_newest_of_a_session_is_sent(world: World) -> None:
@@ -218,7 +249,7 @@ def test_a_revoked_site_loses_no_bundle(world: World) -> None:
 
 def test_a_verdict_by_somebody_else_ends_bob(world: World) -> None:
     id = world.publish()
-    forged = Door(world.root / "forged", world.keys["stranger"], world.keys["alice-1"])
+    forged = Door(world.root / "forged", world.keys, "stranger")
     world.outgoing.take_all(RUN)
     forged.ship(world.spool.bundle(id))
     line = forged.judge(id)
@@ -244,14 +275,15 @@ def test_a_verdict_on_something_else_ends_bob(world: World) -> None:
 def test_a_release_is_laid_out_for_alice(world: World) -> None:
     assert world.fetch() and not world.fetch()
     assert world.names("incoming") == LAID_OUT
-    note = json.loads((world.exchange / "incoming" / "00000002.json").read_bytes())
-    assert note["site"] == "alice-1" and note["manifest"]["sequence"] == 2
-    assert (world.exchange / "incoming" / "00000002.safetensors").read_bytes() == world.door.model.read_bytes()
-    assert read_seen(world.folder.seen).sequence == 2
+    note = json.loads((world.exchange / "incoming" / "00000003.json").read_bytes())
+    assert note["site"] == "alice-1" and note["manifest"]["sequence"] == 3
+    assert (world.exchange / "incoming" / "00000003.safetensors").read_bytes() == world.door.model.read_bytes()
+    assert read_seen(world.folder.seen).sequence == 3
+    made = []
     for _ in range(3):
-        world.door.release()
+        made.append(world.door.release().sequence)
         assert world.fetch()
-    releases = [f"0000000{n}.{kind}" for n in (4, 5) for kind in ("json", "safetensors")]
+    releases = [f"{n:08}.{kind}" for n in made[1:] for kind in ("json", "safetensors")]
     assert world.names("incoming") == [*releases, "genesis.json", "status.json"]
 
 
@@ -270,26 +302,26 @@ def laid_out(world: World, name: str) -> dict[str, Any]:
 def test_what_is_laid_out_can_be_checked_without_believing_bob(world: World) -> None:
     coordinator = world.keys["coordinator"].public
     assert world.fetch()
-    note = laid_out(world, "00000002.json")
+    note = laid_out(world, "00000003.json")
     release = Release.from_bytes(canonical(note["manifest"]))
     verify(canonical(note["manifest"]), note["signature"], RELEASE, coordinator)
     genesis = (world.exchange / "incoming" / "genesis.json").read_bytes()
     assert genesis == world.door.history(0)[0] == world.folder.genesis.read_bytes()
     first, record = (chain.read_line(line, coordinator) for line in (genesis, note["record"].encode()))
     chain.check_release(release, record, first)
-    assert release.model.sha256 == files.sha256_file(world.exchange / "incoming" / "00000002.safetensors")
+    assert release.model.sha256 == files.sha256_file(world.exchange / "incoming" / "00000003.safetensors")
 
 
 def test_what_an_older_bob_laid_out_is_brought_again_with_its_signature(world: World) -> None:
     world.fetch()
-    path = world.exchange / "incoming" / "00000002.json"
+    path = world.exchange / "incoming" / "00000003.json"
     old = {name: value for name, value in laid_out(world, path.name).items() if name in ("site", "manifest")}
     path.write_bytes(canonical(old))
     for genesis in (world.folder.genesis, world.exchange / "incoming" / "genesis.json"):
         genesis.unlink()
     world.start()
     assert world.fetch() and not world.fetch()
-    assert world.door.asked == ["history --export --after 0", "history --export --after 1"]
+    assert world.door.asked == ["history --export --after 0", "history --export --after 2"]
     assert world.names("incoming") == LAID_OUT and "signature" in laid_out(world, path.name)
     world.door.release()
     assert world.fetch() and len(world.door.asked) == 2  # the genesis is kept, the record is among those followed
@@ -300,8 +332,9 @@ def test_the_history_begins_with_the_genesis_of_the_invitation(world: World) -> 
               for line in world.door.history(0)]  # fmt: skip
 
     def invited_to(genesis: str) -> Incoming:
-        site = Site("alice-1", "charity", "charity.example", 22, "", world.keys["coordinator"].public, genesis)
-        return Incoming(world.exchange, world.folder, site, world.keys["alice-1"], world.say, 1 << 20)
+        return world.bob(
+            Site("alice-1", "charity", "charity.example", 22, "", world.keys["coordinator"].public, genesis)
+        )
 
     for wrong in ("c" * 64, hashes[1]):
         with pytest.raises(LedgerError, match=f"begins with {hashes[0]}, this site was invited to {wrong}") as caught:
@@ -319,10 +352,10 @@ def test_alice_is_told_what_the_door_said(world: World) -> None:
     nothing = {"newest": None, "confirmed": None, "refused_since": None, "reason": None}
     assert laid_out(world, "status.json") == nothing
     world.fetch()
-    assert laid_out(world, "status.json") == nothing | {"newest": 2}
+    assert laid_out(world, "status.json") == nothing | {"newest": 3}
     world.door.later = "charity: later: the coordinator is not ready yet"
     assert not world.fetch() and laid_out(world, "status.json")["confirmed"] is None
-    world.door.later = "charity: no release newer than 2 yet"
+    world.door.later = "charity: no release newer than 3 yet"
     before = now()
     assert not world.fetch() and before <= laid_out(world, "status.json")["confirmed"] <= now()
     standing.refuse("no log-in", in_words=False)
@@ -337,13 +370,14 @@ def test_alice_is_told_what_the_door_said(world: World) -> None:
     assert laid_out(world, "status.json") == said | {"refused_since": None, "reason": None}
     standing.refuse("no log-in", in_words=False)
     world.start()  # a new Bob has heard nothing yet
-    assert laid_out(world, "status.json") == nothing | {"newest": 2}
+    assert laid_out(world, "status.json") == nothing | {"newest": 3}
 
 
 def test_the_end_is_confirmed_soon(world: World) -> None:
     world.fetch()
     assert world.incoming.wait_seconds(300) == 300
-    world.door.release(told={"federation": {"name": "lungs", "state": "finished"}})
+    world.door.append(Finished(reason="it is good enough"))
+    world.door.release()
     world.fetch()
     assert [world.incoming.wait_seconds(most) for most in (300, 5)] == [20, 5]
     again = World(world.root, world.keys)
@@ -354,39 +388,64 @@ def test_the_end_is_confirmed_soon(world: World) -> None:
 def tell_other_history(world: World) -> None:
     """From now on the coordinator has another past, as long as the first and one release longer."""
     shutil.rmtree(world.root / "coordinator")
-    world.door = Door(world.root / "coordinator", world.keys["coordinator"], world.keys["alice-1"])
+    world.door = Door(world.root / "coordinator", world.keys)
     for _ in range(2):
         world.door.release()
 
 
+def tell_other_history_to_a_forgetful_bob(world: World) -> None:
+    tell_other_history(world)
+    world.folder.followed.unlink()
+    world.incoming = world.bob()
+
+
+def accept(world: World, accuracy: float) -> None:
+    """Of a submission that is said to score so much."""
+    door = world.door
+    door.append(door.scored(door.sent(), accuracy))
+
+
+def release_what_scores(world: World, accuracy: float, refuse: bool) -> None:
+    world.incoming = world.bob(refuse=refuse)
+    accept(world, accuracy)
+    world.door.release()
+
+
 FALSE_RELEASES: dict[str, tuple[Callable[[World], object], type[UntrustedError], str]] = {
     "signed by a site": (lambda w: w.door.release(w.keys["alice-2"]), SignatureError, "signed by key"),
-    "older": (lambda w: w.door.release(sequence=1), RollbackError, "release 1, this site has seen 2"),
+    "older": (lambda w: w.door.release(sequence=1), RollbackError, "release 1, this site has seen 3"),
     "another with the same number": (
-        lambda w: w.door.release(sequence=2, head="c" * 64), RollbackError, "release 2 has head cccc",
+        lambda w: w.door.release(sequence=3, head="c" * 64), RollbackError, "release 3 has head cccc",
     ),
-    "another history": (tell_other_history, RollbackError, "does not follow record 2"),
+    "another history": (tell_other_history, RollbackError, "does not follow record 3"),
+    "another history, where what was followed is gone": (
+        tell_other_history_to_a_forgetful_bob, RollbackError, "record 3 is not the one that this site has seen",
+    ),
     "a head that is not in the history": (
         lambda w: w.door.release(head="c" * 64), RollbackError, "head cccc",
     ),
-    "a record that is not there": (lambda w: w.door.release(sequence=9), RollbackError, "ends at record 3"),
+    "a record that is not there": (lambda w: w.door.release(sequence=9), RollbackError, "ends at record 5"),
     "another plan than agreed": (
-        lambda w: w.door.release(plan={"batch_size": 1}), BundleError, "'plan' of release 3 is not what record 1 says",
+        lambda w: w.door.release(plan={"batch_size": 1}), BundleError, "'plan' of release 5 is not what record 1 says",
     ),
     "another architecture than agreed": (
         lambda w: w.door.release(architecture="c" * 64), BundleError, "another architecture than the manifest says",
     ),
     "other scores than recorded": (
-        lambda w: w.door.release(metrics={"accuracy": 0.9}), BundleError, "'metrics' of release 3 is not what its",
+        lambda w: w.door.release(metrics={"accuracy": 0.9}), BundleError, "'metrics' of release 5 is not what its",
     ),
     "a score that no model can have": (
-        lambda w: w.door.release(told={"metrics": {"accuracy": 10**400}}), BundleError, "which no model can have",
+        lambda w: release_what_scores(w, 1.5, True), DecisionError, "record 4 .* no model can score the accuracy 1.5",
+    ),
+    "a score that no model can have, where decisions are only told": (
+        lambda w: release_what_scores(w, 1.5, False), BundleError, "which no model can have",
     ),
     "the end of the federation, which nobody recorded": (
-        lambda w: w.door.release(federation={"name": "lungs", "state": "finished"}), BundleError, "'federation' of",
+        lambda w: w.door.release(federation=w.door.state().standing().fields() | {"state": "finished"}),
+        BundleError, "'federation' of",
     ),
     "a record that is no release": (
-        lambda w: [w.door.append("turn-passed"), w.door.release(sequence=3)], RollbackError, "not the release",
+        lambda w: w.door.release(sequence=4), RollbackError, "'site-added', not the release",
     ),
 }  # fmt: skip
 
@@ -397,10 +456,12 @@ def test_a_false_release_is_refused_and_changes_nothing(world: World, case: str)
     world.fetch()
     seen, names = world.folder.seen.read_bytes(), world.names("incoming")
     tell(world)
+    followed = world.folder.followed.exists() and world.folder.followed.read_bytes()
     world.incoming.after = lambda: 0  # type: ignore[method-assign]
     with pytest.raises(error, match=words):
         world.fetch()
     assert world.folder.seen.read_bytes() == seen and world.names("incoming") == names
+    assert (world.folder.followed.exists() and world.folder.followed.read_bytes()) == followed
     assert not [path for path in world.folder.path.iterdir() if files.is_part(path)]
 
 
@@ -422,14 +483,13 @@ def test_another_coordinator_begins_with_another_history(world: World) -> None:
     world.fetch()
     world.publish()
     world.ship_all()
-    assert world.names("incoming") == ["00000005.json", "00000005.safetensors", *LAID_OUT[2:]]
+    assert world.names("incoming") == ["00000009.json", "00000009.safetensors", *LAID_OUT[2:]]
     invited = Site("alice-1", "charity", "charity.example", 22, "", world.keys["stranger"].public)
     former = (world.exchange / "incoming" / "genesis.json").read_bytes()
     world.folder.seen.rename(world.folder.seen.with_name("seen-former.json"))  # as `bob join --again` does
     world.folder.genesis.unlink()
-    world.door = Door(world.root / "another", world.keys["stranger"], world.keys["alice-1"])
-    key, receipts = world.keys["alice-1"], world.receipts
-    world.incoming = Incoming(world.exchange, world.folder, invited, key, world.say, 1 << 20)
+    world.door, receipts = Door(world.root / "another", world.keys, "stranger"), world.receipts
+    world.incoming = world.bob(invited)
     world.start()
     assert world.names("incoming") == ["status.json"]
     assert world.fetch()
@@ -437,6 +497,163 @@ def test_another_coordinator_begins_with_another_history(world: World) -> None:
     assert (world.exchange / "incoming" / "genesis.json").read_bytes() == world.door.history(0)[0] != former
     assert not world.fetch()
     assert len(list(receipts)) == 1
+    assert followed_to(world) == read_seen(world.folder.seen).sequence == 3  # the new one's, not the former's
+    world.door.release()
+    assert world.fetch() and world.door.followed == [0, 3]
+
+
+def followed_to(world: World) -> int:
+    """How far the history was followed, as the file says."""
+    value = json.loads(world.folder.followed.read_bytes())
+    assert value["state"]["genesis"]["coordinator"] == world.door.key.public.line
+    return int(value["sequence"])
+
+
+# What the rules do not give
+
+
+def refused_better(world: World) -> int:
+    door = world.door
+    better = vars(door.scored(door.sent(), 0.9))
+    return door.append(Refused(**better | {"reason": "accuracy 0.9000 is below the current 0.5000"})).sequence
+
+
+def accepted_worse(world: World) -> int:
+    door = world.door
+    return door.append(Accepted(**vars(door.scored(door.sent(), 0.4)))).sequence
+
+
+def opened_for_others(world: World) -> int:
+    door, state = world.door, world.door.state()
+    assert state.round and len(state.round.sites) == 1
+    door.append(door.scored(door.sent(state.round.sites[0]), 0.0))
+    door.append(door.closing(0.6))
+    drawn = records.opening(door.state())
+    assert drawn
+    [others] = {("alice-1",), ("alice-2",)} - {drawn.sites}
+    return door.append(dataclasses.replace(drawn, sites=others)).sequence
+
+
+def released_to_fewer(world: World) -> int:
+    door = world.door
+    accept(world, 0.6)
+    due = door.due_release()
+    assert len(due.recipients) == 2
+    return door.release(said=dataclasses.replace(due, recipients=due.recipients[:1])).sequence
+
+
+def left_out(world: World) -> int:
+    door = world.door
+    for site in ("alice-1", "alice-2"):
+        door.append(door.scored(door.sent(site), 0.0))
+    closing = door.closing(0.6)
+    assert isinstance(closing, RoundAccepted)
+    one = dataclasses.replace(closing.updates[0], share=1.0)
+    return door.append(dataclasses.replace(closing, updates=(one,), missing=("alice-2",))).sequence
+
+
+LIES: dict[str, tuple[dict[str, Any], Callable[[World], int], str]] = {
+    "a worse model is accepted": (
+        {}, accepted_worse, "accepted, .* refuses it: accuracy 0.4000 is below the current 0.5000",
+    ),
+    "a better one is refused": ({}, refused_better, "refused, .* accepts it: accuracy 0.9000 beats 0.5000"),
+    "a round opens for others than were drawn": (
+        ROUNDS | {"policy": "fedavg:fraction=0.5"}, opened_for_others,
+        r'round-opened, .* sites is \["alice-.?"\], the record says \["alice-.?"\]',
+    ),
+    "a release is for fewer sites": ({}, released_to_fewer, r'release, .* recipients is \["SHA256:.*","SHA256'),
+    "a round leaves an update out": (ROUNDS, left_out, "round-accepted, .* those of records 6, 7, the record says 6"),
+}  # fmt: skip
+
+
+@pytest.fixture(params=LIES)
+def liar(request: pytest.FixtureRequest, tmp_path: Path, keys: dict[str, PrivateKey]) -> tuple[World, int, str]:
+    """A site that has followed a history so far, in which record n is a lie now; and what is wrong with it."""
+    agreed, lie, words = LIES[request.param]
+    world = World(tmp_path, keys, agreed, ("alice-1", "alice-2"))
+    world.start()
+    assert world.fetch()
+    number = lie(world)
+    world.door.release()
+    return world, number, words
+
+
+def test_a_decision_that_the_rules_do_not_give_is_refused_and_named(liar: tuple[World, int, str]) -> None:
+    world, number, words = liar
+    kept = [world.folder.seen, world.folder.followed, *(world.exchange / "incoming").iterdir()]
+    before = [path.read_bytes() for path in kept]
+    for _ in range(2):  # also the next one who is started
+        with pytest.raises(DecisionError, match=f"^record {number} is {words}") as caught:
+            world.fetch()
+        assert caught.value.exit_code == 3 and caught.value.hint and "its operator" in caught.value.hint
+        assert [path.read_bytes() for path in kept] == before
+        assert len(world.names("incoming")) == len(kept) - 2
+        assert not [path for path in world.folder.path.iterdir() if files.is_part(path)]
+        world.incoming = world.bob()
+
+
+def test_a_decision_that_the_rules_do_not_give_is_only_told_where_that_is_wanted(liar: tuple[World, int, str]) -> None:
+    world, number, words = liar
+    with pytest.raises(DecisionError):
+        world.fetch()
+    world.incoming = world.bob(refuse=False)
+    assert world.fetch() and not world.fetch()
+    newest = world.door.state().sequence
+    assert followed_to(world) == read_seen(world.folder.seen).sequence == newest
+    [told] = [text for event, text in world.said if event == "decision"]
+    assert re.match(f"record {number} is {words}", told)
+    world.incoming = world.bob()  # what was told once is not asked again
+    world.door.release()
+    assert world.fetch() and followed_to(world) == world.door.state().sequence > newest
+    assert len([event for event, _ in world.said if event == "decision"]) == 1
+
+
+@pytest.mark.parametrize("left", [None, b"", b"{", b"[]", b'{"sequence":3}', b"null", b"\xff", b"another record"])
+def test_where_nothing_is_known_of_the_state_the_history_is_followed_once_more(
+    world: World, left: bytes | None
+) -> None:
+    """Of an older Bob there is no followed.json; it may be damaged, or of another record than the newest release."""
+    world.incoming = world.bob(refuse=False)
+    accepted_worse(world)  # an older one did not judge, and what was brought in then stays
+    world.door.release()
+    assert world.fetch()
+    whole = json.loads(world.folder.followed.read_bytes())
+    if left is None:
+        world.folder.followed.unlink()
+    elif left == b"another record":
+        world.folder.followed.write_bytes(canonical(whole | {"sequence": 4}))
+    else:
+        world.folder.followed.write_bytes(left)
+    said = len(world.said)
+    for turn in range(3):
+        world.incoming = world.bob()
+        newest = world.door.release().sequence
+        assert world.fetch() and followed_to(world) == newest
+        assert len(world.door.followed) == 2 + turn
+    first, again, *later = world.door.followed
+    assert (first, again) == (0, 0) and later == [newest - 4, newest - 2]
+    assert {event for event, _ in world.said[said:]} == {"release"}
+    refused_better(world)
+    world.door.release()
+    with pytest.raises(DecisionError, match="best accepts it"):
+        world.fetch()
+
+
+def test_what_is_remembered_no_more_is_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedssh.rules.replay.REMEMBERED", 2)
+    early = world.door.sent()
+    for _ in range(4):
+        world.door.release()
+        assert world.fetch()
+    world.door.append(world.door.scored(early, 0.6))
+    world.door.release()
+    world.door.asked.clear()
+    world.incoming = world.bob()
+    assert world.fetch() and world.door.asked == ["history --export --after 2"]
+    world.door.append(world.door.scored(dataclasses.replace(early, submission=new_id(), builds_on=2), 0.7))
+    world.door.release()
+    with pytest.raises(DecisionError, match="builds on record 2, which is no release"):
+        world.fetch()
 
 
 def test_a_damaged_memory_is_not_guessed_anew(world: World) -> None:
@@ -492,7 +709,7 @@ def test_killed_anywhere_nothing_is_lost_and_nothing_counts_twice(tmp_path: Path
     origin = World(tmp_path / "origin", keys)
     old, newest, report, other = origin.publish(1, 1), origin.publish(1, 2), origin.report(1), origin.publish(2, 1)
     expected = {old: "superseded", newest: "accepted", report: "report", other: "accepted"}
-    step, alive = 0, False
+    step, unknown, alive = 0, 0, False
     while not alive:
         step += 1
         root = tmp_path / f"killed-{step}"
@@ -506,6 +723,14 @@ def test_killed_anywhere_nothing_is_lost_and_nothing_counts_twice(tmp_path: Path
         assert found == expected, f"killed at step {step}"
         assert world.names("outgoing") == [] and not list(world.folder.spool.iterdir()), f"killed at step {step}"
         assert world.names("incoming") == LAID_OUT, f"killed at step {step}"
+        assert read_seen(world.folder.seen).sequence == 3
+        again = world.door.release().sequence
+        assert world.fetch() and followed_to(world) == read_seen(world.folder.seen).sequence == again
+        assert world.door.followed in ([3], [0]), f"killed at step {step}"
+        unknown += world.door.followed == [0]
+        world.door.release()
+        assert world.fetch() and world.door.followed[1] == again
+        assert not [event for event, _ in world.said if event == "decision"], f"killed at step {step}"
         assert not [path for path in world.folder.path.iterdir() if files.is_part(path)]
         sent: dict[str, str] = {}
         for path in world.door.arrived.iterdir():
@@ -513,4 +738,5 @@ def test_killed_anywhere_nothing_is_lost_and_nothing_counts_twice(tmp_path: Path
             assert sent.setdefault(id, digest) == digest, f"two submissions of {id}; killed at step {step}"
         assert sent.keys() == expected.keys() - {old}
         shutil.rmtree(root)
+    assert unknown, "nobody was killed between seen.json and followed.json"
     assert step > 40, "hardly any step was counted: are the names still those that Bob uses?"
