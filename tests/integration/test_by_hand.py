@@ -18,10 +18,12 @@ from fedssh.errors import AgentError
 from fedssh.forms import canonical
 from fedssh.history import views
 from fedssh.keys import PrivateKey
+from fedssh.rules.events import Blob, Genesis
 from fedssh.signature import LEDGER, allowed_signers, sign
 from fedssh.verify import check_export
 from tests.harness.room import Room
 
+TIME = "2026-01-31T12:00:00.123Z"
 TOOLS = ("age", "jq", "sha256sum", "ssh-keygen", "tar")
 MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -84,24 +86,31 @@ def test_an_exported_history_verifies(room: Room, root: Path, tmp_path: Path) ->
 
 
 class Forger:
-    """Somebody who has the coordinator's key, and makes lines with it that no coordinator makes."""
+    """Somebody who has the coordinator's key, and makes lines with it that no coordinator makes.
+
+    Decisions are as they must be: a federation begins, and two auditors are enrolled, with words that nobody knows.
+    """
 
     def __init__(self, key: PrivateKey) -> None:
         self.key = key
         self.texts = [canonical(self.fields(number)) for number in (1, 2, 3)]
 
-    @staticmethod
-    def fields(number: int) -> dict[str, Any]:
-        model = {"sha256": "ab" * 32, "size": 1}
-        genesis = {
-            "event": "genesis", "federation": "test", "spec": {}, "plan": {"metric": "accuracy"}, "policy": "best",
-            "schedule": "free", "sessions": None, "model": model, "metrics": {"accuracy": 0.5, "loss": 0.5},
-            "examples": 1, "seed": 1,
-        }  # fmt: skip
-        said = (genesis if number == 1 else {"event": "newer"}) | {
+    def fields(self, number: int) -> dict[str, Any]:
+        if number == 1:
+            begun = Genesis(
+                federation="test", spec={}, plan={"metric": "accuracy"}, policy="best", schedule="free", sessions=None,
+                coordinator=self.key.public.line, model=Blob(sha256="ab" * 32, size=9), metrics={"accuracy": 0.5},
+                examples=1, seed=0,
+            )  # fmt: skip
+            return begun.fields() | {"event": "genesis", "sequence": 1, "previous": "", "time": TIME}
+        said = {
+            "event": "site-added",
             "sequence": number,
             "previous": "",
-            "site": "alice-1",
+            "time": TIME,
+            "site": f"alice-{number - 1}",
+            "role": "auditor",
+            "key": f"a key of alice-{number - 1}",
             "reason": 'é " \\ \n \x7f \U0001f600',
         }
         numbers = [0, -1, 0.0, 0.1, -2.5, 1e-7, 1e16, 123456789012345680.0, 0.8836, 1e300, 2**60, 100, 20.0, 5e-324]
