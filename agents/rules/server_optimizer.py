@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
+
     from fedssh.rules.options import Values
 
 
@@ -42,6 +42,8 @@ def step(
     Raises:
         ValueError: No such optimizer.
     """
+    import numpy as np  # whoever only follows a history has none
+
     server = values.get("server")
     if server is None:
         return combined, []
@@ -59,6 +61,8 @@ def step(
 
 def _spread(server: str, beta2: float, spread: np.ndarray, square: np.ndarray) -> np.ndarray:
     """V of the adaptive optimizers."""
+    import numpy as np
+
     share = (1 - beta2) * square
     if server == "adam":
         return beta2 * spread + share
