@@ -37,7 +37,7 @@ ELSEWHERE = {
 }
 IN_THE_TEXT = {
     "charity rollback 17": "test_going_back_and_exporting",
-    "charity export 45 best.keras": "test_going_back_and_exporting",
+    "charity export 46 best.keras": "test_going_back_and_exporting",
     "charity nodes revoke hospital-a": "tests/integration/test_judge.py",
     "charity nodes add NAME KEY.pub --role auditor": "tests/e2e/test_processes.py",
     "charity history": "test_checking_by_hand",
@@ -238,6 +238,15 @@ def test_beginning_with_rounds(root: Path, tmp_path: Path) -> None:
         assert option in str(genesis["policy"]).partition(":")[2].split(",")
     assert genesis["sessions"] == 20
     assert "fedavg" in told.shell("charity policies")
+
+
+def test_a_program_reads_a_history(root: Path, tmp_path: Path) -> None:
+    (program,) = blocks(sections(root)["How it works"], "python")
+    for name in ("ledger.jsonl", "coordinator_key.pub"):
+        shutil.copy(root / "tests/vectors" / name, tmp_path)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    count = len((tmp_path / "ledger.jsonl").read_text().splitlines())
+    assert count and done.stdout == f"{count} records\n", done.stderr
 
 
 def test_the_installation_of_bob_has_no_tensorflow(root: Path, tmp_path: Path) -> None:
