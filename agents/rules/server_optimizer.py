@@ -11,7 +11,7 @@ turned). Without an optimizer the model takes that step. With one it takes
 
 with η the option `rate`, β₁ `momentum`, β₂ `beta2`, τ `tau`. m starts at 0 and v at τ² (the lower bound that
 algorithm 2 gives); as there, nothing is corrected for that start. m and v have the model's names and shapes, so that
-they can be kept as model files.
+they can be kept as model files. NumPy is loaded with the first step: who follows a history takes none.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
+if TYPE_CHECKING:
     from fedssh.rules.options import Values
 
 
@@ -42,8 +42,6 @@ def step(
     Raises:
         ValueError: No such optimizer.
     """
-    import numpy as np  # whoever only follows a history has none
-
     server = values.get("server")
     if server is None:
         return combined, []
@@ -61,8 +59,6 @@ def step(
 
 def _spread(server: str, beta2: float, spread: np.ndarray, square: np.ndarray) -> np.ndarray:
     """V of the adaptive optimizers."""
-    import numpy as np
-
     share = (1 - beta2) * square
     if server == "adam":
         return beta2 * spread + share

@@ -6,13 +6,14 @@ One site that sends 16 bytes of garbage 45 times a second makes 100,000 records 
 a federation that runs for years makes a million by itself. Every verb runs as the door runs it, as the forced command
 of one channel, and the start is what `charity serve` does before it waits for bundles, without the judge.
 
-What is real: the records, their hashes and links, the database, the published history, the summary, the snapshot and
-its signature, and the signatures of the newest records, which a start verifies. The signatures of all older records are
-a copy of one, because signing a million takes most of an hour: `verify` refuses such a history at its second record.
-With --signed every record is signed, and `verify` goes through all of them.
+What is real: the records, what is decided in them, their hashes and links, the database, the published history, the
+summary, the snapshot and its signature, and the signatures of the newest records, which a start verifies. The
+signatures of all older records are a copy of one, because signing a million takes most of an hour: `verify` refuses
+such a history at its second record. With --signed every record is signed, and `verify` goes through all of them: at
+the door, of the folder and of the exported file.
 
---old measures another checkout on the same folder: its verbs, and its start as far as reading the history and repairing
-the outbox; that it would verify every signature as well is left out.
+--old measures another checkout on the same folder: its verbs, what it verifies, and its start as far as reading the
+history and repairing the outbox; that it would verify every signature as well is left out.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ from fedssh.charity.folders import Folders
 from fedssh.files import sha256_file
 from fedssh.keys import make_key
 from fedssh.ledger import Ledger, subject_of
-from fedssh.rules.events import Record
+from fedssh.rules import records
+from fedssh.rules.events import Blob, Claim, Record
+from fedssh.rules.gate import decide
+from fedssh.rules.records import Sent
 from fedssh.forms import canonical
 from fedssh.signature import LEDGER, sign
 
@@ -72,13 +76,17 @@ def fields(number):
     if number == 2:
         return "site-added", {{"site": "alice-1", "role": "site", "key": site}}
     if number % 50 == 3:
-        return "release", {{**state.wanted_release()}}
+        return "release", state.due_release().fields()
     id = f"0190f000-0000-7000-8000-{{number:012x}}"
-    if number % 10 == 4:
-        event, model_of = ("accepted" if number % 50 == 4 else "refused"), model
-        return event, {{"site": "alice-1", "submission": id, "session": number // 40, "epoch": 3, "examples": 1201,
-            "builds_on": 3, "claim": {{"accuracy": 0.9, "loss": 0.25}}, "model": model_of, "architecture": "ab" * 32,
-            "metrics": metrics, "against": 1, "current_metrics": metrics, "reason": "accuracy 0.8836 beats 0.8531"}}
+    if number % 10 == 4:  # one in five is better than the current one, by as little as can be
+        sent = Sent("alice-1", id, number // 40, 3, 1201, state.release.sequence, state.release.said.federation.started,
+            Claim(accuracy=0.9, loss=0.25), Blob(**model), "ab" * 32)
+        scored = metrics | {{"accuracy": 0.8836 + (number if number % 50 == 4 else 0) * 1e-9}}
+        have, mixes = state.current, [(1.0, scored)]
+        decided = decide(state.policy, state.gate, state.metric, have.metrics, have.bar, mixes)
+        assert decided.accept == (number % 50 == 4)
+        verdict = records.verdict(state, sent, decided, 0, sent.model)
+        return verdict.name, verdict.fields()
     return "invalid", {{"site": "alice-1", "submission": None, "bundle": hashlib.sha256(id.encode()).hexdigest(),
         "reason": "the bundle is not a tar of its members: expected manifest.json, truncated header"}}
 
@@ -190,6 +198,17 @@ def verbs(state: Path, records: int, checkout: Path = ROOT) -> list[Cost]:
     return [_run(argv, words.format(**places)) for words in VERBS]
 
 
+def verifying(state: Path, checkout: Path = ROOT) -> list[Cost]:
+    """What it takes to verify everything that she holds, and to verify what she exports."""
+    package = "fedssh" if (checkout / "fedssh").exists() else "agents"
+    charity = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(checkout)!r}); sys.argv[0] = 'charity'; "
+               f"from {package}.charity.cli import main; main()", "verify", "--state", str(state)]  # fmt: skip
+    return [
+        _run(charity, "charity verify"),
+        _run([*charity, str(state / "outbox" / "ledger.jsonl")], "charity verify FILE"),
+    ]
+
+
 def start(state: Path, checkout: Path = ROOT) -> Cost:
     """What a start of `charity serve` takes, without the judge."""
     told = script(START.format(root=str(checkout), state=str(state)), checkout).split()
@@ -245,9 +264,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{options.records:,} records, {size / 1e6:,.0f} MB published, made in {time.monotonic() - begun:.0f} s")
         if options.old:
             print(f"old, {options.old}")
-            shown([*verbs(state, options.records, options.old.resolve()), start(state, options.old.resolve())])
+            old = options.old.resolve()
+            shown([*verbs(state, options.records, old), *verifying(state, old), start(state, old)])
         print("new")
-        shown([*verbs(state, options.records), start(state)])
+        shown([*verbs(state, options.records), *verifying(state), start(state)])
 
 
 if __name__ == "__main__":

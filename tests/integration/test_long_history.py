@@ -51,6 +51,18 @@ def test_what_each_verb_takes_does_not_grow_with_the_history(tmp_path: Path) -> 
     assert {cost.what: cost.printed for cost in costs[10_000]}["history --export"] > 10**7
 
 
+def test_what_verifying_takes_does_not_grow_with_the_history(tmp_path: Path) -> None:
+    """Every signature and decision; the same of 20,000 records is what the demonstration shows."""
+    costs = {}
+    for records in (200, 2_200):
+        state = tmp_path / str(records)
+        long_history.build(state, records, signed=True)
+        costs[records] = long_history.verifying(state)
+    for few, many in zip(*costs.values(), strict=True):
+        assert few.code == many.code == 0, many
+        assert many.megabytes < few.megabytes + 6, many
+
+
 # Rates
 
 
