@@ -11,7 +11,7 @@ turned). Without an optimizer the model takes that step. With one it takes
 
 with η the option `rate`, β₁ `momentum`, β₂ `beta2`, τ `tau`. m starts at 0 and v at τ² (the lower bound that
 algorithm 2 gives); as there, nothing is corrected for that start. m and v have the model's names and shapes, so that
-they can be kept as model files. NumPy is loaded with the first step: who follows a history takes none.
+they can be kept as model files.
 """
 
 from __future__ import annotations
