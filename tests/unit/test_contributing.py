@@ -30,7 +30,7 @@ from fedssh.rules.policies import described, described_options, read_policy
 from fedssh.verify import check_export
 
 SECTIONS = {"A network", "A policy", "A data set", "An event", "A verb"}  # those that a test below runs
-TOLD = "Before you commit"
+TOLD = "Before a commit"
 _BLOCK = re.compile(r"^`(?P<file>[^`\n]+)`\n\n```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
