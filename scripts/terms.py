@@ -1,7 +1,7 @@
 """What a demonstration agrees on: policy, gate, and how long it trains when nobody says so. Standard library only.
 
-Shared by `scripts/quickstart` and `scripts/demo/setup.py`, and so by docker-compose.yml: here alone stand the demonstration's
-own defaults. What a federation may agree on at all is in `fedssh.rules.terms`.
+Shared by `scripts/quickstart` and `scripts/demo/setup.py`, and so by docker-compose.yml: here alone stand the
+demonstration's own defaults. What a federation may agree on at all is in `fedssh.rules.terms`.
 """
 
 from __future__ import annotations
