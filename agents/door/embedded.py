@@ -380,6 +380,7 @@ class Command(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The command has ended and all it said is passed on."""
         code = self._process.get_returncode()
+        self._process.close()  # or asyncio takes it for one that was forgotten
         with contextlib.suppress(OSError):
             self._ssh.exit(code if code is not None and code >= 0 else 1)
 

@@ -128,7 +128,8 @@ def served(charity: Charity) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.terminate()
-        assert process.wait(timeout=20) == 0
+        with process:  # closes the pipe
+            assert process.wait(timeout=20) == 0
 
 
 def event(process: subprocess.Popen[str], name: str, seconds: float = 60) -> dict[str, Any]:

@@ -130,6 +130,7 @@ def proxy(to: int, cut_after: int) -> Iterator[int]:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        source.close()  # the other end is the other one's source
 
     def serve() -> None:
         with contextlib.suppress(OSError):
@@ -261,10 +262,9 @@ def test_a_host_that_stays_silent_or_talks_nonsense(host: Host) -> None:
 
         def nonsense() -> None:
             with contextlib.suppress(OSError):
-                client, _ = silent.accept()
-                client, _ = silent.accept()
-                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-                client.close()
+                silent.accept()[0].close()  # the one that waited in silence
+                with silent.accept()[0] as client:
+                    client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
         threading.Thread(target=nonsense, daemon=True).start()
         with pytest.raises(UnreachableError, match="does not speak SSH"):
