@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedssh.charity.folders import Folders
 from fedssh.charity.judge.protocol import server_files
@@ -12,7 +12,9 @@ from fedssh.rules.coordinator import Combined
 from fedssh.rules.events import Metrics
 from fedssh.rules.federation import Federation
 from fedssh.rules.rounds import Update
-from fedssh.rules.soundness import Finding
+
+if TYPE_CHECKING:
+    from fedssh.rules.soundness import Finding
 
 
 class Judge(Protocol):
@@ -74,6 +76,8 @@ class FileBench:
 
     def check(self, state: Federation, model: Path) -> Finding:
         """Whether sites can go on from a model that is about to become current."""
+        from fedssh.rules.soundness import Finding  # loads NumPy, which only a model on its way needs
+
         current, first = (self._folders.model(one.sha256) for one in (state.current.model, state.genesis.model))
         return Finding(**self._judge.check(model, current, first, dict(state.genesis.plan)))
 

@@ -186,15 +186,16 @@ def verify(settings: StateSettings, export: Path | None, signers: Path | None, h
 
     `fedssh verify FILE` does the latter anywhere; scripts/verify with stock tools, and without the decisions.
     """
-    from fedssh.charity.verify import audit
-    from fedssh.verify import check_export
-
     folders = folders_of(settings.state)
     if export is not None:
+        from fedssh.verify import check_export
+
         show_value("verify", check_export(export, signers or folders.outbox / "allowed_signers", head), as_json)
         return
     if signers is not None:
         raise SettingsError("--signers belongs to an exported FILE", "the coordinator's own key is in her folder")
+    from fedssh.charity.verify import audit
+
     value = audit(folders, head)
     show_value("verify", value, as_json)
     if not as_json:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from fedssh.errors import JudgeError
 from fedssh.rules import records
@@ -22,7 +22,9 @@ from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Decision, decide, gone_on
 from fedssh.rules.records import Over, Sent
 from fedssh.rules.rounds import Due, Round, Update
-from fedssh.rules.soundness import Finding
+
+if TYPE_CHECKING:
+    from fedssh.rules.soundness import Finding  # with NumPy, which who reads a history does not need
 
 Model = TypeVar("Model")  # a model wherever it is: a file's path, or arrays
 Taken = TypeVar("Taken", contravariant=True)

@@ -57,6 +57,7 @@ from fedssh.rules.events import (
     SiteAdded,
     SiteRevoked,
     TurnPassed,
+    Unknown,
     Verdict,
 )
 from fedssh.rules.federation import Federation, advance
@@ -71,7 +72,16 @@ from fedssh.rules.typed import ABSENT, Typed, known, plain
 REMEMBERED = 1024  # releases and models whose records are not asked for again, and what was judged that is known
 CLOCK_SECONDS = 0.002  # times are written in milliseconds, and cut, not rounded
 STEP_SECONDS = 60.0  # as far a clock may be put back between a look at a rate and the record
-ENDED = re.compile(r"the federation was finished|rolled back to record [1-9][0-9]*")  # how an operator ends a round
+ENDED = re.compile(
+    r"the federation was finished|rolled back to record ([1-9][0-9]{0,15})"
+)  # how an operator ends a round
+NO_JUDGE = (
+    "revoked",
+    "round ",
+    "the federation was finished",
+    "rolled back to record ",
+)  # other reasons than a judge's
+TOO_FEW = re.compile(r"[0-9]+ of [0-9]+ updates")
 ROLES = ("site", "auditor")
 
 JUDGE, UNSOUND, HIDDEN, CHOSEN, NEAR, MADE, BUNDLE, OPERATOR, CLOCK, RATE, OLDER, NEWER = WORDS = (
@@ -150,7 +160,7 @@ class Replay:
 
     def remembered(self) -> dict[str, object]:
         """What `remember` needs to go on another day, as JSON, beside the state."""
-        started = [[n, *dataclasses.astuple(one)] for n, one in self._started.items()]
+        started = [[n, one.version, one.turn, one.turns] for n, one in self._started.items()]
         return {"started": started, "made": list(self._made.items()), "judged": list(self._judged)}
 
     def remember(self, value: Mapping[str, Any]) -> None:
@@ -161,7 +171,7 @@ class Replay:
 
     def _check(self, state: Federation, record: Record, said: Event) -> None:
         """Compare a record with what the rules give."""
-        self._word(NEWER, _known(said) != said.fields())
+        self._word(NEWER, isinstance(said, Unknown) or _says_more(said))
         if (subject := _subject(said)) is not None and subject in self._judged:
             raise _wrong(record, f"what was sent is judged already: {subject}")
         self._check_rates(state, record, said)
@@ -213,7 +223,6 @@ class Replay:
             case Genesis():
                 raise _wrong(record, "a history has one beginning")
             case _:
-                self._word(NEWER)
                 return
         self._word(OPERATOR)
 
@@ -221,10 +230,19 @@ class Replay:
         _no_round(state, record)
         if said.model == state.current.model:
             raise _wrong(record, "this model is the current one")
-        earlier = None if said.to in self._made else self._earlier(record, said.to)
-        made = _made_current(earlier) if earlier else self._made.get(said.to)
-        if made is None or made != _made_current(said):
+        if self._made_by(record, said.to) != _made_current(said):
             raise _wrong(record, f"record {said.to} did not make this model current")
+
+    def _can_go_back(self, state: Federation, record: Record, number: int) -> bool:
+        made, current = self._made_by(record, number), self._made_by(record, state.current.of)
+        return made is not None and made != current
+
+    def _made_by(self, record: Record, number: int) -> str | None:
+        """The model that an earlier record made current, as `_made_current` tells it."""
+        if (made := self._made.get(number)) is not None:
+            return made
+        earlier = self._earlier(record, number)
+        return _made_current(earlier) if earlier else None
 
     def _check_release(self, state: Federation, record: Record, said: Released) -> None:
         if (end := records.finished(state)) is not None:
@@ -329,6 +347,9 @@ class Replay:
                 self._word(UNSOUND, unsound)
                 self._word(HIDDEN)
                 return decided, True
+        rules = (f"{state.metric} ", f"{state.policy.name} of ", *NO_JUDGE)
+        if said.reason.startswith(rules) or TOO_FEW.match(said.reason):
+            raise _wrong(record, f"no judge says {_short(said.reason)}")
         self._word(JUDGE)
         return decided, False
 
@@ -348,7 +369,9 @@ class Replay:
         current = state.round
         if current is None:
             raise _wrong(record, "no round is open")
-        if isinstance(said, RoundRefused) and ENDED.fullmatch(said.reason):
+        if isinstance(said, RoundRefused) and (ended := ENDED.fullmatch(said.reason)):
+            if ended[1] and not self._can_go_back(state, record, int(ended[1])):
+                raise _wrong(record, f"nobody can roll back to record {ended[1]}")
             self._word(OPERATOR)
             _same(record, records.closed_empty(state, current, Decision(False, said.reason)))
             return
@@ -468,6 +491,8 @@ def _check_genesis(record: Record, said: Event) -> None:
         raise _wrong(record, f"the policy {state.policy.name} has another schedule than {said.schedule}")
     if said.schedule == "rounds" and not state.policy.rounds:
         raise _wrong(record, f"the policy {state.policy.name} has no rounds")
+    if min(state.rates) < 0:
+        raise _wrong(record, "rates are whole numbers from 0")
     _check_scores(record, state, said.metrics)
 
 
@@ -546,6 +571,13 @@ def _same(record: Record, expected: Event | None) -> None:
     for name in sorted(found.keys() | wanted.keys()):
         if canonical(found.get(name)) != canonical(wanted.get(name)) or (name in found) != (name in wanted):
             raise _wrong(record, f"{name} is {_short(wanted.get(name))}, the record says {_short(found.get(name))}")
+
+
+def _says_more(value: object) -> bool:
+    """Whether something is said that this program does not know."""
+    if isinstance(value, Typed):
+        return bool(value.more) or any(map(_says_more, vars(value).values()))
+    return isinstance(value, tuple) and any(map(_says_more, value))
 
 
 def _known(value: Any) -> Any:
