@@ -37,9 +37,9 @@ from fedssh.rules.events import (
 )
 from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Decision, decide
+from fedssh.rules.options import server_start
 from fedssh.rules.records import Sent
 from fedssh.rules.replay import Replay
-from fedssh.rules.server_optimizer import start
 from fedssh.rules.typed import ABSENT
 
 Fields = dict[str, Any]
@@ -128,7 +128,7 @@ class Played:
         decided = records.gated(state, len(state.round.updates), scores(accuracy))
         shares = state.policy.shares_of([update.examples for update in records.in_order(state.round)])
         assert shares
-        sets = [blob(model + place + 1) for place in range(len(start(state.policy.values)))]
+        sets = [blob(model + place + 1) for place in range(len(server_start(state.policy.values)))]
         if decided.accept:
             return records.closed(state, state.round, decided, shares, blob(model), sets)
         return records.closed_empty(state, state.round, decided, shares)
