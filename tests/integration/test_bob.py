@@ -349,7 +349,7 @@ def test_a_coordinator_that_goes_back_ends_bob(stage: Stage) -> None:
     stage.publish(0.9)
     bob = stage.watch()
     said = bob.ends(3)
-    assert "does not follow record 4 as" in said and "its operator" in said
+    assert "record 4 is not the one that this site has seen" in said and "its operator" in said
     assert len(list((stage.exchange / "incoming").glob("0*.json"))) == 1
 
 

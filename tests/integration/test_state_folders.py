@@ -75,10 +75,12 @@ class Continued:
 
     arrivals = itertools.count(2 * 10**18)
 
-    def __init__(self, name: str, home: Path, judge: Judge, private: dict[str, PrivateKey]) -> None:
+    def __init__(
+        self, name: str, home: Path, judge: Judge, private: dict[str, PrivateKey], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.folders = Folders(kept.unpack(name, home))
         self.vault = Vault(self.folders)
-        self._home, self._judge, self._private = home, judge, private
+        self._home, self._judge, self._private, self._monkeypatch = home, judge, private, monkeypatch
         self._coordinator: Coordinator | None = None
 
     def start(self) -> None:
@@ -87,7 +89,16 @@ class Continued:
             self.vault.ledger.close()
             self.vault = Vault(self.folders)
         newest = datetime.datetime.fromisoformat(self.vault.ledger.record(self.vault.state.sequence).time).timestamp()
-        self._coordinator = Coordinator(self.vault, self._judge, now=lambda: max(newest, time.time()) + LATER)
+
+        def clock() -> float:
+            return max(newest, time.time()) + LATER
+
+        def told() -> str:
+            moment = datetime.datetime.fromtimestamp(clock(), datetime.UTC)
+            return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+        self._monkeypatch.setattr("fedssh.ledger.now", told)  # her clock and that of her records are one
+        self._coordinator = Coordinator(self.vault, self._judge, now=clock)
         self._coordinator.recover()
         self.work()
 
@@ -230,9 +241,9 @@ def go_on_in_rounds(room: Continued, closes: str) -> None:
 
 @pytest.mark.parametrize("name", kept.FOLDERS)
 def test_a_state_folder_made_before_is_verified_and_continued(
-    name: str, tmp_path: Path, judge: Judge, private: dict[str, PrivateKey]
+    name: str, tmp_path: Path, judge: Judge, private: dict[str, PrivateKey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = Continued(name, tmp_path, judge, private)
+    room = Continued(name, tmp_path, judge, private, monkeypatch)
     history, stored, count = room.folders.published.read_bytes(), kept.state(name), len(kept.records(name))
     stored["genesis"] = {member: value for member, value in stored["genesis"].items() if member not in HEAD}
 
@@ -279,10 +290,14 @@ def test_a_state_folder_made_before_is_verified_and_continued(
 
 
 def test_a_state_folder_made_before_is_served(
-    tmp_path: Path, judge: Judge, private: dict[str, PrivateKey], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    judge: Judge,
+    private: dict[str, PrivateKey],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By what `charity serve` runs, until nothing waits any more."""
-    room = Continued("merge-relay", tmp_path, judge, private)
+    room = Continued("merge-relay", tmp_path, judge, private, monkeypatch)
     begun, stop = room.vault.state.sequence, threading.Event()
 
     def check() -> None:
