@@ -43,6 +43,8 @@ def check_export(export: Path, signers: Path | None, head: str | None = None) ->
             replay = Replay(look_up=lambda number: _looked_up(published, number))
             lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
             for record in through(checked(read_export(lines, growing=False), coordinator), head):
+                if record.sequence == 1:
+                    _check_coordinator(record, coordinator)
                 replay.follow(record)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot be read: {error}") from None
@@ -68,6 +70,13 @@ def through(records: Iterable[Record], head: str | None) -> Iterator[Record]:
         )
 
 
+def _check_coordinator(first: Record, coordinator: PublicKey) -> None:
+    """See that who signed the history is whom it names; a history without processes names nobody."""
+    named = first.fields.get("coordinator", coordinator.line)
+    if named != coordinator.line:
+        raise LedgerError("record 1 names another coordinator than the one who signed it")
+
+
 def _signer(signers: Path) -> PublicKey:
     found = read_allowed_signers(signers.read_text()).get(COORDINATOR)
     if found is None:
@@ -86,5 +95,5 @@ def _said_to_be(line: bytes) -> PublicKey:
 def _looked_up(published: Published, number: int) -> Record:
     try:
         return record_of(published.line(number))
-    except NoRecord as error:
-        raise LedgerError(str(error)) from None
+    except (NoRecord, ValueError) as error:  # it is not there, or damaged on the way to it
+        raise LedgerError(f"record {number} cannot be looked up: {error}") from None

@@ -237,7 +237,7 @@ class Incoming:
             replay.go_on(record)
 
     def _earlier(self, door: Door, number: int) -> Record:
-        """A record from before what is remembered, as it is signed; that it is in the history was seen at its time."""
+        """A record from before what is remembered: of that number, and signed; the chain is not gone back to it."""
         record = chain.read_line(_line(door, number), self._site.coordinator)
         if record.sequence != number:
             raise LedgerError(f"{door.address} shows record {record.sequence} as record {number}")

@@ -27,6 +27,7 @@ from fedssh.errors import BundleError, UnreachableError
 from fedssh.files import sha256_file
 from fedssh.manifest import now
 from fedssh.rules.events import Record
+from fedssh.rules.gate import is_number
 from fedssh.transport import Call, Connection
 
 SEND_AGAIN_SECONDS = 3600.0
@@ -224,7 +225,7 @@ def verdict_text(entry: Entry, record: Record) -> str:
     if record.event == "report":
         return f"{entry} is on record as {record.sequence}"
     accuracy = metrics.get("accuracy") if isinstance(metrics, dict) else None
-    scored = f"holdout accuracy {accuracy:.4f}" if isinstance(accuracy, float | int) else ""
+    scored = f"holdout accuracy {accuracy:.4f}" if is_number(accuracy) else ""
     return f"{record.event} {entry}: {reason or scored or 'no reason given'} (record {record.sequence})"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from fedssh import weights
 from fedssh.bundle import Arrived
 from fedssh.charity.folders import Folders
-from fedssh.errors import BundleError, LedgerError, SettingsError, UntrustedError
+from fedssh.errors import BundleError, LedgerError, SettingsError, UntrustedError, WeightsError
 from fedssh.files import move_whole
 from fedssh.forms import check_site
 from fedssh.keys import PrivateKey, parse_public
@@ -121,10 +121,9 @@ def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submis
     manifest = taken.arrived.verify(signer, Submission, Report)
     if manifest.sender != member.name:
         raise BundleError(f"the manifest names {manifest.sender} as its sender, it came from {member.name}")
-    try:
-        source = ledger.record(manifest.builds_on).said
-    except LedgerError:
-        source = None
+    newest = ledger.head()
+    known = newest is not None and 0 < manifest.builds_on <= newest.sequence
+    source = ledger.record(manifest.builds_on).said if known else None
     if not isinstance(source, Released):
         what = source.name if source else "no record"
         raise BundleError(f"it builds on release {manifest.builds_on}, which is {what} in the history")
@@ -143,9 +142,14 @@ def open_model(taken: Taken, manifest: Submission, state: Federation, folders: F
 
     Raises:
         UntrustedError: Names the one trouble that was found first.
+        LedgerError: The coordinator's own first model cannot be read.
         OSError: The disk is full or read-only; try again later.
     """
-    expected = weights.read_header(folders.model(state.genesis.model.sha256))
+    first = folders.model(state.genesis.model.sha256)
+    try:
+        expected = weights.read_header(first)
+    except (WeightsError, FileNotFoundError) as error:
+        raise LedgerError(f"the first model cannot be read: {error}", f"put {first} back from a copy") from None
     model = folders.opened / taken.arrived.path.with_suffix(".safetensors").name
     # The same tensors can take a little more room than ours: names are written with other spaces.
     found = taken.arrived.extract(model, key, expected.size + weights.MAX_HEADER_BYTES)

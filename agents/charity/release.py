@@ -51,8 +51,9 @@ def _seal(vault: Vault, record: Record, path: Path) -> None:
     """
     released = record.said
     assert isinstance(released, Released)
-    members = {fingerprint(member.key): member for member in vault.state.members}
-    keys = [PublicKey(one.key) for name in released.recipients if vault.can_use(one := members[name])]
+    members = {fingerprint(member.key): member for member in vault.state.members if member.role == "site"}
+    found = [members[name] for name in released.recipients if name in members]
+    keys = [PublicKey(one.key) for one in found if vault.can_use(one)]
     if not keys:
         return
     manifest = Release(

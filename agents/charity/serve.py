@@ -205,7 +205,10 @@ class Coordinator:
         if self.turn_seconds is None or silent < self.turn_seconds:
             return
         with self.vault.locked() as state:
-            if state.turn is None or state.turn != self._heard[0] or state.turn_after(state.turn) == state.turn:
+            if state.turn is None or state.turn != self._heard[0]:
+                return
+            if state.turn_after(state.turn) == state.turn:  # there is nobody else
+                self._heard = (state.turn, self.clock())
                 return
             reason = f"nothing heard for {self.turn_seconds:g} s"
             self.vault.append(TurnPassed(site=state.turn, reason=reason))

@@ -18,7 +18,7 @@ from fedssh.charity import intake
 from fedssh.charity.bench import FileBench, Judge
 from fedssh.charity.intake import Taken
 from fedssh.charity.vault import Vault
-from fedssh.errors import UntrustedError
+from fedssh.errors import LedgerError, UntrustedError
 from fedssh.manifest import Report, Submission
 from fedssh.rules import coordinator
 from fedssh.rules.events import Blob, Claim, Invalid, Record
@@ -63,6 +63,8 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
         opened = None
         if isinstance(manifest, Submission) and not member.revoked:  # else its model is not worth opening
             opened = intake.open_model(taken, manifest, state, vault.folders, vault.key)
+    except LedgerError:  # what is wrong is ours
+        raise
     except UntrustedError as error:
         record = record_invalid(vault, taken, str(error))
         clock.lap("open_ms")
@@ -71,7 +73,10 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
     if isinstance(manifest, Report):
         record = coordinator.report(vault, _over(manifest, started))
     elif opened is None:
-        record = coordinator.refuse(vault, _sent(manifest, started), "revoked").record
+        refused = coordinator.refuse(vault, _sent(manifest, started))
+        if refused is None:  # enrolled again meanwhile
+            return settle(vault, judge, taken)
+        record = refused.record
     else:
         bench, sent = FileBench(judge, vault.folders), _sent(manifest, started)
         record = coordinator.judge(vault, bench, sent, opened, lambda: clock.lap("judge_ms")).record

@@ -60,4 +60,8 @@ def read(path: Path, coordinator: PublicKey, ledger: Ledger) -> Federation | Non
             f"the ledger has not the record {value['sequence']} of {path}",
             "an older ledger.db was put back: restore a newer one, or the sites will refuse what follows",
         )
-    return from_value(value["state"], value["sequence"], value["head"])
+    try:
+        return from_value(value["state"], value["sequence"], value["head"])
+    except LedgerError as error:
+        hint = "another version wrote it; remove it: the next start then goes through the whole history"
+        raise LedgerError(f"{path}: {error}", hint) from None

@@ -141,9 +141,11 @@ def judge(
             store.drop(weighed.chosen)
 
 
-def refuse(store: Store[Model], sent: Sent, reason: str) -> Done:
-    """Refuse a submission that is not worth opening."""
+def refuse(store: Store[Model], sent: Sent) -> Done | None:
+    """Refuse a submission of which nothing is taken, its model unopened; None where something is taken by now."""
     with store.locked() as state:
+        if not (reason := state.objection(sent.site, sent.started)):
+            return None
         return Done(store.append(records.verdict(state, sent, Decision(False, reason))))
 
 
@@ -163,7 +165,7 @@ def conduct(store: Store[Model], bench: Bench[Model], now: float) -> Done | None
     if not state.policy.rounds or state.finished:
         return None
     if state.round is not None and records.due_now(state, now) is Due.CLOSE:
-        return _close(store, bench, state, state.round)
+        return _close(store, bench, state, state.round, now)
     if _next_step(state, now) is None:
         return None
     with store.locked() as state:
@@ -229,11 +231,12 @@ def _next_step(state: Federation, now: float) -> Event | None:
     return records.opening(state) or records.extension(state, now)
 
 
-def _close(store: Store[Model], bench: Bench[Model], before: Federation, current: Round) -> Done | None:
+def _close(store: Store[Model], bench: Bench[Model], before: Federation, current: Round, now: float) -> Done | None:
     decided, result = _combined(bench, before, current)
     with store.locked() as state:
-        if state.round != current or state.current.of != before.current.of:
-            return None  # somebody was revoked or the model rolled back meanwhile; the next call looks again
+        moved = state.round != current or state.current.of != before.current.of
+        if moved or records.due_now(state, now) is not Due.CLOSE:
+            return None  # somebody was revoked or enrolled, or the model rolled back; the next call looks again
         if decided.accept and result is not None:
             blobs = [store.blob(one) for one in result.sets]
             event = records.closed(state, current, decided, result.shares, store.blob(result.model), blobs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from fedssh.rules.standing import Standing
 from fedssh.rules.typed import Absent, Typed, said
 
 START = "0" * 64
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 HEAD = ("sequence", "previous", "event", "time")
 
 Metrics = Mapping[str, Any]  # name: number, null where it is undefined, or a list; see `models.score`
@@ -350,8 +352,15 @@ class Record:
 
     @property
     def time(self) -> str:
-        """When, in UTC with milliseconds."""
-        return str(self.fields["time"])
+        """When, in UTC with milliseconds.
+
+        Raises:
+            LedgerError: It is written in another way, which every reader may take for another time.
+        """
+        time = self.fields.get("time")
+        if not isinstance(time, str) or not _TIME.fullmatch(time):
+            raise LedgerError(f"the time of record {self.sequence} is {str(time)[:40]!r}, which is not of its form")
+        return time
 
     def line(self) -> bytes:
         """The record as one line of the export. A verdict is this line."""

@@ -141,7 +141,10 @@ class Federation:
     @property
     def gate(self) -> Gate:
         """The gate as agreed; a federation that began without one had none."""
-        return Gate(known(self.genesis.gate, "off"), known(self.genesis.margin, 0.0))
+        try:
+            return Gate(known(self.genesis.gate, "off"), known(self.genesis.margin, 0.0))
+        except ValueError as error:
+            raise LedgerError(f"record 1: {error}", "this federation needs a newer fedssh") from None
 
     @property
     def metric(self) -> str:
@@ -270,7 +273,7 @@ def advance(state: Federation | None, record: Record) -> Federation:
         return _begun(record) if state is None else _advanced(state, record)
     except KeyError as error:
         raise LedgerError(f"record {record.sequence} lacks {error}") from None
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise LedgerError(f"record {record.sequence}: {error}") from None
 
 
@@ -283,6 +286,7 @@ def _begun(record: Record) -> Federation:
 
 
 def _advanced(state: Federation, record: Record) -> Federation:
+    _ = record.time  # has its form
     changed = _after(state, record, record.said)
     used = rates.follow(state.used, record.fields, state.rates)
     changed = dataclasses.replace(changed, sequence=record.sequence, head=record.hash, used=used)

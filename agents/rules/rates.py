@@ -27,7 +27,7 @@ Used = tuple[float, float, float]
 def agreed(genesis: Mapping[str, Any]) -> tuple[int, int]:
     """Bundles and invalid bundles per hour; 0 is no limit."""
     rates = genesis.get("rates") or {}
-    return int(rates.get("submissions_per_hour", 0)), int(rates.get("invalid_per_hour", 0))
+    return int(rates.get("submissions_per_hour") or 0), int(rates.get("invalid_per_hour") or 0)
 
 
 def follow(used: Mapping[str, Used], fields: Mapping[str, Any], rates: tuple[int, int]) -> Mapping[str, Used]:

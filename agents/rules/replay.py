@@ -70,8 +70,7 @@ from fedssh.rules.terms import SCHEDULES, schedule_of
 from fedssh.rules.typed import ABSENT, Typed, known, plain
 
 REMEMBERED = 1024  # releases and models whose records are not asked for again, and what was judged that is known
-CLOCK_SECONDS = 0.002  # times are written in milliseconds, and cut, not rounded
-STEP_SECONDS = 60.0  # as far a clock may be put back between a look at a rate and the record
+STEP_SECONDS = 60.0  # as far a clock may be put back between a look at a deadline or a rate and the record
 ENDED = re.compile(
     r"the federation was finished|rolled back to record ([1-9][0-9]{0,15})"
 )  # how an operator ends a round
@@ -138,7 +137,7 @@ class Replay:
                 _check_genesis(record, record.said)
             else:
                 self._check(self.state, record, record.said)
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise _wrong(record, f"nothing can be decided from it: {error}") from None
         return self.go_on(record)
 
@@ -542,7 +541,7 @@ def _left_out(state: Federation, said: Released) -> dict[str, Any]:
 
 def _until(record: Record) -> float:
     """The latest time at which it can have been made, in seconds since 1970."""
-    return rates.seconds(record.time) + CLOCK_SECONDS
+    return rates.seconds(record.time) + STEP_SECONDS
 
 
 def _subject(said: Event) -> str | None:

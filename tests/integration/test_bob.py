@@ -21,6 +21,7 @@ import pytest
 
 from fedssh.charity import enrol
 from fedssh.manifest import Claim, Local, SessionOver, new_id, now
+from fedssh.rules.events import Finished
 from fedssh.weights import read_header
 from scripts.demo.federation import free_port
 from tests.harness.room import Room, Rooms
@@ -340,17 +341,51 @@ def test_another_host_key_ends_bob_at_once(stage: Stage) -> None:
 
 
 @ONE_DOOR
-def test_a_coordinator_that_goes_back_ends_bob(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("followed", "words"),
+    [(True, "does not follow record 4 as"), (False, "record 4 is not the one that this site has seen")],
+)
+def test_a_coordinator_that_goes_back_ends_bob(stage: Stage, followed: bool, words: str) -> None:
     bob = stage.watch()
     bob.says("release", sequence=4)
     bob.stop()
     seen = stage.state / "seen.json"
+    before = json.loads(seen.read_bytes())["head"]
     seen.write_text(json.dumps({"sequence": 4, "head": "c" * 64}))
+    if followed:  # else the history is followed once more from its beginning
+        path = stage.state / "followed.json"
+        path.write_text(path.read_text().replace(f'"head":"{before}"', f'"head":"{"c" * 64}"'))
     stage.publish(0.9)
     bob = stage.watch()
     said = bob.ends(3)
-    assert "record 4 is not the one that this site has seen" in said and "its operator" in said
+    assert words in said and "its operator" in said
     assert len(list((stage.exchange / "incoming").glob("0*.json"))) == 1
+
+
+@ONE_DOOR
+def test_a_decision_that_was_not_agreed_ends_bob_unless_he_shall_only_tell(stage: Stage) -> None:
+    bob = stage.watch()
+    bob.says("release", sequence=4)
+    with stage.busy:
+        lie = Finished(reason="it is good enough")
+        number = stage.room.vault.append(lie).sequence
+        assert stage.room.vault.append(lie).sequence == number + 1  # an end after the end
+    said = bob.ends(3)
+    why = f"record {number + 1} is finished, by the federation's own rules the federation is finished already"
+    assert f"bob: error: {why}" in said and "bob: hint: its operator decided otherwise than was agreed" in said
+    assert said.count(why) == 2  # as the reason of `stopped`, too
+    assert [path.name for path in (stage.exchange / "incoming").glob("0*.json")] == ["00000004.json"]
+    bob = stage.watch("--decisions", "tell")
+    assert bob.says("decision")["text"] == why
+    assert bob.says("release", sequence=number + 2)["state"] == "finished"
+    bob.stop()
+    assert len(bob.events("decision")) == 1
+    bob = stage.watch()  # what was brought in is not judged once more
+    bob.says("connected")
+    stage.wait(lambda: stage.heard()["confirmed"])
+    bob.stop()
+    wrong = stage.run("watch", "--state", stage.state, "--exchange", stage.exchange, "--decisions", "ignore")
+    assert wrong.returncode == 2 and "refuse" in wrong.stderr
 
 
 @pytest.mark.parametrize("stage", [("embedded", ROUNDS)], indirect=True)
