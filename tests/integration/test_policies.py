@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from fedssh.charity import enrol, operate
 from fedssh.charity.serve import Coordinator
 from fedssh.charity.vault import Vault
 from fedssh.charity.verify import audit
-from fedssh.errors import SettingsError
+from fedssh.errors import LedgerError, SettingsError
 from fedssh.ledger import Ledger
+from fedssh.rules import coordinator
 from fedssh.weights import read_weights
 from tests.harness.room import Room, Rooms
 
@@ -614,3 +616,66 @@ def test_an_update_equal_to_the_release_does_not_take_the_current_model_away(new
     assert accuracy(room) == 0.5
     assert audit(room.folders)["models"] == 1
     assert told(room)["round"]["number"] == 2
+
+
+def enroller(room: Room, tmp_path: Path) -> Callable[[str], None]:
+    """Enrols a site as another command does, with the key of that name."""
+
+    def enrolled(site: str) -> None:
+        public = tmp_path / f"{site}.pub"
+        public.write_text(f"{room.keys[site].public.line} {site}\n")
+        enrol.add(Vault(room.folders), site, public, "site")
+
+    return enrolled
+
+
+def test_a_round_is_not_closed_when_somebody_is_enrolled_who_could_still_send_an_update(
+    new_room: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = rounds(new_room, policy="fedavg:minimum=1,deadline=1000", sites=("alice-1", "alice-2"))
+    base, enrolled, combined = room.release(), enroller(room, tmp_path), coordinator._combined
+
+    def meanwhile(*words: Any) -> Any:
+        if room.vault.state.member("alice-3") is None:
+            enrolled("alice-3")
+        return combined(*words)
+
+    monkeypatch.setattr(coordinator, "_combined", meanwhile)
+    room.submit("alice-1", 0.7, builds_on=base)
+    room.report("alice-2", builds_on=base, checkpoints=0, metrics=None)
+    room.work()
+    assert "round-refused" not in room.events()
+    room.work()
+    assert room.round.sites == ("alice-1", "alice-2", "alice-3") and "round-extended" in room.events()
+    audit(room.folders)
+
+
+def test_a_site_that_is_enrolled_again_while_its_bundle_is_looked_at_is_judged(
+    new_room: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = new_room(policy="best")
+    submission, enrolled, refuse = room.submit("alice-1", 0.8), enroller(room, tmp_path), coordinator.refuse
+    enrol.revoke(room.vault, "alice-1", "by mistake")
+
+    def meanwhile(*words: Any) -> Any:
+        enrolled("alice-1")
+        return refuse(*words)
+
+    monkeypatch.setattr(coordinator, "refuse", meanwhile)
+    room.work()
+    assert room.verdict("alice-1", submission)["event"] == "accepted"
+    audit(room.folders)
+
+
+def test_a_first_model_that_is_damaged_is_the_fault_of_no_site(new_room: Rooms) -> None:
+    room = new_room(policy="best")
+    first = room.folders.model(room.vault.state.genesis.model.sha256)
+    kept = first.read_bytes()
+    submission = room.submit("alice-1", 0.8)
+    first.write_bytes(b"damaged")
+    with pytest.raises(LedgerError, match="the first model cannot be read"):
+        room.work()
+    assert "invalid" not in room.events()
+    first.write_bytes(kept)
+    room.work()
+    assert room.verdict("alice-1", submission)["event"] == "accepted"

@@ -21,7 +21,7 @@ from fedssh.manifest import new_id
 from fedssh.rules.events import Accepted, Finished, Refused
 from fedssh.rules.replay import JUDGE, MADE, OPERATOR, UNSOUND
 from fedssh.signature import allowed_signers
-from tests.integration.conftest import Room
+from tests.harness.room import Room
 
 Folder = Callable[..., Path]
 HINT = "fedssh: hint: its operator decided otherwise than was agreed, or uses another version of fedssh; ask before you"

@@ -64,7 +64,12 @@ class Played:
         self.time += datetime.timedelta(seconds=1)
         fields = said.fields() if isinstance(said, Event) else said
         number, name = len(self.history) + 1, event or (said.name if isinstance(said, Event) else "")
-        head = {"sequence": number, "previous": "", "event": name, "time": self.time.isoformat()}
+        head = {
+            "sequence": number,
+            "previous": "",
+            "event": name,
+            "time": self.time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
         return Record(number, f"{number:064}", canonical(fields | head), "")
 
     def add(self, said: Event | Fields | None, event: str = "") -> Record:
@@ -371,10 +376,10 @@ def test_a_round_has_all_its_updates_and_no_others() -> None:
 
 
 def test_what_a_deadline_decides_is_her_clocks() -> None:
-    played = begin(policy="fedavg:deadline=60", schedule="rounds")
+    played = begin(policy="fedavg:deadline=600", schedule="rounds")
     played.add(played.verdict(played.submission(), 0.0))
     played.lie(played.closing(0.6), "not due to close")
-    played.time += datetime.timedelta(minutes=1)
+    played.time += datetime.timedelta(minutes=10)
     played.word(played.closing(0.6), replay.CLOCK)
     played.add(records.opening(played.state))
     played.release()
