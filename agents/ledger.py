@@ -16,6 +16,7 @@ import contextlib
 import errno
 import hashlib
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ class Ledger:
             raise LedgerError(f"there is no ledger at {path}", "is --state right? `charity init` makes a new one")
         with self._guard():
             self._database = _connect(path)
+            # As sqlite3 does by itself when nobody holds the ledger any more; from Python 3.13 on it warns of that.
+            weakref.finalize(self, self._database.close).atexit = False
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
             if version != 1:
                 self._database.close()
@@ -74,11 +77,10 @@ class Ledger:
     @classmethod
     def create(cls, path: Path) -> Ledger:
         """Make an empty history; one that exists is opened as it is."""
-        database = _connect(path)
-        path.chmod(0o600)
-        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
-            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        database.close()
+        with contextlib.closing(_connect(path)) as database:
+            path.chmod(0o600)
+            if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+                database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         return cls(path)
 
     def append(self, event: str, fields: Mapping[str, Any], key: PrivateKey) -> Record:
@@ -201,8 +203,12 @@ _COLUMNS = "SELECT sequence, hash, text, signature FROM record"
 def _connect(path: Path) -> sqlite3.Connection:
     """Write-ahead log: a commit costs one fsync, and readers never wait. FULL: a commit survives a power cut."""
     database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        database.close()
+        raise
     return database
 
 

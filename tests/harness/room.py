@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ class Room:
     def copy_ledger(self) -> Path:
         """Keep the history as it is now."""
         copy = self.folders.ledger.with_name("copy.db")
-        with sqlite3.connect(self.folders.ledger) as source, sqlite3.connect(copy) as target:
+        with closing(sqlite3.connect(self.folders.ledger)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
         return copy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -134,7 +135,8 @@ def test_a_missing_or_damaged_database_is_named(tmp_path: Path, ledger: Ledger) 
     (tmp_path / "text.db").write_bytes(b"this is not a database, but it is long enough to be one" * 100)
     with pytest.raises(LedgerError, match="is damaged: file is not a database"):
         Ledger(tmp_path / "text.db")
-    sqlite3.connect(tmp_path / "empty.db").execute("CREATE TABLE other (x)")
+    with contextlib.closing(sqlite3.connect(tmp_path / "empty.db")) as other:
+        other.execute("CREATE TABLE other (x)")
     with pytest.raises(LedgerError, match="has version 0"):
         Ledger(tmp_path / "empty.db")
     ledger.close()
