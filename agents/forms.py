@@ -13,9 +13,7 @@ to the same bytes is refused, so a signature covers exactly one meaning.
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import json
 import re
 import sys
@@ -267,6 +265,9 @@ def check_site(text: object) -> str:
 @functools.lru_cache(maxsize=4096)  # a release asks for every site's
 def fingerprint(line: str) -> str:
     """`SHA256:…` of any public key line, as `ssh-keygen -l` prints it."""
+    import base64  # with a library for hashes, which no --help needs
+    import hashlib
+
     digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
