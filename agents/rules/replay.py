@@ -221,7 +221,7 @@ class Replay:
                 _check_reopened(state, record, said)
             case Genesis():
                 raise _wrong(record, "a history has one beginning")
-            case _:
+            case Unknown():
                 return
         self._word(OPERATOR)
 
