@@ -23,8 +23,10 @@ from fedssh.charity.serve import Coordinator
 from fedssh.charity.vault import Vault
 from fedssh.errors import JudgeError
 from fedssh.keys import PrivateKey
+from fedssh.ledger import Ledger
 from fedssh.manifest import Local, Release, Report, Submission, new_id, now
 from fedssh.rules.events import Record
+from fedssh.rules.replay import Replay
 from fedssh.rules.rounds import Round
 from fedssh.weights import architecture_hash, write_weights
 from tests.harness.judge import COMMAND, SHAPES, SPEC, answer, ready
@@ -45,7 +47,8 @@ class Room:
     judge: Judge
     vault: Vault
     arrivals: Iterator[int] = field(default_factory=lambda: itertools.count(10**18))
-    late: float = 0.0  # seconds by which the coordinator's clock is ahead
+    late: float = 0.0  # seconds by which the coordinator's clock is ahead of that of the ledger
+    lies: bool = False  # whether a test records what the rules do not give
 
     @property
     def coordinator(self) -> Coordinator:
@@ -168,6 +171,7 @@ class Rooms:
         self._keys = keys
         self._begun = begun
         self._judges: list[Judge] = []
+        self._rooms: list[Room] = []
 
     def __call__(self, sites: tuple[str, ...] = ("alice-1", "alice-2"), **agreement: Any) -> Room:
         folders = Folders(self._folder / "coordinator")
@@ -176,11 +180,11 @@ class Rooms:
         known = repr((sites, agreement))
         if known in self._begun and not folders.state.exists():
             shutil.copytree(self._begun[known], folders.state)
-            return Room(folders, self._keys, judge, Vault(folders))
+            return self._kept(Room(folders, self._keys, judge, Vault(folders)))
         vault = self._begin(folders, judge, sites, agreement)
         self._begun[known] = self._begun[""] / str(len(self._begun))
         shutil.copytree(folders.state, self._begun[known])
-        return Room(folders, self._keys, judge, vault)
+        return self._kept(Room(folders, self._keys, judge, vault))
 
     def _begin(self, folders: Folders, judge: Judge, sites: tuple[str, ...], agreement: dict[str, Any]) -> Vault:
         folders.make()
@@ -194,9 +198,24 @@ class Rooms:
         return vault
 
     def close(self) -> None:
-        """Stop all judges."""
+        """Stop all judges; whatever a test did, what was recorded is what the rules give, unless it is to be a lie."""
         for judge in self._judges:
             judge.stop()
+        for room in self._rooms:
+            if room.folders.ledger.exists() and not room.late and not room.lies:
+                hold(room.folders.ledger)
+
+    def _kept(self, room: Room) -> Room:
+        self._rooms.append(room)
+        return room
+
+
+def hold(path: Path) -> None:
+    """Hold a history against its rules."""
+    with closing(Ledger(path)) as ledger:
+        replay = Replay(look_up=ledger.record)
+        for record in ledger.iterate():
+            replay.follow(record)
 
 
 def lay_key(folders: Folders, key: PrivateKey) -> None:

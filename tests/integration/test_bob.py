@@ -366,6 +366,7 @@ def test_a_coordinator_that_goes_back_ends_bob(stage: Stage, followed: bool, wor
 def test_a_decision_that_was_not_agreed_ends_bob_unless_he_shall_only_tell(stage: Stage) -> None:
     bob = stage.watch()
     bob.says("release", sequence=4)
+    stage.room.lies = True
     with stage.busy:
         lie = Finished(reason="it is good enough")
         number = stage.room.vault.append(lie).sequence

@@ -22,7 +22,7 @@ from fedssh.commands import entry, log_events, new_group, print_json, print_tabl
 from fedssh.errors import LedgerError, SettingsError
 from fedssh.forms import canonical
 from fedssh.keys import PublicKey
-from fedssh.rules.events import TurnPassed
+from fedssh.rules.events import SiteRevoked
 from fedssh.signature import SUBMISSION, sign
 from tests.harness.room import Room
 
@@ -205,7 +205,7 @@ def test_what_a_site_says_cannot_act_on_a_terminal_in_the_history(
 ) -> None:
     evil = "fine\x1b[2J\x9b31m\u202e\u2066\x7f é"
     with room.vault.locked():
-        room.vault.append(TurnPassed(site="alice-1", reason=evil))
+        room.vault.append(SiteRevoked(site="alice-1", reason=evil))
     charity.main(["history", "--state", str(room.folders.state), *words], standalone_mode=False)
     shown = capfd.readouterr().out
     assert shown.replace("\n", "").isprintable() and "fine" in shown

@@ -149,7 +149,7 @@ LIES: dict[str, tuple[Callable[[Room, dict[str, Any]], Any], str]] = {
 def test_a_lying_history_is_refused_by_whoever_reads_it(room: Room, export: Folder, name: str) -> None:
     """All hashes, links and signatures are right: it is the coordinator who lies."""
     lie, words = LIES[name]
-    played(room)
+    played(room).lies = True
     operate.finish(room.vault, "it is good enough")
     refused = next(record.said for record in room.vault.ledger.records() if isinstance(record.said, Refused))
     said = vars(refused) | {"submission": new_id(), "model": refused.model}
