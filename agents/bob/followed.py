@@ -50,7 +50,7 @@ class Followed:
         assert state is not None, "a release was followed"
         value = {"sequence": state.sequence, "head": state.head, "state": to_value(state)}
         write_whole(self._path, canonical(value | {"remembered": replay.remembered()}) + b"\n")
-        self._replay = replay
+        self._replay, replay.look_up = replay, None  # the connection that it asks may be closed by then
 
     def _read(self) -> Replay:
         try:

@@ -27,6 +27,7 @@ from fedssh.commands import entry, new_group, path_argument, settings_options, s
 from fedssh.door.cli import door
 from fedssh.errors import SettingsError
 from fedssh.rules.terms import Terms, agree
+from fedssh.rules.vocabulary import ROLES
 from fedssh.settings import REQUIRED, describe, setting, settings_file
 
 
@@ -75,7 +76,7 @@ class ServeSettings(StateSettings):
 class NodeSettings(StateSettings):
     """Whom to enrol as what."""
 
-    role: str = setting("site", "A site trains; an auditor reads.", choices=("site", "auditor"))
+    role: str = setting("site", "A site trains; an auditor reads.", choices=ROLES)
     address: str | None = setting(None, "Where the site reaches the door.", metavar="USER@HOST:PORT")
     out: Path | None = setting(None, "Write the invitation here, not to standard output.", metavar="FILE")
 

@@ -19,10 +19,8 @@ from fedssh.charity.vault import COORDINATOR, Vault
 from fedssh.errors import BundleError, SettingsError
 from fedssh.forms import check_site, fingerprint
 from fedssh.keys import PublicKey, load_login, load_public
+from fedssh.rules import orders
 from fedssh.rules.events import Record, SiteAdded, SiteRevoked
-from fedssh.rules.federation import Federation
-
-ROLES = ("site", "auditor")
 
 
 def add(vault: Vault, name: str, key_file: Path, role: str) -> Record:
@@ -40,10 +38,12 @@ def add(vault: Vault, name: str, key_file: Path, role: str) -> Record:
     key = load_public(key_file).line if role == "site" else load_login(key_file)
     _try_key(key, role)
     with vault.locked() as state:
-        _check_free(state, name, key, vault.key.public.line)
+        order = SiteAdded(site=name, role=role, key=key)
+        if why := orders.objection(state, order):
+            raise SettingsError(why, "revoke it first, or take another name; every site needs a key of its own")
         if role == "site":
             check_room(state, name, key)
-        return vault.append(SiteAdded(site=name, role=role, key=key))
+        return vault.append(order)
 
 
 def revoke(vault: Vault, name: str, reason: str) -> Record:
@@ -53,11 +53,10 @@ def revoke(vault: Vault, name: str, reason: str) -> Record:
         SettingsError: Nobody of that name is enrolled.
     """
     with vault.locked() as state:
-        member = state.member(name)
-        if member is None or member.revoked:
-            known = ", ".join(one.name for one in state.enrolled) or "nobody"
-            raise SettingsError(f"{name} is not enrolled", f"enrolled: {known}")
-        return vault.append(SiteRevoked(site=name, reason=reason))
+        order = SiteRevoked(site=name, reason=reason)
+        if why := orders.objection(state, order):
+            raise SettingsError(why, f"enrolled: {', '.join(one.name for one in state.enrolled) or 'nobody'}")
+        return vault.append(order)
 
 
 def invitation(vault: Vault, name: str, address: str) -> dict[str, Any]:
@@ -149,16 +148,3 @@ def _try_key(line: str, role: str) -> None:
                 raise SettingsError(f"ssh-keygen does not take {fingerprint(line)}", "let the site make a new key")
     except BundleError as error:
         raise SettingsError(str(error), "let the site make a new key with `bob keygen`") from None
-
-
-def _check_free(state: Federation, name: str, key: str, coordinator: str) -> None:
-    member = state.member(name)
-    if member is not None and not member.revoked:
-        raise SettingsError(
-            f"{name} is enrolled already with {fingerprint(member.key)}", "revoke it first, or take another name"
-        )
-    holder = next(
-        (one.name for one in state.enrolled if one.key == key), "the coordinator" if key == coordinator else None
-    )
-    if holder:
-        raise SettingsError(f"this key is {holder}'s already", "every site needs a key of its own")

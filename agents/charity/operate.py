@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from fedssh.charity.vault import Vault
 from fedssh.errors import AgentError, SettingsError
-from fedssh.rules import records
-from fedssh.rules.events import Accepted, Finished, Genesis, Record, Reopened, RolledBack, RoundAccepted
+from fedssh.rules import orders, records
+from fedssh.rules.events import Finished, Record, Reopened, RolledBack
+from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Decision
+from fedssh.rules.orders import Order
 
 
 def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
@@ -18,18 +20,18 @@ def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
     """
     with vault.locked() as state:
         record = vault.ledger.record(sequence)
-        said = record.said
-        if not isinstance(said, Genesis | Accepted | RoundAccepted | RolledBack) or said.metrics is None:
+        if (made := orders.made_current(record.said)) is None:
             raise SettingsError(
                 f"record {sequence} is {record.event}",
                 "roll back to genesis, an accepted record or round, or a rollback",
             )
-        if said.model == state.current.model:
-            raise SettingsError(f"the model of record {sequence} is the current one")
-        if not vault.folders.model(said.model.sha256).is_file():
+        model, metrics = made
+        order = RolledBack(to=sequence, model=model, metrics=metrics, reason=reason)
+        _check(state, order)
+        if not vault.folders.model(model.sha256).is_file():
             raise AgentError(f"the model of record {sequence} is not stored any more")
-        _end_round(vault, f"rolled back to record {sequence}")  # its updates started from what is taken back
-        return vault.append(RolledBack(to=sequence, model=said.model, metrics=said.metrics, reason=reason))
+        _end_round(vault, f"{orders.ROLLED_BACK}{sequence}")  # its updates started from what is taken back
+        return vault.append(order)
 
 
 def finish(vault: Vault, reason: str) -> Record:
@@ -39,10 +41,10 @@ def finish(vault: Vault, reason: str) -> Record:
         SettingsError: It is finished.
     """
     with vault.locked() as state:
-        if state.finished:
-            raise SettingsError("the federation is finished already")
-        _end_round(vault, "the federation was finished")
-        return vault.append(Finished(reason=reason))
+        order = Finished(reason=reason)
+        _check(state, order)
+        _end_round(vault, orders.FINISHED)
+        return vault.append(order)
 
 
 def reopen(vault: Vault, sessions: int | None, reason: str) -> Record:
@@ -55,13 +57,14 @@ def reopen(vault: Vault, sessions: int | None, reason: str) -> Record:
         SettingsError: It is open, or as many sessions or rounds are done.
     """
     with vault.locked() as state:
-        if not state.finished:
-            raise SettingsError("the federation is open")
-        done = state.rounds if state.policy.rounds else min((site.sessions for site in state.sites), default=0)
-        what = f"{done} rounds have closed" if state.policy.rounds else f"every site has trained {done} sessions"
-        if sessions is not None and sessions <= done:
-            raise SettingsError(f"{what} already", f"give --sessions {done + 1} or more")
-        return vault.append(Reopened(sessions=sessions, reason=reason))
+        order = Reopened(sessions=sessions, reason=reason)
+        _check(state, order, f"give --sessions {state.done + 1} or more" if state.finished else None)
+        return vault.append(order)
+
+
+def _check(state: Federation, order: Order, hint: str | None = None) -> None:
+    if why := orders.objection(state, order):
+        raise SettingsError(why, hint)
 
 
 def _end_round(vault: Vault, reason: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from fedssh.errors import AgentError, SettingsError
 from fedssh.history.views import fingerprint
+from fedssh.rules.vocabulary import ROLES
 from fedssh.settings import setting
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,9 +121,7 @@ def read_sites(path: Path) -> list[Enrolled] | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise AgentError(f"{path} is not what the vault writes: {error}") from None
-    return [
-        one for one in entries if _SITE.fullmatch(one.site) and one.role in ("site", "auditor") and _is_key(one.key)
-    ]
+    return [one for one in entries if _SITE.fullmatch(one.site) and one.role in ROLES and _is_key(one.key)]
 
 
 def _is_key(line: str) -> bool:

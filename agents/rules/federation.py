@@ -233,13 +233,13 @@ class Federation:
 
     def all_sessions_done(self) -> bool:
         """Whether every site has trained as many sessions as agreed, or as many rounds have closed."""
-        if self.policy.rounds:
-            return self.sessions is not None and self.rounds >= self.sessions
-        return (
-            self.sessions is not None
-            and bool(self.sites)
-            and all(site.sessions >= self.sessions for site in self.sites)
-        )
+        some = self.policy.rounds or bool(self.sites)
+        return some and self.sessions is not None and self.done >= self.sessions
+
+    @property
+    def done(self) -> int:
+        """How many rounds have closed, or how many sessions every site has trained."""
+        return self.rounds if self.policy.rounds else min((site.sessions for site in self.sites), default=0)
 
     def turn_after(self, name: str) -> str | None:
         """Whose turn follows `name`'s: the next site in order of enrolment that has sessions left."""

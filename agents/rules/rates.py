@@ -11,6 +11,8 @@ restart changes nothing. Standard library only: the door tells of it in `status`
 
 from __future__ import annotations
 
+from fedssh.rules.vocabulary import JUDGED
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 BUNDLES, INVALID, GARBAGE = 0, 1, 2  # places in what is kept of a site; the third is when garbage was last recorded
 NEVER = (0.0, 0.0, 0.0)
-_TAKES = ("accepted", "refused", "counted", "invalid", "report")
 
 Used = tuple[float, float, float]
 
@@ -33,7 +34,7 @@ def agreed(genesis: Mapping[str, Any]) -> tuple[int, int]:
 def follow(used: Mapping[str, Used], fields: Mapping[str, Any], rates: tuple[int, int]) -> Mapping[str, Used]:
     """What is used after one more record, by site."""
     event, site = fields["event"], fields.get("site")
-    if not any(rates) or not (event in _TAKES or event == "garbage"):
+    if not any(rates) or not (event in JUDGED or event == "garbage"):
         return used
     time = seconds(fields["time"])
     bundles, invalid, garbage = used.get(str(site), NEVER)

@@ -2,5 +2,6 @@
 
 JUDGED = ("accepted", "refused", "counted", "invalid", "report")  # what is judged once, and has a verdict's file
 VERDICTS = ("accepted", "refused", "counted", "invalid")  # on a model
+ROLES = ("site", "auditor")  # a site trains, an auditor reads
 MAKES_CURRENT = ("genesis", "accepted", "round-accepted", "rollback")
 CLOSES_ROUND = ("round-accepted", "round-refused")

@@ -343,7 +343,7 @@ def test_a_round_ends_when_the_rules_or_an_operator_end_it() -> None:
     played.word(Finished(reason="enough"), replay.OPERATOR)
     played.lie(Finished(reason="enough"), "finished already")
     for sessions in (0, 1):
-        played.lie(Reopened(sessions=sessions, reason="more"), f"{sessions} are done already")
+        played.lie(Reopened(sessions=sessions, reason="more"), "1 rounds have closed already")
     played.word(Reopened(sessions=2, reason="more"), replay.OPERATOR)
     played.lie(Reopened(sessions=3, reason="more"), "the federation is open")
 
@@ -422,7 +422,8 @@ def test_a_rollback_is_to_what_was_current() -> None:
     for other in ({"model": blob(2)}, {"metrics": scores(0.6)}):
         played.lie(RolledBack(to=1, **first | other), "record 1 did not make this model current")
     played.lie(
-        RolledBack(to=8, **first | {"model": blob(8000), "metrics": scores(0.6)}), "this model is the current one"
+        RolledBack(to=8, **first | {"model": blob(8000), "metrics": scores(0.6)}),
+        "the model of record 8 is the current one",
     )
     played.add(records.opening(played.state))
     played.lie(RolledBack(to=1, **first), "round 2 ends first")
@@ -436,8 +437,8 @@ def test_who_is_enrolled() -> None:
     played = begin()
     played.lie(SiteAdded(site="alice-1", role="site", key="ssh-rsa AAAA"), "alice-1 is enrolled already")
     played.lie(SiteAdded(site="alice-3", role="judge", key="ssh-rsa AAAA"), "the roles are site and auditor")
-    for key in (key_of("alice-2"), key_of("charity")):
-        played.lie(SiteAdded(site="alice-3", role="site", key=key), "everybody has a key of their own")
+    for holder, whose in (("alice-2", "alice-2's"), ("charity", "the coordinator's")):
+        played.lie(SiteAdded(site="alice-3", role="site", key=key_of(holder)), f"this key is {whose} already")
     played.lie({"site": "mallory", "reason": "x"}, "mallory is not enrolled", "site-revoked")
     played.word({"site": "alice-2", "reason": "x"}, replay.OPERATOR, "site-revoked")
     played.lie({"site": "alice-2", "reason": "x"}, "alice-2 is not enrolled", "site-revoked")
