@@ -150,10 +150,7 @@ def follow(
         _check_link(at, record)
         if at.sequence == 0:
             _check_genesis(record, coordinator)
-        if verdicts.get(record.sequence, record.hash) != record.hash:
-            raise RollbackError(
-                f"record {record.sequence} is not the verdict this site was given under that number", _HINT
-            )
+        check_given(verdicts, record.sequence, record.hash)
         if record.sequence == release.sequence:
             _check_head(record, release)
         each(record)
@@ -163,6 +160,16 @@ def follow(
             f"the history ends at record {at.sequence}, before the release's record {release.sequence}", _HINT
         )
     return at
+
+
+def check_given(verdicts: Mapping[int, str], sequence: int, hash: str) -> None:
+    """Check that a record of the history is the verdict that this site was given under its number, if it was.
+
+    Raises:
+        RollbackError: It is another one.
+    """
+    if verdicts.get(sequence, hash) != hash:
+        raise RollbackError(f"record {sequence} is not the verdict this site was given under that number", _HINT)
 
 
 def check_seen(seen: Seen, record: Record) -> None:

@@ -34,6 +34,7 @@ from fedssh.keys import PrivateKey
 from fedssh.manifest import Release
 from fedssh.rules.events import Record
 from fedssh.rules.replay import Replay
+from fedssh.rules.vocabulary import JUDGED
 from fedssh.transport import Address, Answer
 
 KEEP = 2
@@ -154,7 +155,7 @@ class Incoming:
             seen = read_seen(self._state.seen)
             new = chain.check_order(seen, release)
             replay = self._followed.at(seen, lambda number: self._earlier(door, number))
-            lines = self._follow(replay, seen, release, door) if new else {}
+            lines, about = self._follow(replay, seen, release, door) if new else ({}, {})
             genesis = self._genesis(lines.get(1), door)
             record = lines.get(release.sequence) or _line(door, release.sequence)
             coordinator = self._site.coordinator
@@ -173,7 +174,7 @@ class Incoming:
             if new:
                 seen = chain.Seen(release.sequence, release.head)
                 files.write_whole(self._state.seen, canonical(dataclasses.asdict(seen)) + b"\n", mode=0o644)
-                self._followed.keep(replay)
+                self._followed.keep(replay, about)
             _prune(folder)
         self.standing.brought(release.sequence)
         self.finished = release.federation.get("state") == "finished"
@@ -183,14 +184,17 @@ class Incoming:
         """How long to let the door hold the next question, at most so many seconds."""
         return min(most, FINISHED_WAIT_SECONDS) if self.finished else most
 
-    def _follow(self, replay: Replay, seen: chain.Seen, release: Release, door: Door) -> dict[int, bytes]:
+    def _follow(
+        self, replay: Replay, seen: chain.Seen, release: Release, door: Door
+    ) -> tuple[dict[int, bytes], dict[int, str]]:
         """Check that the history leads from what was seen to the release, and by the rules that were agreed.
 
         Args:
             replay: The history after what was seen, or before its first record; goes on to the release.
 
         Returns:
-            The signed lines of record 1, where it was among those that came, and of the release.
+            The signed lines of record 1, where it was among those that came, and of the release; and the hashes of the
+            records that are verdicts on this site, by their number.
         """
         history = files.part_of(self._state.path / "history.jsonl")
         begin = chain.Seen() if replay.state is None else seen
@@ -199,14 +203,18 @@ class Incoming:
             answer = door.stream(*words, into=history, max_bytes=MAX_HISTORY_BYTES)
             if answer.status:
                 raise answer.error(door.address, "history")
+            before = self._followed.verdicts
             verdicts = {
                 receipt["sequence"]: receipt["record"]
                 for receipt in Receipts(self._state.receipts)
                 if receipt.get("record")
-                and receipt["sequence"] > seen.sequence
+                and (receipt["sequence"] > begin.sequence or receipt["sequence"] in before)
                 and receipt["recipient"] == self._site.coordinator.fingerprint  # not a former coordinator's
             }
+            for number, hash in before.items():  # it may have been given since
+                chain.check_given(verdicts, number, hash)
             kept: dict[int, bytes] = {}
+            about: dict[int, str] = {}
 
             def lines() -> Iterator[bytes]:
                 for number, line in enumerate(_lines(history), begin.sequence + 1):
@@ -215,6 +223,8 @@ class Incoming:
                     yield line
 
             def each(record: Record) -> None:
+                if record.event in JUDGED and record.fields.get("site") == self._site.name:
+                    about[record.sequence] = record.hash
                 if record.sequence > seen.sequence:
                     self._judge(replay, record)
                 else:  # followed before, by a Bob who did not keep where it stood
@@ -222,7 +232,7 @@ class Incoming:
                     chain.check_seen(seen, record)
 
             chain.follow(lines(), begin, release, self._site.coordinator, verdicts, each)
-            return kept
+            return kept, about
         finally:
             history.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fedssh.rules.terms import SCHEDULES as AGREED
 
@@ -191,11 +191,3 @@ class Outcome:
 def read_outcome(fields: Mapping[str, Any]) -> Outcome:
     """The reverse of `Outcome.plain`."""
     return Outcome(**{**fields, "points": tuple(Point(**point) for point in fields["points"])})
-
-
-class Engine(Protocol):
-    """How a run is done."""
-
-    def __call__(self, run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: int) -> Outcome:
-        """Do a whole run, on that many cores, with `folder` for whatever it writes."""
-        ...

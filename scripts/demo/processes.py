@@ -132,8 +132,8 @@ class Agent:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        with self._log.open("a") as log:
-            for line in self._process.stdout:
+        with self._log.open("a") as log, self._process.stdout as lines:
+            for line in lines:
                 log.write(line)
                 log.flush()
                 fields = _parse(line)

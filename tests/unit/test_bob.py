@@ -477,6 +477,33 @@ def test_a_verdict_that_the_history_lacks_is_noticed(world: World) -> None:
         world.fetch()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("given", ["d" * 64, None])
+def test_a_verdict_that_is_given_after_its_record_was_followed_is_held_against_it(
+    world: World, given: str | None, restarted: bool
+) -> None:
+    world.fetch()
+    world.publish()
+    world.ship_all()
+    lines = world.folder.receipts.read_text()
+    world.folder.receipts.write_text("")  # the answer is still on its way
+    world.door.release()
+    assert world.fetch()
+    (receipt,) = map(json.loads, lines.splitlines())
+    assert receipt["sequence"] < read_seen(world.folder.seen).sequence
+    world.folder.receipts.write_text(lines.replace(receipt["record"], given or receipt["record"]))
+    if restarted:
+        world.incoming = world.bob()
+        world.start()
+    world.door.release()
+    if given is None:
+        assert world.fetch()
+        return
+    for _ in range(2):  # it is not forgotten
+        with pytest.raises(RollbackError, match=f"record {receipt['sequence']} is not the verdict this site was given"):
+            world.fetch()
+
+
 def test_another_coordinator_begins_with_another_history(world: World) -> None:
     for _ in range(3):
         world.door.release()
