@@ -33,7 +33,8 @@ from fedssh.files import BLOCK, adopt, open_regular, part_of, sha256_of, whole_f
 from fedssh.forms import MAX_BYTES as MAX_MANIFEST_BYTES
 from fedssh.forms import check_id, parse, shown
 from fedssh.keys import PrivateKey, PublicKey
-from fedssh.manifest import Blob, Release, Report, Submission, judged_once
+from fedssh.manifest import Release, Report, Submission, judged_once
+from fedssh.rules.events import Blob
 
 Sealed = TypeVar("Sealed", Submission, Release)
 Message = TypeVar("Message", bound=Submission | Release | Report)

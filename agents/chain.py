@@ -9,7 +9,6 @@ follows 64 zeros. scripts/verify holds lines to the same form.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -236,7 +235,7 @@ def check_release(release: Release, record: Record, genesis: Record) -> None:
     _check_head(record, release)
     what = f"release {release.sequence}"
     said = {
-        "model": dataclasses.asdict(release.model),
+        "model": release.model.fields(),
         "metrics": release.metrics,
         "federation": release.federation,
     }

@@ -24,7 +24,8 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from fedssh.errors import BundleError
 from fedssh.forms import _ID, _SITE, canonical, matched, parse, shown
-from fedssh.rules.typed import said
+from fedssh.rules.events import Blob, Local
+from fedssh.rules.typed import plain, said
 
 FORMAT = 1
 
@@ -59,22 +60,6 @@ def judged_once(id: str | None, sha256: Callable[[], str]) -> str:
 
 
 @dataclass(frozen=True)
-class Blob:
-    """The bytes of a file."""
-
-    sha256: str = said("Their SHA-256, in hexadecimal.")
-    size: int = said("Their number.")
-
-
-@dataclass(frozen=True)
-class Local:
-    """What the trainer measured on the site's own validation split."""
-
-    loss: float = said("The loss.")
-    accuracy: float = said("The accuracy, in 0..1.")
-
-
-@dataclass(frozen=True)
 class _Message:
     """What all four kinds share: strict reading and canonical writing."""
 
@@ -86,7 +71,7 @@ class _Message:
     def to_bytes(self) -> bytes:
         """The canonical JSON of this message."""
         head = {"kind": self.kind, "format": FORMAT} if self.travels else {"kind": self.kind}
-        return canonical(head | dataclasses.asdict(self))
+        return canonical(head | {name: plain(value) for name, value in vars(self).items()})
 
     @classmethod
     def from_bytes(cls: type[Message], data: bytes) -> Message:
@@ -192,7 +177,7 @@ class Release(_Message):
 def _build(cls: type[Any], value: dict[str, Any], where: str) -> Any:
     """Fill a dataclass from JSON, checking every field's presence, type and form."""
     types = get_type_hints(cls)
-    wanted = {field.name for field in dataclasses.fields(cls)}
+    wanted = {field.name for field in dataclasses.fields(cls) if "means" in field.metadata}
     if missing := sorted(wanted - value.keys()):
         raise BundleError(f"the {where} lacks {missing[0]!r}")
     if unknown := sorted(value.keys() - wanted):

@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "formats.md"
 COLUMNS = 120
 MESSAGES = (manifest.Claim, manifest.SessionOver, manifest.Submission, manifest.Report, manifest.Release)
 OBJECTS = (
-    events.Blob, events.Claim, manifest.Local, events.Part, standing.Standing, standing.OpenRound, standing.LastRound,
+    events.Blob, events.Local, events.Part, standing.Standing, standing.OpenRound, standing.LastRound,
 )  # fmt: skip
 FORMS = {
     forms._SITE: "site name", forms._ID: "id", manifest._HEX: "hash", manifest._TIME: "time",

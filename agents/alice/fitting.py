@@ -16,8 +16,8 @@ import numpy as np
 from fedssh import models
 from fedssh.alice.session import Patience, finite, improved
 from fedssh.errors import SettingsError
-from fedssh.manifest import Local
 from fedssh.models.training import Examples, Trainer
+from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan
 
 

@@ -17,7 +17,6 @@ from fedssh.alice.incoming import Received
 from fedssh.alice.replicas import Replicas
 from fedssh.alice.session import session_seed
 from fedssh.errors import SettingsError
-from fedssh.manifest import Local
 from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
@@ -25,6 +24,7 @@ from fedssh.models.data.images import Images
 from fedssh.models.data.reading import Reading
 from fedssh.models.firing import Singled, Watch
 from fedssh.models.training import Interrupted, Trainer, resident
+from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan
 from fedssh.rules.shapes import match_shapes
 from fedssh.weights import read_weights

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedssh.alice.fitting import Epoch
-from fedssh.manifest import Local
 from fedssh.models.firing import Singled
+from fedssh.rules.events import Local
 
 FEW_IMAGES = 200  # below that, units fire for single images by chance
 FEWEST = 2  # images that may always be measured

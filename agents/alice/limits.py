@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedssh.errors import UntrustedError
-from fedssh.manifest import Local
+from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan
 
 _HINT = "the limits are this site's own: `alice train --help`"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedssh.alice.session import in_round
-from fedssh.manifest import Local, Release
+from fedssh.manifest import Release
+from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan
 from fedssh.rules.standing import LastRound, Standing
 

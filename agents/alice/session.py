@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fedssh.manifest import Local
+from fedssh.rules.events import Local
 from fedssh.rules.standing import Standing
 
 

@@ -23,7 +23,8 @@ from fedssh.alice.terms import Terms
 from fedssh.chain import Seen
 from fedssh.commands import tell
 from fedssh.errors import UnreachableError, UntrustedError
-from fedssh.manifest import Claim, Local, SessionOver, new_id, now
+from fedssh.manifest import Claim, SessionOver, new_id, now
+from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan, read_plan
 
 logger = logging.getLogger("alice")

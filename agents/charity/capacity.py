@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from fedssh import manifest
 from fedssh.bundle import pending
 from fedssh.errors import SettingsError
 from fedssh.forms import MAX_BYTES, canonical
@@ -72,7 +71,7 @@ def _manifest(state: Federation, released: Released) -> bytes:
         id=new_id(),
         sender="charity",
         recipients=list(released.recipients),
-        model=manifest.Blob(_HASH, state.current.model.size),
+        model=Blob(_HASH, state.current.model.size),
         sealed=pending(),
         architecture=_HASH,
         sequence=10**9,

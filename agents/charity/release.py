@@ -14,9 +14,9 @@ from fedssh.charity.vault import COORDINATOR, PUBLIC, Vault
 from fedssh.files import adopt, part_of
 from fedssh.forms import fingerprint
 from fedssh.keys import PublicKey
-from fedssh.manifest import Blob, Release, new_id, now
+from fedssh.manifest import Release, new_id, now
 from fedssh.rules import coordinator
-from fedssh.rules.events import Record, Released
+from fedssh.rules.events import Blob, Record, Released
 
 KEPT = 3
 

@@ -21,7 +21,7 @@ from fedssh.charity.vault import Vault
 from fedssh.errors import LedgerError, UntrustedError
 from fedssh.manifest import Report, Submission
 from fedssh.rules import coordinator
-from fedssh.rules.events import Blob, Claim, Invalid, Record
+from fedssh.rules.events import Invalid, Record
 from fedssh.rules.records import Over, Sent
 from fedssh.rules.standing import Started
 
@@ -101,15 +101,14 @@ def _sent(manifest: Submission, started: Started) -> Sent:
         examples=manifest.examples,
         builds_on=manifest.builds_on,
         started=started,
-        claim=Claim(loss=manifest.metrics.loss, accuracy=manifest.metrics.accuracy),
-        model=Blob(sha256=manifest.model.sha256, size=manifest.model.size),
+        claim=manifest.metrics,
+        model=manifest.model,
         architecture=manifest.architecture,
     )
 
 
 def _over(report: Report, started: Started) -> Over:
     """What a report says, as the rules want it."""
-    claim = report.metrics
     return Over(
         site=report.sender,
         submission=report.id,
@@ -119,7 +118,7 @@ def _over(report: Report, started: Started) -> Over:
         examples=report.examples,
         builds_on=report.builds_on,
         started=started,
-        metrics=Claim(loss=claim.loss, accuracy=claim.accuracy) if claim else None,
+        metrics=report.metrics,
     )
 
 

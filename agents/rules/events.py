@@ -27,7 +27,7 @@ Metrics = Mapping[str, Any]  # name: number, null where it is undefined, or a li
 EVENTS: dict[str, type[Event]] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Blob(Typed):
     """The bytes of a file."""
 
@@ -35,9 +35,9 @@ class Blob(Typed):
     size: int = said("Their number.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim(Typed):
-    """What a site measured on its own images."""
+@dataclass(frozen=True)
+class Local(Typed):
+    """What the trainer measured on the site's own validation split."""
 
     loss: float = said("The loss.")
     accuracy: float = said("The accuracy, in 0..1.")
@@ -117,7 +117,7 @@ class Verdict(Event):
     epoch: int = said("The epoch, from 1; of a report, how many there were.")
     examples: int = said("How many images the site trains on.")
     builds_on: int | Absent = said("The record of the release that the session started from.", absent=True)
-    claim: Claim | Absent | None = said("What the site measured.", absent=True)
+    claim: Local | Absent | None = said("What the site measured.", absent=True)
     model: Blob | None = said("The model's file: what became current, else what was sent; null of a report.")
     architecture: str | Absent | None = said("SHA-256 of the canonical spec; null of a report.", absent=True)
     metrics: Metrics | None = said("What it scored on the holdout; null where nothing was scored, or may be told.")
@@ -192,7 +192,7 @@ class Report(Event):
     checkpoints: int = said("How many models it sent.")
     examples: int = said("How many images the site trains on.")
     builds_on: int = said("The record of the release that it started from.")
-    metrics: Claim | None = said("What the last of them scored at the site; null where there was none.")
+    metrics: Local | None = said("What the last of them scored at the site; null where there was none.")
 
 
 @dataclass(frozen=True, kw_only=True)

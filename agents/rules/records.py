@@ -12,9 +12,9 @@ from typing import Any
 from fedssh.rules.events import (
     Accepted,
     Blob,
-    Claim,
     Counted,
     Finished,
+    Local,
     Metrics,
     Part,
     Refused,
@@ -53,7 +53,7 @@ class Sent:
     examples: int
     builds_on: int
     started: Started
-    claim: Claim
+    claim: Local
     model: Blob
     architecture: str
 
@@ -81,7 +81,7 @@ class Over:
     examples: int
     builds_on: int
     started: Started
-    metrics: Claim | None
+    metrics: Local | None
 
 
 def verdict(

@@ -37,9 +37,9 @@ from fedssh.alice.limits import Limits
 from fedssh.alice.train import Alice
 from fedssh.errors import UntrustedError
 from fedssh.keys import PrivateKey, make_key
-from fedssh.manifest import Local
 from fedssh.models.data import datasets, images
 from fedssh.models.data.images import Images
+from fedssh.rules.events import Local
 from fedssh.rules.plan import read_plan
 from fedssh.weights import write_weights
 from tests.harness.releases import Coordinator

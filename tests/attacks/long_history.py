@@ -50,7 +50,7 @@ from fedssh.files import sha256_file
 from fedssh.keys import make_key
 from fedssh.ledger import Ledger, subject_of
 from fedssh.rules import records
-from fedssh.rules.events import Blob, Claim, Record
+from fedssh.rules.events import Blob, Local, Record
 from fedssh.rules.gate import decide
 from fedssh.rules.records import Sent
 from fedssh.forms import canonical
@@ -80,7 +80,7 @@ def fields(number):
     id = f"0190f000-0000-7000-8000-{{number:012x}}"
     if number % 10 == 4:  # one in five is better than the current one, by as little as can be
         sent = Sent("alice-1", id, number // 40, 3, 1201, state.release.sequence, state.release.said.federation.started,
-            Claim(accuracy=0.9, loss=0.25), Blob(**model), "ab" * 32)
+            Local(accuracy=0.9, loss=0.25), Blob(**model), "ab" * 32)
         scored = metrics | {{"accuracy": 0.8836 + (number if number % 50 == 4 else 0) * 1e-9}}
         have, mixes = state.current, [(1.0, scored)]
         decided = decide(state.policy, state.gate, state.metric, have.metrics, have.bar, mixes)

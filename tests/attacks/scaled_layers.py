@@ -33,11 +33,12 @@ from fedssh.charity.judge.client import Judge, judge_command
 from fedssh.charity.serve import Coordinator
 from fedssh.charity.vault import Vault
 from fedssh.keys import PrivateKey, make_key
-from fedssh.manifest import Local, Submission, new_id, now
+from fedssh.manifest import Submission, new_id, now
 from fedssh.models import check_spec
 from fedssh.models.backend import load_keras
 from fedssh.models.data import datasets
 from fedssh.models.training import Examples, Trainer, resident
+from fedssh.rules.events import Local
 from fedssh.rules.plan import read_plan
 from fedssh.weights import architecture_hash, read_header, read_weights, write_weights
 

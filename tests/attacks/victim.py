@@ -78,7 +78,8 @@ class Victim:
         """Lay a submission into a site's inbox; returns its id. `header` goes before the stanzas of its age header."""
         from fedssh.bundle import pending, seal
         from fedssh.forms import canonical
-        from fedssh.manifest import Local, Submission, new_id, now
+        from fedssh.manifest import Submission, new_id, now
+        from fedssh.rules.events import Local
         from fedssh.signature import SUBMISSION, sign
 
         manifest = Submission(

@@ -45,7 +45,8 @@ from fedssh import weights
 from fedssh.alice.exchange import Exchange
 from fedssh.alice.incoming import Received, read_offer
 from fedssh.commands import print_table
-from fedssh.manifest import Claim, Local, new_id, now
+from fedssh.manifest import Claim, new_id, now
+from fedssh.rules.events import Local
 from scripts.demo.federation import free_port
 
 BIN = Path(sys.executable).parent

@@ -20,11 +20,13 @@ from fedssh.bob.site import Folder, Site
 from fedssh.bob.spool import Spool
 from fedssh.keys import PrivateKey
 from fedssh.ledger import Ledger
-from fedssh.manifest import Blob, Claim, Local, Release, SessionOver, Submission, new_id, now
+from fedssh.manifest import Claim, Release, SessionOver, Submission, new_id, now
 from fedssh.rules import events, records
 from fedssh.rules.events import (
+    Blob,
     Event,
     Genesis,
+    Local,
     Record,
     Released,
     SiteAdded,
@@ -177,7 +179,7 @@ class Door:
         fields: dict[str, Any] = {
             "site": site, "submission": new_id(), "session": 1, "epoch": 1, "examples": 9,
             "builds_on": state.release.sequence, "started": state.release.said.federation.started,
-            "claim": events.Claim(loss=0.5, accuracy=0.5), "model": self.blob(),
+            "claim": events.Local(loss=0.5, accuracy=0.5), "model": self.blob(),
             "architecture": state.genesis.architecture,
         }  # fmt: skip
         return Sent(**fields | changes)
@@ -250,13 +252,13 @@ class Door:
         """On what arrived: each model is a little better than the one before."""
         same = {name: manifest[name] for name in ("session", "examples", "builds_on")}
         started = self.held(lambda ledger: ledger.record(manifest["builds_on"])).said.federation.started
-        claim = manifest["metrics"] and events.Claim(**manifest["metrics"])
+        claim = manifest["metrics"] and events.Local(**manifest["metrics"])
         if manifest["kind"] == "report":
             counts = {name: manifest[name] for name in ("epochs", "checkpoints")}
             over = Over(site="alice-1", submission=manifest["id"], metrics=claim, started=started, **same, **counts)
             return records.reported(self.state(), over)
         sent = self.sent(
-            submission=manifest["id"], epoch=manifest["epoch"], claim=claim, model=events.Blob(**manifest["model"]),
+            submission=manifest["id"], epoch=manifest["epoch"], claim=claim, model=Blob(**manifest["model"]),
             architecture=manifest["architecture"], started=started, **same,
         )  # fmt: skip
         return self.scored(sent, round(self.state().current.metrics["accuracy"] + 0.01, 4))

@@ -15,7 +15,8 @@ from fedssh import files, manifest
 from fedssh.chain import Seen
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey
-from fedssh.manifest import Blob, Release
+from fedssh.manifest import Release
+from fedssh.rules.events import Blob
 from fedssh.signature import LEDGER, RELEASE, sign
 from fedssh.weights import architecture_hash
 

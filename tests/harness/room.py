@@ -24,8 +24,8 @@ from fedssh.charity.vault import Vault
 from fedssh.errors import JudgeError
 from fedssh.keys import PrivateKey
 from fedssh.ledger import Ledger
-from fedssh.manifest import Local, Release, Report, Submission, new_id, now
-from fedssh.rules.events import Record
+from fedssh.manifest import Release, Report, Submission, new_id, now
+from fedssh.rules.events import Local, Record
 from fedssh.rules.replay import Replay
 from fedssh.rules.rounds import Round
 from fedssh.weights import architecture_hash, write_weights

@@ -29,6 +29,7 @@ from fedssh.keys import PrivateKey
 from fedssh.models.backend import load_keras
 from fedssh.models.data import datasets
 from fedssh.models.data.images import Images
+from fedssh.rules.events import Local
 from fedssh.rules.plan import read_plan
 from fedssh.weights import read_weights, write_weights
 from tests.harness.images import easy_images
@@ -143,7 +144,7 @@ def test_a_session_publishes_what_improved_and_reports(site: SmallSite, told: To
 
     claims = site.claims()
     last = next(event for event in reversed(epochs) if event["improved"])
-    assert claims[-1].metrics == manifest.Local(last["loss"], last["accuracy"])
+    assert claims[-1].metrics == Local(last["loss"], last["accuracy"])
     assert {(claim.builds_on, claim.session, claim.examples) for claim in claims} == {(3, 1, 102)}
     (report,) = site.reports()
     assert (report.session, report.epochs, report.checkpoints) == (1, 4, len(published))
@@ -288,7 +289,7 @@ def test_a_whole_session_is_published_once_although_nothing_improved(site: Small
     assert not told("epoch")[-1]["improved"], "the test needs a session that gets worse"
     (claim,), (report,) = site.claims(), site.reports()
     assert (claim.session, claim.epoch) == (1, 3)
-    assert claim.metrics == manifest.Local(told("epoch")[-1]["loss"], told("epoch")[-1]["accuracy"])
+    assert claim.metrics == Local(told("epoch")[-1]["loss"], told("epoch")[-1]["accuracy"])
     assert (report.epochs, report.checkpoints, report.metrics) == (3, 1, claim.metrics)
     assert report.id > claim.id
     assert "images, 3 epochs" in told("session")[0]["text"]
@@ -718,7 +719,7 @@ def publish(site: SmallSite, tensors: Mapping[str, np.ndarray], session: int, ep
     architecture = manifest_architecture()
     time.sleep(0.002)  # an id sorts by its millisecond
     times = {"started": manifest.now(), "created": manifest.now()}
-    metrics = manifest.Local(0.5, 0.5)
+    metrics = Local(0.5, 0.5)
     claim = manifest.Claim(manifest.new_id(), architecture, 1, session, epoch, 10, metrics, **times)
     site.exchange.publish(claim, tensors, SPEC)
 

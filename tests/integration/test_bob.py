@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from fedssh.charity import enrol
-from fedssh.manifest import Claim, Local, SessionOver, new_id, now
-from fedssh.rules.events import Finished
+from fedssh.manifest import Claim, SessionOver, new_id, now
+from fedssh.rules.events import Finished, Local
 from fedssh.weights import read_header
 from scripts.demo.federation import free_port
 from tests.harness.room import Room, Rooms

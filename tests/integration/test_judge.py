@@ -26,7 +26,8 @@ from fedssh.charity.judge import process as judge
 from fedssh.charity.judge.client import Judge, judge_command
 from fedssh.errors import AgentError, JudgeError
 from fedssh.keys import PrivateKey
-from fedssh.manifest import Local, Release, Submission, new_id, now
+from fedssh.manifest import Release, Submission, new_id, now
+from fedssh.rules.events import Local
 from fedssh.weights import read_weights, write_weights
 
 SPEC = {"name": "cnn", "depth": 4, "input": [28, 28, 1], "classes": 2}

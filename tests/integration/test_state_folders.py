@@ -33,8 +33,8 @@ from fedssh.charity.vault import Vault
 from fedssh.files import sha256_file
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey
-from fedssh.manifest import Local, Release, Report, Submission, new_id, now
-from fedssh.rules.events import HEAD, Record, Released
+from fedssh.manifest import Release, Report, Submission, new_id, now
+from fedssh.rules.events import HEAD, Local, Record, Released
 from fedssh.rules.stored import to_value
 from fedssh.weights import write_weights
 from tests.vectors.histories import kept

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fedssh.alice.fitting import Epoch, epoch_order, fit
-from fedssh.manifest import Local
 from fedssh.models.training import Examples
+from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan
 
 NAN = float("nan")

@@ -11,7 +11,7 @@ from fedssh.alice import messages
 from fedssh.alice.replicas import even_batch
 from fedssh.alice.session import Patience, Trained, improved, is_over, may_start, session_seed
 from fedssh.errors import BundleError, SettingsError
-from fedssh.manifest import Local
+from fedssh.rules.events import Local
 from fedssh.rules.plan import read_plan
 from fedssh.rules.standing import LastRound, Standing
 

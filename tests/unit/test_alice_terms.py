@@ -24,7 +24,7 @@ from fedssh.alice.news import News
 from fedssh.chain import Seen
 from fedssh.errors import LedgerError, RollbackError, SettingsError, SignatureError, UntrustedError
 from fedssh.keys import PrivateKey
-from fedssh.manifest import Local
+from fedssh.rules.events import Local
 from fedssh.rules.plan import read_plan
 from fedssh.settings import load
 from tests.harness.alice import PLAN, SPEC, Site

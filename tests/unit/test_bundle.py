@@ -20,6 +20,7 @@ from fedssh import manifest as m
 from fedssh.errors import AgentError, BundleError, SignatureError, UntrustedError, WeightsError
 from fedssh.forms import canonical, parse
 from fedssh.keys import PrivateKey
+from fedssh.rules.events import Local
 
 SPEC = {"name": "mlp", "input": [2], "classes": 2}
 Keys = dict[str, PrivateKey]
@@ -35,7 +36,7 @@ def submission() -> m.Submission:
     return m.Submission(
         id=m.new_id(), sender="alice-1", recipients=[], model=bundle.pending(), sealed=bundle.pending(),
         architecture=weights.architecture_hash(SPEC), builds_on=1, session=1, epoch=4, examples=1400,
-        metrics=m.Local(0.2, 0.9), started=m.now(), created=m.now(),
+        metrics=Local(0.2, 0.9), started=m.now(), created=m.now(),
     )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from fedssh.chain import Seen
 from fedssh.errors import BundleError, LedgerError, RollbackError, SignatureError, UntrustedError
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey
-from fedssh.manifest import Blob, Release, new_id, now
-from fedssh.rules.events import Record
+from fedssh.manifest import Release, new_id, now
+from fedssh.rules.events import Blob, Record
 from fedssh.signature import LEDGER, RELEASE, sign
 
 MODEL = "ab" * 32

@@ -20,8 +20,8 @@ from fedssh.rules.terms import Terms
 from fedssh.rules.typed import Typed, members
 
 KINDS = (
-    *events.EVENTS.values(), events.Blob, events.Claim, events.Part, Standing, OpenRound, LastRound, manifest.Claim,
-    manifest.SessionOver, manifest.Submission, manifest.Report, manifest.Release, manifest.Local,
+    *events.EVENTS.values(), events.Blob, events.Local, events.Part, Standing, OpenRound, LastRound, manifest.Claim,
+    manifest.SessionOver, manifest.Submission, manifest.Report, manifest.Release,
 )  # fmt: skip
 
 
@@ -59,11 +59,6 @@ def test_no_kind_is_left_out(formats: Any) -> None:
         assert f"#### The event `{name}`\n" in page
     words = {*vocabulary.JUDGED, *vocabulary.VERDICTS, *vocabulary.MAKES_CURRENT, *vocabulary.CLOSES_ROUND}
     assert words <= events.EVENTS.keys()
-
-
-def test_a_file_is_the_same_in_messages_and_records() -> None:
-    assert members(manifest.Blob) == members(events.Blob)
-    assert members(manifest.Local) == members(events.Claim)
 
 
 def test_the_page_has_the_tables(formats: Any) -> None:

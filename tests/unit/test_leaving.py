@@ -9,8 +9,8 @@ import pytest
 
 from fedssh.alice.fitting import Epoch
 from fedssh.alice.leaving import Guard, tells_of_images, too_bad
-from fedssh.manifest import Local
 from fedssh.models.firing import Singled, singled_out
+from fedssh.rules.events import Local
 
 
 def ended(loss: float, training: float) -> Epoch:

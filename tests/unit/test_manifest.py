@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fedssh import manifest as m
 from fedssh.errors import BundleError
 from fedssh.forms import canonical, parse
+from fedssh.rules.events import Blob, Local
 
 JSON = st.recursive(
     st.none()
@@ -29,14 +30,14 @@ def submission(**changes: Any) -> m.Submission:
         "id": m.new_id(),
         "sender": "alice-1",
         "recipients": ["SHA256:" + "A" * 43],
-        "model": m.Blob("a" * 64, 100),
-        "sealed": m.Blob("b" * 64, 200),
+        "model": Blob("a" * 64, 100),
+        "sealed": Blob("b" * 64, 200),
         "architecture": "c" * 64,
         "builds_on": 1,
         "session": 1,
         "epoch": 4,
         "examples": 1400,
-        "metrics": m.Local(0.2, 0.9),
+        "metrics": Local(0.2, 0.9),
         "started": m.now(),
         "created": m.now(),
     }

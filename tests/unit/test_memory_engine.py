@@ -21,8 +21,7 @@ from experiments.engines.memory.history import History, read_history
 from experiments.engines.memory.models import ModelFiles, Weights, identifier
 from experiments.engines.memory.simulation import Checkpoint, Session, Simulation, Site
 from experiments.engines.outcome import moments, submissions, verdicts
-from fedssh.manifest import Local
-from fedssh.rules.events import START, Blob, Record
+from fedssh.rules.events import START, Blob, Local, Record
 from fedssh.rules.terms import agree
 from fedssh.weights import write_weights
 

@@ -17,12 +17,12 @@ from fedssh.rules import records, replay
 from fedssh.rules.events import (
     Accepted,
     Blob,
-    Claim,
     Event,
     Finished,
     Garbage,
     Genesis,
     Invalid,
+    Local,
     Record,
     Refused,
     Released,
@@ -108,7 +108,7 @@ class Played:
         fields: Fields = {
             "site": site, "submission": f"{self.sent:036}", "session": 1, "epoch": 1, "examples": 9,
             "builds_on": self.state.release.sequence, "started": said.federation.started,
-            "claim": Claim(loss=0.5, accuracy=0.5), "model": blob(self.sent), "architecture": "ab" * 32,
+            "claim": Local(loss=0.5, accuracy=0.5), "model": blob(self.sent), "architecture": "ab" * 32,
         }  # fmt: skip
         return Sent(**fields | changes)
 

@@ -27,6 +27,7 @@ from fedssh import manifest as m
 from fedssh.files import write_whole
 from fedssh.keys import make_key
 from fedssh.ledger import Ledger
+from fedssh.rules.events import Local
 
 HERE = Path(__file__).resolve().parent
 SPEC = {"classes": 2, "hidden": [2], "input": [2], "name": "mlp"}
@@ -52,7 +53,7 @@ def main() -> None:
             "builds_on": 2,
             "session": 1,
             "examples": 4,
-            "metrics": m.Local(0.25, 0.75),
+            "metrics": Local(0.25, 0.75),
             "started": TIME,
             "created": TIME,
         }

@@ -19,7 +19,7 @@ from fedssh.charity.judge.probe import Probe
 from fedssh.errors import JudgeError
 from fedssh.rules import averaging, coordinator, records
 from fedssh.rules.coordinator import Combined, Done
-from fedssh.rules.events import Blob, Claim, Counted, Event, Genesis, Invalid, Metrics, Record, Released, SiteAdded
+from fedssh.rules.events import Blob, Counted, Event, Genesis, Invalid, Local, Metrics, Record, Released, SiteAdded
 from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Gate, told
 from fedssh.rules.records import Over
@@ -31,7 +31,6 @@ from fedssh.rules.vocabulary import MAKES_CURRENT
 from fedssh.weights import architecture_hash
 
 if TYPE_CHECKING:
-    from fedssh.manifest import Local
     from fedssh.models.data.images import Images
 
 
@@ -271,7 +270,7 @@ class Coordinator:
             examples=sent.examples,
             builds_on=sent.release.sequence,
             started=standing_of(sent.release).started,
-            claim=_claim(sent.claim),
+            claim=sent.claim,
             model=store.blob(sent.weights),
             architecture=known(self.state.genesis.architecture, ""),
         )
@@ -301,7 +300,7 @@ class Coordinator:
             examples=examples,
             builds_on=release.sequence,
             started=standing_of(release).started,
-            metrics=_claim(claim) if claim else None,
+            metrics=claim,
         )
         return coordinator.report(self._store, over)
 
@@ -338,7 +337,3 @@ def standing_of(release: Record) -> Standing:
     said = release.said
     assert isinstance(said, Released)
     return said.federation
-
-
-def _claim(claim: Local) -> Claim:
-    return Claim(loss=claim.loss, accuracy=claim.accuracy)

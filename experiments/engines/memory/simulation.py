@@ -18,8 +18,7 @@ from experiments.definition.attack import Attack, forge
 from experiments.engines.memory.coordinator import Coordinator, Sent, standing_of
 from experiments.engines.memory.models import Weights
 from fedssh.alice.session import Trained, is_over, may_start, session_seed
-from fedssh.manifest import Local
-from fedssh.rules.events import Record
+from fedssh.rules.events import Local, Record
 
 
 @dataclass(frozen=True)

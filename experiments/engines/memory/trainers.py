@@ -23,10 +23,10 @@ from fedssh.alice.fitting import Epoch, fit, new_trainer
 from fedssh.alice.leaving import GUARD, too_bad
 from fedssh.alice.session import session_seed
 from fedssh.forms import canonical
-from fedssh.manifest import Local
 from fedssh.models.data.images import Images, hold_out
 from fedssh.models.pool import Pool
 from fedssh.models.training import Examples, Interrupted, Trainer, resident
+from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan, read_plan
 
 _pools: dict[bytes, Pool] = {}

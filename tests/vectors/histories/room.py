@@ -23,9 +23,10 @@ from fedssh.charity.judge import own_images
 from fedssh.charity.judge.client import Judge
 from fedssh.charity.serve import Coordinator
 from fedssh.charity.vault import Vault, publish_summary
-from fedssh.manifest import Local, Report, Submission, new_id, now
+from fedssh.manifest import Report, Submission, new_id, now
 from fedssh.models.data.images import Images
 from fedssh.models.training import Trainer, resident
+from fedssh.rules.events import Local
 from fedssh.rules.terms import agree
 from fedssh.weights import architecture_hash, read_header, read_weights, write_weights
 
