@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import tarfile
@@ -28,7 +29,7 @@ from typing import Any
 
 from tests.harness.waiting import until
 
-LABEL = "fedssh-test-machines"  # its value is the process that they belong to
+LABEL = "fedssh-test-machines"  # its value is the process that they belong to, and a name within it
 RECIPE = Path(__file__).parent / "machine"
 METADATA = "169.254.169.254"
 # --privileged would ask for CAP_SYS_RESOURCE, which not every host can give.
@@ -69,7 +70,7 @@ class Machines:
     """
 
     def __init__(self, metadata: bool = False) -> None:
-        self.of = str(os.getpid())
+        self.of = f"{os.getpid()}-{secrets.token_hex(2)}"
         self.machines: dict[str, Machine] = {}
         self._ids: dict[int, str] = {}
         _remove_leftovers()
@@ -117,6 +118,8 @@ class Machines:
             _docker("rm", "--force", "--volumes", container)
             raise
         self.machines[name] = machine = Machine(name, _address(container, self.network), container)
+        if not answers:
+            self.wait_for_ssh(name)  # its port is closed to the world by then
         return machine
 
     def from_request(self, body: Mapping[str, Any]) -> str:
@@ -295,13 +298,13 @@ def _remove_leftovers() -> None:
         owners |= set(_docker(*kind, f"--filter=label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}').split())
     for owner in owners:
         try:
-            os.kill(int(owner), 0)
+            os.kill(int(owner.partition("-")[0]), 0)
         except ProcessLookupError:
             _remove(owner)
 
 
 def _remove(owner: str) -> None:
-    """Remove everything that a process has made, in the order in which it lets itself be removed."""
+    """Remove everything that belongs together, in the order in which it lets itself be removed."""
     for listed, remove in (
         (["ps", "--all"], ["rm", "--force", "--volumes"]),
         (["volume", "ls"], ["volume", "rm", "--force"]),
