@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from linode_api4 import ApiError, Firewall, Image, Instance, LinodeClient, Regio
 from requests.adapters import HTTPAdapter
 
 from fedssh.errors import AgentError, SettingsError, UnreachableError
+from fleet.firewall import compared, rules_for
 
 MAKE_ONE = "make one at https://cloud.linode.com/profile/tokens, and put it into the variable LINODE_TOKEN"
 WAITS = (1, 2, 4, 8, 16, 30)  # seconds before trying again what failed in passing
@@ -40,7 +42,6 @@ PATHS = {
 NEEDS = ("Linodes", "Metadata", "Cloud Firewall")  # what we use in a region, in the API's words
 CLASS_NEEDS = {"gpu": "GPU Linodes", "premium": "Premium Plans", "accelerated": "NETINT Quadra T1U"}
 PRIVATE = ipaddress.ip_network("192.168.128.0/17")  # Linode's private addresses stand beside the public one
-EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 Answer = TypeVar("Answer")
 Raw = dict[str, Any]
@@ -110,15 +111,21 @@ class _LostError(UnreachableError):
 
 
 class _Patient(HTTPAdapter):
-    """Never waits for ever; the client itself sets no limit."""
+    """Asks once, and does not wait for ever; the client itself sets no limit."""
 
     def send(self, request: Any, **options: Any) -> Any:  # type: ignore[override]
         """Send with our limits."""
         return super().send(request, **{**options, "timeout": TIMEOUTS})
 
 
+class _Waited(threading.local):
+    """How long a thread has waited, also for others of its calls."""
+
+    seconds = 0.0
+
+
 class Account:
-    """An account at Linode.
+    """An account at Linode; several threads may ask at once.
 
     Args:
         token: A personal access token; it reaches the API and nothing else.
@@ -132,18 +139,16 @@ class Account:
     def __init__(self, token: str, base_url: str | None = None, wait: Callable[[float], object] = time.sleep) -> None:
         if not re.fullmatch("[!-~]+", token):
             raise SettingsError("LINODE_TOKEN holds no token of Linode's API" if token else "no LINODE_TOKEN", MAKE_ONE)
-        # Its own retries are off: they repeat a POST blindly after a 502, and sleep where a test cannot see it.
-        self._client = LinodeClient(
-            token, user_agent="fedssh", retry=False, **({"base_url": base_url} if base_url else {})
-        )
+        self._client = LinodeClient(token, user_agent="fedssh", **({"base_url": base_url} if base_url else {}))
         session = self._client.session
+        # In place of its own, which repeats a POST blindly after a 502, and sleeps where a test cannot see it.
         session.mount("https://", _Patient())
         session.mount("http://", _Patient())
         session.auth = lambda request: request  # otherwise ~/.netrc would take the token's place
         session.hooks["response"].append(self._note_scopes)
         self._granted: str | None = None
         self._wait = wait
-        self._waited = 0.0
+        self._waited = _Waited()
 
     def check(self) -> None:
         """See that the token is right and may do what `up` and `down` do.
@@ -224,11 +229,11 @@ class Account:
         Raises:
             SettingsError: No or a wrong network, or a firewall that is not ours has the label.
         """
-        rules = _rules(ssh_from, ports)
+        rules = rules_for(ssh_from, ports)
         post = lambda: self._client.networking.firewall_create(label, rules, tags=[tag])  # noqa: E731
         found = self._once(f"make firewall {label}", lambda: self._ours("firewall", label, tag), post)
         wall = Firewall(self._client, found["id"])
-        if _compared(self._ask(f"read the rules of firewall {label}", wall.get_rules)) != _compared(rules):
+        if compared(self._ask(f"read the rules of firewall {label}", wall.get_rules)) != compared(rules):
             self._ask(f"change the rules of firewall {label}", lambda: wall.update_rules(rules))
         return int(found["id"])
 
@@ -276,7 +281,7 @@ class Account:
             UnreachableError: It did not come to that in time.
             AgentError: It is gone.
         """
-        status, end = "", self._waited + seconds
+        status, end = "", self._waited.seconds + seconds
         while True:
             machine = self._view(machine_id)
             if machine.status != status:
@@ -285,7 +290,7 @@ class Account:
                 return machine
             if status == "billing_suspension":
                 raise SettingsError(f"{machine.label} is suspended by Linode", "pay the account's open invoice")
-            if self._waited >= end:
+            if self._waited.seconds >= end:
                 hint = "the same command goes on waiting; https://cloud.linode.com shows its console"
                 raise UnreachableError(f"{machine.label} is still {status} after {seconds:g} s", hint)
             if status == "offline":
@@ -382,7 +387,7 @@ class Account:
             what: The call in words, "list machines".
             again: It may be done twice. If not, a lost answer is a _LostError at once.
         """
-        waits, end = list(WAITS), self._waited + MOST_WAIT
+        waits, end = list(WAITS), self._waited.seconds + MOST_WAIT
         while True:
             try:
                 return call()
@@ -405,7 +410,7 @@ class Account:
             if not (again or throttled):
                 raise _LostError(message)
             wait = _retry_after(refusal) if throttled else None
-            if not waits or self._waited + (wait or waits[0]) > end:
+            if not waits or self._waited.seconds + (wait or waits[0]) > end:
                 raise UnreachableError(message, "see https://status.linode.com, and try again later")
             self._pause(max(wait or 0, waits.pop(0)))
 
@@ -428,7 +433,7 @@ class Account:
         return text.replace(self._client.token, "…")
 
     def _pause(self, seconds: float) -> None:
-        self._waited += seconds
+        self._waited.seconds += seconds
         self._wait(seconds)
 
     def _note_scopes(self, response: Any, **options: Any) -> None:
@@ -466,43 +471,6 @@ def _near(word: str, known: Iterable[str]) -> str:
     """Which of the known words may be meant."""
     known = list(known)
     return f"did you mean {' or '.join(difflib.get_close_matches(word, known, 3, 0.4) or known[:5])}?"
-
-
-def _rules(ssh_from: Sequence[str], ports: Sequence[int]) -> Raw:
-    """A firewall's rules in the API's form."""
-    if not ssh_from:
-        raise SettingsError("no network may log in with SSH", "name yours in admin_from, as 198.51.100.4/32")
-    try:
-        networks = [str(ipaddress.ip_network(one)) for one in ssh_from]
-    except ValueError as error:
-        raise SettingsError(f"admin_from: {error}", "write a network as 198.51.100.4/32") from None
-    inbound = [_rule("ssh", "TCP", networks, [22])]
-    if ports:
-        inbound.append(_rule("door", "TCP", EVERYWHERE, ports))
-    inbound.append(_rule("ping", "ICMP", EVERYWHERE, []))
-    return {"inbound": inbound, "inbound_policy": "DROP", "outbound": [], "outbound_policy": "ACCEPT"}
-
-
-def _rule(label: str, protocol: str, networks: Sequence[str], ports: Sequence[int]) -> Raw:
-    addresses = {"ipv4": [one for one in networks if ":" not in one], "ipv6": [one for one in networks if ":" in one]}
-    rule = {"label": label, "action": "ACCEPT", "protocol": protocol}
-    at = {"ports": ", ".join(map(str, sorted(ports)))} if ports else {}
-    return {**rule, **at, "addresses": {version: some for version, some in addresses.items() if some}}
-
-
-def _compared(rules: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What rules mean, without the order and the spaces that the API may change."""
-    several = [
-        sorted(
-            (
-                rule["action"], rule["protocol"], sorted((rule.get("ports") or "").replace(" ", "").split(",")),
-                *(sorted(rule["addresses"].get(version) or []) for version in ("ipv4", "ipv6")),
-            )
-            for rule in rules[direction]
-        )
-        for direction in ("inbound", "outbound")
-    ]  # fmt: skip
-    return (*several, rules["inbound_policy"], rules["outbound_policy"])
 
 
 def _missing_scopes(granted: str) -> list[str]:

@@ -1,0 +1,2 @@
+# Who is enrolled, as JSON.
+docker exec fedssh-charity-1 charity nodes list --json

@@ -1,0 +1,23 @@
+# Put a backup from standard input, a tar archive, in the place of what is here; that is kept aside until the new runs.
+# Argument: the service that must be well afterwards
+service=$1
+cd "$ROOT"
+rm -rf .restored && mkdir -m 700 .restored
+tar --extract --numeric-owner --same-owner --same-permissions --directory .restored || fail "the archive is cut off or damaged"
+compose stop --timeout 60 > /dev/null 2>&1
+aside=aside-$(date -u +%Y%m%dT%H%M%SZ)
+mkdir -m 700 "$aside"
+for one in $(ls .restored); do
+  [ ! -e "$one" ] || mv "$one" "$aside/"
+  mv ".restored/$one" "$one"
+done
+rmdir .restored
+if [ "$service" = charity ] && ! said=$(compose run --rm --no-deps --no-TTY charity verify < /dev/null 2>&1); then
+  for one in $(ls "$aside"); do rm -rf "$one" && mv "$aside/$one" "$one"; done
+  rmdir "$aside"
+  "$OPT/start" > "$ROOT/start.log" 2>&1 || true
+  fail "what was here is back; the backup does not verify: $(printf '%s' "$said" | tail -n 1)"
+fi
+"$OPT/start" > "$ROOT/start.log" 2>&1 || fail "not started: $(tail -n 1 "$ROOT/start.log")"
+audit "restored; what was here is in $ROOT/$aside"
+echo "$aside"

@@ -1,0 +1,99 @@
+"""`status`, `logs`, `ssh` and `cost`: nothing here changes anything."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+from typing import Any
+
+from fedssh.errors import SettingsError
+from fleet import plan
+from fleet.fleet import Fleet
+from fleet.inventory import Cloud, Host
+
+
+def status(fleet: Fleet) -> dict[str, Any]:
+    """Every host: its release, its rooms, what is left of disk and memory; and where the federation stands."""
+    made = fleet.made()
+
+    def look(host: Host) -> dict[str, Any]:
+        machine = made.get(fleet.inventory.label(host))
+        if isinstance(host.place, Cloud) and machine is None:
+            return {"host": host.name, "place": str(host.place), "state": "no machine"}
+        worker = fleet.worker(host, fleet.connect(host, "status", False, machine), None, None)
+        facts = worker.facts
+        rooms = {name: vars(room) for name, room in sorted(facts.rooms.items())}
+        well = bool(rooms) and all(room.well for room in facts.rooms.values())
+        found: dict[str, Any] = {
+            "host": host.name, "place": str(host.place), "state": "well" if well else "not well", "rooms": rooms,
+            "release": facts.release, "disk_free": facts.disk, "memory": facts.memory, "busy": facts.busy,
+            "upgrade": facts.upgrade,
+        }  # fmt: skip
+        if host.role == "coordinator" and "charity" in facts.rooms and facts.rooms["charity"].status == "running":
+            found["federation"] = json.loads(worker.connection.run("charity_status", seconds=120).text)
+        return found
+
+    results, errors = fleet.each(fleet.chosen, look)
+    for name, error in errors.items():
+        results[name] = {"host": name, "state": "error", "error": str(error)}
+    rows = [results[host.name] for host in fleet.chosen]
+    return {"federation": fleet.inventory.federation, "hosts": rows}
+
+
+def logs(fleet: Fleet, name: str, room: str | None, last: int, follow: bool, as_json: bool) -> int:
+    """Print what the rooms of a host said.
+
+    Raises:
+        SettingsError: There is no such host or room.
+    """
+    (host,) = fleet.inventory.chosen(name)
+    if room is not None and room not in host.rooms:
+        raise SettingsError(f"{name} has no room {room!r}", f"its rooms are {' and '.join(host.rooms)}")
+    connection = fleet.connect(host, "logs", False, fleet.made().get(fleet.inventory.label(host)))
+    words = [str(last), "yes" if follow else "no", *([room] if room else [])]
+    if as_json:
+        for line in connection.run("logs", *words[:1], "no", *words[2:]).text.splitlines():
+            said, _, text = line.partition("|")
+            print(json.dumps({"host": name, "room": said.strip().removesuffix("-1"), "text": text.strip()}))
+        return 0
+    sys.stdout.flush()
+    connection.run("logs", *words, into=sys.stdout.buffer, seconds=86_400.0)
+    return 0
+
+
+def ssh(fleet: Fleet, name: str, words: tuple[str, ...], as_json: bool) -> list[str]:
+    """Become `ssh` to a host, with the pinned host key; or return the command line."""
+    (host,) = fleet.inventory.chosen(name)
+    target = fleet.target(host, fleet.made().get(fleet.inventory.label(host)))
+    command = [
+        *(word for word in target.words() if word != "-oBatchMode=yes"),
+        target.login,
+        *(["--", *words] if words else []),
+    ]
+    if not as_json:
+        os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+    return command
+
+
+def cost(fleet: Fleet, now: datetime.datetime) -> dict[str, Any]:
+    """What is running in the cloud, for how long, and what that came to; a machine that is off bills, too."""
+    rows = []
+    for machine in fleet.account.machines(fleet.inventory.tag):
+        kind = fleet.account.kind(machine.kind, machine.region)
+        row: dict[str, Any] = {
+            "machine": machine.label, "type": machine.kind, "region": machine.region, "status": machine.status,
+            "created": machine.created.isoformat(), "hourly": kind.hourly, "monthly": kind.monthly,
+        }  # fmt: skip
+        if kind.hourly is not None and kind.monthly is not None:
+            row["hours"], row["so_far"] = plan.so_far(machine.created, now, kind.hourly, kind.monthly)
+        rows.append(row)
+    return {
+        "federation": fleet.inventory.federation,
+        "machines": rows,
+        "so_far": round(sum(row.get("so_far", 0) for row in rows), 4),
+        "hourly": round(sum(row["hourly"] or 0 for row in rows), 4),
+        "monthly": round(sum(row["monthly"] or 0 for row in rows), 2),
+        "not_published": [row["machine"] for row in rows if row["hourly"] is None],
+    }
