@@ -93,7 +93,9 @@ def entry(group: click.Group, name: str) -> None:
 
 def _complain(name: str, message: str, hint: str | None) -> None:
     text = message.rstrip(".").replace("\n", " ")
-    print(f"{name}: error: {printable(text[:1].lower() + text[1:])}", file=sys.stderr)
+    if text[1:2].islower():  # a sentence of a library, not a name such as BOB_WAIT
+        text = text[:1].lower() + text[1:]
+    print(f"{name}: error: {printable(text)}", file=sys.stderr)
     if hint:
         print(f"{name}: hint: {printable(hint)}", file=sys.stderr)
 

@@ -21,7 +21,12 @@ REQUIRED: Any = dataclasses.MISSING
 
 
 def setting(
-    default: Any, help: str, metavar: str | None = None, choices: tuple[str, ...] = (), at_least: float | None = None
+    default: Any,
+    help: str,
+    metavar: str | None = None,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    form: Form[Any] | None = None,
 ) -> Any:
     """A field of a settings dataclass.
 
@@ -31,9 +36,11 @@ def setting(
         metavar: How `--help` shows the value.
         choices: The only allowed values.
         at_least: The smallest allowed number.
+        form: What it may be, where the field's type does not say it.
     """
-    form = one_of(*choices) if choices else None
-    metadata = {"help": help, "metavar": metavar, "form": form, "at_least": at_least}
+    metadata = {
+        "help": help, "metavar": metavar, "form": one_of(*choices) if choices else form, "at_least": at_least,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -97,7 +104,7 @@ def variables(cls: type[Any], prefix: str) -> set[str]:
 
 
 def describe(settings: Any) -> str:
-    """All settings on one line, as printed at start. Settings never hold secrets, only paths to them."""
+    """All settings on one line, as printed at start. Settings hold no secret but what a `Via` does not show."""
     return ", ".join(f"{field.name}={getattr(settings, field.name)}" for field in dataclasses.fields(settings))
 
 

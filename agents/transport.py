@@ -1,4 +1,4 @@
-r"""The SSH client: one connection to one door, a channel per verb. The only place for paramiko.
+r"""The SSH client: one connection to one door, a channel per verb. The only place for paramiko and python-socks.
 
     ship     sends a bundle as `scp -O FILE host:` would; done when the door has it whole and durable
     ask      runs a verb and returns its exit status and its (bounded) output
@@ -7,6 +7,10 @@ r"""The SSH client: one connection to one door, a channel per verb. The only pla
 
 The door's host key is pinned in an OpenSSH known_hosts file before the first contact; there is no question to
 answer with yes. One site key logs in: no agent, no other keys, no password.
+
+The way there may lead through a proxy (SOCKS5, HTTP CONNECT) or a jump host. Either only carries the bytes of this one
+connection: what is pinned is the door's key, whatever lies in between. What lies in between also acknowledges bytes for
+a door that is long gone, so there the door itself is asked for signs of life.
 
 The scp protocol, source side, over the channel's stdin and stdout:
 
@@ -20,10 +24,7 @@ to end, and turns every refusal into one exception without its kind.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
-import hmac
 import logging
 import os
 import shlex
@@ -33,18 +34,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import paramiko
 
-from fedssh.errors import AgentError, BundleError, HostKeyError, SettingsError, UnreachableError, UntrustedError
+from fedssh.address import Address, Via
+from fedssh.errors import AgentError, BundleError, SettingsError, UnreachableError, UntrustedError
+from fedssh.known_hosts import check_host_key, pinned_keys
 
 STALL_SECONDS = 60.0
 KEEPALIVE_SECONDS = 15
 MAX_ANSWER_BYTES = 1 << 20
 _BLOCK = 1 << 18
-_REBUILT = "if the host was rebuilt, compare the new fingerprint with its operator; if not, stop here"
-_UNKNOWN = "compare it with the coordinator's operator, then `bob join` the invitation that names it"
+_MAX_HEAD_BYTES = 1 << 14
+_CONNECT_FAILED = 2  # RFC 4254, section 5.1
 # AES-GCM does encryption and integrity in one pass of AES-NI; the others are for hosts that lack it.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
@@ -66,23 +69,6 @@ class RefusedError(SettingsError):
     def __init__(self, message: str, hint: str, in_words: bool) -> None:
         super().__init__(message, hint)
         self.in_words = in_words
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a door is, and as whom to log in there."""
-
-    user: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def known_as(self) -> str:
-        """The host's name in known_hosts: `host`, or `[host]:port` where the port is not 22."""
-        return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +103,21 @@ class Answer:
         return BusyError(message)
 
 
+@dataclass(frozen=True)
+class Way:
+    """How to get to a door.
+
+    Attributes:
+        via: The proxy or jump host.
+        key: What logs in at a jump host, a private key's file.
+        known_hosts: The file that pins a jump host's key.
+    """
+
+    via: Via
+    key: Path
+    known_hosts: Path
+
+
 class Connection:
     """An SSH connection to a door, authenticated with the site key.
 
@@ -125,27 +126,48 @@ class Connection:
         key: The site key's file.
         known_hosts: The file that pins the door's host key.
         timeout: How long connecting, logging in and starting a verb may each take, in seconds.
+        way: What leads there; None where the network does.
+        silence: How long a door at the end of a way may show no sign of life, in seconds.
 
     Raises:
-        HostKeyError: The host key is not the pinned one. Never retry.
+        HostKeyError: A host key is not the pinned one. Never retry.
         RefusedError: The door does not let this key in.
-        UnreachableError: No door answers there. Retry later.
+        UnreachableError: No door answers there, or what leads there does not. Retry later.
     """
 
-    def __init__(self, address: Address, key: Path, known_hosts: Path, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: Address,
+        key: Path,
+        known_hosts: Path,
+        timeout: float = 10.0,
+        way: Way | None = None,
+        silence: float = STALL_SECONDS,
+    ) -> None:
         self.address = address
         self._timeout = timeout
+        self._over = threading.Event()
         pinned = pinned_keys(known_hosts, address.known_as)
         login = paramiko.RSAKey.from_private_key_file(str(key))
-        self._transport = _transport(_dial(address, timeout), pinned, timeout)
+        line = _dial(address, timeout, way)
+        self._transport = _transport(line, pinned, timeout)
+        who = f"{address}{f' through {way.via}' if way else ''}"
         try:
-            self._negotiate()
+            _negotiate(self._transport, who, timeout)
             check_host_key(address, self._transport.get_remote_server_key().asbytes(), [blob for _, blob in pinned])
-            self._log_in(login)
+            if not _log_in(self._transport, who, address.user, login):
+                raise RefusedError(
+                    f"{address} does not let {address.user} in with the key {login.fingerprint}",
+                    "the site is not enrolled there, or was revoked; ask the coordinator's operator",
+                    in_words=False,
+                )
         except BaseException:
             self._transport.close()
             raise
-        self._transport.set_keepalive(KEEPALIVE_SECONDS)
+        if isinstance(line, _Line):
+            line.keep_alive(self._transport, silence, self._over)
+        else:
+            self._transport.set_keepalive(KEEPALIVE_SECONDS)
 
     @property
     def alive(self) -> bool:
@@ -154,6 +176,7 @@ class Connection:
 
     def close(self) -> None:
         """End the connection; verbs that wait in other threads end with an UnreachableError."""
+        self._over.set()
         self._transport.close()
 
     def ship(
@@ -255,26 +278,6 @@ class Connection:
             yield
         finally:
             timer.cancel()
-
-    def _negotiate(self) -> None:
-        with _network(self.address, "does not speak SSH"):
-            self._transport.start_client(timeout=self._timeout)
-            if not self._transport.initial_kex_done:  # start_client returns quietly when its time is up
-                raise TimeoutError
-        # What follows is encrypted, but the peer is not yet known to be the door: nothing is sent before the check.
-
-    def _log_in(self, login: paramiko.RSAKey) -> None:
-        try:
-            with _network(self.address, "ended the connection during log-in"):
-                left = self._transport.auth_publickey(self.address.user, login)
-        except _DeniedError:
-            left = ["publickey"]
-        if left:
-            raise RefusedError(
-                f"{self.address} does not let {self.address.user} in with the key {login.fingerprint}",
-                "the site is not enrolled there, or was revoked; ask the coordinator's operator",
-                in_words=False,
-            )
 
 
 class Call:
@@ -423,60 +426,23 @@ class _Source:
         return BusyError(message)
 
 
-def pinned_keys(known_hosts: Path, host: str) -> list[tuple[str, bytes]]:
-    """The types and blobs of all keys that an OpenSSH known_hosts file gives a host; hashed names are understood.
+class _Socket(Protocol):
+    """What paramiko needs of a socket."""
 
-    Lines with a marker (`@revoked`, `@cert-authority`) and patterns pin nothing here.
-
-    Raises:
-        SettingsError: There is no such file.
-    """
-    try:
-        lines = known_hosts.read_text().splitlines()
-    except FileNotFoundError:
-        raise SettingsError(f"{known_hosts} does not exist", "`bob join INVITATION` writes it") from None
-    found = []
-    for line in lines:
-        words = line.split()
-        if len(words) < 3 or words[0].startswith(("#", "@")):
-            continue
-        if any(_same_host(name, host) for name in words[0].split(",")):
-            with contextlib.suppress(ValueError):
-                found.append((words[1], base64.b64decode(words[2], validate=True)))
-    return found
+    def send(self, data: bytes, /) -> int: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def settimeout(self, seconds: float | None, /) -> None: ...
+    def close(self) -> None: ...
 
 
-def _same_host(name: str, host: str) -> bool:
-    if not name.startswith("|1|"):
-        return name == host
-    salt, _, digest = name[3:].partition("|")
-    with contextlib.suppress(ValueError):
-        return hmac.digest(base64.b64decode(salt), host.encode(), "sha1") == base64.b64decode(digest)
-    return False
+def _dial(address: Address, timeout: float, way: Way | None) -> _Socket:
+    if way is None:
+        return _connect(address, timeout, str(address))
+    return (_jump if way.via.kind == "ssh" else _through_proxy)(address, timeout, way)
 
 
-def check_host_key(address: Address, offered: bytes, pinned: list[bytes]) -> None:
-    """Refuse a host whose key is not pinned.
-
-    Raises:
-        HostKeyError: The key is unknown or has changed; shows both fingerprints.
-    """
-    if any(hmac.compare_digest(offered, blob) for blob in pinned):
-        return
-    expected = " or ".join(fingerprint(blob) for blob in pinned) or "none for it"
-    raise HostKeyError(
-        f"{address} answered with host key {fingerprint(offered)}, known_hosts has {expected}",
-        _REBUILT if pinned else _UNKNOWN,
-    )
-
-
-def fingerprint(blob: bytes) -> str:
-    """`SHA256:…` of a public key's blob, as `ssh-keygen -l` prints it."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
-
-
-def _dial(address: Address, timeout: float) -> socket.socket:
-    with _network(address, "cannot be reached", timeout):
+def _connect(address: Address, timeout: float, who: str) -> socket.socket:
+    with _network(who, "cannot be reached", timeout, address.host):
         connection = socket.create_connection((address.host, address.port), timeout)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the verbs are small; do not collect them
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: give up on bytes, keepalives too, that nobody acknowledges
@@ -484,7 +450,189 @@ def _dial(address: Address, timeout: float) -> socket.socket:
     return connection
 
 
-def _transport(connection: socket.socket, pinned: list[tuple[str, bytes]], timeout: float) -> paramiko.Transport:
+class _Line:
+    """A connection through somebody else, who also acknowledges bytes for a peer that is gone.
+
+    Args:
+        socket: Its end at this site.
+        end: Closes what carries it.
+    """
+
+    def __init__(self, socket: _Socket, end: Callable[[], None]) -> None:
+        self._socket = socket
+        self._heard = time.monotonic()
+        self._closed = False  # paramiko asks for it
+        self._end = end
+        self.send = socket.send
+        self.settimeout = socket.settimeout
+
+    def recv(self, size: int) -> bytes:
+        data = self._socket.recv(size)
+        self._heard = time.monotonic()
+        return data
+
+    def close(self) -> None:
+        self._closed = True
+        self._end()
+
+    def keep_alive(self, transport: paramiko.Transport, silence: float, over: threading.Event) -> None:
+        """Have the peer answer now and then, and end the connection when nothing comes for `silence` seconds."""
+        every = min(KEEPALIVE_SECONDS, silence / 4)
+        transport.packetizer.set_keepalive(every, lambda: _ask_for_life(transport))
+
+        def watch() -> None:
+            while not over.wait(every) and transport.is_active():
+                if time.monotonic() - self._heard > silence:
+                    transport.close()
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _ask_for_life(transport: paramiko.Transport) -> None:
+    """Every SSH server answers a request that it does not know, with a no; paramiko's own asks for no answer."""
+    question = paramiko.Message()
+    question.add_byte(bytes([paramiko.common.MSG_GLOBAL_REQUEST]))
+    question.add_string("keepalive@openssh.com")
+    question.add_boolean(True)
+    transport._send_user_message(question)
+
+
+def _through_proxy(address: Address, timeout: float, way: Way) -> _Socket:
+    from python_socks import ProxyError, ProxyType  # only where there is a proxy
+    from python_socks.sync import Proxy
+
+    via, who = way.via, f"the proxy {way.via}"
+    connection = _connect(via.at, timeout, who)
+    talk: Any = _Talk(connection, timeout, heads=via.kind == "http")  # stands where another proxy may
+    kind = ProxyType.HTTP if via.kind == "http" else ProxyType.SOCKS5
+    proxy = Proxy(kind, via.at.host, via.at.port, via.at.user, via.password, forward=talk)
+    try:
+        with _network(who, "ended the connection", timeout):
+            proxy.connect(address.host, address.port, timeout)
+    except ProxyError as error:
+        raise UnreachableError(
+            _refusal(address, who, error.error_code, _one_line(str(error).encode(errors="replace")))
+        ) from None
+    except ValueError:  # what it answered cannot be decoded, or the door's name not be written for it
+        raise UnreachableError(f"{who} does not speak {via.kind}, or not of {address}") from None
+    return _Line(connection, connection.close)
+
+
+# What a proxy says when it has tried to reach the door, and it was not there: the codes of RFC 1928 and RFC 9110.
+_DOOR_FAILED = {3, 4, 5, 6, 502, 503, 504}
+
+
+def _refusal(address: Address, who: str, code: int | None, said: str) -> str:
+    """Why there is no connection, so that it is clear whom to ask: who runs the proxy, or who runs the door."""
+    said = said.lower()
+    if code in _DOOR_FAILED:
+        return f"{address} cannot be reached from {who}: {said}"
+    if code == 407:
+        return f"{who} does not let this site in: {said}"
+    if code is not None:
+        return f"{who} does not let this site through to {address}: {said}"
+    return f"{who} does not let this site in: {said}" if "authentication" in said else f"{who} failed: {said}"
+
+
+class _Talk:
+    """What is said with a proxy before it lets bytes through: it ends in time, and nothing behind its end is read.
+
+    Args:
+        connection: To the proxy.
+        seconds: Within which all must have been said.
+        heads: Whether the proxy answers with a head of HTTP, which ends with an empty line, and is asked for at once.
+    """
+
+    def __init__(self, connection: socket.socket, seconds: float, heads: bool) -> None:
+        self._connection = connection
+        self._end = time.monotonic() + seconds
+        self._heads = heads
+        self.close = connection.close
+
+    def connect(self, dest_host: str, dest_port: int, timeout: float) -> _Talk:
+        """What python-socks asks of a proxy before the proxy."""
+        return self
+
+    def sendall(self, data: bytes) -> None:
+        self._in_time().sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        if not self._heads:
+            return self._in_time().recv(size)
+        head = b""
+        while not head.endswith(b"\r\n\r\n") and len(head) < _MAX_HEAD_BYTES and (byte := self._in_time().recv(1)):
+            head += byte
+        return head
+
+    def _in_time(self) -> socket.socket:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection
+
+
+def _jump(address: Address, timeout: float, way: Way) -> _Socket:
+    at, who = way.via.at, f"the jump host {way.via}"
+    pinned, login = pinned_keys(way.known_hosts, at.known_as), _login_key(way.key)
+    transport = _transport(_connect(at, timeout, who), pinned, timeout)
+    try:
+        _negotiate(transport, who, timeout)
+        offered = transport.get_remote_server_key().asbytes()
+        check_host_key(at, offered, [blob for _, blob in pinned], "the jump host")
+        if not _log_in(transport, who, at.user, login):
+            raise UnreachableError(f"{who} does not let this site in with the key {login.fingerprint}")
+        channel = _forwarded(transport, address, who, timeout)
+    except BaseException:
+        transport.close()
+        raise
+    transport.set_keepalive(KEEPALIVE_SECONDS)
+    return _Line(channel, transport.close)
+
+
+def _forwarded(transport: paramiko.Transport, address: Address, who: str, timeout: float) -> paramiko.Channel:
+    ends = (address.host, address.port), ("127.0.0.1", 0)
+    with _network(f"{address} behind {who}", "cannot be reached", timeout):
+        try:
+            return transport.open_channel("direct-tcpip", *ends, timeout=timeout)
+        except paramiko.ChannelException as error:
+            if error.code == _CONNECT_FAILED:
+                raise UnreachableError(f"{address} cannot be reached from {who}: {error.text.lower()}") from None
+            raise UnreachableError(f"{who} does not let this site through to {address}: {error.text.lower()}") from None
+
+
+def _login_key(path: Path) -> paramiko.PKey:
+    """A private key of any kind.
+
+    Raises:
+        SettingsError: There is none, or it needs a passphrase.
+    """
+    try:
+        return paramiko.PKey.from_path(path)
+    except FileNotFoundError:
+        raise SettingsError(f"{path} does not exist", "--via-key names the key that the jump host lets in") from None
+    except (paramiko.SSHException, paramiko.pkey.UnknownKeyType, ValueError, TypeError) as error:
+        raise SettingsError(f"{path} is not a private key without a passphrase: {error}") from None
+
+
+def _negotiate(transport: paramiko.Transport, who: str, timeout: float) -> None:
+    with _network(who, "does not speak SSH"):
+        transport.start_client(timeout=timeout)
+        if not transport.initial_kex_done:  # start_client returns quietly when its time is up
+            raise TimeoutError
+    # What follows is encrypted, but the peer is not yet known to be the door: nothing is sent before the check.
+
+
+def _log_in(transport: paramiko.Transport, who: str, user: str, login: paramiko.PKey) -> bool:
+    """Log in with a key; False where it is not let in."""
+    try:
+        with _network(who, "ended the connection during log-in"):
+            return not transport.auth_publickey(user, login)
+    except _DeniedError:
+        return False
+
+
+def _transport(connection: _Socket, pinned: list[tuple[str, bytes]], timeout: float) -> paramiko.Transport:
     transport = paramiko.Transport(connection)
     transport.daemon = True
     transport._preferred_ciphers = _CIPHERS
@@ -510,7 +658,7 @@ class _DeniedError(Exception):
 
 
 @contextlib.contextmanager
-def _network(address: Address, what: str, seconds: float | None = None) -> Iterator[None]:
+def _network(address: object, what: str, seconds: float | None = None, name: str = "") -> Iterator[None]:
     """Turn every way in which a network fails into one error that says which host, what, and after how long."""
     start = time.monotonic()
     try:
@@ -523,7 +671,7 @@ def _network(address: Address, what: str, seconds: float | None = None) -> Itera
             raise _DeniedError from None
         raise UnreachableError(f"{address} {what}: {error}") from None
     except socket.gaierror as error:
-        raise UnreachableError(f"{address} {what}: the name {address.host} is not known ({error.strerror})") from None
+        raise UnreachableError(f"{address} {what}: the name {name} is not known ({error.strerror})") from None
     except (paramiko.SSHException, OSError, EOFError) as error:
         after = f"after {time.monotonic() - start:.1f} s"
         raise UnreachableError(f"{address} {what} ({', '.join(filter(None, (_reason(error), after)))})") from None

@@ -35,8 +35,8 @@ FORMS = {
 OVER_SSH = ("agents/door/command.py", "agents/door/upload.py")
 AT_A_SITE = (
     "agents/alice/exchange.py", "agents/alice/incoming.py", "agents/alice/memory.py", "agents/alice/terms.py",
-    "agents/bob/site.py", "agents/bob/spool.py", "agents/bob/receipts.py", "agents/bob/followed.py",
-    "agents/bob/standing.py",
+    "agents/bob/site.py", "agents/bob/way.py", "agents/bob/spool.py", "agents/bob/receipts.py",
+    "agents/bob/followed.py", "agents/bob/standing.py",
 )  # fmt: skip
 AT_THE_COORDINATOR = ("agents/charity/folders.py", "agents/charity/snapshot.py", "agents/history/totals.py")
 

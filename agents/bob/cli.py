@@ -16,6 +16,7 @@ from fedssh.settings import describe
 
 if TYPE_CHECKING:
     from fedssh.bob.site import Folder, Site
+    from fedssh.transport import Way
 
 log = logging.getLogger("bob")
 say = partial(tell, log)
@@ -58,34 +59,39 @@ def keygen(settings: StateSettings) -> None:
 def join(invitation: TextIO, again: bool, offline: bool, settings: JoinSettings) -> None:
     """Join a coordinator by the INVITATION that `charity nodes add` printed (a file, or - for standard input)."""
     from fedssh.bob import site as sites
+    from fedssh.bob.way import keep_way, way_out
     from fedssh.forms import fingerprint
 
     folder = sites.Folder(settings.state)
     key = sites.load_key(folder)
-    site = sites.join(folder, sites.read_invitation(invitation.read(sites.MAX_BYTES), key.public), again)
-    print(f"{site.name} works with {site.address}")
+    invited = sites.seen_at(sites.read_invitation(invitation.read(sites.MAX_BYTES), key.public), settings.address)
+    keep_way(folder, settings, settings.via_host_key, again)
+    site = sites.join(folder, invited, again)
+    way = way_out(folder, settings)
+    print(f"{site.name} works with {site.address}{f' through {way.via}' if way else ''}")
     print(f"  host key         {fingerprint(site.host_key)}")
     print(f"  coordinator key  {site.coordinator.fingerprint}")
     print(f"  genesis          {site.genesis or 'not named by this invitation, so it is not pinned'}")
     print("compare them with the coordinator's operator by another way, such as the phone")
     if offline:
         return
-    _try_connection(folder, site, settings.timeout)
+    _try_connection(folder, site, settings.timeout, way)
     print("the door lets this site in; next: bob watch")
 
 
-def _try_connection(folder: Folder, site: Site, timeout: float) -> None:
-    from fedssh.transport import Address, Connection
+def _try_connection(folder: Folder, site: Site, timeout: float, way: Way | None) -> None:
+    from fedssh.transport import Connection
 
-    connection = Connection(Address(site.user, site.host, site.port), folder.key, folder.known_hosts, timeout)
     try:
-        answer = connection.ask("status", timeout=timeout)
+        connection = Connection(site.door, folder.key, folder.known_hosts, timeout, way)
+        try:
+            answer = connection.ask("status", timeout=timeout)
+        finally:
+            connection.close()
         if answer.status:
             raise answer.error(connection.address, "status")
     except UnreachableError as error:
         raise UnreachableError(str(error), "this site has joined all the same; `bob watch` tries again") from None
-    finally:
-        connection.close()
 
 
 @group.command(epilog="Example:  bob watch --state site --exchange exchange   (Ctrl-C ends it; nothing is lost)")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedssh import bundle, chain, files, weights
+from fedssh.address import Address
 from fedssh.bob.followed import Followed
 from fedssh.bob.receipts import Receipts
 from fedssh.bob.shared import SharedFolder
@@ -35,7 +36,7 @@ from fedssh.manifest import Release
 from fedssh.rules.events import Record
 from fedssh.rules.replay import Replay
 from fedssh.rules.vocabulary import JUDGED
-from fedssh.transport import Address, Answer
+from fedssh.transport import Answer
 
 KEEP = 2
 MAX_HISTORY_BYTES = 1 << 30

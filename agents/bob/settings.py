@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedssh.address import VIA, Via
 from fedssh.settings import setting
 
 _STATE = "This site's folder: key, spool, receipts."
 _EXCHANGE = "The folder shared with Alice."
+_VIA = "The way out: socks5://, http:// or ssh://, @FILE or direct."
+_VIA_KEY = "What logs in at an ssh:// way; else the site key."
+_VIA_KNOWN_HOSTS = "Pins the host key of an ssh:// way."
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class JoinSettings:
 
     state: Path = setting(Path("site"), _STATE, metavar="DIR")
     timeout: float = setting(10.0, "Seconds in which the door must answer.", metavar="SECONDS", at_least=1)
+    via: Via | None = setting(None, _VIA, metavar="URL", form=VIA)
+    via_key: Path | None = setting(None, _VIA_KEY, metavar="FILE")
+    via_known_hosts: Path | None = setting(None, _VIA_KNOWN_HOSTS, metavar="FILE")
+    via_host_key: str | None = setting(None, "That host key itself, as in its .pub file.", metavar="'TYPE KEY'")
+    address: str | None = setting(None, "Where the door is seen from here.", metavar="[USER@]HOST:PORT")
 
 
 @dataclass(frozen=True)
@@ -50,3 +59,6 @@ class WatchSettings:
     decisions: str = setting(
         "refuse", "What to do when the coordinator decides otherwise than was agreed.", choices=("refuse", "tell")
     )
+    via: Via | None = setting(None, _VIA, metavar="URL", form=VIA)
+    via_key: Path | None = setting(None, _VIA_KEY, metavar="FILE")
+    via_known_hosts: Path | None = setting(None, _VIA_KNOWN_HOSTS, metavar="FILE")

@@ -3,6 +3,7 @@
     site_key, site_key.pub   the one key of this site: logs in, signs, opens releases
     site.json                who this site is, where the door is, and the coordinator's public key
     known_hosts              the door's pinned host key
+    via.json, via_known_hosts   the way out, where the network prescribes one; see way.py
     spool/                   bundles on their way
     receipts.jsonl           everything that left
     seen.json                the newest release this site has seen
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedssh.address import Address, parse_address
 from fedssh.chain import read_line
 from fedssh.errors import BundleError, HostKeyError, SettingsError, UntrustedError
 from fedssh.files import write_whole
@@ -60,6 +62,16 @@ class Folder:
     def known_hosts(self) -> Path:
         """The door's host key, pinned before the first contact; as OpenSSH has it."""
         return self.path / "known_hosts"
+
+    @property
+    def via(self) -> Path:
+        """The way out that was told, see `way`; only its owner may read it."""
+        return self.path / "via.json"
+
+    @property
+    def via_known_hosts(self) -> Path:
+        """A jump host's pinned key."""
+        return self.path / "via_known_hosts"
 
     @property
     def spool(self) -> Path:
@@ -117,6 +129,11 @@ class Site:
     def address(self) -> str:
         """As a person would give it to ssh."""
         return f"{self.user}@{self.host}:{self.port}"
+
+    @property
+    def door(self) -> Address:
+        """The same for a connection."""
+        return Address(self.user, self.host, self.port)
 
     def to_bytes(self) -> bytes:
         """The contents of site.json."""
@@ -179,6 +196,26 @@ def read_invitation(text: str, key: PublicKey) -> Site:
     return site
 
 
+def seen_at(site: Site, address: str | None) -> Site:
+    """The same with the door at another address, as this site's network maps it: what is pinned is its key.
+
+    Args:
+        address: `[user@]host:port`; the user is the invitation's unless given. None changes nothing.
+
+    Raises:
+        SettingsError: It is no address.
+    """
+    if address is None:
+        return site
+    user, host, port = parse_address(address)
+    user = user if "@" in address else site.user
+    try:
+        _check_place(user, host, port)
+    except ValueError as error:
+        raise SettingsError(f"--address: {error}") from None
+    return dataclasses.replace(site, user=user, host=host, port=port)
+
+
 def join(folder: Folder, site: Site, again: bool = False) -> Site:
     """Write down whom this site works with: known_hosts first, then site.json.
 
@@ -198,8 +235,7 @@ def join(folder: Folder, site: Site, again: bool = False) -> Site:
         _check_change(folder, before, site, again)
         if site.genesis is None and site.coordinator == before.coordinator:
             site = dataclasses.replace(site, genesis=before.genesis)
-    name = site.host if site.port == 22 else f"[{site.host}]:{site.port}"
-    write_whole(folder.known_hosts, f"{name} {site.host_key}\n".encode(), mode=0o644)
+    write_whole(folder.known_hosts, f"{site.door.known_as} {site.host_key}\n".encode(), mode=0o644)
     write_whole(folder.site, site.to_bytes(), mode=0o644)
     return site
 
@@ -253,14 +289,18 @@ def read_genesis(folder: Folder) -> bytes | None:
         return None
 
 
-def _site(fields: dict[str, Any]) -> Site:
-    user, host, port = fields["user"], fields["host"], fields["port"]
+def _check_place(user: object, host: object, port: object) -> None:
     if not isinstance(user, str) or not _USER.fullmatch(user):
         raise ValueError(f"{str(user)[:60]!r} is not a user name")
     if not isinstance(host, str) or not _HOST.fullmatch(host):
         raise ValueError(f"{str(host)[:60]!r} is not a host name")
     if type(port) is not int or not 1 <= port <= 65535:
         raise ValueError(f"{str(port)[:20]} is not a port")
+
+
+def _site(fields: dict[str, Any]) -> Site:
+    user, host, port = fields["user"], fields["host"], fields["port"]
+    _check_place(user, host, port)
     try:
         coordinator = parse_public(str(fields["coordinator"]), "the coordinator's key")
         host_key = login_line(str(fields["host_key"]), "the host key")

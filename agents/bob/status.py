@@ -15,6 +15,7 @@ from fedssh.bob.receipts import Receipts
 from fedssh.bob.site import Folder, Site, load_key, load_site, read_genesis
 from fedssh.bob.spool import Spool
 from fedssh.bob.standing import read_status
+from fedssh.bob.way import kept_via
 from fedssh.chain import read_line
 from fedssh.errors import SettingsError, UntrustedError
 from fedssh.files import read_shared
@@ -35,6 +36,7 @@ def describe_site(state: Path, exchange: Path) -> dict[str, Any]:
     return {
         "site": site.name,
         "address": site.address,
+        "via": kept_via(folder),
         "site_key": key.public.fingerprint,
         "host_key": fingerprint(site.host_key),
         "coordinator": site.coordinator.fingerprint,
@@ -65,6 +67,7 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
             f"{found['site']} with key {found['site_key']}{'' if found['running'] else '; bob watch is not running'}",
         ),
         ("coordinator", f"{found['address']}, key {found['coordinator']}"),
+        *([("via", found["via"])] if found["via"] else []),
         ("host key", found["host_key"]),
         ("genesis", _genesis_text(found)),
         *([("refused", f"since {found['refused_since']}: {found['reason']}")] if found["refused_since"] else []),

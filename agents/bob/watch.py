@@ -34,8 +34,9 @@ from fedssh.bob.settings import WatchSettings
 from fedssh.bob.shipping import PATIENCE_SECONDS, PAUSE_SECONDS, Shipping
 from fedssh.bob.site import Folder, Site, load_key, load_site
 from fedssh.bob.spool import Spool
+from fedssh.bob.way import way_out
 from fedssh.errors import SettingsError, UnreachableError
-from fedssh.transport import Address, BusyError, Connection, RefusedError
+from fedssh.transport import BusyError, Connection, RefusedError
 
 DRAIN_TRIES = 5
 REFUSED_TIMES = 30  # as long is the first pause when a door refuses this site: a person must do something meanwhile
@@ -83,6 +84,7 @@ class Bob:
         self._folder = Folder(settings.state)
         self._site: Site = load_site(self._folder)
         key = load_key(self._folder)
+        self._way = way_out(self._folder, settings)
         max_bytes = settings.max_megabytes * 1_000_000
         receipts = Receipts(self._folder.receipts)
         self._spool = Spool(self._folder.spool)
@@ -99,7 +101,8 @@ class Bob:
     @property
     def introduction(self) -> str:
         """Who this is, in one line."""
-        return f"{self._site.name} works with {self._site.address}"
+        through = f" through {self._way.via}" if self._way else ""
+        return f"{self._site.name} works with {self._site.address}{through}"
 
     @property
     def introduction_fields(self) -> dict[str, Any]:
@@ -108,6 +111,7 @@ class Bob:
             "site": self._site.name,
             "address": self._site.address,
             "coordinator": self._site.coordinator.fingerprint,
+            "via": str(self._way.via) if self._way else None,
         }
 
     def run(self) -> None:
@@ -154,8 +158,8 @@ class Bob:
     def _work_connected(self) -> bool:
         """Connect and work until something ends; True when there is nothing left to do."""
         start = time.monotonic()
-        address = Address(self._site.user, self._site.host, self._site.port)
-        connection = Connection(address, self._folder.key, self._folder.known_hosts, self._settings.timeout)
+        address, folder = self._site.door, self._folder
+        connection = Connection(address, folder.key, folder.known_hosts, self._settings.timeout, self._way)
         seconds = time.monotonic() - start
         self._say("connected", f"connected to {address} in {seconds:.2f} s", seconds=round(seconds, 3))
         threads = [self._start(lambda: self._keep_shipping(connection), connection)]

@@ -102,7 +102,8 @@ charity.epilog = example(
 @settings_options(InitSettings, "charity")
 def init(settings: InitSettings) -> None:
     """Begin a federation: make her keys and the first model."""
-    from fedssh.charity import enrol, genesis
+    from fedssh.address import parse_address
+    from fedssh.charity import genesis
     from fedssh.charity.judge import own_images
 
     folders = folders_of(settings.state)
@@ -110,7 +111,7 @@ def init(settings: InitSettings) -> None:
         click.echo(f"{settings.state} holds a federation already; nothing to do", err=True)
         return
     if settings.address:
-        enrol.parse_address(settings.address)
+        parse_address(settings.address)
     if not settings.data.exists():
         raise SettingsError(f"{settings.data} does not exist")
     if settings.weights and not settings.weights.is_file():
@@ -198,6 +199,7 @@ def add(settings: NodeSettings, name: str, keyfile: Path) -> None:
 
     The invitation holds nothing secret: the address, the door's host key, the coordinator's key, the genesis hash.
     """
+    from fedssh.address import parse_address
     from fedssh.charity import enrol
     from fedssh.charity.vault import Vault
     from fedssh.files import write_whole
@@ -206,7 +208,7 @@ def add(settings: NodeSettings, name: str, keyfile: Path) -> None:
     address = settings.address or private_settings(folders).get("address")
     if address is None:
         raise SettingsError("--address is missing", "give it here, or once with `charity init --address`")
-    enrol.parse_address(address)
+    parse_address(address)
     enrol.host_key(folders)
     vault = Vault(folders)
     enrol.add(vault, name, keyfile, settings.role)

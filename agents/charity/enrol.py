@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from fedssh.address import parse_address
 from fedssh.bundle import check_recipient
 from fedssh.charity.capacity import check_room
 from fedssh.charity.folders import Folders
@@ -98,24 +99,6 @@ def check_name(name: str) -> None:
         raise SettingsError(f"{name!r} cannot be a site's name", "1 to 32 of a-z, 0-9 and inner dashes") from None
     if name == COORDINATOR:
         raise SettingsError(f"{name!r} is the coordinator's own name")
-
-
-def parse_address(address: str) -> tuple[str, str, int]:
-    """`user@host:port` -> user, host, port; an IPv6 address stands in brackets.
-
-    Raises:
-        SettingsError: Anything else.
-    """
-    user, _, place = address.rpartition("@")
-    host, colon, port = place.rpartition(":")
-    if not colon or place.endswith("]"):
-        host, port = place, "22"
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or any(letter.isspace() for letter in address):
-        raise SettingsError(
-            f"{address!r} is not an address", "write user@host:port, such as charity@charity.example:2222"
-        )
-    return user or COORDINATOR, host, int(port)
 
 
 def host_key(folders: Folders) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedssh import bundle, files
+from fedssh.address import Address
 from fedssh.bob.incoming import Incoming
 from fedssh.bob.outgoing import Outgoing
 from fedssh.bob.receipts import Receipts
@@ -35,7 +36,7 @@ from fedssh.rules.events import (
 from fedssh.rules.federation import Federation, derive
 from fedssh.rules.gate import decide
 from fedssh.rules.records import Over, Sent
-from fedssh.transport import Address, Answer
+from fedssh.transport import Answer
 from fedssh.weights import read_header, write_weights
 
 SPEC = {"name": "mlp", "input": [2], "classes": 2}

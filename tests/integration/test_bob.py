@@ -24,6 +24,8 @@ from fedssh.manifest import Claim, SessionOver, new_id, now
 from fedssh.rules.events import Finished, Local
 from fedssh.weights import read_header
 from scripts.demo.federation import free_port
+from tests.harness.host import stock_host
+from tests.harness.proxies import Proxy, running
 from tests.harness.room import Room, Rooms
 from tests.harness.waiting import last_words, until
 
@@ -89,6 +91,22 @@ class Stage:
         done = self.run("join", "--state", self.state, self.folder / "invitation.json")
         assert done.returncode == 0, done.stderr
         assert "the door lets this site in" in done.stdout
+
+    def join_by(self, *words: str) -> str:
+        """Join once more, in another way."""
+        done = self.run("join", "--state", self.state, self.folder / "invitation.json", *words)
+        assert done.returncode == 0 and "the door lets this site in" in done.stdout, done.stderr
+        return done.stdout
+
+    def status(self, *words: str) -> str:
+        return self.run("status", "--state", self.state, "--exchange", self.exchange, *words).stdout
+
+    def a_day(self, bob: Bob) -> None:
+        """Ship what is better, and fetch what comes of it."""
+        bob.says("release", sequence=4)
+        better = self.publish(0.75)
+        assert bob.says("verdict", id=better)["verdict"] == "accepted"
+        bob.says("release", accuracy=0.75)
 
     def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "fedssh.bob.cli", *map(str, words)]
@@ -429,3 +447,92 @@ def test_drain_ships_waits_and_ends(stage: Stage) -> None:
     stage.publish(0.7, 2)
     said = stage.watch("--drain").ends(4)
     assert "bob: error: 127.0.0.1" in said
+
+
+@ONE_DOOR
+@pytest.mark.parametrize("kind", ["socks5", "http"])
+def test_a_day_through_a_proxy(stage: Stage, kind: str) -> None:
+    """The door stands at another address and port than in the invitation, and only the proxy knows its name."""
+    names = {"door.invalid": ("127.0.0.1", stage.port)}
+    with running(Proxy(kind, ("site", "s3cret"), names)) as proxy:
+        shown = f"{kind}://127.0.0.1:{proxy.port}"
+        told = stage.join_by("--address", "door.invalid:443", "--via", proxy.url)
+        assert f"alice-1 works with charity@door.invalid:443 through {shown}\n" in told
+        bob = stage.watch()  # which is not told again
+        stage.a_day(bob)
+        assert bob.says("started")["via"] == shown
+        assert set(proxy.asked) == {("door.invalid", 443)} and len(proxy.asked) == 2
+        said = stage.status() + stage.status("--json") + bob.log.read_text() + told
+        assert f"via          {shown}\n" in said and "s3cret" not in said
+    bob.process.kill()
+    bob.process.wait()
+    waits = stage.watch()
+    assert waits.says("unreachable")["reason"].startswith(f"the proxy {shown} cannot be reached")
+    waits.stop()
+    holders = [path for path in stage.state.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+    assert holders == [stage.state / "via.json"] and holders[0].stat().st_mode & 0o77 == 0
+
+
+@ONE_DOOR
+def test_a_flag_or_a_variable_beats_the_way_that_was_kept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.join_by("--via", "direct")
+    (stage.folder / "way").write_text("socks5://127.0.0.1:1\n")
+    done = stage.run("join", "--state", stage.state, stage.folder / "invitation.json", "--via", f"@{stage.folder}/way")
+    assert done.returncode == 4 and "this site has joined all the same" in done.stderr
+    assert "the proxy socks5://127.0.0.1:1 cannot be reached" in done.stderr
+    assert f"via          @{stage.folder}/way\n" in stage.status()
+    with running(Proxy("http")) as proxy:
+        bob = stage.watch("--via", proxy.url)
+        stage.a_day(bob)
+        bob.stop()
+        assert len(proxy.asked) == 1
+        monkeypatch.setenv("BOB_VIA", proxy.url)
+        bob = stage.watch("--drain")
+        assert bob.says("connected") and bob.ends(0)
+        assert len(proxy.asked) == 2
+    bob = stage.watch("--via", "direct")
+    bob.says("connected")
+    bob.stop()
+    monkeypatch.setenv("BOB_VIA", "socks5://site:s3cret/@proxy.example:1080")
+    wrong = stage.run("watch", "--state", stage.state, "--exchange", stage.exchange)
+    assert wrong.returncode == 2 and "BOB_VIA: expected socks5://host:port" in wrong.stderr
+    assert "s3cret" not in wrong.stderr + wrong.stdout
+
+
+@ONE_DOOR
+@pytest.mark.sshd
+def test_a_day_over_a_jump_host(stage: Stage, tmp_path: Path) -> None:
+    options = f'restrict,port-forwarding,permitopen="127.0.0.1:{stage.port}"'
+    with stock_host(tmp_path / "jump", stage.room.keys["alice-1"], options) as jump:
+        via = f"ssh://{getpass.getuser()}@127.0.0.1:{jump.port}"
+        public = " ".join((jump.folder / "host.pub").read_text().split()[:2])
+        unpinned = stage.run("join", "--state", stage.state, stage.folder / "invitation.json", "--via", via)
+        assert unpinned.returncode == 2 and f"the host key of {via} is not pinned" in unpinned.stderr
+        assert "works with" not in unpinned.stdout
+        assert f" through {via}\n" in stage.join_by("--via", via, "--via-host-key", f"{public} a comment")
+        bob = stage.watch()
+        stage.a_day(bob)
+        jump.stop()
+        jump.make_host_key()
+        jump.start()
+        bob.stop()
+        said = stage.watch().ends(3)
+        assert f"bob: error: the jump host 127.0.0.1:{jump.port} answered with host key SHA256:" in said
+        public = " ".join((jump.folder / "host.pub").read_text().split()[:2])
+        words: list[str | Path] = [
+            "join",
+            "--state",
+            stage.state,
+            stage.folder / "invitation.json",
+            "--via-host-key",
+            public,
+        ]
+        changed = stage.run(*words)
+        assert changed.returncode == 3 and "this site has pinned SHA256:" in changed.stderr
+        assert stage.run(*words, "--again").returncode == 0
+        known = tmp_path / "known"
+        (stage.state / "via_known_hosts").rename(known)
+        stage.join_by("--via-known-hosts", str(known))
+        bob = stage.watch()
+        bob.says("connected")
+        bob.stop()

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from fedssh import chain, weights
+from fedssh.address import parse_address
 from fedssh.bundle import seal
 from fedssh.charity import enrol, operate, serve
 from fedssh.charity.intake import Waiting
@@ -521,7 +522,7 @@ def test_the_invitation_holds_what_a_site_must_pin(room: Room) -> None:
     ],
 )
 def test_addresses(address: str, parts: tuple[str, str, int]) -> None:
-    assert enrol.parse_address(address) == parts
+    assert parse_address(address) == parts
 
 
 # Sessions and turns

@@ -14,8 +14,8 @@ from fedssh.bob import cli, site
 from fedssh.bob.standing import Standing
 from fedssh.errors import AgentError, HostKeyError, SettingsError, UntrustedError
 from fedssh.keys import PrivateKey, load_private
+from fedssh.known_hosts import pinned_keys
 from fedssh.ledger import Ledger
-from fedssh.transport import pinned_keys
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJrbxkNQNRmUTXXfZOJJoSAWVlOoVXCYRsCpVsWRXxUJ"

@@ -26,6 +26,7 @@ THROUGH = {
     "layers": ("agents/errors.py", "import fedssh.settings"),
     "cycles": ("agents/history/verbs.py", "import fedssh.history.text"),
     "paramiko": ("agents/bob/shipping.py", "import paramiko"),
+    "python-socks": ("agents/bob/way.py", "import python_socks"),
     "sqlite3": ("agents/charity/vault.py", "import sqlite3"),
     "asyncssh": ("agents/door/openssh.py", "import asyncssh"),
     "pyrage": ("agents/charity/intake.py", "import pyrage"),
