@@ -7,14 +7,16 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from fleet.linode import Account
 from tests.harness import machines as harness
+from tests.harness.cloud import Cloud
 from tests.harness.machines import LABEL, METADATA, Machine, Machines
 from tests.harness.waiting import until
 
@@ -27,7 +29,6 @@ mkdir -p /tmp/tiny && cd /tmp/tiny && for program in sh bash cat timeout tail; d
   for file in $(command -v $program) $(ldd $(command -v $program) | grep -o '/[^ ]*'); do cp --parents -L $file .; done
 done; tar -c . | docker import - tiny:1"""
 SSH = ("-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=5")
-Login = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def key_pair() -> tuple[bytes, str]:
@@ -45,22 +46,26 @@ def machines() -> Iterator[Machines]:
         yield some
 
 
-@pytest.fixture(scope="module")
-def login(tmp_path_factory: pytest.TempPathFactory) -> Login:
-    """Stock ssh as root, with the key of `login.key` and one pinned host key."""
-    folder = tmp_path_factory.mktemp("login")
-    private, public = key_pair()
-    (folder / "key").write_bytes(private)
-    (folder / "key").chmod(0o600)
+class Login:
+    """Stock ssh as root, with a key of its own and one pinned host key."""
 
-    def run(machine: Machine, host_key: str, words: str) -> subprocess.CompletedProcess[str]:
-        (folder / "known_hosts").write_text(f"{machine.address} {host_key}\n")
-        options = [*SSH, "-i", str(folder / "key"), "-o", f"UserKnownHostsFile={folder / 'known_hosts'}"]
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        private, self.key = key_pair()
+        (folder / "key").write_bytes(private)
+        (folder / "key").chmod(0o600)
+
+    def __call__(self, machine: Machine, host_key: str, words: str) -> subprocess.CompletedProcess[str]:
+        known = self.folder / "known_hosts"
+        known.write_text(f"{machine.address} {host_key}\n")
+        options = [*SSH, "-i", str(self.folder / "key"), "-o", f"UserKnownHostsFile={known}"]
         command = ["ssh", *options, f"root@{machine.address}", words]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
-    run.key = public  # type: ignore[attr-defined]
-    return run
+
+@pytest.fixture(scope="module")
+def login(tmp_path_factory: pytest.TempPathFactory) -> Login:
+    return Login(tmp_path_factory.mktemp("login"))
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +75,11 @@ def pair(machines: Machines, login: Login) -> tuple[Machine, str]:
     keys = {"ed25519_private": private.decode(), "ed25519_public": public}
     data = "#cloud-config\n" + json.dumps({"ssh_keys": keys, "ssh_pwauth": False})
     body = {
-        "id": 7, "label": "chest-a", "type": "g6-nanode-1", "authorized_keys": [login.key],  # type: ignore[attr-defined]
+        "id": 7, "label": "chest-a", "type": "g6-nanode-1", "authorized_keys": [login.key],
         "metadata": {"user_data": base64.b64encode(data.encode()).decode()},
     }  # fmt: skip
     address = machines.from_request(body)
-    machines.start("chest-b", memory="300m", authorized_key=login.key)  # type: ignore[attr-defined]
+    machines.start("chest-b", memory="300m", authorized_key=login.key)
     assert machines.machines["chest-a"].address == address
     for name in ("chest-a", "chest-b"):
         machines.wait_for_ssh(name)
@@ -125,7 +130,7 @@ def test_containers_inside_reach_the_metadata_server_until_they_are_kept_from_it
 
 def test_a_killed_machine_boots_with_its_disk(machines: Machines, login: Login) -> None:
     private, public = key_pair()
-    machines.start("again", authorized_key=login.key, host_key=private)  # type: ignore[attr-defined]
+    machines.start("again", authorized_key=login.key, host_key=private)
     machines.wait_for_engine("again")
     machines.run("again", TINY + "\necho here >/srv/file; sync")
     machines.run("again", "docker run --detach --restart=always tiny:1 tail -f /dev/null")
@@ -144,7 +149,10 @@ def test_a_machine_without_an_engine_takes_debians(machines: Machines) -> None:
     assert machines.run("bare", "command -v docker || echo none") == "none\n"
     if "Unable" in machines.run("bare", "apt-get update 2>&1", check=False, timeout=120):
         pytest.skip("no Debian mirror can be reached")
-    assert "docker.io" in machines.run("bare", "apt-get install --simulate --no-install-recommends docker.io")
+    install = "DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends docker.io"
+    machines.run("bare", f"{install} && service docker start", timeout=300)
+    machines.wait_for_engine("bare")
+    assert machines.run("bare", "docker compose version --short").startswith("2.")
     machines.remove("bare")
 
 
@@ -155,6 +163,35 @@ def test_a_machine_that_never_answers(machines: Machines, login: Login) -> None:
     assert done.returncode == 255 and "timed out" in done.stderr
     assert time.monotonic() - begun > 4
     machines.remove("silent")
+
+
+def test_a_clouds_machines_come_and_go(machines: Machines, login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    private, public = key_pair()
+    data = "#cloud-config\n" + json.dumps({"ssh_keys": {"ed25519_private": private.decode()}, "ssh_pwauth": False})
+    with Cloud(machines.from_request, machines.deleted) as cloud:
+        account = Account(cloud.token, cloud.url, lambda seconds: None)
+        wall = account.firewall("chest", "fedssh-chest", ["198.51.100.4/32"], [2222])
+        made = account.make(
+            "chest-c",
+            "fedssh-chest",
+            "us-east",
+            "g6-standard-1",
+            "linode/debian13",
+            login.key,
+            data,
+            wall,
+        )
+        ready = account.ready(made.id, 60, lambda status: None)
+        machine = machines.machines["chest-c"]
+        machines.wait_for_ssh("chest-c")
+        assert machine.address == ready.address
+        assert login(machine, public, "hostname").stdout == "chest-c\n"
+        for thing in account.things("fedssh-chest"):
+            account.delete(thing)
+        assert "chest-c" not in machines.machines
+        assert login(machine, public, "true").returncode == 255
+        assert cloud.violations == []
 
 
 def test_a_small_disk_gets_full(machines: Machines) -> None:

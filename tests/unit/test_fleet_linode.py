@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -427,6 +429,15 @@ def test_an_api_that_does_not_answer(waits: list[float]) -> None:
     assert waits == list(linode.WAITS)
 
 
+def test_an_api_that_keeps_silent(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linode, "TIMEOUTS", (1, 0.05))
+    speaks = threading.Event()
+    cloud.before = lambda method, path: speaks.wait(10)
+    account = Account(cloud.token, cloud.url, lambda seconds: speaks.set())
+    assert account.machines(TAG) == []
+    assert speaks.is_set()
+
+
 # Waiting for a machine
 
 
@@ -498,6 +509,16 @@ def test_a_machine_that_is_gone_or_suspended(account: Account, cloud: Cloud) -> 
         account.ready(raw["id"], 60, lambda status: None)
 
 
+def test_who_waits_at_the_same_time_waits_for_one_machine_each(cloud: Cloud) -> None:
+    cloud.stages = ["provisioning"] * 8 + ["running"]
+    both = threading.Barrier(2, timeout=10)
+    account = Account(cloud.token, cloud.url, lambda seconds: both.wait())
+    numbers = [make(account, label).id for label in ("chest-a", "chest-b")]
+    with ThreadPoolExecutor() as pool:
+        ready = list(pool.map(lambda number: account.ready(number, 40, lambda status: None), numbers))
+    assert [one.status for one in ready] == ["running", "running"]
+
+
 # Deleting
 
 
@@ -535,6 +556,14 @@ def test_a_busy_machine_is_waited_for_as_long_as_that_makes_sense(
     cloud.fail("DELETE", INSTANCES, 400, reason="Linode busy.", times=99)
     with pytest.raises(SettingsError, match="could not delete machine chest-a: Linode's API: Linode busy"):
         account.delete(thing)
+
+
+def test_a_volume_is_deleted_when_its_machine_lets_go_of_it(cloud: Cloud) -> None:
+    volume = cloud.add_volume("chest-data", [TAG], cloud.add_machine("chest-a", [TAG])["id"])
+    account = Account(cloud.token, cloud.url, lambda seconds: volume.update(linode_id=None))
+    account.delete(Thing("volume", volume["id"], "chest-data"))
+    assert cloud.volumes == {}
+    assert [one.status for one in cloud.requests] == [400, 200]
 
 
 def test_what_may_not_be_deleted(account: Account, cloud: Cloud, waits: list[float]) -> None:
