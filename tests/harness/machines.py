@@ -97,7 +97,7 @@ class Machines:
             memory: Of all that runs on it, without swap.
             authorized_key: Who may log in as root; lines.
             host_key: OpenSSH's private Ed25519 key. Made on the machine if it is not given.
-            engine: Docker is installed, and runs.
+            engine: Docker is installed, and runs, on Debian 12. If not, it is Debian 13, which has all that it takes.
             answers: sshd's port answers; if not, it swallows every packet.
             disk: The size of the engine's disk, "64m", in memory. If not given, the host's.
             passwords: sshd takes passwords.
@@ -219,7 +219,7 @@ class Machines:
     def _start_metadata(self) -> str:
         """Start the metadata server; its address on the machines' network, by which they reach its own."""
         words = [f"--label={LABEL}={self.of}", f"--network={self.network}", "--cap-add=NET_ADMIN", "--init"]
-        container = _docker("run", "--detach", *words, _image("bare"), "metadata").strip()
+        container = _docker("run", "--detach", *words, _image("engine"), "metadata").strip()
         return _address(container, self.network)
 
     def _disk(self, name: str, size: str | None) -> list[str]:
