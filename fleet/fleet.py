@@ -228,7 +228,7 @@ class Fleet:
 
     def shipper(self) -> Shipper:
         """Brings images; its registry ends with this command."""
-        found = Shipper(self.wanted_images(), self.options.tar, self.say)
+        found = Shipper(self.wanted_images(), str(self.home.path), self.options.tar, self.say)
         self._stack.callback(found.close)
         return found
 

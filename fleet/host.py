@@ -36,6 +36,11 @@ class Did:
     seconds: float
     size: int = 0
 
+    @property
+    def changed(self) -> bool:
+        """Whether it was more than a look."""
+        return self.step not in ("ready", "prove")
+
 
 class Worker:
     """One machine at work.

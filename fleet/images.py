@@ -42,6 +42,7 @@ ENTRYPOINT ["docker-registry"]
 CMD ["serve", "/etc/docker/registry/config.yml"]
 """
 Say = Callable[[str], None]
+_running: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ def wanted(names: Iterable[str], given: Mapping[str, str] | None, say: Say) -> d
         return {name: _from_registry(name, given[name]) for name in chosen}
     check_engine()
     with ThreadPoolExecutor(max_workers=len(chosen)) as pool:
-        return dict(zip(chosen, pool.map(lambda name: _built(name, say), chosen), strict=True))
+        try:
+            return dict(zip(chosen, pool.map(lambda name: _built(name, say), chosen), strict=True))
+        except BaseException:
+            stop()
+            raise
 
 
 def check_engine() -> None:
@@ -91,11 +96,25 @@ def check_engine() -> None:
 
 
 def docker(*words: str, give: str | None = None, seconds: float = 3600) -> subprocess.CompletedProcess[str]:
-    """Run `docker` at home."""
-    return subprocess.run(
-        ["docker", *words], input=give, stdin=subprocess.DEVNULL if give is None else None, capture_output=True,
-        text=True, errors="replace", check=False, timeout=seconds, start_new_session=True,
+    """Run `docker` at home; `stop` ends it."""
+    process = subprocess.Popen(
+        ["docker", *words], stdin=subprocess.PIPE if give is not None else subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
+    _running.add(process)
+    try:
+        output, said = process.communicate(give, timeout=seconds)
+    finally:
+        _running.discard(process)
+        process.kill()
+        process.wait()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, said)
+
+
+def stop() -> None:
+    """End every `docker` that still runs, for a command that was told to stop."""
+    for process in list(_running):
+        process.kill()
 
 
 def _built(name: str, say: Say) -> Image:
@@ -123,12 +142,14 @@ class Shipper:
 
     Args:
         images: By name.
+        owner: Of whom there is only one at a time; a registry that a killed one has left is removed.
         tar: Send whole images, for a machine that forwards no ports.
         say: Told what happens.
     """
 
-    def __init__(self, images: Mapping[str, Image], tar: bool, say: Say) -> None:
+    def __init__(self, images: Mapping[str, Image], owner: str, tar: bool, say: Say) -> None:
         self._images = images
+        self._owner = owner
         self._tar = tar
         self._say = say
         self._registry: _Registry | None = None
@@ -154,14 +175,15 @@ class Shipper:
         return self._send(connection, home) if self._tar else self._through_tunnel(connection, home)
 
     def close(self) -> None:
-        """End the registry."""
+        """End the registry, and what still packs for it."""
+        stop()
         if self._registry:
             self._registry.close()
 
     def _through_tunnel(self, connection: Connection, names: list[str]) -> int:
         with self._lock:
             if self._registry is None:
-                self._registry = _Registry()
+                self._registry = _Registry(self._owner)
         digests = {name: self._registry.push(self._images[name], self._say) for name in names}
         with Tunnel(self._registry.port) as tunnel:
             port = connection.forward(tunnel.port)
@@ -190,14 +212,17 @@ class Shipper:
 class _Registry:
     """Debian's docker-registry in a container of its own, on 127.0.0.1 only; its volume stays."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str) -> None:
+        label = f"fedssh.registry={owner}"
+        if left := docker("ps", "--quiet", "--filter", f"label={label}").stdout.split():
+            docker("rm", "--force", *left)
         made = docker("build", "--quiet", "--tag", "fedssh-registry", "-", give=_REGISTRY)
         if made.returncode:
             raise SettingsError(f"no registry can be made here: {_last(made.stderr)}", "--ship tar does without")
         self._pushed: dict[str, str] = {}
         self._pushing: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
         for port in (str(REGISTRY_PORT), ""):
-            words = ["--rm", "--detach", "--label", "fedssh.registry", "--publish", f"127.0.0.1:{port}:5000"]
+            words = ["--rm", "--detach", "--label", label, "--publish", f"127.0.0.1:{port}:5000"]
             words += ["--volume", "fedssh-registry:/var/lib/docker-registry", "--read-only", "--cap-drop", "ALL"]
             words += ["--cap-add", "DAC_OVERRIDE", "--security-opt", "no-new-privileges:true"]
             begun = docker("run", *words, "fedssh-registry")

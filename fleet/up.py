@@ -122,7 +122,8 @@ class _Up:
         ]
         return {
             "federation": fleet.inventory.federation,
-            "did": [asdict(one) for one in fleet.did if one.step != "prove"],
+            "did": [asdict(one) for one in fleet.did if one.changed],
+            "looked": [asdict(one) for one in fleet.did if not one.changed],
             "proof": self._proofs,
             "waiting_for_upgrade": sorted(waiting),
             "waiting_for_invitation": self._waiting,
