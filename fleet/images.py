@@ -8,8 +8,10 @@ of its contents, so that one glance says whether it is there. `--ship tar` sends
 from __future__ import annotations
 
 import collections
+import http.client
 import re
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -38,8 +40,8 @@ RUN apt-get update \\
  && apt-get clean && rm -rf /var/lib/apt/lists/*
 RUN printf '%s\\n' 'version: 0.1' 'storage: {filesystem: {rootdirectory: /var/lib/docker-registry}}' \\
     'http: {addr: ":5000"}' > /etc/docker/registry/config.yml
-ENTRYPOINT ["docker-registry"]
-CMD ["serve", "/etc/docker/registry/config.yml"]
+# It ends when its input does: also when whoever started it is killed.
+ENTRYPOINT ["sh", "-c", "docker-registry serve /etc/docker/registry/config.yml & echo $HOSTNAME; read end; kill $!"]
 """
 Say = Callable[[str], None]
 _running: set[subprocess.Popen[str]] = set()
@@ -54,12 +56,14 @@ class Image:
         source: Where machines fetch it: a reference with a digest; None where it was built here.
         called: Its name on a machine, which tells its contents.
         size: Its layers in bytes; 0 where that is not known.
+        identity: By which the engine here knows it, whatever is built under its name meanwhile; "" as for `source`.
     """
 
     name: str
     source: str | None
     called: str
     size: int
+    identity: str = ""
 
 
 def wanted(names: Iterable[str], given: Mapping[str, str] | None, say: Say) -> dict[str, Image]:
@@ -119,7 +123,7 @@ def stop() -> None:
 
 def _built(name: str, say: Say) -> Image:
     file, target, more = TARGETS[name]
-    tag = f"fedssh-{name}"
+    tag = f"fedssh-{name}:deploy"
     start = time.monotonic()
     words = ["build", "--quiet", "--file", str(ROOT / file), "--target", target, *more, "--tag", tag, str(ROOT)]
     with _Patience(lambda: say(f"building {tag}, {time.monotonic() - start:.0f} s so far")):
@@ -128,9 +132,11 @@ def _built(name: str, say: Say) -> Image:
         raise SettingsError(
             f"{tag} cannot be built: {_last(done.stderr)}", f"docker build -f {file} --target {target} ."
         )
-    found = docker("image", "inspect", "--format", "{{.Id}} {{.Size}}", tag)
+    found = docker("image", "inspect", "--format", "{{.Id}} {{.Size}}", done.stdout.strip())
+    if found.returncode:
+        raise SettingsError(f"{tag} was built and is gone: {_last(found.stderr)}", "run it again")
     identity, size = found.stdout.split()
-    return Image(name, None, f"fedssh-{name}:{identity.removeprefix('sha256:')[:16]}", int(size))
+    return Image(name, None, f"fedssh-{name}:{identity.removeprefix('sha256:')[:16]}", int(size), identity)
 
 
 def _from_registry(name: str, reference: str) -> Image:
@@ -142,7 +148,7 @@ class Shipper:
 
     Args:
         images: By name.
-        owner: Of whom there is only one at a time; a registry that a killed one has left is removed.
+        owner: For whom the registry at home runs; its container's label.
         tar: Send whole images, for a machine that forwards no ports.
         say: Told what happens.
     """
@@ -153,6 +159,7 @@ class Shipper:
         self._tar = tar
         self._say = say
         self._registry: _Registry | None = None
+        self._tagged: set[str] = set()
         self._lock = threading.Lock()
 
     def ship(self, connection: Connection, missing: Iterable[str]) -> int:
@@ -175,10 +182,12 @@ class Shipper:
         return self._send(connection, home) if self._tar else self._through_tunnel(connection, home)
 
     def close(self) -> None:
-        """End the registry, and what still packs for it."""
+        """End the registry, and what still packs for it; images lose the names that they had on their way."""
         stop()
         if self._registry:
             self._registry.close()
+        for called in self._tagged:
+            docker("rmi", called)
 
     def _through_tunnel(self, connection: Connection, names: list[str]) -> int:
         with self._lock:
@@ -198,13 +207,13 @@ class Shipper:
         sent = 0
         for name in names:
             image = self._images[name]
-            docker("tag", f"fedssh-{name}", image.called)
+            self._tagged.add(image.called)  # until all machines have it
+            docker("tag", image.identity, image.called)
             with subprocess.Popen(
                 ["docker", "save", image.called], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             ) as save:
                 assert save.stdout
                 connection.run("load", image.called, give=save.stdout, seconds=3600)
-            docker("rmi", image.called)
             sent += image.size
         return sent
 
@@ -213,25 +222,50 @@ class _Registry:
     """Debian's docker-registry in a container of its own, on 127.0.0.1 only; its volume stays."""
 
     def __init__(self, owner: str) -> None:
-        label = f"fedssh.registry={owner}"
-        if left := docker("ps", "--quiet", "--filter", f"label={label}").stdout.split():
-            docker("rm", "--force", *left)
         made = docker("build", "--quiet", "--tag", "fedssh-registry", "-", give=_REGISTRY)
         if made.returncode:
             raise SettingsError(f"no registry can be made here: {_last(made.stderr)}", "--ship tar does without")
         self._pushed: dict[str, str] = {}
         self._pushing: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
         for port in (str(REGISTRY_PORT), ""):
-            words = ["--rm", "--detach", "--label", label, "--publish", f"127.0.0.1:{port}:5000"]
-            words += ["--volume", "fedssh-registry:/var/lib/docker-registry", "--read-only", "--cap-drop", "ALL"]
-            words += ["--cap-add", "DAC_OVERRIDE", "--security-opt", "no-new-privileges:true"]
-            begun = docker("run", *words, "fedssh-registry")
-            if begun.returncode == 0:
+            words = ["docker", "run", "--rm", "--interactive", "--label", f"fedssh.registry={owner}"]
+            words += ["--publish", f"127.0.0.1:{port}:5000", "--volume", "fedssh-registry:/var/lib/docker-registry"]
+            words += ["--read-only", "--cap-drop", "ALL", "--cap-add", "DAC_OVERRIDE"]
+            words += ["--security-opt", "no-new-privileges:true", made.stdout.strip()]
+            if self._start(words):
                 break
         else:
-            raise SettingsError(f"the registry does not start: {_last(begun.stderr)}", "--ship tar does without")
-        self._container = begun.stdout.strip()
+            raise SettingsError(f"the registry does not start: {self._complaint}", "--ship tar does without")
         self.port = int(docker("port", self._container, "5000").stdout.split()[0].rpartition(":")[2])
+        self._wait()
+
+    def _start(self, words: list[str]) -> bool:
+        with tempfile.TemporaryFile() as said:
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+            )
+            assert self._process.stdout
+            self._container = self._process.stdout.readline().decode().strip()
+            if not self._container:
+                self._process.communicate()
+                said.seek(0)
+                self._complaint = _last(said.read().decode(errors="replace"))
+        return bool(self._container)
+
+    def _wait(self) -> None:
+        """Until it answers; its port is open before that."""
+        for _ in range(100):
+            line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            try:
+                line.request("GET", "/v2/")
+                if line.getresponse().status == 200:
+                    return
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.1)
+            finally:
+                line.close()
+        self.close()
+        raise SettingsError("the registry at home does not answer", "--ship tar does without")
 
     def push(self, image: Image, say: Say) -> str:
         """Give it an image, once; returns the digest under which machines fetch it."""
@@ -242,7 +276,7 @@ class _Registry:
 
     def _push(self, image: Image, say: Say) -> str:
         reference = f"127.0.0.1:{self.port}/fedssh-{image.name}:{image.called.rpartition(':')[2]}"
-        docker("tag", f"fedssh-{image.name}", reference)
+        docker("tag", image.identity, reference)
         start = time.monotonic()
         with _Patience(lambda: say(f"packing {image.called}, {time.monotonic() - start:.0f} s so far")):
             done = docker("push", reference)
@@ -254,7 +288,12 @@ class _Registry:
 
     def close(self) -> None:
         """End the container."""
-        docker("rm", "--force", self._container)
+        try:
+            self._process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            docker("rm", "--force", self._container)
+            self._process.kill()
+            self._process.communicate()
 
 
 class _Patience:
