@@ -149,12 +149,12 @@ class Machines:
         assert not check or done.returncode == 0, f"{name}: {words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def wait_for_ssh(self, name: str, seconds: float = 10) -> None:
+    def wait_for_ssh(self, name: str, seconds: float = 30) -> None:
         """Until sshd listens."""
         listens = "ss -Hltn 'sport = :22' | grep -q ."
         until(lambda: self._succeeds(name, listens), seconds, lambda: self.log(name))
 
-    def wait_for_engine(self, name: str, seconds: float = 20) -> None:
+    def wait_for_engine(self, name: str, seconds: float = 60) -> None:
         """Until the engine on a machine answers."""
         until(lambda: self._succeeds(name, "docker info"), seconds, lambda: self.log(name))
 

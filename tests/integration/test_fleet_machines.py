@@ -139,7 +139,7 @@ def test_a_killed_machine_boots_with_its_disk(machines: Machines, login: Login) 
     machines.wait_for_ssh("again")
     machines.wait_for_engine("again")
     assert login(machine, public, "cat /srv/file").stdout == "here\n"
-    until(lambda: machines.run("again", "docker ps --quiet") != "")
+    until(lambda: machines.run("again", "docker ps --quiet") != "", 30)
     machines.remove("again")
 
 
