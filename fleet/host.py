@@ -14,7 +14,7 @@ from typing import Any
 from fedssh.errors import SettingsError, UnreachableError
 from fedssh.files import write_whole
 from fleet import look, plan
-from fleet.compose import data_in_room
+from fleet.compose import data_files, data_in_room
 from fleet.home import Home, pack
 from fleet.images import Shipper
 from fleet.inventory import Host
@@ -116,7 +116,7 @@ class Worker:
 
     def install(self) -> str:
         """Write the release there; the number that it has."""
-        return self.run("install", "installing a release", give=self._rendered).text
+        return self.run("install", "installing a release", self.wish.rendered, give=self._rendered).text
 
     def begin(self, address: str, federation: str) -> None:
         """Coordinator: begin the federation and start; does what is missing."""
@@ -242,7 +242,8 @@ class Worker:
             size.append(archive.tell())
             archive.seek(0)
             folder = "holdout" if host.role == "coordinator" else "data"
-            self.connection.run("put_data", folder, self.wish.data, give=archive, seconds=MORE_SECONDS)
+            files = str(len(data_files(host.data)))
+            self.connection.run("put_data", folder, self.wish.data, files, give=archive, seconds=MORE_SECONDS)
 
     def _prove_coordinator(self) -> str:
         found = json.loads(self.connection.run("charity_status", seconds=120).text)

@@ -7,7 +7,8 @@ image=$(docker inspect --format '{{.Config.Image}}' "fedssh-$service-1")
 stopped=$(compose ps --services --status running | grep -x 'charity\|bob\|alice' || true)
 trap 'for one in $stopped; do docker start "fedssh-$one-1" > /dev/null; done' EXIT
 for one in $stopped; do docker stop --time 60 "fedssh-$one-1" > /dev/null; done
-tar --create --numeric-owner $rooms $(ls data.sha256 2>/dev/null) \
+touch .whole # the last in the archive: without it, it was cut off
+tar --create --numeric-owner $rooms $(ls data.sha256 2>/dev/null) .whole \
   | docker run --rm --interactive --network none --read-only --cap-drop ALL --entrypoint python "$image" -c '
 import sys
 from pyrage import encrypt_io, ssh, x25519

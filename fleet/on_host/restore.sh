@@ -4,6 +4,7 @@ service=$1
 cd "$ROOT"
 rm -rf .restored && mkdir -m 700 .restored
 tar --extract --numeric-owner --same-owner --same-permissions --directory .restored || fail "the archive is cut off or damaged"
+rm .restored/.whole 2>/dev/null || fail "the archive is cut off"
 compose stop --timeout 60 > /dev/null 2>&1
 aside=aside-$(date -u +%Y%m%dT%H%M%SZ)
 mkdir -m 700 "$aside"

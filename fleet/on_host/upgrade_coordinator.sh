@@ -10,7 +10,7 @@ old=$(release_of)
 copy=$ROOT/before-$new
 trap '' HUP PIPE
 
-stage() { printf 'old=%s new=%s stage=%s\n' "$old" "$new" "$1" > "$ROOT/.upgrade" && mv "$ROOT/.upgrade" "$ROOT/upgrade"; sync; echo "$1"; }
+stage() { printf 'old=%s new=%s stage=%s\n' "$old" "$new" "$1" > "$ROOT/.upgrade" && mv "$ROOT/.upgrade" "$ROOT/upgrade"; sync; echo "$1" || true; }
 
 try() {
   compose stop --timeout 20 door
@@ -50,7 +50,8 @@ if [ $code != 0 ]; then
   printf 'release %s failed, release %s is back: %s%s\n' "$new" "$old" "$why" "${said:+; Charity said: $said}" >&2
   exit 1
 fi
-"$OPT/start" > "$ROOT/start.log" 2>&1 || true # the door opens: from here on there is no way back
+stage opening # from here on there is no way back, also not for undo.sh
+"$OPT/start" > "$ROOT/start.log" 2>&1 || true
 rm -f "$ROOT/upgrade"
 rm -rf "$copy"
 audit "upgraded from release $old to $new"
