@@ -30,6 +30,9 @@ from tests.harness.sites import Records, history
 ELSEWHERE = {
     "scripts/quickstart": "tests/e2e/test_processes.py",
     "scripts/test": "what runs this test",
+    "scripts/deploy plan fleet.toml": "tests/integration/test_fleet.py",
+    "scripts/deploy up fleet.toml": "tests/integration/test_fleet.py",
+    "scripts/deploy down fleet.toml": "tests/integration/test_fleet.py",
     "docker compose up --build --detach": "tests/e2e/test_compose.py",
     "docker compose cp setup:/keys/. keys/": "tests/e2e/test_compose.py",
     "ssh -p 2222 -i keys/auditor -o UserKnownHostsFile=keys/known_hosts charity@localhost history": "test_compose.py",
@@ -80,7 +83,7 @@ def test_every_command_of_the_readme_is_run_by_a_test(root: Path) -> None:
 
 
 def test_links_lead_somewhere(root: Path) -> None:
-    for name in ("README.md", "SECURITY.md", "docs/operations.md"):
+    for name in ("README.md", "SECURITY.md", "docs/operations.md", "docs/virtual-machines.md"):
         page = root / name
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{name} links to {target}"
