@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from fedssh.errors import AgentError
+from fedssh.forms import printable as printable  # for who prints
 from fedssh.settings import check_environment, load, variables
 
 _known: dict[str, set[str]] = {}
@@ -184,13 +185,6 @@ def stop_event() -> threading.Event:
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
     return stop
-
-
-def printable(text: str) -> str:
-    """A text with everything escaped that a terminal would act on or not show: controls, direction marks."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
 
 
 def _ascii(text: str) -> str:

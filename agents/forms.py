@@ -231,6 +231,13 @@ def shown(value: object, length: int = 60) -> str:
     return f"{value[:length]!r}" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
+def printable(text: str) -> str:
+    """A text with everything escaped that a terminal would act on or not show: controls, direction marks."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
+
+
 def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(MAX_DEPTH):

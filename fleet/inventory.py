@@ -24,17 +24,19 @@ and `invitation = "hospital-b.json"`, and there is no [coordinator].
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedssh.errors import BundleError, SettingsError
-from fedssh.forms import check_site, checked, named, nearest, one_of, text, whole, yes_or_no
-from fedssh.rules.terms import FORMS
+from fedssh.forms import Form, check_site, checked, named, nearest, one_of, printable, text, whole, yes_or_no
+from fedssh.rules.terms import FORMS, Terms, agree
 
 ROOMS = {"coordinator": ("charity", "door"), "site": ("alice", "bob")}
 DOOR_PORT = 2222
@@ -47,7 +49,17 @@ _ALICE = {"classes": text, "max_value": whole(1), "seed": whole(0)}
 _LINODE = re.compile(r"linode:([a-z0-9-]+)/([a-z0-9-]+)")
 _GIVEN = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)@(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(?::([0-9]{1,5}))?")
 _DIGEST = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]*@sha256:[0-9a-f]{64}")
+_LABEL = re.compile(r"(?=.{3,32}$)[a-z][a-z0-9]*(-[a-z0-9]+)*")  # of a firewall, which is shorter than a machine's
 _MEMORY = re.compile(r"[1-9][0-9]*[mg]")
+_LABEL = re.compile(r"(?!.*--)[a-z][a-z0-9-]{2,31}")  # of a firewall, which is the shorter one
+# None of them starts a program at home, as ProxyCommand, LocalCommand and KnownHostsCommand would.
+_SSH_OPTIONS = (
+    "AddressFamily", "BindAddress", "BindInterface", "CertificateFile", "Ciphers", "Compression", "ConnectionAttempts",
+    "HostKeyAlgorithms", "IdentitiesOnly", "IdentityAgent", "IdentityFile", "KexAlgorithms", "MACs", "ProxyJump",
+    "PubkeyAcceptedAlgorithms", "TCPKeepAlive",
+)  # fmt: skip
+_JUMP = r"(?:[A-Za-z_][A-Za-z0-9_.-]*@)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(?::[0-9]{1,5})?"
+_JUMPS = re.compile(rf"{_JUMP}(?:,{_JUMP})*")
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,16 @@ class Given:
     port: int
 
     def __str__(self) -> str:
-        return f"{self.user}@{self.host}" + (f":{self.port}" if self.port != 22 else "")
+        return f"{self.user}@{self.at(self.port) if self.port != 22 else self.bracketed}"
+
+    @property
+    def bracketed(self) -> str:
+        """The host as it stands before a port."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def at(self, port: int) -> str:
+        """Host and port."""
+        return f"{self.bracketed}:{port}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +104,7 @@ class Host:
         place: Its machine; None where somebody else deploys it.
         data: A file or folder at home that is copied there.
         data_on_host: A file or folder that lies there.
-        host_key: `ssh-ed25519 …` or `SHA256:…` of a given machine; else the user's known_hosts must have it.
+        host_key: `ssh-ed25519 …` of a given machine; else the user's known_hosts must have it.
         settings: For `charity init`, or Alice's.
         address: Coordinator: `host:port` under which sites reach the door, where that is not the machine's own.
         port: Coordinator: where the door listens on the machine.
@@ -140,7 +161,7 @@ class Inventory:
     linode: Linode | None = None
     auditors: Mapping[str, Path] = field(default_factory=dict)
     recipients: tuple[str, ...] = ()
-    ssh: tuple[str, ...] = ()  # further options of `ssh`, such as a ProxyJump
+    ssh: tuple[str, ...] = ()  # further options of `ssh`, such as a ProxyJump; none that starts a program
 
     @property
     def coordinator(self) -> Host | None:
@@ -183,15 +204,17 @@ def read(path: Path) -> Inventory:
         SettingsError: It is not there, or something in it is not what it may be; says where.
     """
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist", "docs/virtual-machines.md has one to begin with") from None
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(printable(f"{path} cannot be read: {error}")) from None
     try:
         return _Reader(path.resolve()).inventory(table)
-    except (ValueError, BundleError) as error:
-        raise SettingsError(f"{path.name}: {error}") from None
+    except (ValueError, BundleError, RecursionError) as error:
+        raise SettingsError(printable(f"{path.name}: {error}")) from None
 
 
 class _Reader:
@@ -211,35 +234,32 @@ class _Reader:
         linode = self._linode(table["linode"]) if "linode" in table else None
         if linode is None and (cloud := next((one for one in hosts if isinstance(one.place, Cloud)), None)):
             raise ValueError(f"{cloud.name} is on Linode, and there is no [linode] with ssh_key and admin_from")
-        if len({str(one.place) for one in hosts if isinstance(one.place, Given)}) < sum(
-            isinstance(one.place, Given) for one in hosts
-        ):
-            raise ValueError("two hosts have the same machine; each needs one of its own")
-        for site in hosts:
-            if site.role == "site":
-                self._check_enrolment(site, "coordinator" in table)
+        _check_machines(federation, hosts)
+        for host in hosts:
+            if host.role == "site":
+                self._check_enrolment(host, "coordinator" in table)
+            if isinstance(host.place, Cloud) and not _LABEL.fullmatch(f"{federation}-{host.name}"):
+                raise ValueError(
+                    f"{federation}-{host.name} is no label for a machine: 3 to 32 letters, digits and single dashes, "
+                    "a letter first; take a shorter name"
+                )
+        auditors = self._auditors(_table("auditors", table.get("auditors", {})), [host.name for host in hosts])
         return Inventory(
             path=self._path,
             federation=federation,
             hosts=tuple(hosts),
             images=_images(table),
             linode=linode,
-            auditors={
-                _name("auditors", name): self._file(f"auditors.{name}", path)
-                for name, path in _table("auditors", table.get("auditors", {})).items()
-            },
+            auditors=auditors,
             recipients=_recipients(_table("backup", table.get("backup", {}))),
-            ssh=tuple(_texts("ssh", table.get("ssh", []))),
+            ssh=tuple(_ssh_option(one) for one in _texts("ssh", table.get("ssh", []))),
         )
 
     def _coordinator(self, table: Any) -> Host:
         own = ("host", "data", "data_on_host", "host_key", "address", "port")
         _only("coordinator", _table("coordinator", table), (*own, *_TERMS, *_INIT))
-        settings = {
-            name: checked(f"coordinator.{name}", value, {**_TERMS, **_INIT}[name])
-            for name, value in table.items()
-            if name not in own
-        }
+        settings = _settings("coordinator", table, {**_TERMS, **_INIT})
+        _check_terms(settings)
         host = self._host("coordinator", "coordinator", table, settings=settings)
         if host.place is None:
             raise ValueError("coordinator.host is missing")
@@ -249,11 +269,11 @@ class _Reader:
 
     def _site(self, name: str, table: Any) -> Host:
         where = f"sites.{name}"
-        if check_site(name) == "coordinator":
-            raise ValueError("no site can be called coordinator")
+        if _site_name("sites", name) == "coordinator":
+            raise ValueError(f"{where}: no site can be called coordinator")
         own = ("host", "data", "data_on_host", "host_key", "gpu", "key", "invitation", "via", "memory")
         _only(where, _table(where, table), (*own, *_ALICE))
-        settings = {key: checked(f"{where}.{key}", table[key], form) for key, form in _ALICE.items() if key in table}
+        settings = _settings(where, table, _ALICE)
         host = self._host(name, "site", table, settings=settings)
         if host.place is not None and (host.data is None) == (host.data_on_host is None):
             raise ValueError(f"{where}: give data (copied there) or data_on_host (lies there), one of them")
@@ -276,8 +296,8 @@ class _Reader:
             address=of("address", _address),
             port=of("port", lambda key, value: checked(key, value, whole(1, 65535)), DOOR_PORT),
             gpu=of("gpu", lambda key, value: checked(key, value, yes_or_no), False),
-            key=of("key", self._file),
-            invitation=of("invitation", lambda key, value: self._at(_text(key, value))),
+            key=of("key", self._public_key),
+            invitation=of("invitation", self._at),
             via=of("via", _text),
             memory=of("memory", _memory, "1g"),
         )
@@ -290,6 +310,8 @@ class _Reader:
             raise ValueError(f"{where}: a site with a host makes its key there; key is for sites that others deploy")
         if site.place is None and not coordinator:
             raise ValueError(f"{where}: a site without a host needs a [coordinator] that enrols it")
+        if site.invitation is not None and coordinator:
+            raise ValueError(f"{where}: an invitation is for a site whose coordinator is in another inventory")
 
     def _linode(self, table: Any) -> Linode:
         _only("linode", _table("linode", table), ("image", "ssh_key", "admin_from"))
@@ -299,22 +321,41 @@ class _Reader:
         networks = tuple(_network("linode.admin_from", one) for one in _texts("linode.admin_from", table["admin_from"]))
         if not networks:
             raise ValueError("linode.admin_from is empty: nobody could log in to set a machine up")
-        key = self._file("linode.ssh_key", table["ssh_key"])
+        key = self._public_key("linode.ssh_key", table["ssh_key"])
         return Linode(key, networks, _text("linode.image", table.get("image", Linode.image)))
 
-    def _at(self, name: str) -> Path:
-        return self._path.parent / Path(name).expanduser()
+    def _auditors(self, table: dict[str, Any], taken: list[str]) -> dict[str, Path]:
+        found = {}
+        for name, path in table.items():
+            if _site_name("auditors", name) in (*taken, "coordinator"):
+                raise ValueError(f"auditors.{name}: that name is taken")
+            found[name] = self._public_key(f"auditors.{name}", path)
+        return found
 
-    def _file(self, where: str, name: Any) -> Path:
-        path = self._at(_text(where, name))
-        if not path.is_file():
-            raise ValueError(f"{where}: {path} is no file")
+    def _at(self, where: str, name: Any) -> Path:
+        try:
+            return self._path.parent / Path(_text(where, name)).expanduser()
+        except RuntimeError as error:  # ~somebody
+            raise ValueError(f"{where}: {error}") from None
+
+    def _public_key(self, where: str, name: Any) -> Path:
+        path = self._at(where, name)
+        try:
+            words = path.read_text(errors="replace").split()[:2]
+        except OSError as error:
+            raise ValueError(f"{where}: {path} cannot be read: {error.strerror}") from None
+        if not _is_public(words):
+            raise ValueError(f"{where}: {path} is no public key, which begins as `ssh-rsa AAAA…`")
         return path
 
     def _data(self, where: str, name: Any) -> Path:
-        path = self._at(_text(where, name))
-        if not path.exists():
-            raise ValueError(f"{where}: {path} does not exist")
+        path = self._at(where, name)
+        try:
+            kind = path.stat().st_mode
+        except OSError as error:
+            raise ValueError(f"{where}: {path} cannot be read: {error.strerror}") from None
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise ValueError(f"{where}: {path} is neither a file nor a folder")
         return path
 
 
@@ -332,9 +373,35 @@ def _table(where: str, value: Any) -> dict[str, Any]:
 
 def _text(where: str, value: Any) -> str:
     found: str = checked(where, value, text)
-    if not found or any(ord(letter) < 32 for letter in found):
-        raise ValueError(f"{where}: expected a text of one line")
+    if not found or not found.isprintable():
+        raise ValueError(f"{where} is {found[:60]!r}, expected a text of one line without control characters")
     return found
+
+
+def _settings(where: str, table: Mapping[str, Any], forms: Mapping[str, Form[Any]]) -> dict[str, Any]:
+    found = {name: checked(f"{where}.{name}", table[name], form) for name, form in forms.items() if name in table}
+    return {name: _text(f"{where}.{name}", value) if isinstance(value, str) else value for name, value in found.items()}
+
+
+def _check_terms(settings: Mapping[str, Any]) -> None:
+    """Whether `charity init` would begin with these: better said here than on a machine that bills."""
+    try:
+        agree({**asdict(Terms()), **settings}, {}, "")
+    except SettingsError as error:
+        raise ValueError(f"coordinator: {error}") from None
+
+
+def _check_machines(federation: str, hosts: list[Host]) -> None:
+    given = [(one.place.host.lower(), one.place.port) for one in hosts if isinstance(one.place, Given)]
+    if len(set(given)) < len(given):
+        raise ValueError("two hosts have the same machine; each needs one of its own")
+    for one in hosts:
+        label = f"{federation}-{one.name}"
+        if isinstance(one.place, Cloud) and not _LABEL.fullmatch(label):
+            raise ValueError(
+                f"{one.name}: its machine would be called {label!r}; Linode wants at most 32 characters, a letter "
+                "first, and no two dashes together: take a shorter name for it or the federation"
+            )
 
 
 def _texts(where: str, value: Any) -> list[str]:
@@ -346,8 +413,16 @@ def _texts(where: str, value: Any) -> list[str]:
 def _name(where: str, value: Any) -> str:
     if value is None:
         raise ValueError(f"{where} is missing")
-    found: str = checked(where, value, named)
-    return check_site(found)
+    return _site_name(where, checked(where, value, named))
+
+
+def _site_name(where: str, name: str) -> str:
+    try:
+        return check_site(name)
+    except BundleError:
+        raise ValueError(
+            f"{where}: {name[:60]!r} is no name: 1 to 32 lower-case letters, digits and inner dashes"
+        ) from None
 
 
 def _place(where: str, value: Any) -> Given | Cloud:
@@ -356,22 +431,31 @@ def _place(where: str, value: Any) -> Given | Cloud:
         return Cloud(cloud[1], cloud[2])
     if given := _GIVEN.fullmatch(found):
         port = int(given[3] or 22)
-        if 1 <= port <= 65535:
-            return Given(given[1], given[2].strip("[]"), port)
+        host = given[2].strip("[]")
+        if 1 <= port <= 65535 and (host == given[2] or _is_ipv6(host)):
+            return Given(given[1], host, port)
     raise ValueError(f"{where}: {found!r} is neither linode:REGION/TYPE nor USER@HOST[:PORT]")
 
 
 def _address(where: str, value: Any) -> str:
     found = _text(where, value)
-    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*):[0-9]{1,5}", found):
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|[A-Za-z0-9][A-Za-z0-9._-]*):([0-9]{1,5})", found)
+    if not match or not 1 <= int(match[2]) <= 65535 or (match[1] and not _is_ipv6(match[1])):
         raise ValueError(f"{where}: {found!r} is not HOST:PORT")
     return found
 
 
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
+
+
 def _absolute(where: str, value: Any) -> str:
     found = _text(where, value)
-    if not found.startswith("/") or ":" in found or ".." in found.split("/"):
-        raise ValueError(f"{where}: {found!r} is not an absolute path on the machine without a colon")
+    if not found.strip("/") or not found.startswith("/") or ":" in found or ".." in found.split("/"):
+        raise ValueError(f"{where}: {found!r} is not an absolute path of data on the machine, without a colon")
     return found.rstrip("/")
 
 
@@ -380,9 +464,31 @@ def _host_key(where: str, value: Any) -> str:
     words = found.split()
     if re.fullmatch(r"SHA256:[A-Za-z0-9+/]{43}", found):
         raise ValueError(f"{where}: give the key itself, as `ssh-keyscan` prints it, not its fingerprint")
-    if len(words) < 2 or not re.fullmatch(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+", words[0]):
+    if not _is_public(words[:2]):
         raise ValueError(f"{where}: {found[:60]!r} is not a public key such as `ssh-ed25519 AAAA…`")
     return " ".join(words[:2])
+
+
+def _is_public(words: list[str]) -> bool:
+    """Whether two words are the beginning of a public key's line: the second one says its kind, too."""
+    if len(words) != 2 or not re.fullmatch(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+", words[0]):
+        return False
+    kind = words[0].encode()
+    try:
+        return base64.b64decode(words[1], validate=True).startswith(len(kind).to_bytes(4, "big") + kind)
+    except ValueError:
+        return False
+
+
+def _ssh_option(text: str) -> str:
+    """An option of `ssh` that starts no program here: an inventory may come from somebody else."""
+    name, _, value = text.partition("=")
+    if name not in _SSH_OPTIONS:
+        near = nearest(name, _SSH_OPTIONS)
+        raise ValueError(f"ssh: {text[:60]!r} sets none of what an inventory may{near}; ~/.ssh/config may set all")
+    if name == "ProxyJump" and not _JUMPS.fullmatch(value):
+        raise ValueError(f"ssh: {value!r} is not USER@HOST:PORT, or several of them with commas")
+    return text
 
 
 def _memory(where: str, value: Any) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedssh.commands import printable
 from fedssh.errors import UntrustedError
+from fedssh.forms import printable
 
 _NUMBERS = ("time", "memory", "disk", "layers", "release")
 _FLAGS = ("systemd", "gpu", "begun", "joined")

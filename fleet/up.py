@@ -181,7 +181,7 @@ class _Up:
         if host.address is not None:
             return host.address
         if isinstance(host.place, Given):
-            return f"{host.place.host}:{host.port}"
+            return host.place.at(host.port)
         return f"{self._machines[self._fleet.inventory.label(host)].address}:{host.port}"
 
     def _enrol_others(self, coordinator: Worker) -> None:
