@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedssh.errors import SettingsError, UnreachableError
@@ -163,6 +164,8 @@ class Worker:
     def key(self) -> str:
         """Site: its public key, made there if need be; kept at home as well."""
         key = self.facts.key or self.run("keygen", "making the site's key").text
+        self.facts = dataclasses.replace(self.facts, key=key)
+        self.facts = replace(self.facts, key=key)
         self.home.make()
         write_whole(self.home.key(self.host.name), f"{key}\n".encode())
         return key

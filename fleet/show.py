@@ -80,7 +80,10 @@ def ssh(fleet: Fleet, name: str, words: tuple[str, ...], as_json: bool) -> list[
 def cost(fleet: Fleet, now: datetime.datetime) -> dict[str, Any]:
     """What is running in the cloud, for how long, and what that came to; a machine that is off bills, too."""
     rows = []
+    chosen = [fleet.inventory.label(host) for host in fleet.chosen]
     for machine in fleet.account.machines(fleet.inventory.tag):
+        if fleet.options.only is not None and machine.label not in chosen:
+            continue
         kind = fleet.account.kind(machine.kind, machine.region)
         row: dict[str, Any] = {
             "machine": machine.label, "type": machine.kind, "region": machine.region, "status": machine.status,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedssh.errors import AgentError, SettingsError
 from fedssh.files import write_whole
-from fleet import plan
+from fleet import door, plan
 from fleet.fleet import Fleet, raise_first
 from fleet.host import Worker
 from fleet.images import Shipper
@@ -115,6 +115,9 @@ class _Up:
         _, failed = fleet.each(sites, lambda host: self._run_site(workers[host.name]))
         errors |= failed
         raise_first(errors, fleet.say)
+        auditors = tuple(fleet.inventory.auditors)
+        if coordinator is not None and (invitation := door.first_auditor(fleet.home.path / "invitations", auditors)):
+            self._proofs["door"] = door.status(invitation, fleet.inventory.ssh)
         waiting = [
             name
             for name, worker in workers.items()
