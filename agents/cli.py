@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +16,11 @@ AGENTS = {
     "bob": "Ship what Alice trained, bring back releases; sees no data.",
     "charity": "Judge what arrives, keep the best, write down why.",
 }
+
+
+ROLES = ("site", "bob", "coordinator", "auditor")
+_ROLES = "Whose machine it is: site, bob (without Alice), coordinator, auditor."
+_STATES = ["BOB_STATE", "CHARITY_STATE", "ALICE_STATE"]
 
 
 class Fedssh(click.Group):
@@ -56,6 +62,52 @@ def verify(history: Path, signers: Path | None, head: str | None, as_json: bool)
     click.echo(verify_text(value), nl=False)
     if signers is None:
         click.echo(f"signed by {value['coordinator']}, which record 1 names: compare it with the coordinator's")
+
+
+@fedssh.command(epilog="Example:  fedssh doctor --state site --via socks5://proxy.example:1080")
+@click.option(
+    "--state",
+    type=path_argument(False),
+    metavar="DIR",
+    envvar=_STATES,
+    help="The agent's folder.  [default: what is here]",
+)
+@click.option("--role", type=click.Choice(ROLES), metavar="ROLE", help=f"{_ROLES}  [default: as --state looks]")
+@click.option("--invitation", type=path_argument(False), metavar="FILE", help="An invitation that was not joined yet.")
+@click.option(
+    "--data", type=path_argument(False), metavar="FILE|DIR", help="Images to look at: an .npz file or a folder."
+)
+@click.option(
+    "--listen", metavar="HOST:PORT", envvar="CHARITY_LISTEN", help="Where her door listens.  [default: 0.0.0.0:2222]"
+)
+@click.option("--via", envvar="BOB_VIA", metavar="URL", help="The way out, as for `bob join`.")
+@click.option("--via-key", type=path_argument(False), metavar="FILE", envvar="BOB_VIA_KEY", help="As for `bob join`.")
+@click.option(
+    "--via-known-hosts",
+    type=path_argument(False),
+    metavar="FILE",
+    envvar="BOB_VIA_KNOWN_HOSTS",
+    help="As for `bob join`.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1, 60),
+    default=10.0,
+    metavar="SECONDS",
+    help="For a host to answer.  [default: 10]",
+)
+@click.option("--engine", is_flag=True, help="A Docker engine is needed, not only welcome.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool, **said: Any) -> None:
+    """Look at this machine: what would keep an agent from working here, and what to do about it.
+
+    Nothing is changed, and nothing is sent but the beginning of an SSH connection to the door.
+
+    Exit codes: 0 all is well, or a warning, 1 something failed, 3 the host key is not the pinned one: look at it.
+    """
+    from fedssh.doctor.report import report
+
+    sys.exit(report(said, as_json))
 
 
 def main() -> None:

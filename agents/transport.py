@@ -280,6 +280,28 @@ class Connection:
             timer.cancel()
 
 
+def greet(address: Address, kind: str, timeout: float = 10.0, way: Way | None = None) -> tuple[str, str]:
+    """What a door says of itself before anybody logs in: its version, and its host key as one line.
+
+    Args:
+        address: The door.
+        kind: Of which type its key should be; one that has none of it shows another.
+        timeout: How long connecting and greeting may each take, in seconds.
+        way: What leads there.
+
+    Raises:
+        HostKeyError: The key of a jump host on the way is not the pinned one.
+        UnreachableError: No door answers there, or what leads there does not.
+    """
+    transport = _transport(_dial(address, timeout, way), [(kind, b"")], timeout)
+    try:
+        _negotiate(transport, f"{address}{f' through {way.via}' if way else ''}", timeout)
+        key = transport.get_remote_server_key()
+        return _one_line(transport.remote_version.encode(errors="replace")), f"{key.get_name()} {key.get_base64()}"
+    finally:
+        transport.close()
+
+
 class Call:
     """A verb that runs at the door; made by `Connection.begin`."""
 

@@ -33,7 +33,7 @@ def test_every_module_is_in_a_room(root: Path, page: str) -> None:
     rooms = {root / name for name, target in linked if name == target}
     shared = set(re.findall(r"`(\w+)`", page.partition("**Shared**")[2].partition("Beside them")[0]))
     found = [path for top in ("agents", "models", "experiments") for path in (root / top).rglob("*.py")]
-    assert len(rooms) == 9 and len(found) > 150
+    assert len(rooms) == 10 and len(found) > 150
     for path in found:
         if path.parent == root / "agents":
             assert path.stem in shared | {"__init__"}, path

@@ -1,0 +1,71 @@
+"""Whose machine is looked at: what was said, and what lies in its folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedssh.address import Via
+
+MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at.
+
+    Attributes:
+        state: The agent's folder; need not be there.
+        role: `site`, `bob`, `coordinator` or `auditor`.
+        invitation: A file with one.
+        data: Images.
+        listen: Where the coordinator's door listens.
+        engine: Whether a Docker engine is needed.
+        timeout: How long a host may take to answer, in seconds.
+        root: What stands for `/`.
+    """
+
+    state: Path
+    role: str
+    invitation: Path | None = None
+    data: Path | None = None
+    listen: str = "0.0.0.0:2222"
+    engine: bool = False
+    timeout: float = 10.0
+    via: Via | None = None
+    via_key: Path | None = None
+    via_known_hosts: Path | None = None
+    root: Path = Path("/")
+
+    @property
+    def works_with_a_door(self) -> bool:
+        """Whether it dials one, and does not open it."""
+        return self.role != "coordinator"
+
+
+def find_role(state: Path, invitation: Path | None) -> str:
+    """Which role a folder is of; a site is Bob's alone where nothing is installed that trains."""
+    if (state / "vault").exists() or (state / "outbox").exists() or (state / "door").exists():
+        return "coordinator"
+    if invitation and said(invitation).get("role") == "auditor":
+        return "auditor"
+    trains = importlib.util.find_spec("keras") is not None
+    return "site" if trains or (state / "terms.json").exists() else "bob"
+
+
+def find_state() -> Path:
+    """The folder that commands take by default, whichever is there."""
+    return next((path for path in map(Path, ("site", "coordinator", "alice")) if path.is_dir()), Path("site"))
+
+
+def said(path: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing where it cannot be read: the checks say why."""
+    try:
+        with path.open("rb") as file:
+            value = json.loads(file.read(MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
