@@ -112,6 +112,12 @@ class Fleet:
             self._images = images.wanted(names, self.inventory.images, self.say)
         return self._images
 
+    def leave_unbuilt(self) -> None:
+        """Where nothing runs yet, what images contain makes no difference to a plan: do not build them for it."""
+        if self._images is None and self.inventory.images is None:
+            names = {name for host in self.chosen for name in host.images}
+            self._images = {name: Image(name, None, f"fedssh-{name}", 0) for name in names}
+
     def rendered(self, host: Host) -> bytes:
         """The compose.yaml of a host."""
         if host.gpu not in self._bases:

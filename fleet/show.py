@@ -12,6 +12,7 @@ from fedssh.errors import SettingsError
 from fleet import plan
 from fleet.fleet import Fleet
 from fleet.inventory import Cloud, Host
+from fleet.look import Facts
 
 
 def status(fleet: Fleet) -> dict[str, Any]:
@@ -25,9 +26,8 @@ def status(fleet: Fleet) -> dict[str, Any]:
         worker = fleet.worker(host, fleet.connect(host, "status", False, machine), None, None)
         facts = worker.facts
         rooms = {name: vars(room) for name, room in sorted(facts.rooms.items())}
-        well = bool(rooms) and all(room.well for room in facts.rooms.values())
         found: dict[str, Any] = {
-            "host": host.name, "place": str(host.place), "state": "well" if well else "not well", "rooms": rooms,
+            "host": host.name, "place": str(host.place), "state": _state(facts), "rooms": rooms,
             "release": facts.release, "disk_free": facts.disk, "memory": facts.memory, "busy": facts.busy,
             "upgrade": facts.upgrade,
         }  # fmt: skip
@@ -40,6 +40,12 @@ def status(fleet: Fleet) -> dict[str, Any]:
         results[name] = {"host": name, "state": "error", "error": str(error)}
     rows = [results[host.name] for host in fleet.chosen]
     return {"federation": fleet.inventory.federation, "hosts": rows}
+
+
+def _state(facts: Facts) -> str:
+    if not facts.rooms:
+        return "not started" if facts.release else "not installed"
+    return "well" if all(room.well for room in facts.rooms.values()) else "not well"
 
 
 def logs(fleet: Fleet, name: str, room: str | None, last: int, follow: bool, as_json: bool) -> int:

@@ -38,6 +38,8 @@ def planned(fleet: Fleet) -> dict[str, Any]:
 
     facts, errors = fleet.each(fleet.chosen, look)
     raise_first(errors, fleet.say)
+    if not any(found and found.release for found in facts.values()):
+        fleet.leave_unbuilt()
     steps: list[Step] = []
     for host in fleet.chosen:
         found = facts[host.name]
