@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,13 +94,19 @@ def read(text: str) -> Facts:
                 images.add(value)
             elif name == "container":
                 service, status, code, restarts, oom, started, image = value.split()
-                rooms[service] = Room(status, int(code), int(restarts), oom == "true", started, image)
+                rooms[service] = Room(status, _number(code), _number(restarts), oom == "true", started, image)
             else:
                 found[name] = value
-        values: dict[str, Any] = {name: int(found.get(name) or 0) for name in _NUMBERS}
+        values: dict[str, Any] = {name: _number(found.get(name) or "0") for name in _NUMBERS}
         values |= {name: name in found for name in _FLAGS}
         values |= {name: found.get(name, "").strip() for name in _TEXTS}
-        releases = tuple(int(one) for one in found.get("releases", "").split())
+        releases = tuple(_number(one) for one in found.get("releases", "").split())
         return Facts(**values, releases=releases, images=frozenset(images), rooms=rooms)
     except ValueError as error:
         raise UntrustedError(f"the machine describes itself in words that are none: {error}") from None
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError(f"{text[:60]!r} is no number")
+    return int(text)

@@ -76,7 +76,7 @@ def steps(host: Host, facts: Facts | None, wish: Wish) -> list[Step]:
             "folders and start script" if known.usable else "Docker from the distribution's packages, folders",
         )
     if wish.data and known.data != wish.data:
-        add("data", f"copy {host.data}")
+        add("data", f"copy {host.data.name if host.data else None}")
     _release(known, wish, add)
     if host.role == "coordinator":
         if not known.begun:
@@ -96,9 +96,9 @@ def steps(host: Host, facts: Facts | None, wish: Wish) -> list[Step]:
 
 def _release(known: Facts, wish: Wish, add: Callable[..., None]) -> None:
     missing = [image for image in wish.images if image not in known.images]
+    if missing and (not known.release or known.rendered == wish.rendered):
+        add("images", f"ship {', '.join(missing)}")
     if not known.release:
-        if missing:
-            add("images", f"ship {', '.join(missing)}")
         add("release", "install release 1")
     elif known.rendered != wish.rendered:
         add("upgrade", f"release {known.release} is another one than this checkout's", "upgrade")
@@ -119,6 +119,8 @@ def misfits(host: Host, facts: Facts | None, memory: int | None, disk: int | Non
             "TensorFlow, the engine and the system" if host.role == "site" else "the judge, the engine and the system"
         )
         found.append(f"{host.name}: {have / 1e9:.2f} GB of memory, {what} need {need / 1e9:.2f} GB: take 2 GB")
+    if host.memory != "1g" and _bytes(host.memory) > have:
+        found.append(f"{host.name}: Alice may use {host.memory}, the machine has {have / 1e9:.2f} GB")
     if facts is None:
         if (disk or 0) * 1_048_576 < _disk(host):
             found.append(f"{host.name}: a disk of {(disk or 0) / 1000:.0f} GB, {_disk(host) / 1e9:.0f} GB are needed")
@@ -134,8 +136,6 @@ def misfits(host: Host, facts: Facts | None, memory: int | None, disk: int | Non
             f"{host.name}: its engine knows no GPU: install NVIDIA's driver and nvidia-container-toolkit there, then "
             "`nvidia-ctk runtime configure --runtime=docker`"
         )
-    if host.memory != "1g" and _bytes(host.memory) > have:
-        found.append(f"{host.name}: Alice may use {host.memory}, the machine has {have / 1e9:.2f} GB")
     return found
 
 

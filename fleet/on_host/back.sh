@@ -4,7 +4,7 @@ back() {
   if grep -q 'stage=\(copied\|back\)' "$ROOT/upgrade"; then
     sed -i 's/stage=copied/stage=back/' "$ROOT/upgrade"
     for one in vault inbox outbox door; do
-      [ ! -d "$copy/$one" ] || { rm -rf "$ROOT/$one"; mv "$copy/$one" "$ROOT/$one"; }
+      [ ! -d "$copy/$one" ] || { rm -rf "${ROOT:?}/$one"; mv "${copy:?}/$one" "$ROOT/$one"; }
     done
   fi
   switch "$old"

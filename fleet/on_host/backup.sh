@@ -8,6 +8,7 @@ stopped=$(compose ps --services --status running | grep -x 'charity\|bob\|alice'
 trap 'for one in $stopped; do docker start "fedssh-$one-1" > /dev/null; done' EXIT
 for one in $stopped; do docker stop --time 60 "fedssh-$one-1" > /dev/null; done
 touch .whole # the last in the archive: without it, it was cut off
+# shellcheck disable=SC2086,SC2046 # they are words
 tar --create --numeric-owner $rooms $(ls data.sha256 2>/dev/null) .whole \
   | docker run --rm --interactive --network none --read-only --cap-drop ALL --entrypoint python "$image" -c '
 import sys

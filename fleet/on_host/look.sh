@@ -20,7 +20,7 @@ if command -v docker > /dev/null 2>&1; then
     docker inspect --format 'container {{index .Config.Labels "com.docker.compose.service"}} {{.State.Status}} {{.State.ExitCode}} {{.RestartCount}} {{.State.OOMKilled}} {{.State.StartedAt}} {{.Config.Image}}' "$one"
   done
 fi
-[ ! -d "$ROOT/prepared" ] && [ ! -f "$ROOT/prepared" ] || say prepared "$(cat "$ROOT/prepared")"
+[ ! -f "$ROOT/prepared" ] || say prepared "$(cat "$ROOT/prepared")"
 [ ! -L "$OPT/current" ] || say release "$(release_of)"
 [ ! -f "$OPT/current/compose.yaml" ] || say rendered "$(sha256sum < "$OPT/current/compose.yaml" | cut -c 1-64)"
 [ ! -d "$OPT/releases" ] || say releases "$(ls "$OPT/releases" | grep -x '[0-9]*' | sort -n | tr '\n' ' ')"

@@ -6,7 +6,7 @@ export DEBIAN_FRONTEND=noninteractive
 packages() { # the packages of the first line that this distribution has all of
   while read -r line; do
     all=yes
-    for one in $line; do [ -n "$(apt-cache policy "$one" 2>/dev/null | grep 'Candidate: [^(]')" ] || all=no; done
+    for one in $line; do apt-cache policy "$one" 2>/dev/null | grep -q 'Candidate: [^(]' || all=no; done
     [ $all = no ] || { echo "$line"; return; }
   done
 }
@@ -18,6 +18,7 @@ if ! docker compose version > /dev/null 2>&1; then
   if command -v docker > /dev/null; then wanted=$(printf '%s\n' docker-compose-v2 docker-compose | packages)
   else wanted=$(printf '%s\n' 'docker.io docker-cli docker-compose iptables' 'docker.io docker-compose-v2 iptables' | packages); fi
   [ -n "$wanted" ] || fail "this distribution has no Docker engine with compose v2 of its own; Debian 13 has"
+  # shellcheck disable=SC2086 # they are words
   apt-get install --quiet=2 --yes --no-install-recommends $wanted > "$ROOT/apt.log" 2>&1 \
     || fail "apt-get install $wanted failed: $(grep '^E:' "$ROOT/apt.log" | head -n 1)"
   docker compose version > /dev/null 2>&1 || fail "docker compose is $(docker-compose --version 2>/dev/null || echo missing), version 2 is needed; Debian 13 has it"

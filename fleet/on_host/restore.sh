@@ -8,13 +8,14 @@ rm .restored/.whole 2>/dev/null || fail "the archive is cut off"
 compose stop --timeout 60 > /dev/null 2>&1
 aside=aside-$(date -u +%Y%m%dT%H%M%SZ)
 mkdir -m 700 "$aside"
-for one in $(ls .restored); do
+for one in .restored/*; do
+  one=${one#.restored/}
   [ ! -e "$one" ] || mv "$one" "$aside/"
   mv ".restored/$one" "$one"
 done
 rmdir .restored
 if [ "$service" = charity ] && ! said=$(compose run --rm --no-deps --no-TTY charity verify < /dev/null 2>&1); then
-  for one in $(ls "$aside"); do rm -rf "$one" && mv "$aside/$one" "$one"; done
+  for one in "$aside"/*; do [ ! -e "$one" ] || { rm -rf "${one#"$aside"/}" && mv "$one" .; }; done
   rmdir "$aside"
   "$OPT/start" > "$ROOT/start.log" 2>&1 || true
   fail "what was here is back; the backup does not verify: $(printf '%s' "$said" | tail -n 1)"

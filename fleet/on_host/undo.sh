@@ -2,6 +2,7 @@
 # the door had opened already.
 [ -f "$ROOT/upgrade" ] || exit 0
 trap '' HUP PIPE
+old="" new="" stage=""
 eval "$(grep -o '[a-z]*=[a-z0-9]*' "$ROOT/upgrade")"
 copy=$ROOT/before-$new
 if [ "$stage" = opening ]; then # sites may have seen newer records

@@ -55,4 +55,4 @@ stage opening # from here on there is no way back, also not for undo.sh
 rm -f "$ROOT/upgrade"
 rm -rf "$copy"
 audit "upgraded from release $old to $new"
-echo done
+echo "done"
