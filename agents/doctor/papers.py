@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedssh.address import Address
 from fedssh.doctor.finding import FAILED, OK, SKIPPED, Finding
-from fedssh.doctor.subject import MAX_BYTES, Subject
+from fedssh.doctor.subject import Subject, read
 from fedssh.errors import AgentError, SettingsError
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def door_of(subject: Subject) -> Door | None:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES).decode()
+        return read(path).decode()
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}", "is the name right?") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 from dataclasses import dataclass
@@ -64,8 +65,19 @@ def find_state() -> Path:
 def said(path: Path) -> dict[str, Any]:
     """What a JSON file says; nothing where it cannot be read: the checks say why."""
     try:
-        with path.open("rb") as file:
-            value = json.loads(file.read(MAX_BYTES))
+        value = json.loads(read(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def read(path: Path) -> bytes:
+    """The beginning of a file; what is none, such as a FIFO, is not waited for.
+
+    Raises:
+        OSError: It cannot be read, or is no file.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file")
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES)

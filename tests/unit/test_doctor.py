@@ -444,6 +444,16 @@ def test_an_invitation_tells_the_role_of_an_auditor(tmp_path: Path) -> None:
     assert find_role(tmp_path / "none", tmp_path / "invitation") in ("site", "bob")
 
 
+def test_an_invitation_that_nobody_writes_into_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "invitation")
+    words = ["doctor", "--state", str(tmp_path), "--invitation", str(tmp_path / "invitation"), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedssh.cli", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    port = next(check for check in json.loads(done.stdout)["checks"] if check["check"] == "port")
+    assert done.returncode == 1 and port["found"].endswith("invitation cannot be read: it is no file")
+
+
 def test_a_check_that_hangs_fails_or_lacks_its_library_is_a_finding(subject: Subject) -> None:
     over = threading.Event()
 
