@@ -18,7 +18,7 @@ from fedssh.doctor.subject import Subject
 
 MB = 1_000_000
 # What an agent takes at its peak, in MB: Alice trains a small network in 1,000 and Bob has 64; Charity and her judge.
-MEMORY_MB = {"site": 1060, "bob": 64, "coordinator": 900, "auditor": 64}
+MEMORY_MB = {"site": 1060, "bob": 64, "coordinator": 900, "auditor": 64, "door": 128}
 # A spool of eight models of 100 MB with their copies; models of a first month; a history.
 DISK_MB = {"site": 2000, "bob": 1000, "coordinator": 5000, "auditor": 100}
 INODES = 10_000
@@ -26,6 +26,7 @@ CLOCK_SECONDS = 60  # by which a clock may lie behind the newest record: it is a
 PROBE_SECONDS = 5
 _LAST_BYTES = 256 * 1024
 _NO_LINKS = {"vfat", "msdos", "exfat", "fuseblk", "ntfs", "ntfs3"}
+_CONTAINER = (".dockerenv", "run/.containerenv")  # what Docker and Podman lay there
 _TIME_ERROR = 5  # adjtimex(2)
 
 Run = Callable[[list[str]], tuple[int, str]]
@@ -160,13 +161,16 @@ def memory(subject: Subject) -> Finding:
     limit = min(_limits(subject.root), default=None)
     usable = min(total, limit or total)
     of = f", of {total / MB:,.0f} MB" if usable < total else ""
-    text = f"{usable / MB:,.0f} MB{of}; {_whose(subject.role)} needs {MEMORY_MB[subject.role]:,} MB"
+    role = "door" if subject.door_alone else subject.role
+    text = f"{usable / MB:,.0f} MB{of}; {_WHOSE[role]} needs {MEMORY_MB[role]:,} MB"
     remedy = "raise the container's limit" if usable < total else "take a machine with more memory"
-    return enough("memory", usable, MEMORY_MB[subject.role] * MB, text, remedy)
+    return enough("memory", usable, MEMORY_MB[role] * MB, text, remedy)
 
 
-def _whose(role: str) -> str:
-    return {"site": "a site with Alice", "bob": "Bob", "coordinator": "a coordinator", "auditor": "an auditor"}[role]
+_WHOSE = {
+    "site": "a site with Alice", "bob": "Bob", "coordinator": "a coordinator", "auditor": "an auditor",
+    "door": "the door",
+}  # fmt: skip
 
 
 def _total(root: Path) -> int | None:
@@ -203,6 +207,8 @@ def _lines(path: Path) -> list[str]:
 def engine(subject: Subject, run: Run = run) -> Finding:
     """Whether containers can be used."""
     bad = FAILED if subject.engine else WARNING
+    if not subject.engine and any((subject.root / name).exists() for name in _CONTAINER):
+        return Finding("engine", SKIPPED, "this is a container itself")
     code, said = run(["docker", "version", "--format", "{{.Server.Version}}"])
     if code == 127:
         return Finding("engine", bad, "no docker command", "install Docker, or run the agents without containers")

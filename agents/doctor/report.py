@@ -11,7 +11,7 @@ from fedssh.address import read_via
 from fedssh.commands import print_json, printable
 from fedssh.doctor.examine import examine
 from fedssh.doctor.finding import Finding, exit_code
-from fedssh.doctor.subject import Subject, find_role, find_state
+from fedssh.doctor.subject import Subject, find_role, find_state, is_door_alone
 from fedssh.errors import SettingsError
 
 
@@ -48,7 +48,8 @@ def subject_of(said: Mapping[str, Any]) -> Subject:
         via = read_via(given.pop("via")) if "via" in given else None
     except ValueError as error:
         raise SettingsError(f"--via: {error}") from None
-    return Subject(**given | {"state": state, "role": role, "via": via})
+    own = {"state": state, "role": role, "via": via, "door_alone": is_door_alone(role)}
+    return Subject(**given | own)
 
 
 def show(finding: Finding) -> None:

@@ -25,6 +25,7 @@ class Subject:
         data: Images.
         listen: Where the coordinator's door listens.
         engine: Whether a Docker engine is needed.
+        door_alone: Whether of a coordinator only the door runs here.
         timeout: How long a host may take to answer, in seconds.
         root: What stands for `/`.
     """
@@ -35,6 +36,7 @@ class Subject:
     data: Path | None = None
     listen: str = "0.0.0.0:2222"
     engine: bool = False
+    door_alone: bool = False
     timeout: float = 10.0
     via: Via | None = None
     via_key: Path | None = None
@@ -55,6 +57,11 @@ def find_role(state: Path, invitation: Path | None) -> str:
         return "auditor"
     trains = importlib.util.find_spec("keras") is not None
     return "site" if trains or (state / "terms.json").exists() else "bob"
+
+
+def is_door_alone(role: str) -> bool:
+    """Whether a coordinator's machine has what the door needs, and not what judges."""
+    return role == "coordinator" and importlib.util.find_spec("keras") is None
 
 
 def find_state() -> Path:

@@ -99,6 +99,14 @@ def test_memory(subject: Subject, role: str, total_mb: int, files: dict[str, str
     assert bool(found.remedy) == (state == FAILED)
 
 
+def test_memory_where_only_the_door_is_installed(subject: Subject) -> None:
+    lay(subject.root, {"proc/meminfo": "MemTotal: 131072 kB\n"})
+    coordinator = of(subject, role="coordinator")
+    assert machine.memory(coordinator).state == FAILED
+    found = machine.memory(of(coordinator, door_alone=True))
+    assert found.state == OK and found.found.endswith("134 MB; the door needs 128 MB")
+
+
 def test_memory_that_is_not_told(subject: Subject) -> None:
     assert machine.memory(subject).state == SKIPPED
     lay(subject.root, {"proc/meminfo": "MemTotal: lots\n"})
@@ -234,6 +242,12 @@ def test_an_engine_that_cannot_be_used(subject: Subject, answers: dict[str, tupl
 def test_an_engine(subject: Subject) -> None:
     answers = {"docker_version": (0, "26.1"), "docker_compose": (0, "2.27.0")}
     assert machine.engine(subject, programs(**answers)) == Finding("engine", OK, "Docker 26.1, compose 2.27.0")
+
+
+def test_in_a_container_there_is_no_engine_to_be_used(subject: Subject) -> None:
+    lay(subject.root, {".dockerenv": ""})
+    assert machine.engine(subject, programs()) == Finding("engine", SKIPPED, "this is a container itself")
+    assert machine.engine(of(subject, engine=True), programs()).state == FAILED
 
 
 def test_a_program_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
