@@ -67,7 +67,7 @@ class Target:
 
     def words(self) -> list[str]:
         """The beginning of an `ssh` command line."""
-        files = " ".join(shlex.quote(str(path)) for path in self.known_hosts)
+        files = " ".join(shlex.quote(str(path).replace("%", "%%")) for path in self.known_hosts)
         options = [*_OPTIONS, f"UserKnownHostsFile={files}"]
         if self.pinned:
             options += ["GlobalKnownHostsFile=/dev/null", f"HostKeyAlias={self.label}"]
@@ -178,7 +178,10 @@ class Connection:
             StepError: The machine's sshd does not forward ports.
         """
         words = [*self._words(), "-O", "forward", "-R", f"127.0.0.1:0:127.0.0.1:{port}", self.target.login]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False, timeout=60)
+        except subprocess.TimeoutExpired:
+            raise UnreachableError(f"{self.target.name}: it does not answer whether it forwards ports") from None
         if done.returncode or not done.stdout.strip().isdecimal():
             said = printable(done.stderr.strip()) or "no reason given"
             hint = "AllowTcpForwarding yes there, or --ship tar"
@@ -194,7 +197,9 @@ class Connection:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _words(self) -> list[str]:
-        return [*self.target.words(), "-oControlMaster=no", "-S", str(self._socket)]
+        # Where the master is gone, `ssh` would log in anew, without the lock.
+        first, *rest = self.target.words()
+        return [first, "-oProxyCommand=exit 1", *rest, "-oControlMaster=no", "-S", str(self._socket)]
 
     def _open(self, how: str) -> subprocess.Popen[bytes]:
         try:
@@ -209,12 +214,15 @@ class Connection:
         master = [*self.target.words(), "-oControlMaster=yes", "-S", str(self._socket), self.target.login]
         command = self._as_root(["sh", "-c", asked, "sh", how])
         with (self._folder / "stderr").open("w+b") as said:
-            process = subprocess.Popen(
-                [*master, "--", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
-                start_new_session=True,
-            )  # fmt: skip
+            try:
+                process = subprocess.Popen(
+                    [*master, "--", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
+                    start_new_session=True,
+                )  # fmt: skip
+            except FileNotFoundError:
+                raise SettingsError("the command ssh is missing here", "install OpenSSH's client") from None
             assert process.stdout
-            line = process.stdout.readline().decode(errors="replace").strip()
+            line = process.stdout.readline(1000).decode(errors="replace").strip()
             if line == "ready":
                 return process
             _end(process)
@@ -258,6 +266,10 @@ class Connection:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe:
+                        with contextlib.suppress(OSError):
+                            pipe.close()
                 self._children.discard(process)
                 if isinstance(give, Path) and not isinstance(source, int):
                     source.close()
@@ -289,13 +301,20 @@ def _why(target: Target, code: int, complaint: str, sudo: bool) -> AgentError:
     where = f"{target.name} ({target.login}:{target.port})"
     if "host key" in complaint.lower() and ("verification failed" in complaint or "is known for" in complaint):
         return _wrong_key(target, where, complaint)
-    if "Permission denied" in complaint:
+    if code == 255 and "Permission denied" in complaint:
         return SettingsError(f"{where} does not let this user in: {said}", "is the key loaded (`ssh-add -l`)?")
+    if code == 255 and "Too many authentication failures" in complaint:
+        hint = 'ssh = ["IdentityFile=…", "IdentitiesOnly=yes"] at the top of the inventory, or so in ~/.ssh/config'
+        return SettingsError(f"{where} does not let this user in: {said}", hint)
+    if code == 255 and ("command-line" in complaint or "onfiguration option" in complaint):
+        return SettingsError(
+            f"{where}: ssh does not take an option: {said}", "see ~/.ssh/config and ssh in the inventory"
+        )
+    if code == 255:
+        return UnreachableError(f"{where} cannot be reached: {said or 'no reason given'}")
     if sudo or "sudo" in complaint:
         hint = "deploy as root, or let that user run `sudo -n` there"
         return SettingsError(f"{where}: {target.user} may not become root there: {said or 'no sudo'}", hint)
-    if code == 255:
-        return UnreachableError(f"{where} cannot be reached: {said or 'no reason given'}")
     return StepError(f"{where}: {said or f'ended with code {code}'}")
 
 
