@@ -18,11 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from fedssh.errors import AgentError
+from fedssh.commands import printable
+from fedssh.errors import AgentError, SettingsError
 from fedssh.files import write_whole
 from fleet.compose import data_files
 from fleet.inventory import Inventory
 from fleet.pins import Pins
+from fleet.ssh import who
 
 
 class Home:
@@ -66,9 +68,12 @@ class Home:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            holder = printable(os.read(handle, 200).decode(errors="replace").strip()) or "another command"
             os.close(handle)
-            raise AgentError(f"another command works on {self.path.name}", "wait for it") from None
+            raise AgentError(f"{holder} works on {self.path.name} at the moment", "wait for it") from None
         try:
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{who()}, process {os.getpid()},\n".encode())
             yield
         finally:
             os.close(handle)
@@ -79,8 +84,12 @@ def mark_of(path: Path) -> str:
     digest = hashlib.sha256()
     for file in data_files(path):
         name = file.name if file == path else str(file.relative_to(path))
-        with file.open("rb") as source:
-            digest.update(f"{name}\0{hashlib.file_digest(source, 'sha256').hexdigest()}\n".encode())
+        try:
+            with file.open("rb") as source:
+                content = hashlib.file_digest(source, "sha256").hexdigest()
+        except OSError as error:
+            raise SettingsError(f"{file} cannot be read: {error.strerror}") from None
+        digest.update(os.fsencode(name) + f"\0{content}\n".encode())
     return digest.hexdigest()
 
 
