@@ -85,6 +85,11 @@ def data_in_room(host: Host) -> str:
     return f"/data/{host.data.name}" if host.data.is_file() else "/data"
 
 
+def _literal(text: str) -> str:
+    """A text in which compose finds no variable."""
+    return text.replace("$", "$$")
+
+
 def _volumes(room: str, host: Host) -> list[str]:
     prefix = "/coordinator/" if host.role == "coordinator" else ""
     found = []
@@ -94,17 +99,29 @@ def _volumes(room: str, host: Host) -> list[str]:
     if room in ("charity", "alice"):
         folder = "holdout" if room == "charity" else "data"
         where = data_in_room(host) if host.data_on_host is not None else "/data"
-        found.append(f"{host.data_on_host or STATE / folder}:{where}:ro")
+        found.append(_literal(f"{host.data_on_host or STATE / folder}:{where}:ro"))
     return found
 
 
 def _environment(host: Host) -> dict[str, str]:
-    settings = {f"ALICE_{name.upper()}": str(value) for name, value in host.settings.items()}
-    return {"ALICE_DATA": data_in_room(host), "ALICE_INVITATION": "/join/invitation.json", **settings}
+    settings = {f"ALICE_{name.upper()}": _literal(str(value)) for name, value in host.settings.items()}
+    return {"ALICE_DATA": _literal(data_in_room(host)), "ALICE_INVITATION": "/join/invitation.json", **settings}
 
 
 def data_files(path: Path) -> list[Path]:
-    """A file, or all files of a folder, in order."""
+    """A file, or all files of a folder, in order; links to files as what they lead to, links to folders not at all.
+
+    Raises:
+        SettingsError: There is none, or a folder in it cannot be listed.
+    """
     if path.is_file():
         return [path]
-    return sorted(one for one in path.rglob("*") if one.is_file())
+    found = [Path(folder, name) for folder, _, names in os.walk(path, onerror=_unlisted) for name in names]
+    files = sorted(one for one in found if one.is_file())
+    if not files:
+        raise SettingsError(f"{path} has no file in it", "data is a file, or a folder with the images")
+    return files
+
+
+def _unlisted(error: OSError) -> None:
+    raise SettingsError(f"{error.filename} cannot be read: {error.strerror}") from None

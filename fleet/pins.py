@@ -10,14 +10,13 @@ key is made at home, travels in its creation request, and is replaced at once by
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from fedssh.errors import SettingsError
-from fedssh.files import write_whole
+from fedssh.files import locked, write_whole
 
 
 class Pins:
@@ -26,7 +25,6 @@ class Pins:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "pins.json"
         self.known_hosts = folder / "known_hosts"
-        self._lock = threading.Lock()
 
     def of(self, label: str) -> list[str]:
         """The keys that are believed of a machine; more than one while its own replaces the first."""
@@ -34,25 +32,32 @@ class Pins:
 
     def pin(self, label: str, keys: list[str]) -> None:
         """Believe these keys and no others; an empty list forgets the machine."""
-        with self._lock:
+        with locked(self.known_hosts.with_name("pins.lock")):
             pins = self._read()
             if pins.get(label, []) == keys:
                 return
             pins[label] = keys
             if not keys:
                 del pins[label]
-            write_whole(self._file, (json.dumps(pins, indent=2, sort_keys=True) + "\n").encode())
             lines = [f"{name} {key}\n" for name, each in sorted(pins.items()) for key in each]
             write_whole(self.known_hosts, "".join(lines).encode())
+            # Last, because what is pinned here is taken for done.
+            write_whole(self._file, (json.dumps(pins, indent=2, sort_keys=True) + "\n").encode())
 
     def _read(self) -> dict[str, list[str]]:
         try:
-            found: dict[str, list[str]] = json.loads(self._file.read_bytes())
+            found = json.loads(self._file.read_bytes())
+            if not isinstance(found, dict) or not all(map(_are_keys, found.values())):
+                raise ValueError("it is no table of lists of keys")
         except FileNotFoundError:
             return {}
         except ValueError as error:
             raise SettingsError(f"{self._file} is damaged: {error}", "restore it; it pins the machines' keys") from None
-        return found
+        return dict(found)
+
+
+def _are_keys(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def born_with() -> tuple[str, str]:

@@ -30,6 +30,8 @@ class Tunnel:
 
     def close(self) -> None:
         """Take no further connection; what runs ends by itself."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes who waits for the next one
         self._listener.close()
 
     def _accept(self) -> None:
