@@ -23,6 +23,9 @@ THROUGH = {
     "no-data": ("agents/door/admission.py", "import fedssh.models.score"),
     "models": ("models/score.py", "import fedssh.errors"),
     "experiments": ("agents/commands.py", "import experiments.machine"),
+    "fleet": ("agents/commands.py", "import fleet.plan"),
+    "fleet-shared": ("fleet/host.py", "import fedssh.keys"),
+    "fleet-pure": ("fleet/plan.py", "import subprocess"),
     "layers": ("agents/errors.py", "import fedssh.settings"),
     "cycles": ("agents/history/verbs.py", "import fedssh.history.text"),
     "paramiko": ("agents/bob/shipping.py", "import paramiko"),
@@ -30,6 +33,7 @@ THROUGH = {
     "sqlite3": ("agents/charity/vault.py", "import sqlite3"),
     "asyncssh": ("agents/door/openssh.py", "import asyncssh"),
     "pyrage": ("agents/charity/intake.py", "import pyrage"),
+    "linode": ("fleet/down.py", "import linode_api4"),
 }
 
 
@@ -57,7 +61,7 @@ def test_the_walls_stand(root: Path, contracts: dict[str, str]) -> None:
 
 def test_every_wall_holds_where_somebody_goes_through(root: Path, tmp_path: Path, contracts: dict[str, str]) -> None:
     assert THROUGH.keys() == contracts.keys(), "a wall that nobody tries to go through may be none"
-    for folder in ("agents", "models", "experiments"):
+    for folder in ("agents", "models", "experiments", "fleet"):
         ignore = shutil.ignore_patterns("__pycache__", "results")
         shutil.copytree(root / folder, tmp_path / folder, symlinks=True, ignore=ignore if folder == "agents" else None)
     (tmp_path / "fedssh").symlink_to("agents")
