@@ -12,6 +12,7 @@ import click
 from fedssh.alice.limits import Limits
 from fedssh.commands import entry, new_group, path_argument, print_json, print_table, settings_options, stop_event, tell
 from fedssh.settings import REQUIRED, describe, setting
+from fedssh.use import command
 
 _LIMITS = Limits()
 _EXCHANGE = "Folder shared with bob."
@@ -42,6 +43,11 @@ STATUS_EXAMPLE = """Example:
 
 \b
   alice status --exchange exchange --state alice --json
+"""
+EXPORT_EXAMPLE = """Example:
+
+\b
+  alice export best.keras --exchange exchange --state alice
 """
 EXAMPLE = """Example:
 
@@ -257,6 +263,34 @@ def status(settings: PlaceSettings, as_json: bool) -> None:
         "waiting": "waiting for bob",
     }
     print_table(("site", ""), [(name, found[key]) for key, name in names.items()])
+
+
+@alice.command(epilog=EXPORT_EXAMPLE)
+@click.argument("file", type=path_argument(exists=False))
+@click.option(
+    "--max-value", type=click.IntRange(1, 65535), default=255, show_default=True, help="White in the pixels it takes."
+)
+@settings_options(PlaceSettings, "alice")
+def export(settings: PlaceSettings, file: Path, max_value: int) -> None:
+    """Write the newest release that this site holds as a Keras FILE.keras. It takes raw pixels."""
+    from fedssh.alice.newest import newest_release
+
+    with newest_release(settings.exchange, settings.state) as (origin, model):
+        command.export(origin, model, file, max_value)
+
+
+@alice.command(epilog=command.EXAMPLE.format("alice"))
+@command.predict_options
+@settings_options(PlaceSettings, "alice")
+def predict(settings: PlaceSettings, data: Path, **options: Any) -> None:
+    """Say what the newest release that this site holds makes of images: a row for each, as CSV.
+
+    Exit code 1: some images could not be read; their rows say why.
+    """
+    from fedssh.alice.newest import newest_release
+
+    with newest_release(settings.exchange, settings.state) as (origin, model):
+        command.predict(origin, model, data, **options)
 
 
 def main() -> None:

@@ -19,11 +19,13 @@ from fedssh.commands import path_argument, settings_options
 from fedssh.errors import AgentError, LedgerError, SettingsError
 from fedssh.history.verbs import VERBS
 from fedssh.settings import setting
+from fedssh.use import command
 
 if TYPE_CHECKING:
     from fedssh.charity.folders import Folders
     from fedssh.ledger import Ledger
     from fedssh.rules.events import Record
+    from fedssh.use.card import Origin
 
 STATE = Path("coordinator")
 
@@ -246,15 +248,37 @@ def score(settings: StateSettings, n: int, split: str, data: Path | None, classe
 @settings_options(StateSettings, "charity")
 def export(settings: StateSettings, n: int, file: Path, max_value: int) -> None:
     """Write the model of record N as a Keras FILE.keras, for your own use. It takes raw pixels."""
-    if file.suffix != ".keras":
-        raise SettingsError(f"{file} does not end in .keras")
-    from fedssh.charity.judge.export import export_keras
+    origin, model = _origin(settings, n)
+    command.export(origin, model, file, max_value)
+
+
+@click.command(epilog=command.EXAMPLE.format("charity"))
+@command.predict_options
+@click.option("--record", "n", type=RecordNumber(), default="best", show_default=True, help="Of this record's model.")
+@settings_options(StateSettings, "charity")
+def predict(settings: StateSettings, n: int, data: Path, **options: Any) -> None:
+    """Say what the current model, or that of a record, makes of images: a row for each, as CSV.
+
+    Exit code 1: some images could not be read; their rows say why.
+    """
+    origin, model = _origin(settings, n)
+    command.predict(origin, model, data, **options)
+
+
+def _origin(settings: StateSettings, n: int) -> tuple[Origin, Path]:
+    """Where a record's model comes from, and its file."""
+    from fedssh.use.card import Origin
 
     folders = folders_of(settings.state)
-    genesis = ledger_of(folders).record(1).fields
-    model = _model(folders, _chosen(settings, n))
-    said = export_keras(model, genesis["spec"], genesis["plan"], genesis.get("class_names"), file, max_value)
-    click.echo(f"wrote {file}: takes {said['input']}; gives {said['output']}")
+    first, record = ledger_of(folders).record(1), _chosen(settings, n)
+    model = _model(folders, record)
+    standing = totals_of(settings.state)["nodes"].values()
+    return Origin(
+        genesis=first.fields, genesis_hash=first.hash, record=record.sequence, hash=record.hash,
+        model=record.fields["model"]["sha256"], metrics=record.fields.get("metrics") or {},
+        sites=tuple(one["site"] for one in standing if one["role"] == "site" and one["state"] == "enrolled"),
+        created=record.fields["time"],
+    ), model  # fmt: skip
 
 
 def folders_of(state: Path) -> Folders:
@@ -367,6 +391,6 @@ def _model(folders: Folders, record: Record) -> Path:
     return path
 
 
-_OWN = (history, diff, best, verify, score, export)
+_OWN = (history, diff, best, verify, score, export, predict)
 _ELSEWHERE = ("nodes", "help")  # a group in cli.py, and `--help`
 COMMANDS = (*_OWN, *(viewed(verb) for verb in VERBS if verb not in (*_ELSEWHERE, *(one.name for one in _OWN))))

@@ -83,6 +83,16 @@ def survey(root: Path) -> Layout:
     return Layout(found, names, _ignored(passed))
 
 
+def below(root: Path, passed: Counter[str], wrong: dict[str, list[str]]) -> Iterator[Path]:
+    """All images below a folder, whatever its folders are called.
+
+    Args:
+        passed: Gets what was passed over, as the kinds of names.
+        wrong: Gets what is no image, by kind.
+    """
+    return _walk(root, (), passed, wrong, set())
+
+
 def split_called(name: str) -> str | None:
     """Which split a folder's name means."""
     return _CALLED.get(name.strip().lower())

@@ -43,6 +43,7 @@ IN_THE_TEXT = {
     "charity export 46 best.keras": "test_going_back_and_exporting",
     "charity nodes revoke hospital-a": "tests/integration/test_judge.py",
     "charity nodes add NAME KEY.pub --role auditor": "tests/e2e/test_processes.py",
+    "charity predict": "tests/integration/test_in_use.py",
     "charity history": "test_checking_by_hand",
     "charity policies": "test_beginning_with_rounds",
     "charity init": "test_a_real_coordinator_and_a_real_site",

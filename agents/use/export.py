@@ -3,7 +3,9 @@
 The exported network takes pixels as files have them, 0..255 and of the agreed size, and scales them itself. Beside
 Keras's own members the file, which is a zip archive, has
 
-    class_names.json    {"class_names": [NAME, …] | null, "input": TEXT, "output": TEXT}
+    class_names.json    {"class_names": [NAME, …] | null, "input": TEXT, "output": TEXT, "federation", "record": NUMBER,
+                        "hash": of that record, "model": SHA-256 of the model file that the record names}
+    README.md           the model card, see `card`
 
 which Keras passes over; `unzip -p FILE.keras class_names.json` shows it.
 """
@@ -22,8 +24,10 @@ from fedssh import weights
 from fedssh.models import build, get_weights, loss_name, set_weights
 from fedssh.models.backend import load_keras
 from fedssh.models.training import new_optimizer
+from fedssh.use.card import Origin, card
 
 ENTRY = "class_names.json"
+CARD = "README.md"
 
 
 def export_keras(
@@ -33,12 +37,14 @@ def export_keras(
     class_names: Sequence[str] | None,
     out: Path,
     white: int = 255,
+    origin: Origin | None = None,
 ) -> dict[str, Any]:
     """Write a stored model as a `.keras` file, compiled as the sites train it, whole or not at all.
 
     Args:
         class_names: In label order; None where the federation has none.
         white: What white is in the pixels that the exported network takes.
+        origin: Where the model comes from, for the file and its card.
 
     Returns:
         What its `class_names.json` says.
@@ -59,11 +65,15 @@ def export_keras(
         "input": f"pixels 0..{white}, [n, {', '.join(map(str, spec['input']))}]",
         "output": _output(spec, class_names),
     }
+    if origin is not None:
+        said |= origin.short()
     part = out.with_name(f".{secrets.token_hex(4)}.{out.name}")
     try:
         exported.save(part)
         with zipfile.ZipFile(part, "a") as archive:
             archive.writestr(ENTRY, json.dumps(said, ensure_ascii=False, indent=2) + "\n")
+            if origin is not None:
+                archive.writestr(CARD, card(origin, said))
         os.replace(part, out)
     finally:
         part.unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""A model card: what a model is, where it comes from, what it scored, and how anybody checks that. Markdown. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedssh.forms import printable
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from.
+
+    Attributes:
+        genesis: The fields of record 1.
+        genesis_hash: Its hash.
+        record: The number of the record that the model is taken from.
+        hash: Its hash.
+        model: SHA-256 of the model file.
+        metrics: What it scored on the coordinator's holdout.
+        sites: Whoever the federation consists of.
+        created: The time of the record.
+    """
+
+    genesis: Mapping[str, Any]
+    genesis_hash: str
+    record: int
+    hash: str
+    model: str
+    metrics: Mapping[str, Any]
+    sites: Sequence[str]
+    created: str
+
+    def short(self) -> dict[str, Any]:
+        """By which a file can be traced."""
+        return {
+            "federation": self.genesis["federation"], "record": self.record, "hash": self.hash, "model": self.model,
+        }  # fmt: skip
+
+
+def card(origin: Origin, said: Mapping[str, Any]) -> str:
+    """Write the card.
+
+    Args:
+        said: What the exported file says of its input and output.
+    """
+    genesis = origin.genesis
+    title = f"# {_text(genesis['federation'])}, the model of record {origin.record}"
+    return "\n\n".join([title, _about(origin), _USE, _contract(genesis, said), _scored(origin), _trained(genesis),
+                        _ancestry(origin)]) + "\n"  # fmt: skip
+
+
+_USE = """## Intended use
+
+*To be written by whoever puts it to use: for what, for whom, under whose supervision. Nobody has written it yet.*"""
+
+
+def _about(origin: Origin) -> str:
+    sites = ", ".join(map(_text, origin.sites)) or "none are enrolled"
+    network = _text(origin.genesis["spec"]["name"])
+    return (
+        f"A `{network}` network, trained by {len(origin.sites)} sites that did not share their data: {sites}. "
+        f"Released {_text(origin.created)}."
+    )
+
+
+def _contract(genesis: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    names = genesis.get("class_names") or ()
+    called = ", ".join(f"{label} is {_text(name)}" for label, name in enumerate(names)) or "without names"
+    lines = [f"- input: {_text(said['input'])}", f"- output: {_text(said['output'])}", f"- classes: {called}"]
+    return "\n".join(["## What goes in and what comes out", "", *lines])
+
+
+def _scored(origin: Origin) -> str:
+    table = _scores(origin.metrics, origin.genesis.get("class_names"))
+    where = "On the coordinator's holdout images, which no site has; a site's own images may differ."
+    return f"## What it scored\n\n{where}\n\n{table}"
+
+
+def _trained(genesis: Mapping[str, Any]) -> str:
+    plan = {name: value for name, value in genesis["plan"].items() if value is not None}
+    lines = [
+        f"- policy `{_text(genesis['policy'])}`, schedule {_text(genesis['schedule'])}",
+        f"- plan of a session: `{json.dumps(plan, sort_keys=True)}`",
+        f"- network: `{json.dumps(genesis['spec'], sort_keys=True)}`",
+    ]
+    return "\n".join(["## How it was trained", "", *lines])
+
+
+def _ancestry(origin: Origin) -> str:
+    return f"""## How to check where it comes from
+
+- model file: SHA-256 `{origin.model}`
+- record {origin.record}: `{origin.hash}`
+- record 1: `{origin.genesis_hash}`
+
+Whoever is enrolled reads the signed history, and checks it with stock tools (`scripts/verify`) or:
+
+```sh
+ssh charity@COORDINATOR history --export > ledger.jsonl
+fedssh verify ledger.jsonl --head {origin.hash}
+```"""
+
+
+def _scores(metrics: Mapping[str, Any], names: Sequence[str] | None) -> str:
+    plain = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+    rows = ["| metric | value |", "|---|---|", *(f"| {_text(name)} | {value:.4f} |" for name, value in plain.items())]
+    confusion = metrics.get("confusion")
+    if isinstance(confusion, list) and confusion:
+        called = list(map(_text, names)) if names else [str(number) for number in range(len(confusion))]
+        rows += ["", f"| truth \\ called | {' | '.join(called)} |", "|---|" + "---|" * len(called)]
+        rows += [
+            f"| {name} | {' | '.join(str(int(count)) for count in row)} |"
+            for name, row in zip(called, confusion, strict=True)
+        ]
+    return "\n".join(rows)
+
+
+def _text(value: object) -> str:
+    """A name from elsewhere, fit for a page: nothing in it is Markdown or HTML."""
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|!" else letter for letter in printable(str(value))[:200])

@@ -1,0 +1,132 @@
+"""What `alice` and `charity` share of their verbs `predict` and `export`: options, files, and words at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from fedssh.commands import path_argument, print_json
+from fedssh.errors import AgentError, SettingsError
+from fedssh.files import part_of
+
+if TYPE_CHECKING:
+    from fedssh.use.card import Origin
+
+EXAMPLE = "\b\nExample:\n  {0} predict photographs --csv predictions.csv\n  {0} predict one.png"
+
+
+def predict_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument and the options of `predict`."""
+    csv = click.option("--csv", type=click.Path(path_type=Path), help="Write the table there, not to standard output.")
+    options = [
+        click.argument("data", metavar="FOLDER|FILE", type=path_argument()),
+        csv,
+        click.option("--key", metavar="NAME", help="The array of an .npz file.  [images, x, test_images or x_test]"),
+        click.option(
+            "--threshold", type=click.FloatRange(0, 1), metavar="P",
+            help="With two classes: the second one from this probability on.",
+        ),
+        click.option("--max-value", type=click.IntRange(min=1), metavar="N", help="White in integer pixels."),
+        click.option("--json", "as_json", is_flag=True, help="Print how many were called what as JSON."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def predict(
+    origin: Origin, model: Path, data: Path, csv: Path | None, key: str | None, threshold: float | None,
+    max_value: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Say what a model makes of images, and end with 1 where some could not be read.
+
+    Raises:
+        SettingsError: There are no images, or the threshold does not go with the classes.
+    """
+    from fedssh.models.data.unlabelled import Unlabelled
+    from fedssh.use.predict import Predictor, class_names, write_csv
+
+    spec, names = origin.genesis["spec"], class_names(origin.genesis)
+    if threshold is not None and len(names) != 2:
+        raise SettingsError(f"--threshold is for two classes, here are {len(names)}")
+    try:
+        images = Unlabelled(data, tuple(spec["input"]), max_value, key)
+    except (ValueError, FileNotFoundError) as error:
+        raise SettingsError(str(error)) from None
+    predictor = Predictor(spec, model)
+    with _sink(csv) as sink, _Progress(len(images)) as progress:
+        totals = write_csv(predictor.predict(images, progress), names, sink, threshold)
+    passed = {name: number for name, number in images.passed.items() if not name.startswith("the empty folder")}
+    if as_json:
+        print_json({**origin.short(), "called": totals.called, "unreadable": totals.unreadable, "passed_over": passed})
+    else:
+        _say(origin, totals.called, passed, csv)
+    if totals.unreadable:
+        raise AgentError(f"{totals.unreadable:,} of {len(images):,} images could not be read; the table says why")
+
+
+def _say(origin: Origin, called: Mapping[str, int], passed: Mapping[str, int], csv: Path | None) -> None:
+    counts = ", ".join(f"{number:,} {name}" for name, number in sorted(called.items())) or "no image"
+    where = f", in {csv}" if csv else ""
+    click.echo(f"by the model of record {origin.record}: {counts}{where}", err=True)
+    if passed:
+        click.echo(
+            f"passed over: {', '.join(f'{name} ({number:,})' for name, number in sorted(passed.items()))}", err=True
+        )
+
+
+@contextlib.contextmanager
+def _sink(path: Path | None) -> Iterator[IO[str]]:
+    """Standard output, or a file that is there whole or not at all."""
+    if path is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    part = part_of(path)
+    try:
+        with part.open("x", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class _Progress:
+    """How far it is, where a person looks at a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._shown = sys.stderr.isatty()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __call__(self, done: int) -> None:
+        if self._shown:
+            print(f"\r{done:,} of {self._total:,} images\033[K", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def export(origin: Origin, model: Path, file: Path, max_value: int) -> None:
+    """Write a model as FILE.keras with its card.
+
+    Raises:
+        SettingsError: The file's name does not end so.
+    """
+    if file.suffix != ".keras":
+        raise SettingsError(f"{file} does not end in .keras")
+    from fedssh.use.export import export_keras
+
+    genesis = origin.genesis
+    said = export_keras(model, genesis["spec"], genesis["plan"], genesis.get("class_names"), file, max_value, origin)
+    click.echo(f"wrote {file}: takes {said['input']}; gives {said['output']}")
+    click.echo(f"its model card: unzip -p {file} README.md")

@@ -1,0 +1,129 @@
+"""What a model says of images: one row for each, with the probability of every class."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedssh.models import build, get_weights, set_weights
+from fedssh.models.backend import compiled
+from fedssh.weights import read_weights
+
+if TYPE_CHECKING:
+    from fedssh.models.data.unlabelled import One
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says of one image.
+
+    Attributes:
+        name: Of the image.
+        label: The class with the largest probability; None where the image could not be read.
+        probabilities: float [classes]; empty as above.
+        error: Why it could not be read.
+    """
+
+    name: str
+    label: int | None
+    probabilities: tuple[float, ...]
+    error: str | None = None
+
+
+class Predictor:
+    """A network with the weights of a model file.
+
+    Args:
+        spec: Its architecture.
+        model: A model file, checked by whoever calls.
+    """
+
+    def __init__(self, spec: dict[str, Any], model: Path) -> None:
+        import tensorflow
+
+        self.classes: int = spec["classes"]
+        self._network = build(spec)
+        shapes = {name: tuple(array.shape) for name, array in get_weights(self._network).items()}
+        set_weights(self._network, read_weights(model, shapes))
+        shape = tensorflow.TensorSpec((BATCH, *spec["input"]), "float32")
+        self._forward = compiled(lambda batch: self._network(batch, training=False), [shape])
+
+    def predict(self, images: Iterable[One], progress: Callable[[int], None] = lambda done: None) -> Iterator[Said]:
+        """What it says of each image, in their order.
+
+        Args:
+            progress: Called with the number of images done, after each batch.
+        """
+        done, waiting = 0, list[Any]()
+        for one in images:
+            waiting.append(one)
+            if len(waiting) == BATCH:
+                yield from self._batch(waiting)
+                done += len(waiting)
+                waiting.clear()
+                progress(done)
+        if waiting:
+            yield from self._batch(waiting)
+            progress(done + len(waiting))
+
+    def _batch(self, images: Sequence[One]) -> Iterator[Said]:
+        readable = [one.pixels for one in images if one.pixels is not None]
+        table = iter(self._probabilities(np.stack(readable)) if readable else ())
+        for one in images:
+            if one.pixels is None:
+                yield Said(one.name, None, (), one.error)
+                continue
+            row = next(table)
+            yield Said(one.name, int(row.argmax()), tuple(float(value) for value in row))
+
+    def _probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [n, height, width, channels] -> float64 [n, classes]."""
+        filled = np.zeros((BATCH, *pixels.shape[1:]), np.float32)
+        filled[: len(pixels)] = pixels
+        found = np.asarray(self._forward(filled).numpy()[: len(pixels)], np.float64)
+        if self.classes == 2 and found.shape[1] == 1:
+            return np.concatenate([1 - found, found], axis=1)
+        return found
+
+
+@dataclass
+class Totals:
+    """How many images were called what."""
+
+    called: Counter[str]
+    unreadable: int = 0
+
+
+def write_csv(rows: Iterable[Said], names: Sequence[str], sink: IO[str], threshold: float | None = None) -> Totals:
+    """Write a table: file, class, a probability for each class, and why a file could not be read.
+
+    Args:
+        names: What the classes are called, in label order.
+        threshold: With two classes: call an image the second one from this probability on; None is more than 0.5.
+    """
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(["file", "class", *(f"p({name})" for name in names), "error"])
+    totals = Totals(Counter())
+    for one in rows:
+        if one.label is None:
+            totals.unreadable += 1
+            writer.writerow([one.name, "", *("" for _ in names), one.error])
+            continue
+        label = one.label if threshold is None else int(one.probabilities[1] >= threshold)
+        totals.called[names[label]] += 1
+        writer.writerow([one.name, names[label], *(f"{value:.6f}" for value in one.probabilities), ""])
+    return totals
+
+
+def class_names(genesis: Mapping[str, Any]) -> list[str]:
+    """What a federation calls its classes; numbers where it has no names."""
+    named = genesis.get("class_names")
+    return list(named) if named else [str(number) for number in range(genesis["spec"]["classes"])]
