@@ -28,6 +28,7 @@ from fedssh.errors import AgentError, HostKeyError, SettingsError, UnreachableEr
 
 BEAT_SECONDS = 15
 STEP_SECONDS = 900.0
+OPEN_SECONDS = 60.0
 BUSY = 75
 _OPTIONS = (
     "BatchMode=yes", "StrictHostKeyChecking=yes", "PasswordAuthentication=no", "ConnectTimeout=10",
@@ -222,7 +223,10 @@ class Connection:
             except FileNotFoundError:
                 raise SettingsError("the command ssh is missing here", "install OpenSSH's client") from None
             assert process.stdout
+            patience = threading.Timer(OPEN_SECONDS, process.kill)  # a login that hangs answers nothing at all
+            patience.start()
             line = process.stdout.readline(1000).decode(errors="replace").strip()
+            patience.cancel()
             if line == "ready":
                 return process
             _end(process)
@@ -312,6 +316,8 @@ def _why(target: Target, code: int, complaint: str, sudo: bool) -> AgentError:
         )
     if code == 255:
         return UnreachableError(f"{where} cannot be reached: {said or 'no reason given'}")
+    if code < 0:
+        return UnreachableError(f"{where} lets this user in, and then says nothing for {OPEN_SECONDS:.0f} s")
     if sudo or "sudo" in complaint:
         hint = "deploy as root, or let that user run `sudo -n` there"
         return SettingsError(f"{where}: {target.user} may not become root there: {said or 'no sudo'}", hint)

@@ -5,6 +5,14 @@ cd "$ROOT"
 rm -rf .restored && mkdir -m 700 .restored
 tar --extract --numeric-owner --same-owner --same-permissions --directory .restored || fail "the archive is cut off or damaged"
 rm .restored/.whole 2>/dev/null || fail "the archive is cut off"
+# Anybody can seal an archive for a public key: it must hold what a backup holds, and no links in the place of folders.
+for one in .restored/*; do
+  case $one in
+    .restored/vault | .restored/inbox | .restored/outbox | .restored/door | .restored/holdout | .restored/site | .restored/alice | .restored/join) [ -d "$one" ] && [ ! -L "$one" ] ;;
+    .restored/data.sha256) [ -f "$one" ] && [ ! -L "$one" ] ;;
+    *) false ;;
+  esac || { name=${one#.restored/}; rm -rf .restored; fail "the archive is no backup: it has $name"; }
+done
 compose stop --timeout 60 > /dev/null 2>&1
 aside=aside-$(date -u +%Y%m%dT%H%M%SZ)
 mkdir -m 700 "$aside"
