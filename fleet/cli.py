@@ -129,7 +129,7 @@ def up(inventory: Path, only: str | None, as_json: bool, force: bool, ship: str)
     steps = len(found["did"])
     click.echo(f"{found['federation']}: {steps} steps done" if steps else f"{found['federation']}: nothing to do")
     for name, proof in sorted(found["proof"].items()):
-        click.echo(f"  {name}: {proof}")
+        click.echo(f"  {name}: {printable(proof)}")
     if found["waiting_for_upgrade"]:
         click.echo(
             f"another release than this checkout's: {', '.join(found['waiting_for_upgrade'])}; scripts/deploy upgrade"
@@ -157,7 +157,7 @@ def status(inventory: Path, only: str | None, as_json: bool) -> None:
         for host in found["hosts"]:
             if "federation" in host:
                 state = host["federation"]
-                click.echo(f"{state['federation']}: {state['state']}, {state['records']} records")
+                click.echo(printable(f"{state['federation']}: {state['state']}, {state['records']} records"))
     if any(host["state"] != "well" for host in found["hosts"]):
         sys.exit(1)
 

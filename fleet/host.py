@@ -136,8 +136,9 @@ class Worker:
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Coordinator: who was ever enrolled."""
-        found = json.loads(self.connection.run("nodes", seconds=120).text)
-        return {node["site"]: node for node in found}
+        with look.answer_of(self.host.name):
+            found = json.loads(self.connection.run("nodes", seconds=120).text)
+            return {node["site"]: {key: str(node[key]) for key in ("state", "key")} for node in found}
 
     def enrol(self, name: str, key: str, role: str, nodes: Mapping[str, dict[str, Any]]) -> bytes:
         """Coordinator: enrol somebody, unless that was done; the invitation.
@@ -183,7 +184,7 @@ class Worker:
         Raises:
             StepError: It does not.
         """
-        with self.step("prove", "looking whether it works"):
+        with self.step("prove", "looking whether it works"), look.answer_of(self.host.name):
             return self._prove_site() if self.host.role == "site" else self._prove_coordinator()
 
     def upgrade(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,6 +105,19 @@ def read(text: str) -> Facts:
         return Facts(**values, releases=releases, images=frozenset(images), rooms=rooms)
     except ValueError as error:
         raise UntrustedError(f"the machine describes itself in words that are none: {error}") from None
+
+
+@contextmanager
+def answer_of(name: str) -> Iterator[None]:
+    """Around what reads the JSON that a room of a machine printed.
+
+    Raises:
+        UntrustedError: It was not what that room prints.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UntrustedError(printable(f"{name}: its rooms answer no JSON of theirs: {error}")) from None
 
 
 def _number(text: str) -> int:

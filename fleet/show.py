@@ -12,7 +12,7 @@ from fedssh.errors import SettingsError
 from fleet import plan
 from fleet.fleet import Fleet
 from fleet.inventory import Cloud, Host
-from fleet.look import Facts
+from fleet.look import Facts, answer_of
 
 
 def status(fleet: Fleet) -> dict[str, Any]:
@@ -32,7 +32,9 @@ def status(fleet: Fleet) -> dict[str, Any]:
             "upgrade": facts.upgrade,
         }  # fmt: skip
         if host.role == "coordinator" and "charity" in facts.rooms and facts.rooms["charity"].status == "running":
-            found["federation"] = json.loads(worker.connection.run("charity_status", seconds=120).text)
+            with answer_of(host.name):
+                state = json.loads(worker.connection.run("charity_status", seconds=120).text)
+                found["federation"] = {**state, **{name: state[name] for name in ("federation", "state", "records")}}
         return found
 
     results, errors = fleet.each(fleet.chosen, look)

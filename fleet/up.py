@@ -46,9 +46,7 @@ def planned(fleet: Fleet) -> dict[str, Any]:
         if found is not None:
             misfits += plan.misfits(host, found, None, None)
         steps += plan.steps(host, found, fleet.wish(host))
-    for host in fleet.inventory.sites:
-        if host.place is None and not fleet.home.invitation(host.name).exists():
-            steps.append(Step("coordinator", "enrol", f"enrol {host.name} and write its invitation"))
+    steps += [Step("coordinator", "enrol", f"enrol {name} and write its invitation") for name in _others(fleet)]
     if misfits and not fleet.options.force:
         raise SettingsError("; ".join(misfits), "--force tries it all the same")
     hourly, monthly, unknown = plan.total(prices)
@@ -61,6 +59,14 @@ def planned(fleet: Fleet) -> dict[str, Any]:
         "monthly": round(monthly, 2),
         "not_published": unknown,
     }
+
+
+def _others(fleet: Fleet) -> list[str]:
+    """Auditors, and sites that somebody else deploys, which have no invitation yet."""
+    if fleet.inventory.coordinator is None or fleet.options.only not in (None, "coordinator"):
+        return []
+    names = [*fleet.inventory.auditors, *(host.name for host in fleet.inventory.sites if host.place is None)]
+    return [name for name in names if not fleet.home.invitation(name).exists()]
 
 
 def _prices(fleet: Fleet) -> tuple[list[plan.Price], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedssh.errors import UntrustedError
-from fleet.look import Facts, Room, read
+from fleet.look import Facts, Room, answer_of, read
 from fleet.ssh import script
 
 SAID = """\
@@ -228,9 +229,8 @@ def test_shellcheck_finds_nothing(name: str) -> None:
 
 def test_who_and_what_are_words_to_the_shell_whatever_they_say(tmp_path: Path) -> None:
     nasty = f'\'; touch {tmp_path}/x; echo "$(touch {tmp_path}/y)"\nz`touch {tmp_path}/z`'
-    text = (
-        here(script("use", nasty, nasty), tmp_path).partition("[ -e")[0] + 'mkdir -p "$ROOT"; audit "$1"; fail "$WHO"'
-    )
+    common = here(script("nodes", nasty, nasty), tmp_path).partition("docker exec")[0]
+    text = common + 'mkdir -p "$ROOT"; audit "$1"; fail "$WHO"'
     done = subprocess.run(["sh", "-c", text, "sh", "did"], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr == f"{nasty}\n"
     assert nasty in (tmp_path / "var/deploy.log").read_text() and sorted(os.listdir(tmp_path)) == ["var"]
@@ -239,3 +239,11 @@ def test_who_and_what_are_words_to_the_shell_whatever_they_say(tmp_path: Path) -
 def test_the_scripts_that_need_another_are_known() -> None:
     """Or those above would not check them whole."""
     assert {name for name in SCRIPTS if re.search("^ *back$", script(name, "", ""), re.MULTILINE)} == set(BEFORE)
+
+
+@pytest.mark.parametrize("text", ["", "5", "{}", "[]", '{"a": {}}', '{"a": 1}', "\x1b[2J", "[" * 100_000, "null"])
+def test_what_a_room_answers_is_not_believed_either(text: str) -> None:
+    no_json = pytest.raises(UntrustedError, match="hospital-a: its rooms answer no JSON of theirs")
+    with no_json as caught, answer_of("hospital-a"):
+        print(json.loads(text)["a"]["b"] + 1)
+    assert str(caught.value).isprintable()
