@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import tempfile
@@ -165,7 +164,6 @@ class Worker:
     def key(self) -> str:
         """Site: its public key, made there if need be; kept at home as well."""
         key = self.facts.key or self.run("keygen", "making the site's key").text
-        self.facts = dataclasses.replace(self.facts, key=key)
         self.facts = replace(self.facts, key=key)
         self.home.make()
         write_whole(self.home.key(self.host.name), f"{key}\n".encode())

@@ -100,12 +100,16 @@ def _open(file: Path, key: Any, sink: IO[bytes]) -> None:
     from pyrage import DecryptError, decrypt_io
 
     try:
-        with file.open("rb") as source:
-            decrypt_io(source, sink, [key])
+        source = file.open("rb")
     except OSError as error:
         raise AgentError(f"{file}: {error.strerror}") from None
-    except DecryptError as error:
-        raise UntrustedError(f"{file.name} cannot be opened with this key: {error}") from None
+    with source:
+        try:
+            decrypt_io(source, sink, [key])
+        except DecryptError as error:
+            raise UntrustedError(f"{file.name} cannot be opened with this key: {error}") from None
+        except OSError as error:  # so the library says what is damaged, too
+            raise UntrustedError(f"{file.name} is cut off or damaged: {error}") from None
 
 
 def _pour(file: Path, key: Any, descriptor: int) -> None:

@@ -8,6 +8,12 @@ audit() { printf '%s %s: %s: %s\n' "$(date -u +%FT%TZ)" "$WHO" "$WHAT" "$*" >> "
 fail() { printf '%s\n' "$*" >&2; exit 1; }
 compose() { docker compose --project-name fedssh --file "$OPT/current/compose.yaml" "$@"; }
 release_of() { basename "$(readlink "$OPT/current" 2>/dev/null || echo none)"; }
+# All but those whose upgrade failed, the newest last.
+good_releases() {
+  ls "$OPT/releases" | grep -x '[0-9]*' | sort -n | while read -r number; do
+    [ -e "$OPT/releases/$number/failed" ] || echo "$number"
+  done
+}
 
 # The link is renamed into place: there is always one, the old or the new.
 switch() {

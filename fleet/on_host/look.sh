@@ -23,7 +23,7 @@ fi
 [ ! -f "$ROOT/prepared" ] || say prepared "$(cat "$ROOT/prepared")"
 [ ! -L "$OPT/current" ] || say release "$(release_of)"
 [ ! -f "$OPT/current/compose.yaml" ] || say rendered "$(sha256sum < "$OPT/current/compose.yaml" | cut -c 1-64)"
-[ ! -d "$OPT/releases" ] || say releases "$(ls "$OPT/releases" | grep -x '[0-9]*' | sort -n | tr '\n' ' ')"
+[ ! -d "$OPT/releases" ] || say releases "$(good_releases | tr '\n' ' ')"
 [ ! -f "$ROOT/vault/ledger.db" ] || [ ! -f "$ROOT/outbox/ledger.jsonl" ] || say begun yes
 [ ! -f "$ROOT/data.sha256" ] || say data "$(cat "$ROOT/data.sha256")"
 [ ! -f "$ROOT/site/site_key.pub" ] || say key "$(cat "$ROOT/site/site_key.pub")"

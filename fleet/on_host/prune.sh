@@ -1,6 +1,9 @@
-# Keep three releases, and the images that they name.
+# Keep three releases that worked, and the images that they name.
 cd "$OPT/releases"
-for old in $(ls | grep -x '[0-9]*' | sort -n | head -n -3); do [ "$old" = "$(release_of)" ] || rm -r "$old"; done
+kept=$(good_releases | tail -n 3)
+for one in $(ls | grep -x '[0-9]*'); do
+  printf '%s\n' "$kept" "$(release_of)" | grep -qx "$one" || rm -r "$one"
+done
 docker image ls --format '{{.Repository}}:{{.Tag}}' | grep '^fedssh-[a-z-]*:' | while read -r image; do
   grep -qF "\"$image\"" ./*/compose.yaml || docker rmi "$image" > /dev/null 2>&1 || true
 done

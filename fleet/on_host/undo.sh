@@ -12,6 +12,7 @@ if [ "$stage" = opening ]; then # sites may have seen newer records
   echo "release $new stays"
   exit 0
 fi
+[ ! -d "$copy" ] || touch "$OPT/releases/$new/failed"
 back
 audit "undid the upgrade from release $old to $new"
 echo "release $old is back"

@@ -46,6 +46,7 @@ if [ $code != 0 ]; then
   why=$(grep -v '^ *\(Container\|Network\|time=\)' "$ROOT/upgrade.log" | grep . | tail -n 1)
   said=$(docker logs --tail 1 fedssh-charity-1 2>&1 || true)
   back
+  touch "$OPT/releases/$new/failed"
   audit "release $new failed, $old is back: $why"
   printf 'release %s failed, release %s is back: %s%s\n' "$new" "$old" "$why" "${said:+; Charity said: $said}" >&2
   exit 1

@@ -22,6 +22,7 @@ set -e
 if [ $code != 0 ]; then
   why=$(grep -v '^ *\(Container\|Network\|time=\)' "$ROOT/upgrade.log" | grep . | tail -n 1)
   switch "$old"
+  touch "$OPT/releases/$new/failed"
   "$OPT/start" > "$ROOT/start.log" 2>&1
   audit "release $new failed, $old is back: $why"
   fail "release $new failed, release $old is back: $why"

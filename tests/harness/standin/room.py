@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 VAULT, OUTBOX, DOOR = (Path("/coordinator") / name for name in ("vault", "outbox", "door"))
 DATABASE, HISTORY = VAULT / "ledger.db", OUTBOX / "ledger.jsonl"
 STATE, JOINED, HEARD = Path("/state"), Path("/state/site.json"), Path("/state/heard.json")
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 INVITATION, DATA, BEHAVIOUR = Path("/join/invitation.json"), Path("/data"), Path("/behaviour.json")
 
 
@@ -108,7 +109,9 @@ def charity(words: Sequence[str], behaviour: dict[str, str]) -> None:
 
 def invite(name: str) -> None:
     """Print an invitation, the same each time."""
-    print(json.dumps({"site": name, "address": records()[0]["address"]}))
+    user, _, address = records()[0]["address"].partition("@")
+    host, _, port = address.rpartition(":")
+    print(json.dumps({"site": name, "user": user, "host": host, "port": int(port), "host_key": HOST_KEY}))
 
 
 def serve_door() -> NoReturn:
@@ -145,10 +148,9 @@ def bob(words: Sequence[str], behaviour: dict[str, str]) -> None:
 def watch() -> NoReturn:
     """Ask the door until somebody stops it."""
     joined = json.loads(JOINED.read_text())
-    host, _, port = joined["address"].rpartition("@")[2].rpartition(":")
     while True:
         try:
-            with socket.create_connection((host, int(port)), timeout=2) as line:
+            with socket.create_connection((joined["host"], joined["port"]), timeout=2) as line:
                 line.sendall(joined["site"].encode())
                 release = json.loads(line.recv(1024) or b"null")
             heard = {"release": release, "reason": None if release else "not enrolled"}
