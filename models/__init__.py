@@ -2,12 +2,13 @@
 
 An architecture is a module in `networks/` with three names; adding one is adding a file:
 
-    PARAMETERS              dict of its own parameters and their defaults, such as {"depth": 4}
+    PARAMETERS              dict of its own parameters and their defaults, such as {"depth": 4, "dropout": 0.3}
     check(spec)             raises ValueError when such a network cannot be built; loads no Keras
     hidden(images, spec)    the layers between input and output; every layer has a fixed name
 
 A *spec* names one network: {"name": "cnn", "depth": 4, "input": [28, 28, 1], "classes": 2}, where `name` is the
-file's name, `input` is height, width and channels, and everything else is a whole number.
+file's name, `input` is height, width and channels, and everything else is of the kind of its default: a whole number,
+a number, yes or no, or a short text. Networks of one's own lie elsewhere, see `own`.
 
 Nothing here imports Keras before `build` is called.
 """
@@ -21,7 +22,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from fedssh.models import networks
+from fedssh.models import networks, own
 
 if TYPE_CHECKING:
     import keras
@@ -31,12 +32,15 @@ MAX_PIXELS = 4096 * 4096
 MAX_CHANNELS = 16
 MAX_CLASSES = 10_000
 MAX_PARAMETER = 65_536
+MAX_NUMBER = 1e12
+MAX_TEXT = 200
+Parameter = int | float | bool | str
 
 
 class Architecture(Protocol):
     """What a module must offer to be found by `architectures`."""
 
-    PARAMETERS: dict[str, int]
+    PARAMETERS: Mapping[str, Parameter]
 
     def check(self, spec: Mapping[str, Any]) -> None:
         """Raise ValueError when no such network can be built; load no Keras."""
@@ -49,7 +53,13 @@ class Architecture(Protocol):
 
 def architectures() -> tuple[str, ...]:
     """The names that a spec may have, in alphabetical order."""
-    return tuple(sorted(name for name in _modules() if _architecture(name) is not None))
+    found = {name for name in _modules() if _architecture(name) is not None}
+    return tuple(sorted({*found, *(name for name in own.names() if name not in _modules())}))
+
+
+def is_own(name: str) -> bool:
+    """Whether a network does not come with fedssh."""
+    return name not in _modules()
 
 
 def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +74,7 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(spec, Mapping):
         raise ValueError(f"a spec is a table of names and values, found {type(spec).__name__}")
     name = spec.get("name")
-    architecture = _architecture(name) if isinstance(name, str) and name in _modules() else None
+    architecture = _architecture(name) if isinstance(name, str) else None
     if architecture is None:
         raise ValueError(f"no architecture is called {name!r}{_nearest(str(name), architectures())}")
     for key in ("input", "classes"):
@@ -78,7 +88,7 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {"name": name, "input": _check_input(spec["input"])}
     checked["classes"] = _whole("classes", spec["classes"], 2, MAX_CLASSES)
     for key, default in architecture.PARAMETERS.items():
-        checked[key] = _whole(key, spec.get(key, default), 1, MAX_PARAMETER)
+        checked[key] = _parameter(key, spec.get(key, default), default)
     architecture.check(checked)
     return checked
 
@@ -170,10 +180,16 @@ def _modules() -> frozenset[str]:
 
 
 def _architecture(name: str) -> Architecture | None:
-    module = importlib.import_module(f"{networks.__name__}.{name}")
-    if all(hasattr(module, part) for part in ("PARAMETERS", "check", "hidden")):
-        return cast(Architecture, module)
-    return None
+    if name in _modules():
+        module = importlib.import_module(f"{networks.__name__}.{name}")
+    elif (found := own.load(name)) is not None:
+        module = found
+    else:
+        return None
+    missing = [part for part in ("PARAMETERS", "check", "hidden") if not hasattr(module, part)]
+    if missing and is_own(name):
+        raise ValueError(f"the network {name} ({module.__file__}) lacks {' and '.join(missing)}")
+    return None if missing else cast(Architecture, module)
 
 
 def _check_input(value: Any) -> list[int]:
@@ -188,6 +204,23 @@ def _check_input(value: Any) -> list[int]:
 def _whole(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} must be a whole number in {low}..{high:,}, found {value!r}")
+    return value
+
+
+def _parameter(name: str, value: Any, default: Parameter) -> Parameter:
+    """A parameter of the kind of its default."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be true or false, found {value!r}")
+        return value
+    if isinstance(default, int):
+        return _whole(name, value, 1, MAX_PARAMETER)
+    if isinstance(default, float):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_NUMBER:
+            raise ValueError(f"{name} must be a number, found {value!r}")
+        return float(value)
+    if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
+        raise ValueError(f"{name} must be a short text, found {value!r}")
     return value
 
 

@@ -11,6 +11,7 @@ import click
 
 from fedssh.alice.limits import Limits
 from fedssh.commands import entry, new_group, path_argument, print_json, print_table, settings_options, stop_event, tell
+from fedssh.errors import SettingsError
 from fedssh.settings import REQUIRED, describe, setting
 from fedssh.use import command
 
@@ -78,6 +79,7 @@ class TrainSettings:
     settle: float = setting(2.0, "For a last checkpoint's verdict.", "SECONDS", at_least=0)
     threads: int = setting(0, "CPU threads; 0: all cores.", "N", at_least=0)
     tensorboard: bool = setting(True, "Write TensorBoard logs.")
+    networks: Path | None = setting(None, "A folder with networks of your own.", "DIR")
     invitation: Path | None = setting(None, "Join by this file when nothing is agreed to yet.", "FILE")
     architectures: str = setting("all", "Networks allowed here, such as cnn,lenet.", "NAMES")
     max_weights: int = setting(_LIMITS.max_weights, "Largest network.", "N", at_least=1)
@@ -107,6 +109,7 @@ def train(settings: TrainSettings) -> None:
 
     logger = logging.getLogger("alice")
     stop = stop_event()
+    _use(settings.networks)
     tell(logger, "start", f"starting with {describe(settings)}")
     with alone(settings.state):
         exchange = Exchange(settings.exchange)
@@ -129,6 +132,20 @@ def train(settings: TrainSettings) -> None:
         trainer.run(settings.sessions or None, settings.wait)
 
 
+def _use(networks: Path | None) -> None:
+    """Look for networks in a folder of this site's own, too.
+
+    Raises:
+        SettingsError: It is no folder.
+    """
+    from fedssh.models import own
+
+    try:
+        own.use(networks)
+    except ValueError as error:
+        raise SettingsError(f"--networks: {error}") from None
+
+
 def _agree(state: Path, invitation: Path | None, incoming: Path) -> None:
     """See that something is agreed to, by the invitation when there is one."""
     from fedssh.alice.incoming import read_offer
@@ -147,6 +164,7 @@ class PlaceSettings:
 
     exchange: Path = setting(Path("exchange"), _EXCHANGE, "DIR")
     state: Path = setting(Path("alice"), _STATE, "DIR")
+    networks: Path | None = setting(None, "A folder with networks of your own.", "DIR")
 
 
 @alice.command("join", epilog=JOIN_EXAMPLE)
@@ -173,6 +191,7 @@ def terms(settings: PlaceSettings, as_json: bool) -> None:
     from fedssh.alice import terms as agreement
     from fedssh.alice.incoming import read_offer
 
+    _use(settings.networks)
     pin, offered = agreement.load_pin(settings.state), read_offer(settings.exchange / "incoming")
     agreed = agreement.kept(pin, offered) if pin else None
     ours, theirs = (agreement.rows(one, _weights(one.spec)) if one else None for one in (agreed, offered))
@@ -275,6 +294,7 @@ def export(settings: PlaceSettings, file: Path, max_value: int) -> None:
     """Write the newest release that this site holds as a Keras FILE.keras. It takes raw pixels."""
     from fedssh.alice.newest import newest_release
 
+    _use(settings.networks)
     with newest_release(settings.exchange, settings.state) as (origin, model):
         command.export(origin, model, file, max_value)
 
@@ -289,6 +309,7 @@ def predict(settings: PlaceSettings, data: Path, **options: Any) -> None:
     """
     from fedssh.alice.newest import newest_release
 
+    _use(settings.networks)
     with newest_release(settings.exchange, settings.state) as (origin, model):
         command.predict(origin, model, data, **options)
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from fedssh import models
-from fedssh.alice.fitting import Epoch, fit, loss_of, new_trainer
+from fedssh.alice.fitting import Epoch, fit, loss_of, made_for, new_trainer
 from fedssh.alice.incoming import Received
 from fedssh.alice.replicas import Replicas
 from fedssh.alice.session import session_seed
 from fedssh.errors import SettingsError
+from fedssh.models import likeness
 from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
@@ -52,6 +53,7 @@ class Network:
         tell: Called with one line on what is changed or passed over in the images.
 
     Attributes:
+        agreed: What was agreed of a network that does not come with fedssh; this site's is held against it.
         class_names: What the federation calls its classes, in label order; the site's images are held against them
             when the network takes over a release. None where it has no names: labels are taken as they are.
 
@@ -80,6 +82,7 @@ class Network:
         self._reading = Reading(given=classes or {}, white=max_value)
         self._tell = tell
         self.class_names = class_names
+        self.agreed: Mapping[str, Any] | None = None
         self._taken: tuple[Any, ...] | None = None
         try:
             self._splits = images.splits(data)
@@ -142,8 +145,15 @@ class Network:
                     raise ValueError(f"the spec {spec} is not written out in full")
                 self._trainer = self._watch = None  # what is measured is measured with nothing else at hand
                 self._shapes = models.shapes(spec)
+                other = likeness.difference(self.agreed, likeness.describe(spec)) if self.agreed is not None else None
             except ValueError as error:
-                raise SettingsError(f"this site cannot build the network: {error}", "update fedssh here") from None
+                hint = "update fedssh here, or give the folder of that network with --networks"
+                raise SettingsError(f"this site cannot build the network: {error}", hint) from None
+            if other is not None:
+                raise SettingsError(
+                    f"the network {spec['name']} of this site is not the one that was agreed: {other}",
+                    "install the very file that the coordinator began with",
+                )
             self._measured = spec
         return self._shapes
 
@@ -215,7 +225,7 @@ class Network:
     def _trainer_for(self, spec: dict[str, Any], plan: Plan) -> Trainer | Replicas:
         """The trainer at hand, unless architecture or optimizer changed: making one translates its graphs anew."""
         loss = loss_of(spec, plan)
-        wanted = (spec, plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal)
+        wanted = (spec, made_for(plan))
         if self._trainer is None or wanted != self._made_for:
             self._trainer = self._watch = None
             self._keras.utils.clear_session(free_memory=True)

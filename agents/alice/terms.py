@@ -70,6 +70,12 @@ class Terms:
         return None if names is None else tuple(names)
 
     @property
+    def network(self) -> Mapping[str, Any] | None:
+        """What was agreed of a network that does not come with fedssh, see `models.likeness`; None of others."""
+        found = self.record.fields.get("network")
+        return found if isinstance(found, Mapping) else None
+
+    @property
     def plan(self) -> dict[str, Any]:
         """How every site trains."""
         plan: dict[str, Any] = self.record.fields["plan"]

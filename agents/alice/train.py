@@ -158,7 +158,7 @@ class Alice:
         if found is None:
             return None
         terms, received = found
-        self.network.class_names = terms.class_names
+        self.network.class_names, self.network.agreed = terms.class_names, terms.network
         self._recall(terms, received)
         self._say_last_round(received)
         return received

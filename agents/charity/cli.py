@@ -22,6 +22,7 @@ from fedssh.charity.cli_read import (
     private_settings,
     show_value,
     totals_of,
+    use_networks,
 )
 from fedssh.commands import entry, new_group, path_argument, settings_options, stop_event
 from fedssh.door.cli import door
@@ -39,6 +40,7 @@ class HerSettings:
     state: Path = setting(STATE, "The coordinator's folder.", metavar="DIR")
     terms: Path | None = settings_file("Any of these, as NAME = VALUE in TOML; flags beat it.")
     architecture: str = setting("cnn", "A registered name, a spec as JSON, or @FILE.", metavar="SPEC")
+    networks: Path | None = setting(None, "A folder with networks of your own.", metavar="DIR")
     size: str | None = setting(None, "The network's images, such as 64x64.  [as hers]", metavar="HxW[xC]")
     classes: str | None = setting(None, "What hers are called: OLD=NEW,…", metavar="NAMES")
     max_value: int | None = setting(None, "White in integer pixels, such as 4095.", metavar="N", at_least=1)
@@ -116,12 +118,14 @@ def init(settings: InitSettings) -> None:
         raise SettingsError(f"{settings.data} does not exist")
     if settings.weights and not settings.weights.is_file():
         raise SettingsError(f"--weights: {settings.weights} is no file")
+    use_networks(settings.networks)
     taken = own_images.take(settings.data, settings.architecture, settings.size, settings.classes)
     for line in taken.told:
         click.echo(line)
     agreement = agree(vars(settings), taken.spec, genesis.loss_of(taken.spec), taken.class_names)
     start = genesis.Start(settings.genesis_epochs, settings.weights, click.echo)
     private = {"address": settings.address, "classes": settings.classes, "max_value": settings.max_value}
+    private |= {"networks": str(settings.networks.resolve())} if settings.networks else {}
     record = genesis.begin(folders, settings.data, agreement, settings.seed, private, start=start)
     metrics = record.fields["metrics"]
     click.echo(
@@ -163,6 +167,7 @@ def serve(settings: ServeSettings) -> None:
 
     folders = folders_of(settings.state)
     genesis, private = ledger_of(folders).record(1).fields, private_settings(folders)
+    use_networks(private.get("networks"))
     data = settings.data or Path(private["data"])
     stop = stop_event()
     judge = Judge(

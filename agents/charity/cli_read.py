@@ -223,6 +223,7 @@ def score(settings: StateSettings, n: int, split: str, data: Path | None, classe
     record = _chosen(settings, n)
     model = _model(folders, record)
     genesis, private = ledger.record(1).fields, private_settings(folders)
+    use_networks(private.get("networks"))
     private = {**private, **({"classes": classes} if classes else {})}
     where = data or Path(private["data"])
     judge = Judge(judge_command(where, genesis["spec"], split, reading_of(genesis, private)))
@@ -270,6 +271,7 @@ def _origin(settings: StateSettings, n: int) -> tuple[Origin, Path]:
     from fedssh.use.card import Origin
 
     folders = folders_of(settings.state)
+    use_networks(private_settings(folders).get("networks"))
     first, record = ledger_of(folders).record(1), _chosen(settings, n)
     model = _model(folders, record)
     standing = totals_of(settings.state)["nodes"].values()
@@ -300,6 +302,20 @@ def ledger_of(folders: Folders) -> Ledger:
     if ledger.head() is None:
         raise LedgerError("the history is empty", "run `charity init` again; it continues where it stopped")
     return ledger
+
+
+def use_networks(folder: str | Path | None) -> None:
+    """Look for networks in the coordinator's own folder, too, here and in the judge.
+
+    Raises:
+        SettingsError: It is no folder, or not any more.
+    """
+    from fedssh.models import own
+
+    try:
+        own.use(Path(folder) if folder else None)
+    except ValueError as error:
+        raise SettingsError(f"--networks: {error}") from None
 
 
 def private_settings(folders: Folders) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def begin(
             "epochs": start.epochs,
             "holdout": holdout,
             **({"weights": answer["weights"]} if start.weights else {}),
+            **({"network": answer["network"]} if "network" in answer else {}),
         }
         record = ledger.append(Genesis.name, Genesis.read(fields, "the genesis").fields(), key)
         publish_history(folders, ledger)

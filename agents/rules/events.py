@@ -74,6 +74,10 @@ class Genesis(Event):
     coordinator: str | Absent = said("Her public key, one OpenSSH line; missing without processes.", absent=True)
     architecture: str | Absent = said("SHA-256 of the canonical spec.", absent=True)
     model: Blob = said("The first model's file.")
+    network: Mapping[str, Any] | Absent = said(
+        "Of a network that does not come with fedssh: `sha256` of its `lines`, and these if they are few.",
+        absent=True,
+    )
     metrics: Metrics = said("What it scored on the holdout.")
     examples: int = said("How many of the coordinator's images it was trained on.")
     seed: int = said("Of random weights, the order of training, and the draw of rounds.")

@@ -23,11 +23,12 @@ from fedssh.charity.judge.scorer import Scorer, fingerprint
 from fedssh.charity.judge.starting_weights import read_given
 from fedssh.commands import log_events
 from fedssh.errors import AgentError, SettingsError
-from fedssh.models import get_weights, loss_name, set_weights
+from fedssh.models import get_weights, is_own, likeness, loss_name, set_weights
 from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
 from fedssh.models.data.reading import AS_IT_IS, Reading
+from fedssh.models.recipe import balanced
 from fedssh.models.training import new_optimizer
 
 
@@ -48,34 +49,39 @@ def genesis(
         data: Where the images are; the split `train` is used, unless there are no epochs.
         holdout: What the result is scored on.
         seed: The same seed gives the same model on the same machine.
-        plan: Optimizer, learning rate, momentum, batch size.
+        plan: Optimizer, learning rate, momentum, batch size, class weights.
         out: The model file to write.
         epochs: How many; 0 takes the weights as they are.
         given: A file with weights for some or all tensors.
         reading: What the images' files do not say.
 
     Returns:
-        `metrics`, `examples` trained on; with `given` also `weights` for the record and the line `told`, or, when the
-        file cannot be used, only `unfit` with the reason.
+        `metrics`, `examples` trained on; `network`, what is agreed of one that does not come with fedssh; with `given`
+        also `weights` for the record and the line `told`, or only `unfit` with the reason why it cannot be used.
     """
     keras = load_keras()
+    start: dict[str, Any] = {"network": likeness.describe(spec)} if is_own(spec["name"]) else {}
     keras.utils.set_random_seed(seed)
     scorer = Scorer(spec, holdout)
-    start: dict[str, Any] = {}
     if given is not None:
         try:
             found = read_given(given, scorer.shapes)
         except SettingsError as error:
             return {"unfit": str(error)}
         set_weights(scorer.network, get_weights(scorer.network) | found.tensors)
-        start = {"weights": found.record, "told": found.told(str(given))}
+        start |= {"weights": found.record, "told": found.told(str(given))}
     examples = 0
     if epochs:
         train = images.load(data, spec["input"], spec["classes"], "train", reading)
         examples = len(train)
         optimizer = new_optimizer(plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0))
         scorer.network.compile(optimizer=optimizer, loss=loss_name(spec))
-        scorer.network.fit(train.images, train.labels, batch_size=plan["batch_size"], epochs=epochs, verbose=0)
+        weights_of = None
+        if plan.get("class_weights") == "balanced":
+            weights_of = dict(enumerate(balanced(train.labels, spec["classes"]).tolist()))
+        scorer.network.fit(
+            train.images, train.labels, batch_size=plan["batch_size"], epochs=epochs, verbose=0, class_weight=weights_of
+        )
     weights.write_weights(out, get_weights(scorer.network), spec)
     return {"metrics": scorer.score(), "examples": examples} | start
 
