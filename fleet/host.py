@@ -130,7 +130,7 @@ class Worker:
 
     def start(self) -> None:
         """Start what does not run."""
-        if any(room not in self.facts.rooms or not self.facts.rooms[room].well for room in self.host.rooms):
+        if not all(self.facts.well(room) for room in self.host.rooms):
             self.run("start", f"starting {' and '.join(self.host.rooms)}")
 
     def nodes(self) -> dict[str, dict[str, Any]]:
@@ -256,7 +256,7 @@ class Worker:
         while True:
             facts = self.look()
             for name, room in facts.rooms.items():
-                if not room.well:
+                if not facts.well(name):
                     raise StepError(f"{self.host.name}: {name} is {room.status} (exit code {room.exit_code})")
             heard = json.loads(self.connection.run("bob_status", seconds=120).text)
             if heard["release"]:

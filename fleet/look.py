@@ -27,11 +27,6 @@ class Room:
     started: str
     image: str
 
-    @property
-    def well(self) -> bool:
-        """It runs, or Alice has finished her sessions."""
-        return self.status == "running" or (self.status == "exited" and self.exit_code == 0)
-
 
 @dataclass(frozen=True)
 class Facts:
@@ -78,6 +73,13 @@ class Facts:
     def usable(self) -> bool:
         """An engine with compose v2 answers."""
         return self.engine not in ("", "down") and self.compose not in ("", "none")
+
+    def well(self, name: str) -> bool:
+        """Whether a room runs, or Alice has finished her sessions."""
+        room = self.rooms.get(name)
+        if room is None:
+            return False
+        return room.status == "running" or (name == "alice" and room.status == "exited" and room.exit_code == 0)
 
 
 def read(text: str) -> Facts:

@@ -88,7 +88,7 @@ def steps(host: Host, facts: Facts | None, wish: Wish) -> list[Step]:
             add("invitation", "wait for the coordinator's invitation", "wait")
         elif not known.joined or (wish.invitation and wish.invitation != known.invitation):
             add("join", "enrol the site and join by its invitation")
-    rooms = [room for room in host.rooms if room not in known.rooms or not known.rooms[room].well]
+    rooms = [room for room in host.rooms if not known.well(room)]
     if rooms and not wish.waits:
         add("start", f"start {' and '.join(rooms)}")
     return found
@@ -137,6 +137,13 @@ def misfits(host: Host, facts: Facts | None, memory: int | None, disk: int | Non
             "`nvidia-ctk runtime configure --runtime=docker`"
         )
     return found
+
+
+def other_holdout(host: Host, facts: Facts, wish: Wish) -> list[str]:
+    """A federation keeps the holdout that it began with: other data for its coordinator cannot be copied."""
+    if host.role == "coordinator" and facts.begun and wish.data and facts.data and facts.data != wish.data:
+        return [f"{host.name}: {host.data} is not what the federation began with"]
+    return []
 
 
 def _disk(host: Host) -> int:

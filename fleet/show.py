@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
-import sys
+import threading
 from typing import Any
 
 from fedssh.errors import SettingsError
+from fedssh.forms import printable
 from fleet import plan
 from fleet.fleet import Fleet
 from fleet.inventory import Cloud, Host
@@ -47,7 +49,7 @@ def status(fleet: Fleet) -> dict[str, Any]:
 def _state(facts: Facts) -> str:
     if not facts.rooms:
         return "not started" if facts.release else "not installed"
-    return "well" if all(room.well for room in facts.rooms.values()) else "not well"
+    return "well" if all(facts.well(name) for name in facts.rooms) else "not well"
 
 
 def logs(fleet: Fleet, name: str, room: str | None, last: int, follow: bool, as_json: bool) -> int:
@@ -66,9 +68,22 @@ def logs(fleet: Fleet, name: str, room: str | None, last: int, follow: bool, as_
             said, _, text = line.partition("|")
             print(json.dumps({"host": name, "room": said.strip().removesuffix("-1"), "text": text.strip()}))
         return 0
-    sys.stdout.flush()
-    connection.run("logs", *words, into=sys.stdout.buffer, seconds=86_400.0)
+    reader, writer = os.pipe()
+    printer = threading.Thread(target=_print_lines, args=(reader,))
+    printer.start()
+    try:
+        with os.fdopen(writer, "wb") as sink:
+            connection.run("logs", *words, into=sink, seconds=86_400.0)
+    finally:
+        printer.join()
     return 0
+
+
+def _print_lines(descriptor: int) -> None:
+    """What rooms said, without what would act on a terminal."""
+    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as lines, contextlib.suppress(BrokenPipeError):
+        for line in lines:
+            print(printable(line.rstrip("\n")), flush=True)
 
 
 def ssh(fleet: Fleet, name: str, words: tuple[str, ...], as_json: bool) -> list[str]:

@@ -7,4 +7,4 @@ while [ "$(date +%s)" -lt "$end" ]; do
   [ "$(docker inspect --format '{{.RestartCount}}' fedssh-charity-1)" -lt 3 ] || fail "Charity does not stay up: $(docker logs --tail 1 fedssh-charity-1 2>&1)"
   sleep 0.5
 done
-fail "Charity is not ready after $1 s: $(docker logs --tail 1 fedssh-charity-1 2>&1)"
+fail "Charity is not ready after $1 s: $(docker logs --tail 1 fedssh-charity-1 2>&1); her door is $(docker inspect --format '{{.State.Status}}, {{.State.Health.Status}}' fedssh-door-1)"

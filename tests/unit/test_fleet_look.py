@@ -58,7 +58,7 @@ def test_what_is_said_is_read() -> None:
         },
     )  # fmt: skip
     assert read(SAID) == facts and facts.usable
-    assert facts.rooms["alice"].well and facts.rooms["bob"].well
+    assert facts.well("alice") and facts.well("bob") and not facts.well("door")
 
 
 def test_nothing_said_is_a_machine_without_anything() -> None:

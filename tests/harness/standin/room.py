@@ -75,7 +75,7 @@ def charity(words: Sequence[str], behaviour: dict[str, str]) -> None:
         case ["serve"]:
             if wrong := behaviour.get("serve"):
                 append(event="rubbish", by=f"version {behaviour.get('version')}")
-                (VAULT / "coordinator_key").unlink()
+                (VAULT / "coordinator_key").unlink(missing_ok=True)
                 if wrong == "exits":
                     end("this version does not start")
                 stay()
