@@ -36,7 +36,11 @@ class Home:
 
     def make(self) -> None:
         """Make the folder, if it is missing; git leaves it alone."""
-        for folder in (self.path, self.path / "keys", self.path / "invitations"):
+        for folder in (self.path, self.path / "keys", self.path / "invitations", self.path / "backups"):
+            if folder.is_symlink():
+                raise SettingsError(
+                    f"{folder} is a link, expected a folder", "what it leads to is not deploy's to change"
+                )
             folder.mkdir(mode=0o700, exist_ok=True)
         ignore = self.path / ".gitignore"
         if not ignore.exists():
@@ -52,9 +56,7 @@ class Home:
 
     def backup(self, name: str, time: str) -> Path:
         """Where a backup of that time goes."""
-        folder = self.path / "backups"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder / f"{name}-{time}.tar.age"
+        return self.path / "backups" / f"{name}-{time}.tar.age"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

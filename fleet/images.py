@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedssh.commands import printable
-from fedssh.errors import SettingsError
+from fedssh.errors import AgentError, SettingsError
 from fleet.ssh import Connection, StepError
 from fleet.tunnel import Tunnel
 
@@ -108,6 +108,8 @@ def docker(*words: str, give: str | None = None, seconds: float = 3600) -> subpr
     _running.add(process)
     try:
         output, said = process.communicate(give, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise AgentError(f"docker {words[0]} did not end in {seconds:.0f} s here") from None
     finally:
         _running.discard(process)
         process.kill()
@@ -214,6 +216,8 @@ class Shipper:
             ) as save:
                 assert save.stdout
                 connection.run("load", image.called, give=save.stdout, seconds=3600)
+            if save.returncode:
+                raise AgentError(f"docker save {image.called} ended with code {save.returncode} here")
             sent += image.size
         return sent
 

@@ -43,9 +43,9 @@ DOOR_PORT = 2222
 _TERMS = {name: form for name, form in FORMS.items() if name != "name"}
 _INIT = {
     "architecture": text, "size": text, "classes": text, "max_value": whole(1), "seed": whole(0),
-    "genesis_epochs": whole(0),
+    "genesis_epochs": whole(0), "patient": text, "columns": text, "holdout": number(0),
 }  # fmt: skip
-_ALICE = {"classes": text, "max_value": whole(1), "seed": whole(0)}
+_ALICE = {"classes": text, "max_value": whole(1), "seed": whole(0), "patient": text, "columns": text}
 _LINODE = re.compile(r"linode:([a-z0-9-]+)/([a-z0-9-]+)")
 _GIVEN = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)@(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(?::([0-9]{1,5}))?")
 _DIGEST = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]*@sha256:[0-9a-f]{64}")

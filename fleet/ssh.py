@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import IO
 
 from fedssh.commands import printable
-from fedssh.errors import AgentError, HostKeyError, SettingsError, UnreachableError
+from fedssh.errors import AgentError, HostKeyError, SettingsError, UnreachableError, UntrustedError
 
 BEAT_SECONDS = 15
 STEP_SECONDS = 900.0
 OPEN_SECONDS = 60.0
+MOST_BYTES = 16 << 20  # that a step may answer with; what is larger goes into a file
 BUSY = 75
 _OPTIONS = (
     "BatchMode=yes", "StrictHostKeyChecking=yes", "PasswordAuthentication=no", "ConnectTimeout=10",
@@ -250,40 +251,44 @@ class Connection:
         if self._closed.is_set():
             raise UnreachableError(f"{self.target.name}: stopped")
         words = [*self._words(), self.target.login, "--", self._as_root(command)]
-        source: IO[bytes] | int = subprocess.DEVNULL
-        if isinstance(give, Path):
-            source = give.open("rb")
-        elif isinstance(give, bytes):
-            source = subprocess.PIPE
-        elif give is not None:
-            source = give
-        with tempfile.TemporaryFile() as said:
+        with contextlib.ExitStack() as stack:
+            said = stack.enter_context(tempfile.TemporaryFile())
             process = subprocess.Popen(
-                words, stdin=source, stdout=into or subprocess.PIPE, stderr=said, start_new_session=True
+                words, stdin=_source(give, stack), stdout=into or subprocess.PIPE, stderr=said, start_new_session=True
             )
+            stack.callback(self._let_go, process)
             self._children.add(process)
-            try:
-                output, _ = process.communicate(give if isinstance(give, bytes) else None, timeout=seconds)
-            except subprocess.TimeoutExpired:
-                raise UnreachableError(f"{self.target.name}: a step did not end in {seconds:.0f} s") from None
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-                for pipe in (process.stdin, process.stdout):
-                    if pipe:
-                        with contextlib.suppress(OSError):
-                            pipe.close()
-                self._children.discard(process)
-                if isinstance(give, Path) and not isinstance(source, int):
-                    source.close()
+            late = threading.Event()
+            patience = threading.Timer(seconds, _end_late, (process, late))
+            patience.daemon = True
+            patience.start()
+            stack.callback(patience.cancel)
+            if isinstance(give, bytes):
+                threading.Thread(target=_pour, args=(process, give), daemon=True).start()
+            output = process.stdout.read(MOST_BYTES + 1) if process.stdout else b""
+            if len(output) > MOST_BYTES:
+                raise UntrustedError(f"{self.target.name}: a step answers with more than {MOST_BYTES:,} bytes")
+            process.wait()
             said.seek(0)
-            complaint = _last_line(said.read())
+            complaint = _last_line(said.read(MOST_BYTES))
+        if late.is_set():
+            raise UnreachableError(f"{self.target.name}: a step did not end in {seconds:.0f} s")
         if process.returncode == 255:
             raise UnreachableError(f"{self.target.name}: the connection broke ({complaint or 'no reason given'})")
         if process.returncode < 0:
             raise UnreachableError(f"{self.target.name}: stopped")
-        return Done(process.returncode, output or b"", complaint)
+        return Done(process.returncode, output, complaint)
+
+    def _let_go(self, process: subprocess.Popen[bytes]) -> None:
+        """A step is over, or is to be."""
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._children.discard(process)
 
     def _keep(self) -> None:
         while not self._closed.wait(BEAT_SECONDS):
@@ -293,6 +298,28 @@ class Connection:
                 self._master.stdin.flush()
             except OSError:
                 return
+
+
+def _source(give: bytes | Path | IO[bytes] | None, stack: contextlib.ExitStack) -> IO[bytes] | int:
+    """What a step gets as its standard input."""
+    if isinstance(give, Path):
+        return stack.enter_context(give.open("rb"))
+    if isinstance(give, bytes):
+        return subprocess.PIPE
+    return subprocess.DEVNULL if give is None else give
+
+
+def _end_late(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    process.kill()
+
+
+def _pour(process: subprocess.Popen[bytes], data: bytes) -> None:
+    """Give a step its input; it may end before it has read all of it."""
+    assert process.stdin
+    with contextlib.suppress(OSError, ValueError):
+        process.stdin.write(data)
+        process.stdin.close()
 
 
 class _NotRootError(Exception):

@@ -45,6 +45,7 @@ def planned(fleet: Fleet) -> dict[str, Any]:
         found = facts[host.name]
         if found is not None:
             misfits += plan.misfits(host, found, None, None)
+            misfits += plan.other_holdout(host, found, fleet.wish(host))
         steps += plan.steps(host, found, fleet.wish(host))
     steps += [Step("coordinator", "enrol", f"enrol {name} and write its invitation") for name in _others(fleet)]
     if misfits and not fleet.options.force:

@@ -201,7 +201,7 @@ def test_what_is_made_is_for_nobody_else_and_not_for_git(home: Home, tmp_path: P
     home.make()
     assert home.path == tmp_path / "chest-xrays.fleet" and (home.path / ".gitignore").read_text() == "*\n"
     assert {path.name: path.stat().st_mode & 0o777 for path in (home.path, *home.path.iterdir()) if path.is_dir()} == {
-        "chest-xrays.fleet": 0o700, "keys": 0o700, "invitations": 0o700,
+        "chest-xrays.fleet": 0o700, "keys": 0o700, "invitations": 0o700, "backups": 0o700,
     }  # fmt: skip
     assert home.backup("a", "20260901T000000Z") == home.path / "backups" / "a-20260901T000000Z.tar.age"
 
@@ -257,3 +257,13 @@ def test_user_data_is_yaml() -> None:
 
 def test_every_machine_has_another_key() -> None:
     assert len({key for _ in range(3) for key in born_with()}) == 6
+
+
+def test_a_link_in_the_place_of_a_folder_is_not_followed(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious.json").write_text("{}")
+    home.path.mkdir()
+    (home.path / "invitations").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SettingsError, match="invitations is a link, expected a folder"):
+        home.make()
+    assert (tmp_path / "elsewhere" / "precious.json").exists()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fleet.inventory import Cloud, Given, Host
 from fleet.look import Facts, Room
-from fleet.plan import SKEW_SECONDS, Price, Step, Wish, misfits, skew, so_far, steps, total
+from fleet.plan import SKEW_SECONDS, Price, Step, Wish, misfits, other_holdout, skew, so_far, steps, total
 
 COORDINATOR = Host("coordinator", "coordinator", Given("root", "192.0.2.1", 22), data=Path("xrays.npz"))
 SITE = Host("hospital-a", "site", Given("root", "192.0.2.10", 22), data=Path("a.npz"))
@@ -243,3 +243,12 @@ def test_begun_hours_count_whole_and_a_month_costs_its_price_at_most(
 def test_more_time_never_costs_less(hours: int, more: int) -> None:
     later = [so_far(START, START + datetime.timedelta(hours=some), 0.018, 12.0)[1] for some in (hours, hours + more)]
     assert later == sorted(later)
+
+
+def test_a_coordinator_that_has_begun_keeps_her_holdout() -> None:
+    begun, wish = Facts(begun=True, data="1" * 64), Wish("m", (), "r", data="2" * 64)
+    host = Host("coordinator", "coordinator", data=Path("other.npz"))
+    assert other_holdout(host, begun, wish) == ["coordinator: other.npz is not what the federation began with"]
+    assert other_holdout(host, begun, Wish("m", (), "r", data="1" * 64)) == []
+    assert other_holdout(host, Facts(data="1" * 64), wish) == []
+    assert other_holdout(Host("a", "site", data=Path("other.npz")), begun, wish) == []
