@@ -24,6 +24,7 @@ import numpy as np
 
 from fedssh.models import build, check_spec, get_weights, loss_name, set_weights
 from fedssh.models.backend import compiled, load_keras
+from fedssh.models.recipe import PLAIN, Recipe, balanced
 
 if TYPE_CHECKING:
     from fedssh.models.data.images import Images
@@ -101,6 +102,7 @@ class Trainer:
         proximal: The mu of FedProx (Li et al. 2020, equation 2): the loss gains mu/2 * |w - w_loaded|^2 over the
             weights that are trained, so each gradient gains mu * (w - w_loaded). 0 is plain training.
         loss: The name of a Keras loss; None is the one that fits the number of classes.
+        recipe: What else belongs to a step.
 
     Raises:
         ValueError: The spec names no network that can be built here, or the optimizer has no momentum.
@@ -114,10 +116,12 @@ class Trainer:
         momentum: float = 0.0,
         proximal: float = 0.0,
         loss: str | None = None,
+        recipe: Recipe = PLAIN,
     ) -> None:
         keras = load_keras()
         import tensorflow
 
+        self._recipe = recipe
         self.spec = check_spec(spec)
         self.network = build(self.spec)
         self._loss = keras.losses.get(loss or loss_name(self.spec))
@@ -127,6 +131,9 @@ class Trainer:
         self._proximal = proximal
         self._trained = [variable.value for variable in self.network.trainable_variables]
         self._loaded = [tensorflow.Variable(variable, trainable=False) for variable in self._trained if proximal]
+        self._weights_of = None  # of each class: float32 [classes], filled for every epoch
+        if recipe.class_weights == "balanced":
+            self._weights_of = tensorflow.Variable(tensorflow.ones(self.spec["classes"]), trainable=False)
         self._training = _Loop(self._train_batches, self.spec["input"])
         self._scoring = _Loop(self._score_batches, self.spec["input"])
 
@@ -159,12 +166,14 @@ class Trainer:
                 Only with it are the batches computed in several calls, which changes no weight.
 
         Returns:
-            Mean loss (with what regularizers add, without the proximal term) and accuracy of the examples, each as its
-            batch found it.
+            Mean loss (weighted by class where the recipe says so, with what regularizers add, without the proximal
+            term) and accuracy of the examples, each as its batch found it.
 
         Raises:
             Interrupted: `stop` was set.
         """
+        if self._weights_of is not None:
+            self._weights_of.assign(balanced(examples.labels.numpy(), self.spec["classes"]))
         return self._training.run(examples, np.asarray(order, np.int64), batch_size, stop)
 
     def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]:
@@ -181,7 +190,7 @@ class Trainer:
 
         with tensorflow.GradientTape() as tape:
             outputs = self.network(images, training=True)
-            loss = self._mean_loss(labels, outputs)
+            loss = self._mean_loss(labels, outputs, self._weights_of)
         gradients = tape.gradient(loss, self._trained)
         if self._proximal:
             changes = zip(gradients, self._trained, self._loaded, strict=True)
@@ -193,12 +202,15 @@ class Trainer:
         outputs = self.network(images, training=False)
         return self._mean_loss(labels, outputs), self._right(labels, outputs)
 
-    def _mean_loss(self, labels: Any, outputs: Any) -> Any:
+    def _mean_loss(self, labels: Any, outputs: Any, weights_of: Any = None) -> Any:
+        """As Keras has it: weighted losses are divided by the number of examples, not by the sum of the weights."""
         import tensorflow
 
-        if self.spec["classes"] == 2:
-            labels = tensorflow.cast(labels[:, None], outputs.dtype)
-        mean = tensorflow.reduce_mean(self._loss(labels, outputs))
+        truth = tensorflow.cast(labels[:, None], outputs.dtype) if self.spec["classes"] == 2 else labels
+        losses = self._loss(truth, outputs)
+        if weights_of is not None:
+            losses *= tensorflow.gather(weights_of, labels)
+        mean = tensorflow.reduce_mean(losses)
         penalties = self.network.losses  # of regularizers, as the call that gave `outputs` left them
         return tensorflow.add_n([mean, *map(tensorflow.reduce_sum, penalties)]) if penalties else mean
 

@@ -198,8 +198,10 @@ def _agreed() -> Iterator[str]:
     )
     yield "### The training plan"
     yield (
-        "The object `plan` of genesis and of every release: of the terms those that concern training, and the loss. A "
-        "member that is not known is passed over."
+        "The object `plan` of genesis and of every release: of the terms those that concern training, and the loss. What "
+        f"came later ({', '.join(f'`{name}`' for name in terms.LATER)}) stands there only where it is not as by default, "
+        "and the loss names it: `binary_crossentropy with class_weights`. A site refuses a plan with a member that it does "
+        "not know; programs from before those refuse the loss."
     )
     yield _block(_section("agents/rules/plan.py", "Plan", "Attributes", join=False))
     yield "Beside these, `metric`: what the policy compares first."

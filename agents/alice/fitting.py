@@ -16,9 +16,11 @@ import numpy as np
 from fedssh import models
 from fedssh.alice.session import Patience, finite, improved
 from fedssh.errors import SettingsError
+from fedssh.models.recipe import Recipe
 from fedssh.models.training import Examples, Trainer
 from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan
+from fedssh.rules.terms import LATER
 
 
 class Trains(Protocol):
@@ -76,7 +78,17 @@ def new_trainer(spec: Mapping[str, Any], plan: Plan) -> Trainer:
         SettingsError: The plan's loss does not fit the network.
     """
     loss = loss_of(spec, plan)
-    return Trainer(spec, plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, loss)
+    return Trainer(spec, plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, loss, recipe_of(plan))
+
+
+def recipe_of(plan: Plan) -> Recipe:
+    """What a plan has beyond optimizer, rate and loss."""
+    return Recipe(**{name: getattr(plan, name) for name in LATER})
+
+
+def made_for(plan: Plan) -> tuple[Any, ...]:
+    """What of a plan is built into a trainer: where it is the same, so is the trainer."""
+    return plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, *(getattr(plan, name) for name in LATER)
 
 
 def loss_of(spec: Mapping[str, Any], plan: Plan) -> str:

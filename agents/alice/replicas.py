@@ -31,14 +31,14 @@ class Replicas:
         loss: The name of the Keras loss.
 
     Raises:
-        SettingsError: The plan has a proximal term, which only one device can train with.
+        SettingsError: The plan has a proximal term, or something else that only one device can train with.
     """
 
     def __init__(self, strategy: Any, spec: Mapping[str, Any], plan: Plan, loss: str) -> None:
-        if plan.proximal:
+        for what in _needs_one(plan):
             number = strategy.num_replicas_in_sync
             hint = "show alice one of them, as with CUDA_VISIBLE_DEVICES=0"
-            raise SettingsError(f"the plan's proximal term needs one device, found {number} GPUs", hint)
+            raise SettingsError(f"the plan's {what} needs one device, found {number} GPUs", hint)
         self._strategy = strategy
         with strategy.scope():
             self.network = models.build(spec)
@@ -92,6 +92,12 @@ class Replicas:
         batches = _batches(examples, np.arange(len(examples)), size)
         scores = self.network.evaluate(batches, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
         return float(scores["loss"]), float(scores["accuracy"])
+
+
+def _needs_one(plan: Plan) -> list[str]:
+    """What of a plan Keras' own way of training does not have."""
+    here = {"proximal": "proximal term", "class_weights": "class weights"}
+    return [words for name, words in here.items() if getattr(plan, name) != getattr(Plan, name)]
 
 
 def even_batch(examples: int, wanted: int, replicas: int) -> int:

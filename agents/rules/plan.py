@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fedssh.errors import BundleError
-from fedssh.forms import checked, one_of
-from fedssh.rules.terms import FORMS, check_momentum
+from fedssh.forms import checked, one_of, shown
+from fedssh.rules.terms import FORMS, LATER, check_momentum, written_loss
 
+_UPDATE = "update fedssh here, and start again"
 LOSSES = ("auto", "binary_crossentropy", "sparse_categorical_crossentropy")
 
 
@@ -29,6 +30,8 @@ class Plan:
             the weights at the end of the session, once, whatever they score.
         momentum: Of the optimizer sgd, in 0..1 without 1.
         proximal: The mu of FedProx (Li et al. 2020), at least 0: how strongly training is pulled to the release.
+        class_weights: `balanced`: in the loss of training, an example counts n / (present classes * examples of its
+            class) times, by the site's own training images. Scores, and with them what improved, are not weighted.
     """
 
     batch_size: int
@@ -40,20 +43,25 @@ class Plan:
     publish: str = "improved"
     momentum: float = 0.0
     proximal: float = 0.0
+    class_weights: str = "none"
 
 
 _OLDER = {"patience": 10, "publish": "improved", "momentum": 0.0, "proximal": 0.0}  # what programs before these meant
 
 
 def read_plan(given: Mapping[str, Any]) -> Plan:
-    """Take the plan out of a release. Unknown fields are left to newer programs; older ones leave out some.
+    """Take the plan out of a release. Older programs leave out some fields.
 
     Raises:
-        BundleError: A field is missing or out of range.
+        BundleError: A field is missing or out of range, or is one that this program does not know: all sites train by
+            the whole plan, or not at all.
     """
     found = {**_OLDER, **given}
     forms = {**FORMS, "loss": one_of(*LOSSES)}
-    names = [field.name for field in fields(Plan)]
+    names = [field.name for field in fields(Plan) if field.name not in LATER or field.name in given]
+    if unknown := sorted(given.keys() - {field.name for field in fields(Plan)} - {"metric"}):
+        raise BundleError(f"the training plan says {shown(unknown[0])}, which this program does not know", _UPDATE)
+    found["loss"] = _plain_loss(given)
     try:
         plan = Plan(**{name: checked(f"{name!r} of the training plan", found.get(name), forms[name]) for name in names})
     except ValueError as error:
@@ -63,3 +71,14 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
     except ValueError as error:
         raise BundleError(f"'momentum' of the training plan is {plan.momentum:g}, but {error}") from None
     return plan
+
+
+def _plain_loss(given: Mapping[str, Any]) -> Any:
+    """The loss without what it names of the plan, see `written_loss`."""
+    loss = given.get("loss")
+    if not isinstance(loss, str):
+        return loss
+    plain = loss.partition(" with ")[0]
+    if (expected := written_loss(dict(given), plain)["loss"]) != loss:
+        raise BundleError(f"'loss' of the training plan is {shown(loss, 200)}, by its other members {expected!r}")
+    return plain

@@ -24,6 +24,9 @@ METRICS = ("accuracy", "auc", "precision", "recall")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adamax", "nadam")
 EPOCHS = {"improved": 100, "session": 1}  # what sites may publish, and the most epochs of a session unless agreed
 RATES = ("submissions_per_hour", "invalid_per_hour")
+# Terms of training that came later. They stand in a plan only where they are not as by default, so that a plan without
+# them is the same bytes as ever; `written_loss` keeps programs that do not know them from training without them.
+LATER = ("class_weights",)
 _POLICIES = "`charity policies` lists policies and their options"
 
 
@@ -68,6 +71,7 @@ class Terms:
     learning_rate: float = term(0.001, number(above=0), "Its learning rate.", "X")
     momentum: float = term(0.0, number(least=0, below=1), "Momentum of sgd.", "X")
     proximal: float = term(0.0, number(least=0), "FedProx: the pull towards the release.", "MU")
+    class_weights: str = term("none", one_of("none", "balanced"), "Weigh rare classes up, by each site's own counts.")
     submissions_per_hour: int = term(600, whole(0), "Bundles of a site that get a record; 0: no limit.", "N")
     invalid_per_hour: int = term(60, whole(0), "Invalid ones among them; 0: no limit.", "N")
 
@@ -105,7 +109,7 @@ def agree(
         "federation": terms.name,
         "spec": spec,
         "class_names": class_names,
-        "plan": _plan(terms, policy) | {"loss": loss},
+        "plan": written_loss(_plan(terms, policy), loss),
         "policy": policy.text,
         "gate": gate.kind,
         "margin": gate.margin,
@@ -138,16 +142,31 @@ def publish_of(wanted: str | None, policy: Policy) -> str:
     return publish
 
 
+def written_loss(plan: dict[str, Any], loss: str) -> dict[str, Any]:
+    """A plan with its loss, which names what the plan has of `LATER`: `binary_crossentropy with class_weights`.
+
+    A program from before passes over members that it does not know, but takes no loss that it does not know.
+    """
+    later = [name for name in LATER if name in plan]
+    return plan | {"loss": f"{loss} with {', '.join(later)}" if later else loss}
+
+
 def check_momentum(momentum: float, optimizer: str) -> None:
     """Raise ValueError where an optimizer has no momentum."""
     if momentum and optimizer != "sgd":
         raise ValueError(f"momentum belongs to sgd, not to {optimizer}")
 
 
+def later_than(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `LATER`, what is not as by default."""
+    return {name: settings[name] for name in LATER if settings[name] != getattr(Terms, name)}
+
+
 def _checked(settings: Mapping[str, Any]) -> Terms:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Terms):
-        value, form = settings[field.name], FORMS[field.name]
+        value = settings.get(field.name, field.default) if field.name in LATER else settings[field.name]
+        form = FORMS[field.name]
         open_ = value is None and field.default is None
         try:
             values[field.name] = None if open_ else checked(f"--{field.name.replace('_', '-')}", value, form)
@@ -166,5 +185,5 @@ def _plan(terms: Terms, policy: Policy) -> dict[str, Any]:
     except ValueError as error:
         raise SettingsError(f"--{error}") from None
     same = ("batch_size", "patience", "optimizer", "learning_rate", "momentum", "proximal", "metric")
-    plan = {name: getattr(terms, name) for name in same}
+    plan = {name: getattr(terms, name) for name in same} | later_than(vars(terms))
     return plan | {"epochs": terms.epochs or EPOCHS[publish], "publish": publish}

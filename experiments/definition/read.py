@@ -34,7 +34,7 @@ from fedssh.errors import SettingsError
 from fedssh.forms import Expected, nearest
 from fedssh.rules.gate import Gate
 from fedssh.rules.policies import read_policy
-from fedssh.rules.terms import check_momentum, publish_of
+from fedssh.rules.terms import LATER, check_momentum, later_than, publish_of
 
 SHIPPED = Path(__file__).resolve().parents[1]
 MOST_RUNS = 2000
@@ -276,7 +276,8 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         Gate(values["gate"], values["margin"])
     except ValueError as error:
         raise ValueError(f"{slug}: {error}") from None
-    plan = {**{key: values[key] for key in settings.PLAN}, "publish": publish}
+    plan = {key: values[key] for key in settings.PLAN if key not in LATER}
+    plan |= {**later_than(values), "publish": publish}  # where nothing of it is asked for, a run is what it ever was
     as_they_are = ("architecture", "sites", "gate", "margin", "metric", "sessions", "validation", "straggler")
     return Run(
         experiment=name,

@@ -2,7 +2,7 @@
 
 [federation]   architecture, sites, policy, schedule, gate, margin, metric, sessions (or rounds), attack, straggler,
                score_sites
-[plan]         optimizer, learning_rate, momentum, batch_size, epochs, patience, publish, proximal
+[plan]         optimizer, learning_rate, momentum, batch_size, epochs, patience, publish, proximal, class_weights
 [data]         dataset, partition, coordinator, weights, per_label, outliers, train, holdout, test, folds, fold,
                validation
 """
@@ -17,7 +17,7 @@ from experiments.definition import attack
 from experiments.definition.config import ENGINES, SCHEDULES
 from fedssh import forms
 from fedssh.forms import Expected, Form, named, nearest, number, one_of, whole, yes_or_no
-from fedssh.rules.terms import FORMS, METRICS, Terms
+from fedssh.rules.terms import FORMS, LATER, METRICS, Terms
 
 Check = Callable[[Any], Any]
 Known = Mapping[str, tuple[Check, Any]]
@@ -105,6 +105,7 @@ PLAN: Known = {
     "patience": _term("patience"),
     "publish": (_or_usual(FORMS["publish"]), ""),  # "": session in rounds, else improved
     "proximal": _term("proximal"),
+    **{name: _term(name) for name in LATER},
 }
 DATA: Known = {
     "dataset": (text, "pneumoniamnist"),

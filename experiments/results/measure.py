@@ -21,6 +21,7 @@ from experiments.definition.read import group_name
 from experiments.definition.settings import SETTINGS
 from experiments.results.file import Result
 from fedssh.rules.policies import Policy, read_policy
+from fedssh.rules.terms import LATER
 
 SLACK = 0.01
 # Settings of the data that centralised training does not have, or that tell how sites divide it.
@@ -210,7 +211,8 @@ def _named(run: Run, keys: Collection[str]) -> str:
 
 def _method(run: Run) -> dict[str, Any]:
     """Settings of how a run trains and judges; the others tell what it is done with."""
-    own = {"gate": run.gate, "margin": run.margin, "sessions": run.sessions, "validation": run.validation}
+    own = {name: SETTINGS[name][1] for name in LATER}  # a run's plan has them where they are not so
+    own |= {"gate": run.gate, "margin": run.margin, "sessions": run.sessions, "validation": run.validation}
     return {key: value for key, value in {**own, **run.plan}.items() if key not in ("loss", "metric")}
 
 

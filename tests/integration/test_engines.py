@@ -113,6 +113,17 @@ def test_memory_gives_the_weights_of_real_agents(
         assert simulated.bytes == real.bytes
 
 
+def test_memory_gives_the_weights_of_real_agents_with_all_that_a_plan_may_have(tmp_path: Path) -> None:
+    run = a_run(plan={**PLAN, "class_weights": "balanced"})
+    here, there = tmp_path / "memory", tmp_path / "ssh"
+    simulated, real = done(memory, run, here), done(ssh, run, there)
+    assert models(here) == models(there)
+    assert len(models(here)) > 1
+    assert [point.test for point in simulated.points] == [point.test for point in real.points]
+    done(memory, a_run(), tmp_path / "plain")
+    assert not set(models(here)) & set(models(tmp_path / "plain"))
+
+
 def _without_agents(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     only_real = ("coordinator", "holdout", "epochs")
     return [{name: value for name, value in fields.items() if name not in only_real} for fields in records]

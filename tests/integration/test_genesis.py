@@ -45,7 +45,7 @@ def images_file(path: Path, *splits: str) -> Path:
     random = np.random.default_rng(1)
     arrays: dict[str, np.ndarray] = {}
     for split in splits:
-        labels = np.arange(24) % 2
+        labels = np.arange(24) % 3 % 2  # a third is of class 1
         pixels = random.integers(0, 100, (24, 4, 4), dtype=np.uint8) + 100 * labels[:, None, None].astype(np.uint8)
         arrays |= {f"{split}_images": pixels, f"{split}_labels": labels}
     return npz(path, arrays)
@@ -150,6 +150,15 @@ def test_without_given_weights_the_record_has_no_such_field(begin: Any) -> None:
     again = begin()[1]
     assert all(same(first, again).values())
     assert not any(same(first, begin(epochs=0)[1]).values()), "even biases move in an epoch"
+
+
+def test_class_weights_of_the_plan_count(begin: Any) -> None:
+    plain = PLAN | {"optimizer": "sgd", "learning_rate": 0.1}
+    without, none, balanced = (
+        begin(plan)[1] for plan in (plain, plain | {"class_weights": "none"}, plain | {"class_weights": "balanced"})
+    )
+    assert all(same(without, none).values())
+    assert not any(same(without, balanced).values())
 
 
 def test_momentum_of_the_plan_counts(begin: Any) -> None:

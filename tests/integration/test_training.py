@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from fedssh.alice.session import Patience
 from fedssh.models import training
 from fedssh.models.backend import load_keras
 from fedssh.models.data.images import Images
+from fedssh.models.recipe import Recipe, balanced
 from fedssh.models.training import Interrupted, Trainer, resident
 
 BINARY = {"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16}
@@ -43,7 +43,7 @@ def trainers() -> Callable[..., Trainer]:
     made: dict[str, Trainer] = {}
 
     def trainer(spec: dict[str, Any], optimizer: str = "adam", rate: float = 0.01, **more: Any) -> Trainer:
-        key = json.dumps([spec, optimizer, rate, more])
+        key = repr([spec, optimizer, rate, more])
         if key not in made:
             made[key] = Trainer(spec, optimizer, rate, **more)
         made[key].load(start(spec))
@@ -340,3 +340,74 @@ def test_a_strong_pull_holds_the_weights(trainers: Callable[..., Trainer]) -> No
 def test_momentum_needs_sgd() -> None:
     with pytest.raises(ValueError, match=r"momentum 0.5 needs the optimizer sgd, found adam"):
         Trainer(BINARY, "adam", 0.1, momentum=0.5)
+
+
+# class weights
+
+
+def rare(spec: dict[str, Any], number: int) -> Images:
+    """One image in five is not of class 0, and with ten classes nothing is of the last."""
+    found = some_images(spec, number)
+    labels = np.where(np.arange(number) % 5 == 0, 1 + found.labels % max(spec["classes"] - 2, 1), 0)
+    return Images(found.images, labels)
+
+
+@pytest.mark.parametrize("spec", [BINARY, TEN, CONVOLUTIONS], ids=lambda spec: str(spec["name"]) + str(spec["classes"]))
+def test_class_weights_are_those_of_keras_fit(trainers: Callable[..., Trainer], spec: dict[str, Any]) -> None:
+    examples = rare(spec, 75)
+    trainer, network = trainers(spec, recipe=Recipe(class_weights="balanced")), models.build(spec)
+    network = compiled(spec, network, "adam", 0.01, 0.0)
+    models.set_weights(network, start(spec))
+    weights = dict(enumerate(balanced(examples.labels, spec["classes"]).tolist()))
+    held = resident(examples)
+    for epoch in (1, 2):
+        order = an_order(75, epoch)
+        loss, _ = trainer.epoch(held, order, BATCH)
+        shuffled = examples.take(order)
+        shown = network.fit(
+            shuffled.images, shuffled.labels, batch_size=BATCH, shuffle=False, verbose=0, class_weight=weights
+        ).history
+        assert loss == pytest.approx(shown["loss"][0], rel=1e-5)
+    expected = models.get_weights(network)
+    for name, array in trainer.weights().items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_class_weights_are_of_the_examples_at_hand_and_not_in_scores(trainers: Callable[..., Trainer]) -> None:
+    """Sites train in the same trainer one after the other; what is scored is plain."""
+    spec, recipe = BINARY, Recipe(class_weights="balanced")
+    plain, weighted = trainers(spec), trainers(spec, recipe=recipe)
+    one, other = rare(spec, 40), some_images(spec, 40, seed=3)
+    assert weighted.evaluate(resident(one)) == plain.evaluate(resident(one))
+    weighted.epoch(resident(other), an_order(40), BATCH)
+    weighted = trainers(spec, recipe=recipe)
+    weighted.epoch(resident(one), an_order(40), BATCH)
+    alone = Trainer(spec, "adam", 0.01, recipe=recipe)
+    alone.load(start(spec))
+    alone.fresh(1)
+    alone.epoch(resident(one), an_order(40), BATCH)
+    assert same(weighted.weights(), alone.weights())
+    plain.epoch(resident(one), an_order(40), BATCH)
+    assert not same(weighted.weights(), plain.weights())
+
+
+def test_a_site_with_one_class_trains_as_without_weights(trainers: Callable[..., Trainer]) -> None:
+    found = some_images(TEN, 40)
+    examples, order = resident(Images(found.images, np.full(40, 3))), an_order(40)
+    plain, weighted = trainers(TEN), trainers(TEN, recipe=Recipe(class_weights="balanced"))
+    for trainer in (plain, weighted):
+        trainer.epoch(examples, order, BATCH)
+    assert same(plain.weights(), weighted.weights())
+
+
+def test_a_plain_recipe_is_the_same_graph(trainers: Callable[..., Trainer]) -> None:
+    """What a recipe does not ask for is not there, rather than there with no effect."""
+
+    def operations(trainer: Trainer) -> list[str]:
+        graph: Any = trainer._training._graph
+        return [node.op for function in graph.graph.as_graph_def().library.function for node in function.node_def]
+
+    plain = operations(trainers(TEN))
+    more = {"ResourceGather", "StatelessRandomUniformV2", "ImageProjectiveTransformV3", "Cos"}
+    assert not more & set(plain)
+    assert "ResourceGather" in operations(trainers(TEN, recipe=Recipe(class_weights="balanced")))

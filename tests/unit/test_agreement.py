@@ -13,7 +13,7 @@ from experiments.definition.read import read
 from fedssh.charity.cli import InitSettings
 from fedssh.errors import AgentError, SettingsError
 from fedssh.rules import plan as alice
-from fedssh.rules.terms import FORMS, OPTIMIZERS, Terms, agree
+from fedssh.rules.terms import FORMS, LATER, OPTIMIZERS, Terms, agree, written_loss
 from fedssh.settings import load
 
 SETTINGS: dict[str, Any] = {
@@ -62,6 +62,31 @@ def test_a_site_reads_the_plan_that_was_agreed(policy: str, optimizer: str) -> N
     assert (read.optimizer, read.momentum, read.proximal) == (optimizer, momentum, 0.1)
 
 
+OLD_PLAN = {
+    "batch_size": 64, "patience": 10, "optimizer": "adam", "learning_rate": 0.001, "momentum": 0.0, "proximal": 0.0,
+    "metric": "accuracy", "epochs": 100, "publish": "improved", "loss": "binary_crossentropy",
+}  # fmt: skip
+LATER_TERMS = {"class_weights": "balanced"}
+
+
+def test_a_plan_without_what_came_later_is_the_plan_of_before() -> None:
+    assert agreed()["plan"] == OLD_PLAN
+    usual = {name: getattr(Terms, name) for name in LATER}
+    assert agreed(**usual)["plan"] == OLD_PLAN
+
+
+@pytest.mark.parametrize(("name", "value"), LATER_TERMS.items())
+def test_what_came_later_stands_in_the_plan_and_is_refused_by_programs_from_before(name: str, value: Any) -> None:
+    found = agreed(**{name: value})["plan"]
+    assert found == {**OLD_PLAN, name: value, "loss": f"binary_crossentropy with {name}"}
+    assert found["loss"] not in alice.LOSSES, "of the plan's members that is one that Alice always checked"
+    assert getattr(alice.read_plan(found), name) == value
+
+
+def test_all_that_came_later_is_tested() -> None:
+    assert LATER_TERMS.keys() == set(LATER)
+
+
 def test_the_rates_are_agreed() -> None:
     assert agreed()["rates"] == {"submissions_per_hour": 600, "invalid_per_hour": 60}
     assert agreed(submissions_per_hour=0, invalid_per_hour=0)["rates"] == {
@@ -78,7 +103,22 @@ def test_what_is_left_open_is_written_out() -> None:
 
 
 EDGES = [-1, 0, 1e-12, 0.5, 0.99, 0.9999, 0.99999, 1, 2, 1001, 2e6, 2**31 - 1, 2**31, 1e300, math.inf, math.nan]
-WORDS = ["adam", "lion", "improved", "session", "always", "accuracy", "loss", "on", "ladder", "ajar", "free", "relay"]
+WORDS = [
+    "adam",
+    "lion",
+    "improved",
+    "session",
+    "always",
+    "accuracy",
+    "loss",
+    "on",
+    "ladder",
+    "ajar",
+    "free",
+    "relay",
+    "none",
+    "balanced",
+]
 NUMBERS = ["margin", "batch_size", "epochs", "patience", "learning_rate", "momentum", "proximal", "sessions"]
 
 
@@ -88,20 +128,21 @@ def by_flag(name: str, value: Any, folder: Path) -> Any:
 
 def by_program(name: str, value: Any, folder: Path) -> Any:
     found = agreed(optimizer="sgd", **{name: value}) if name == "momentum" else agreed(**{name: value})
-    return {**found, **found["plan"]}[name]
+    return {**vars(Terms()), **found, **found["plan"]}[name]
 
 
 def by_site(name: str, value: Any, folder: Path) -> Any:
-    return getattr(alice.read_plan({**agreed(optimizer="sgd")["plan"], name: value}), name)
+    plan = agreed(optimizer="sgd")["plan"] | {name: value}
+    return getattr(alice.read_plan(written_loss(plan, "auto")), name)
 
 
 def by_experiment(name: str, value: Any, folder: Path) -> Any:
     (folder / "mine.toml").write_text(f'question = "?"\n[plan]\noptimizer = "sgd"\n[[runs]]\n{name} = {value!r}\n')
     (run,) = read(folder / "mine.toml").runs
-    return {**vars(run), **run.plan}[name]
+    return {**vars(Terms()), **vars(run), **run.plan}[name]
 
 
-@pytest.mark.parametrize("name", [*NUMBERS, "optimizer", "publish", "metric", "gate", "schedule"])
+@pytest.mark.parametrize("name", [*NUMBERS, "optimizer", "publish", "metric", "gate", "schedule", "class_weights"])
 def test_whoever_reads_a_term_takes_the_same_values(name: str, tmp_path: Path) -> None:
     readers = [by_flag, by_program, by_experiment]
     readers += [by_site] if name in {field.name for field in dataclasses.fields(alice.Plan)} else []

@@ -189,7 +189,7 @@ PLAN = {
 
 
 def test_a_plan_is_read() -> None:
-    plan = read_plan({**PLAN, "from": "the future"})
+    plan = read_plan(PLAN)
     assert (plan.batch_size, plan.epochs, plan.patience, plan.optimizer) == (32, 8, 10, "adam")
     assert read_plan({name: value for name, value in PLAN.items() if name != "patience"}).patience == 10
 
@@ -200,6 +200,26 @@ def test_what_older_releases_lack_has_a_default() -> None:
     new = {"publish": "session", "momentum": 0.2, "proximal": 0.01, "optimizer": "sgd"}
     plan = read_plan({**PLAN, **new})
     assert (plan.publish, plan.momentum, plan.proximal) == ("session", 0.2, 0.01)
+
+
+def test_a_plan_with_an_entry_that_is_not_known_is_refused() -> None:
+    """Passed over, it would make this site train otherwise than the others, without a word."""
+    with pytest.raises(
+        BundleError, match="the training plan says 'mixup', which this program does not know"
+    ) as refused:
+        read_plan({**PLAN, "mixup": 0.2})
+    assert refused.value.hint == "update fedssh here, and start again"
+
+
+def test_what_a_plan_has_beyond_the_first_version_is_named_by_its_loss() -> None:
+    """So that a program from before refuses it, which knows no such loss."""
+    later = {"class_weights": "balanced", "loss": "auto with class_weights"}
+    assert read_plan({**PLAN, **later}).class_weights == "balanced"
+    assert read_plan({**PLAN, **later}).loss == "auto"
+    assert read_plan(PLAN).class_weights == "none"
+    for wrong in ({"class_weights": "balanced"}, {"loss": "auto with class_weights"}, {"loss": "auto with "}):
+        with pytest.raises(BundleError, match="'loss' of the training plan"):
+            read_plan({**PLAN, **wrong})
 
 
 @pytest.mark.parametrize(

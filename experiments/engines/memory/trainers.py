@@ -19,7 +19,7 @@ import numpy as np
 from experiments.definition.config import Prepared, Run
 from experiments.engines.memory.models import Weights
 from experiments.engines.memory.simulation import Checkpoint, Session
-from fedssh.alice.fitting import Epoch, fit, new_trainer
+from fedssh.alice.fitting import Epoch, fit, made_for, new_trainer
 from fedssh.alice.leaving import GUARD, too_bad
 from fedssh.alice.session import session_seed
 from fedssh.forms import canonical
@@ -34,8 +34,7 @@ _pools: dict[bytes, Pool] = {}
 
 def pool_for(spec: dict[str, Any], plan: Plan, size: int) -> Pool:
     """Trainers for an architecture and an optimizer; those of the run before, where they are the same."""
-    settings = [plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, plan.loss]
-    key = canonical([spec, settings, size])
+    key = canonical([spec, made_for(plan), plan.loss, size])
     if key not in _pools:
         for pool in _pools.values():
             pool.close()
