@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import itertools
 import json
 import re
@@ -434,7 +435,8 @@ def _handler(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
             ).items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(written)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whoever asked may have been killed
+                self.wfile.write(written)
 
         do_GET = do_POST = do_PUT = do_DELETE = _respond  # noqa: N815 - as the server's own class names them
 
