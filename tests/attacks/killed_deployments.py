@@ -1,6 +1,6 @@
 """`kill -9` for scripts/deploy: as soon as it has said its n-th line, and before the n-th answer of the cloud; every n.
 
-    python -m tests.attacks.killed_deployments [--every 1] [--only up|upgrade|down]
+    python -m tests.attacks.killed_deployments [--every 1] [--only up|cloud|upgrade|down]
 
 Each time from nothing: an `up` that dies, the next one, which must complete with one machine of each label, one more,
 which must find nothing to do, and `down`, after which the account is empty. Then the same for `upgrade`, whose history
@@ -26,6 +26,7 @@ from tests.harness.machines import Machines, reason
 from tests.harness.waiting import until
 
 LABELS = ["chest-coordinator", "chest-hospital-a"]
+VERBS = ("up", "cloud", "upgrade", "down")  # cloud: `up`, killed by requests
 HISTORY = "cd /var/lib/fedssh && sha256sum vault/* outbox/* door/* | sort"
 
 
@@ -33,7 +34,7 @@ def main() -> int:
     """Kill, look, tell."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="only each n-th kill")
-    parser.add_argument("--only", choices=["up", "upgrade", "down"])
+    parser.add_argument("--only", choices=VERBS)
     options = parser.parse_args()
     if why := reason():
         print(why)
@@ -41,12 +42,12 @@ def main() -> int:
     failed = kills = 0
     with tempfile.TemporaryDirectory(prefix="killed-") as name, Machines() as machines:
         attack = Attack(Path(name), machines)
-        for verb, tried in (("up", attack.up), ("upgrade", attack.upgrade), ("down", attack.down)):
+        for verb, tried in zip(VERBS, (attack.up, attack.cloud, attack.upgrade, attack.down), strict=True):
             if options.only in (None, verb):
-                for text, wrong in tried(options.every):
+                for text, complaint in tried(options.every):
                     kills += 1
-                    failed += bool(wrong)
-                    print(f"{verb:7}  {text:<66}  {wrong or 'survived'}", flush=True)
+                    failed += bool(complaint)
+                    print(f"{verb:7}  {text:<66}  {complaint or 'survived'}", flush=True)
     print(f"{kills} kills, {kills - failed} survived")
     return int(failed > 0)
 
@@ -81,15 +82,22 @@ class Attack:
                     self.machines.remove(name)
 
     def up(self, every: int) -> Iterator[tuple[str, str]]:
-        """A fresh federation; each line, then each request."""
-        for kind in (at_line, at_request):
-            number, where = 1, "somewhere"
-            while where:
-                with self.account() as (cloud, laptop):
-                    where = kind(number, laptop.start("up"), cloud)
-                    if where:
-                        yield where, wrong(self.completes, cloud, laptop)
-                number += every
+        """A fresh federation; each line."""
+        return self.from_nothing(at_line, every)
+
+    def cloud(self, every: int) -> Iterator[tuple[str, str]]:
+        """The same; each request."""
+        return self.from_nothing(at_request, every)
+
+    def from_nothing(self, kill: Callable[[int, Running, Cloud], str], every: int) -> Iterator[tuple[str, str]]:
+        """An `up` that is killed, each time a bit later, until it is not."""
+        number, where = 1, "somewhere"
+        while where:
+            with self.account() as (cloud, laptop):
+                where = kill(number, laptop.start("up"), cloud)
+                if where:
+                    yield where, wrong(self.completes, cloud, laptop)
+            number += every
 
     def completes(self, cloud: Cloud, laptop: Laptop) -> None:
         """The next one does what is missing, the one after it nothing; `down` takes all of it."""

@@ -114,6 +114,14 @@ def test_a_machine_that_is_killed_in_the_middle_goes_back(federation: Deployed) 
     undone(federation, history, rooms, release)
 
 
+def test_the_way_back_leads_past_releases_that_failed(federation: Deployed) -> None:
+    laptop, history = federation.laptop, federation.run(COORDINATOR, HISTORY)
+    said = laptop.deploy("rollback", "--yes", "--only", "coordinator").output
+    assert said == "coordinator runs release 1\n"
+    assert laptop.deploy("upgrade", "--json").json["upgraded"] == ["coordinator"]
+    assert federation.run(COORDINATOR, HISTORY) == history
+
+
 def test_an_upgrade_whose_door_had_opened_is_not_undone(federation: Deployed) -> None:
     """The machine stops between the door's opening and the last word of the upgrade."""
     release = federation.release(COORDINATOR)
