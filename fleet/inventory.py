@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from fedssh.errors import BundleError, SettingsError
-from fedssh.forms import Form, check_site, checked, named, nearest, one_of, printable, text, whole, yes_or_no
+from fedssh.forms import Form, check_site, checked, named, nearest, number, one_of, printable, text, whole, yes_or_no
 from fedssh.rules.terms import FORMS, Terms, agree
 
 ROOMS = {"coordinator": ("charity", "door"), "site": ("alice", "bob")}
