@@ -6,6 +6,7 @@ What a program may use, beside the commands:
     ledger      read_export, verify: the signed history
     models      build, check_spec, …: the networks, and local data
     keys        make_key, load_private, load_public
+    site        run, Keras: a site's own training script
 
     >>> import fedssh
     >>> with open("ledger.jsonl", "rb") as lines:
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fedssh import bundle, errors, keys, ledger, manifest, models, signature, weights
+    from fedssh.alice import script as site
 
     __version__: str
 
-__all__ = ["__version__", "bundle", "errors", "keys", "ledger", "manifest", "models", "signature", "weights"]
+__all__ = ["__version__", "bundle", "errors", "keys", "ledger", "manifest", "models", "signature", "site", "weights"]
+
+
+_ELSEWHERE = {"site": "alice.script"}
 
 
 def __getattr__(name: str) -> "ModuleType | str":
@@ -34,7 +39,7 @@ def __getattr__(name: str) -> "ModuleType | str":
     if name in __all__:
         from importlib import import_module
 
-        return import_module(f"{__name__}.{name}")
+        return import_module(f"{__name__}.{_ELSEWHERE.get(name, name)}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

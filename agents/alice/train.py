@@ -15,11 +15,12 @@ from fedssh.alice import leaving, memory, messages, session
 from fedssh.alice.exchange import Exchange
 from fedssh.alice.fitting import Epoch
 from fedssh.alice.incoming import Received, Unready
-from fedssh.alice.learner import INTERRUPTED, Network, Stopped
+from fedssh.alice.learner import INTERRUPTED, Stopped
 from fedssh.alice.limits import Limits
 from fedssh.alice.memory import Memory
 from fedssh.alice.news import News
 from fedssh.alice.terms import Terms
+from fedssh.alice.trainee import Trainee
 from fedssh.chain import Seen
 from fedssh.commands import tell
 from fedssh.errors import UnreachableError, UntrustedError
@@ -69,7 +70,7 @@ class Alice:
         self,
         exchange: Exchange,
         state: Path,
-        network: Network,
+        network: Trainee,
         epochs: int | None,
         settle_seconds: float,
         stop: threading.Event,

@@ -84,7 +84,7 @@ def test_every_command_of_the_readme_is_run_by_a_test(root: Path) -> None:
 
 
 def test_links_lead_somewhere(root: Path) -> None:
-    for name in ("README.md", "SECURITY.md", "docs/operations.md", "docs/virtual-machines.md"):
+    for name in ("README.md", "SECURITY.md", "docs/operations.md", "docs/virtual-machines.md", "docs/own-training.md"):
         page = root / name
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{name} links to {target}"

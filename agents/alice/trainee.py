@@ -1,0 +1,55 @@
+"""What Alice trains: her own network, or a script's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fedssh.alice.fitting import Epoch
+    from fedssh.alice.incoming import Received
+    from fedssh.models.firing import Singled
+    from fedssh.rules.events import Local
+    from fedssh.rules.plan import Plan
+
+
+class Trainee(Protocol):
+    """What takes over releases, is scored and is trained; `learner.Network` says what each part means."""
+
+    class_names: Sequence[str] | None
+    agreed: Mapping[str, Any] | None
+
+    @property
+    def examples(self) -> int:
+        """How many examples it trains on."""
+        ...
+
+    @property
+    def validation_examples(self) -> int:
+        """How many it is scored on."""
+        ...
+
+    def shapes(self, spec: dict[str, Any]) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of a network's weights by name."""
+        ...
+
+    def adopt(self, received: Received, plan: Plan, stop: threading.Event | None = None) -> Local:
+        """Take over a release and return what it scores here."""
+        ...
+
+    def singled(self) -> Sequence[Singled]:
+        """How many training images single themselves out in each layer."""
+        ...
+
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """The weights as they are now."""
+        ...
+
+    def fit(
+        self, session: int, plan: Plan, start: Local, ended: Callable[[Epoch], bool], stop: threading.Event
+    ) -> bool:
+        """Train one session; whether it ended early."""
+        ...
