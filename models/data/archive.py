@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 import tarfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fedssh.models.data.classes import shown as shown_name
 from fedssh.models.data.folders import split_called
 from fedssh.models.data.pixels import SUFFIXES
 
@@ -50,22 +52,40 @@ def pictures(path: Path) -> list[Picture]:
         FileNotFoundError: No such file.
         ValueError: It is no such archive, has no picture in a split's class, or one too large.
     """
+    return listed(path)[0]
+
+
+def listed(path: Path) -> tuple[list[Picture], Counter[str]]:
+    """As `pictures`, and what was passed over: how many files with which ending, links and devices among them."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    found = []
+    found: list[Picture] = []
+    passed: Counter[str] = Counter()
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 place = _place(member)
                 if place is not None:
                     found.append(Picture(*place, member.offset_data, member.size))
+                elif not member.isdir():
+                    passed[_ending(member)] += 1
                 if len(found) > MAX_PICTURES:
                     raise ValueError(f"{path} has more than {MAX_PICTURES:,} pictures")
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{path} is no readable uncompressed tar archive: {error}") from None
     if not found:
         raise ValueError(f"{path} has no pictures; expected train/CLASS/NAME.jpg, test/CLASS/NAME.jpg")
-    return sorted(found, key=lambda one: (one.split, one.category, _natural(one.name), one.name))
+    return sorted(found, key=lambda one: (one.split, one.category, _natural(one.name), one.name)), passed
+
+
+def _ending(member: tarfile.TarInfo) -> str:
+    """What a member that is no picture is called when it is passed over."""
+    if not member.isfile():
+        return "links or devices"
+    name = PurePosixPath(member.name)
+    if name.suffix.lower() in SUFFIXES and not name.name.startswith("."):
+        return "pictures outside SPLIT/CLASS"
+    return shown_name(f"*{name.suffix.lower()}" if name.suffix else name.name)
 
 
 def read(path: Path, picture: Picture) -> bytes:

@@ -15,7 +15,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedssh.models.data.classes import plain, shown
@@ -42,11 +42,13 @@ class Layout:
         files: Images by split and class, each class in alphabetical order.
         names: The names of all classes in all splits, in alphabetical order; their places are the labels.
         ignored: One line on what was passed over, or None.
+        wrong: What cannot be used: names by kind.
     """
 
     files: dict[str, dict[str, list[Path]]]
     names: tuple[str, ...]
     ignored: str | None
+    wrong: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -59,6 +61,20 @@ def survey(root: Path) -> Layout:
 
     Raises:
         ValueError: It does not hold images by class, or something else beside; the message says all of it.
+    """
+    found = explore(root)
+    refuse(root, found.wrong)
+    if not found.files:
+        hint = "expected a folder of images per class, or train and test with such folders"
+        raise ValueError(f"{root} is empty; {hint}" if not found.ignored else f"{root} has no images; {hint}")
+    return found
+
+
+def explore(root: Path) -> Layout:
+    """Look through a folder, also where it holds what cannot be used, or nothing.
+
+    Raises:
+        ValueError: Nobody can tell which folders are splits and which are classes.
     """
     passed: Counter[str] = Counter()
     wrong: dict[str, list[str]] = {}
@@ -75,12 +91,8 @@ def survey(root: Path) -> Layout:
             continue
         _check_no_split(root, parts)
         found.setdefault(split, {}).setdefault(plain(inner[0]), []).append(file)
-    refuse(root, wrong)
-    if not found:
-        hint = "expected a folder of images per class, or train and test with such folders"
-        raise ValueError(f"{root} is empty; {hint}" if not passed else f"{root} has no images; {hint}")
     names = tuple(sorted({name for kinds in found.values() for name in kinds}))
-    return Layout(found, names, _ignored(passed))
+    return Layout(found, names, told(passed), wrong)
 
 
 def below(root: Path, passed: Counter[str], wrong: dict[str, list[str]]) -> Iterator[Path]:
@@ -115,6 +127,15 @@ def refuse(where: Path, wrong: Mapping[str, Sequence[str]]) -> None:
     )
 
 
+def told(passed: Mapping[str, int]) -> str | None:
+    """One line on what was passed over; None when there is nothing to say."""
+    if not passed:
+        return None
+    texts = [name if number == 1 else f"{name} ({number:,} times)" for name, number in sorted(passed.items())]
+    more = f" and {len(texts) - 3 * SHOWN} more kinds" if len(texts) > 3 * SHOWN else ""
+    return f"passed over: {', '.join(texts[: 3 * SHOWN])}{more}"
+
+
 def _walk(
     folder: Path, above: tuple[str, ...], passed: Counter[str], wrong: dict[str, list[str]], seen: set[tuple[int, int]]
 ) -> Iterator[Path]:
@@ -133,7 +154,7 @@ def _walk(
         if file.is_dir():
             empty = False
             yield from _walk(file, parts, passed, wrong, seen)
-        elif kind := _kind(file):
+        elif kind := kind_of(file):
             empty = False
             wrong.setdefault(kind, []).append(shown("/".join(parts)))
         elif file.suffix.lower() in SUFFIXES:
@@ -145,7 +166,7 @@ def _walk(
         passed[f"the empty folder {shown('/'.join(above))}"] += 1
 
 
-def _kind(file: Path) -> str | None:
+def kind_of(file: Path) -> str | None:
     """Why a file cannot be an image of ours, by its name and its first bytes; None for images and texts."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
@@ -191,14 +212,6 @@ def _check_no_split(root: Path, parts: Sequence[str]) -> None:
                 f"{root} has a folder {shown(name)} inside {shown('/'.join(parts[:depth]))}, which looks like a split; "
                 "expected CLASS/IMAGE or SPLIT/CLASS/IMAGE below the folder that is given"
             )
-
-
-def _ignored(passed: Mapping[str, int]) -> str | None:
-    if not passed:
-        return None
-    texts = [name if number == 1 else f"{name} ({number:,} times)" for name, number in sorted(passed.items())]
-    more = f" and {len(texts) - 3 * SHOWN} more kinds" if len(texts) > 3 * SHOWN else ""
-    return f"passed over: {', '.join(texts[: 3 * SHOWN])}{more}"
 
 
 def _name(root: Path, file: Path) -> str:

@@ -7,6 +7,7 @@ A data set is one of
                       [n, classes]; if known, train_patients, val_patients, … [n], and class_names, an array of texts
     a folder          CLASS/*.png, or SPLIT/CLASS/*.png, see `folders`; a folder without splits is all train
     a .tar archive    [FOLDER/]SPLIT/CLASS/*.png, uncompressed; read in memory, never extracted
+    a .csv table      of files and labels, see `table`
 
 Classes are numbered in the alphabetical order of their folders, of all splits together, and then as the federation's
 names say, see `classes`. Images of any size and mode are converted to the size and the number of channels that the
@@ -21,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedssh.models.data import folders, npz, pictures
+from fedssh.models.data import folders, holdout, npz, pictures
 from fedssh.models.data.archive import Picture
+from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixels import Size
 from fedssh.models.data.reading import AS_IT_IS, Description, Reading
 
@@ -53,17 +55,31 @@ class Images:
         return Images(self.images[indices], self.labels[indices], patients)
 
 
-def splits(path: Path) -> tuple[str, ...]:
-    """Which of train, val and test a data set has.
+def splits(path: Path, reading: Reading = AS_IT_IS) -> tuple[str, ...]:
+    """Which of train, val and test a data set has; a holdout that is cut is its val.
 
     Raises:
         FileNotFoundError: No such file or folder.
         ValueError: It is no data set.
     """
+    found = list(pictures.find(path, reading).files) if pictures.has_pictures(path) else list(npz.splits(path))
+    if reading.cut is not None:
+        found += holdout.POOL
+    return tuple(split for split in SPLITS if split in found)
+
+
+def rows(path: Path, reading: Reading = AS_IT_IS) -> list[Row]:
+    """What a holdout is cut out of: every image of `train` and `val` by name, without unpacking it.
+
+    Raises:
+        FileNotFoundError: No such file or folder.
+        ValueError: It is no data set, or the patients cannot be told.
+    """
     if pictures.has_pictures(path):
-        found = pictures.find(path).files
-        return tuple(split for split in SPLITS if split in found)
-    return npz.splits(path)
+        listed = pictures.listed(path, pictures.find(path, reading), reading)
+        return [one.row for split in holdout.POOL for one in listed.get(split, ())]
+    stored = npz.stored(path, npz.MAX_LABEL, reading)[1]
+    return [row for split in holdout.POOL for row in stored.get(split, ())]
 
 
 def names(path: Path) -> tuple[str, ...] | None:
@@ -138,14 +154,14 @@ def hold_out(
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def describe(path: Path) -> Description:
+def describe(path: Path, reading: Reading = AS_IT_IS) -> Description:
     """What a data set says of itself, without unpacking its images.
 
     Raises:
         FileNotFoundError: No such file or folder.
         ValueError: It is no data set, has files that are no images, or fewer than two classes.
     """
-    found = pictures.describe(path) if pictures.has_pictures(path) else npz.describe(path)
+    found = pictures.describe(path, reading) if pictures.has_pictures(path) else npz.describe(path)
     if found.classes < 2:
         raise ValueError(f"{path} has {found.classes} class, expected at least 2")
     return found

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from fedssh.models.data import arrays, classes, published
+from fedssh.models.data import arrays, classes, holdout, published
 from fedssh.models.data.arrays import Array
 from fedssh.models.data.folders import SPLITS
+from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixels import Changes, Size, convert
 from fedssh.models.data.reading import Description, Reading
 
 NAMES = "class_names"
 MAX_LABEL = 10_000
+
+
+class Arrays(NamedTuple):
+    """Images of one split as they are stored: any numbers [n, …], own labels int64 [n], patients [n] or None."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    patients: np.ndarray | None
+
+    def take(self, places: Sequence[int]) -> Arrays:
+        """Those with these places."""
+        at = np.array(places, dtype=np.int64)
+        return Arrays(self.images[at], self.labels[at], None if self.patients is None else self.patients[at])
 
 
 def splits(path: Path) -> tuple[str, ...]:
@@ -33,30 +48,87 @@ def load(
     path: Path, wanted: Size, number: int, split: str, reading: Reading
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Images, labels and patients of one split, see `images.load`."""
+    own = names(path)
+    most = (len(own) if own else MAX_LABEL) if reading.held else number
+    found, where = _split(path, split, most, reading)
+    counts = np.bincount(found.labels, minlength=len(own or ()))
+    numbers = reading.numbers(own, number, split, counts.tolist())
+    labels = np.array([-1 if one is None else one for one in numbers])[found.labels]
+    if len(kept := np.flatnonzero(labels >= 0)) < len(labels):
+        found, labels = found.take(kept.tolist()), labels[kept]
+    if not len(labels):
+        raise ValueError(f"{path} has no images of the federation's classes in {split}")
+    converted = convert(found.images, wanted, where, reading.new_white())
+    if line := Changes(Counter({_size(found.images.shape): len(labels)})).told(wanted):
+        reading.tell(line)
+    return converted, labels, found.patients
+
+
+def stored(path: Path, most: int, reading: Reading) -> tuple[dict[str, Arrays], dict[str, list[Row]]]:
+    """All splits as they are stored, after the holdout was cut where one is to be, and a row for each image.
+
+    Args:
+        most: How many classes there may be.
+
+    Raises:
+        ValueError: An array does not fit the others, or a holdout cannot be cut.
+    """
+    _check_nameless(path, reading)
+    found = {split: _read(path, split, most)[0] for split in splits(path)}
+    rows = {split: _rows(split, one) for split, one in found.items()}
+    if reading.cut is None:
+        return found, rows
+    pool = [row for split in holdout.POOL for row in rows.get(split, ())]
+    every = _joined(path, [found[split] for split in holdout.POOL if split in found])
+    for split, side in zip(holdout.POOL, holdout.divide(pool, reading.cut, str(path)), strict=True):
+        found[split], rows[split] = every.take(side), [pool[place] for place in side]
+    return found, rows
+
+
+def _split(path: Path, split: str, most: int, reading: Reading) -> tuple[Arrays, str]:
+    """One split, and what it is called in messages."""
+    _check_nameless(path, reading)
+    if reading.cut is not None and split in holdout.POOL:
+        return stored(path, most, reading)[0][split], f"{path}: images of {split}"
+    return _read(path, split, most)
+
+
+def _check_nameless(path: Path, reading: Reading) -> None:
+    if reading.patient is not None:
+        raise ValueError(f"{path} has no file names for --patient; say it with arrays train_patients and so on")
+
+
+def _read(path: Path, split: str, most: int) -> tuple[Arrays, str]:
     held = arrays.headers(path)
     keys = _keys(held, split)
     if not keys:
         raise ValueError(f"{path} has no {split} split; it holds {', '.join(held) or 'nothing'}")
     found = arrays.read(path, [key for key in keys if key])
-    images, own = found[keys[0]], _own_names(path, held)
-    most = (len(own) if own else MAX_LABEL) if reading.held else number
     labels = _check_labels(found[keys[1]], most, f"{path}: {keys[1]}")
-    patients = found[keys[2]] if keys[2] else None
+    images, patients = found[keys[0]], found[keys[2]] if keys[2] else None
     for key, array in zip((keys[0], keys[2]), (images, patients), strict=True):
         if array is not None and (array.ndim == 0 or len(array) != len(labels)):
             raise ValueError(f"{path}: {key} has shape {array.shape}, but there are {len(labels)} labels")
-    counts = np.bincount(labels, minlength=len(own or ()))
-    numbers = reading.numbers(own, number, split, counts.tolist())
-    table = np.array([-1 if one is None else one for one in numbers])
-    labels = table[labels]
-    if len(kept := np.flatnonzero(labels >= 0)) < len(labels):
-        images, labels, patients = images[kept], labels[kept], None if patients is None else patients[kept]
-    if not len(labels):
-        raise ValueError(f"{path} has no images of the federation's classes in {split}")
-    converted = convert(images, wanted, f"{path}: {keys[0]}", reading.new_white())
-    if line := Changes(Counter({_size(images.shape): len(images)})).told(wanted):
-        reading.tell(line)
-    return converted, labels, patients
+    return Arrays(images, labels, patients), f"{path}: {keys[0]}"
+
+
+def _rows(split: str, found: Arrays) -> list[Row]:
+    patients = [None] * len(found.labels) if found.patients is None else [str(one) for one in found.patients.tolist()]
+    labels = map(str, found.labels.tolist())
+    return [Row(split, label, str(at), known) for at, (label, known) in enumerate(zip(labels, patients, strict=True))]
+
+
+def _joined(path: Path, parts: Sequence[Arrays]) -> Arrays:
+    if not parts:
+        raise ValueError(f"{path} has no train split to cut a holdout out of")
+    if len({(one.images.shape[1:], one.images.dtype, one.patients is None) for one in parts}) > 1:
+        raise ValueError(f"{path} has images of other sizes, types or patients in val than in train: nothing to join")
+    patients = [one.patients for one in parts if one.patients is not None]
+    return Arrays(
+        np.concatenate([one.images for one in parts]),
+        np.concatenate([one.labels for one in parts]),
+        np.concatenate(patients) if patients else None,
+    )
 
 
 def describe(path: Path) -> Description:

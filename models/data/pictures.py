@@ -1,50 +1,95 @@
-"""Images in files of their own: a folder or a .tar archive of them, by split and class."""
+"""Images in files of their own: a folder, a .tar archive or a table of them, by split and class."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from fedssh.models.data import archive, classes, folders
+from fedssh.models.data import archive, classes, folders, holdout, table
 from fedssh.models.data.archive import Picture
+from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixels import Changes, PictureError, Size, fit, measure_image, most_pixels, read_image
 from fedssh.models.data.reading import AS_IT_IS, Description, Reading
 
-ARCHIVE = ".tar"
+ARCHIVE, TABLE = ".tar", ".csv"
 _Opener = Callable[[Any], tuple[str, Path | BinaryIO]]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Files by split and class, and how to open one and what to call it."""
+    """Files by split and class, and how to open one and what to call it.
+
+    Attributes:
+        files: By split and class.
+        names: Of all classes, in label order.
+        ignored: One line on what was passed over, or None.
+        opened: A file's name for a message, and what to read it from.
+        named: Its name or path below the data set.
+        patient: Who it is of, where the data set says so itself.
+        wrong: What cannot be used: names by kind.
+    """
 
     files: Mapping[str, Mapping[str, Sequence[Any]]]
     names: tuple[str, ...]
     ignored: str | None
     opened: _Opener
+    named: Callable[[Any], str]
+    patient: Callable[[Any], str | None] | None = None
+    wrong: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class Listed(NamedTuple):
+    """One picture: its place in the data set, its own label, and the file."""
+
+    row: Row
+    label: int
+    file: Any
 
 
 def has_pictures(path: Path) -> bool:
     """Whether a path is to be read as pictures in files of their own; only its kind is looked at."""
-    return path.is_dir() or path.suffix == ARCHIVE
+    return path.is_dir() or path.suffix.lower() in (ARCHIVE, TABLE)
 
 
-def find(path: Path) -> Pictures:
-    """Which files belong to which split and class."""
+def find(path: Path, reading: Reading = AS_IT_IS) -> Pictures:
+    """Which files belong to which split and class.
+
+    Raises:
+        ValueError: There are none, or others beside them; the message says all of it.
+    """
+    there = explore(path, reading)
+    folders.refuse(path, there.wrong)
+    if not there.files:
+        folders.survey(path)  # an empty one: it says what is expected
+    return there
+
+
+def explore(path: Path, reading: Reading = AS_IT_IS) -> Pictures:
+    """As `find`, also where some files cannot be used."""
     if path.is_dir():
-        layout = folders.survey(path)
-        return Pictures(layout.files, layout.names, layout.ignored, lambda file: (str(file.relative_to(path)), file))
-    found: dict[str, dict[str, list[Picture]]] = {}
-    for one in archive.pictures(path):
-        found.setdefault(one.split, {}).setdefault(classes.plain(one.category), []).append(one)
-    names = tuple(sorted({name for kinds in found.values() for name in kinds}))
-    return Pictures(found, names, None, from_archive(path))
+        layout = folders.explore(path)
+        named: Callable[[Any], str] = lambda file: file.relative_to(path).as_posix()  # noqa: E731 - one of three
+        opened: _Opener = lambda file: (str(file.relative_to(path)), file)  # noqa: E731
+        return Pictures(layout.files, layout.names, layout.ignored, opened, named, wrong=layout.wrong)
+    if path.suffix.lower() == TABLE:
+        found = table.read(path, reading.columns)
+        return Pictures(
+            found.files, found.names, found.ignored, lambda one: (one.name, one.path), lambda one: one.name,
+            (lambda one: one.patient) if found.has_patients else None, found.wrong,
+        )  # fmt: skip
+    members, passed = archive.listed(path)
+    by_class: dict[str, dict[str, list[Picture]]] = {}
+    for one in members:
+        by_class.setdefault(one.split, {}).setdefault(classes.plain(one.category), []).append(one)
+    names = tuple(sorted({name for kinds in by_class.values() for name in kinds}))
+    ignored = folders.told(passed)
+    return Pictures(by_class, names, ignored, from_archive(path), lambda one: f"{one.split}/{one.category}/{one.name}")
 
 
 def from_archive(path: Path) -> _Opener:
@@ -52,24 +97,59 @@ def from_archive(path: Path) -> _Opener:
     return lambda one: (archive.shown(one), io.BytesIO(archive.read(path, one)))
 
 
-def load(path: Path, wanted: Size, number: int, split: str, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of one split, see `images.load`."""
-    there = find(path)
-    if split not in there.files:
+def listed(path: Path, there: Pictures, reading: Reading) -> dict[str, list[Listed]]:
+    """The pictures of each split, by class and name, after the holdout was cut where one is to be.
+
+    Raises:
+        ValueError: Patients are said twice, or `reading` does not suit these pictures.
+    """
+    if there.patient and reading.patient is not None:
+        raise ValueError(f"{path} has a column of patients; leave out --patient")
+    every = [
+        (split, name, label, one)
+        for split in folders.SPLITS
+        for label, name in enumerate(there.names)
+        for one in there.files.get(split, {}).get(name, ())
+    ]
+    called = [there.named(one) for *_, one in every]
+    own = [there.patient(one) for *_, one in every] if there.patient else reading.patients(called, str(path))
+    found: dict[str, list[Listed]] = {}
+    for (split, name, label, one), known, patient in zip(every, called, own, strict=True):
+        found.setdefault(split, []).append(Listed(Row(split, name, known, patient), label, one))
+    if reading.cut is None:
+        return found
+    pool = [one for split in holdout.POOL for one in found.get(split, ())]
+    sides = holdout.divide([one.row for one in pool], reading.cut, str(path))
+    return found | {split: [pool[place] for place in side] for split, side in zip(holdout.POOL, sides, strict=True)}
+
+
+def load(
+    path: Path, wanted: Size, number: int, split: str, reading: Reading
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Images, labels and patients of one split, see `images.load`."""
+    there = find(path, reading)
+    every = listed(path, there, reading).get(split)
+    if not every:
         raise ValueError(f"{path} has no {split} split")
-    kinds = there.files[split]
     if there.ignored:
         reading.tell(there.ignored)
-    numbers = reading.numbers(there.names, number, split, [len(kinds.get(name, ())) for name in there.names])
+    counts = Counter(one.label for one in every)
+    numbers = reading.numbers(there.names, number, split, [counts[label] for label in range(len(there.names))])
     if not reading.held and len(there.names) != number:
         found = ", ".join(map(classes.shown, there.names))
         raise ValueError(f"{path} has {len(there.names)} folders of images ({found}), expected one per class, {number}")
-    chosen = [(one, label) for name, label in zip(there.names, numbers, strict=True) for one in kinds.get(name, ())]
-    kept = [(one, label) for one, label in chosen if label is not None]
+    kept = [(one, label) for one in every if (label := numbers[one.label]) is not None]
     if not kept:
         raise ValueError(f"{path} has no images of the federation's classes in {split}")
-    images = unpack(path, [one for one, _ in kept], there.opened, wanted, reading)
-    return images, np.array([label for _, label in kept], dtype=np.int64)
+    images = unpack(path, [one.file for one, _ in kept], there.opened, wanted, reading)
+    return images, np.array([label for _, label in kept], dtype=np.int64), _owners([one.row for one, _ in kept])
+
+
+def _owners(rows: Sequence[Row]) -> np.ndarray | None:
+    """Who each image is of; an image whose patient nobody knows is one of its own. None where none is known."""
+    if all(row.patient is None for row in rows):
+        return None
+    return np.array([f"patient {row.patient}" if row.patient is not None else f"file {row.name}" for row in rows])
 
 
 def unpack(path: Path, chosen: Sequence[Any], opened: _Opener, wanted: Size, reading: Reading = AS_IT_IS) -> np.ndarray:
@@ -95,9 +175,9 @@ def unpack(path: Path, chosen: Sequence[Any], opened: _Opener, wanted: Size, rea
     return images
 
 
-def describe(path: Path) -> Description:
+def describe(path: Path, reading: Reading = AS_IT_IS) -> Description:
     """What the files say of themselves by their names and first bytes."""
-    there = find(path)
+    there = find(path, reading)
     sizes: Counter[Size] = Counter()
     wrong: list[str] = []
     for one in (one for kinds in there.files.values() for files in kinds.values() for one in files):

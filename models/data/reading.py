@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedssh.models.data import classes
+from fedssh.models.data.holdout import Cut
 from fedssh.models.data.pixels import Size, White
 
 
@@ -20,6 +22,9 @@ class Reading:
         white: What white is in integer pixels, see `pixels.White`; None is the largest value of their type.
         tell: Called with one line on everything that is changed or passed over.
         dark: Take pixels that would be nearly black as they are: so did federations that were never asked for white.
+        patient: A regular expression that finds the patient in a file's name or path: its first group, or all of it.
+        columns: What the columns of a table are called, see `table`.
+        cut: How a holdout is cut out of `train`, see `holdout`.
     """
 
     names: Sequence[str] | None = None
@@ -27,6 +32,9 @@ class Reading:
     white: int | None = None
     tell: Callable[[str], None] = lambda line: None
     dark: bool = False
+    patient: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    cut: Cut | None = None
 
     def numbers(
         self, own: Sequence[str] | None, number: int, split: str, counts: Sequence[int]
@@ -58,6 +66,32 @@ class Reading:
     def new_white(self) -> White:
         """White, as nothing has been measured by it yet."""
         return White(self.white, self.dark)
+
+    def patients(self, names: Sequence[str], where: str) -> list[str | None]:
+        """The patient of each file, by `patient`; one line is told on files that it does not fit.
+
+        Args:
+            names: Their names and paths below the data set.
+            where: For messages.
+
+        Raises:
+            ValueError: It is no regular expression, or fits no file at all.
+        """
+        if self.patient is None:
+            return [None] * len(names)
+        try:
+            pattern = re.compile(self.patient)
+        except re.error as error:
+            raise ValueError(f"--patient {self.patient!r} is no regular expression: {error}") from None
+        found = [match and match[1 if pattern.groups else 0] for match in map(pattern.search, names)]
+        if names and not any(found):
+            raise ValueError(f"--patient {self.patient!r} fits no file of {where}, such as {classes.shown(names[0])}")
+        if without := [name for name, one in zip(names, found, strict=True) if not one]:
+            self.tell(
+                f"--patient fits {len(names) - len(without):,} of {len(names):,} files; each of the others, such as "
+                f"{classes.shown(without[0])}, counts as a patient of its own"
+            )
+        return [one or None for one in found]
 
     @property
     def held(self) -> bool:

@@ -1,0 +1,174 @@
+"""A .csv table that lists image files and their labels.
+
+    file,label,split,patient
+    scans/1.png,NORMAL,train,p7
+
+    column     is found by one of these names, in any letter case, or by --columns file=NAME,label=NAME,…
+    file       file, filename, file_name, path, filepath, image, image_path; relative to the table's folder
+    label      label, class, category, target, diagnosis
+    split      split, set, subset, fold, partition; without it all is train; its values as the names of folders, see
+               `folders`
+    patient    patient, patient_id, patientid, subject, subject_id, person
+
+The column `file` and the column `label` must be there. Columns are separated by commas, semicolons or tabs, whichever
+is most frequent in the first line; the text is UTF-8. Files outside the table's folder are refused, also where a link
+or `..` leads there; so are files that are missing, stand there twice, or are no images.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from fedssh.models.data.classes import plain, shown
+from fedssh.models.data.folders import SPLITS, kind_of, split_called
+from fedssh.models.data.pixels import SUFFIXES
+
+COLUMNS = {
+    "file": ("file", "filename", "file_name", "path", "filepath", "image", "image_path"),
+    "label": ("label", "class", "category", "target", "diagnosis"),
+    "split": ("split", "set", "subset", "fold", "partition"),
+    "patient": ("patient", "patient_id", "patientid", "subject", "subject_id", "person"),
+}
+NEEDED = ("file", "label")
+MAX_ROWS = 1_000_000
+
+
+class Row(NamedTuple):
+    """A file of the table."""
+
+    name: str
+    path: Path
+    patient: str | None
+
+
+@dataclass
+class Table:
+    """What a table lists.
+
+    Attributes:
+        files: By split and class, in the table's order.
+        names: Of all classes, in alphabetical order.
+        has_patients: Whether there is a column of patients.
+        wrong: What cannot be used: names by kind.
+        ignored: One line on columns that were not looked at, or None.
+    """
+
+    files: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    has_patients: bool = False
+    wrong: dict[str, list[str]] = field(default_factory=dict)
+    ignored: str | None = None
+
+
+def read_columns(text: str | None) -> dict[str, str]:
+    """What `--columns` says: `file=NAME,label=NAME,…`.
+
+    Raises:
+        ValueError: It is none such, or names something else than the four.
+    """
+    pairs = [part.split("=", 1) for part in (text or "").split(",") if part.strip()]
+    for pair in pairs:
+        if len(pair) != 2 or pair[0].strip() not in COLUMNS or not pair[1].strip():
+            raise ValueError(
+                f"--columns: {shown('='.join(pair))} is none of {', '.join(f'{name}=NAME' for name in COLUMNS)}"
+            )
+    return {name.strip(): column.strip() for name, column in pairs}
+
+
+def read(path: Path, columns: Mapping[str, str]) -> Table:
+    """Read a table; of the files themselves only the first bytes are looked at.
+
+    Args:
+        columns: What columns are called that have none of the usual names.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is no table, or lacks a column; the message names the columns that there are.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    found, root, seen = Table(), path.parent.resolve(), set[Path]()
+    lines = _lines(path)
+    header = next(lines, [])
+    places = _places(path, header, columns)
+    found.has_patients = "patient" in places
+    for number, line in enumerate(lines, 2):
+        if not any(map(str.strip, line)):
+            continue
+        if number > MAX_ROWS:
+            raise ValueError(f"{path} has more than {MAX_ROWS:,} lines")
+        if len(line) != len(header):
+            found.wrong.setdefault("lines with another number of columns", []).append(f"line {number}")
+            continue
+        _add(found, root, seen, {name: line[place].strip() for name, place in places.items()}, number)
+    found.names = tuple(sorted({name for kinds in found.files.values() for name in kinds}))
+    if not found.files and not found.wrong:
+        raise ValueError(f"{path} lists no files")
+    others = [shown(name) for place, name in enumerate(header) if place not in places.values()]
+    found.ignored = f"columns not looked at: {', '.join(others[:12])}" if others else None
+    return found
+
+
+def _add(found: Table, root: Path, seen: set[Path], cells: Mapping[str, str], number: int) -> None:
+    """Take over one line, or what is wrong with it."""
+    split = split_called(cells["split"]) if "split" in cells else "train"
+    kind, file = _looked_at(root, cells["file"])
+    if not kind and file in seen:
+        kind = "files listed twice"
+    if not kind and not cells["label"]:
+        kind = "files without a label"
+    if not kind and split is None:
+        kind = f"files whose split is none of {', '.join(SPLITS)}"
+    if kind or split is None:
+        found.wrong.setdefault(kind or "", []).append(f"{shown(cells['file'])} in line {number}")
+        return
+    seen.add(file)
+    row = Row(cells["file"], file, cells.get("patient") or None)
+    found.files.setdefault(split, {}).setdefault(plain(cells["label"]), []).append(row)
+
+
+def _looked_at(root: Path, name: str) -> tuple[str | None, Path]:
+    """Why a file cannot be used, or None; and where it really is."""
+    try:
+        file = (root / name).resolve()
+        if not name or not file.is_relative_to(root):
+            return "files outside the table's folder", file
+        if not file.exists():
+            return "missing files", file
+    except (OSError, ValueError):  # such as a name with a zero byte, or a link in a circle
+        return "missing files", root
+    kind = kind_of(file)
+    return kind or (None if file.suffix.lower() in SUFFIXES else f"*{shown(file.suffix.lower())} files"), file
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            yield from csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no readable table: {error}") from None
+
+
+def _places(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, int]:
+    """Which column is which."""
+    called = [plain(name) for name in header]
+    there = f"its columns are {', '.join(map(shown, called)) or 'none'}"
+    places = {}
+    for name, usual in COLUMNS.items():
+        if name in columns:
+            fitting = [place for place, one in enumerate(called) if one == plain(columns[name])]
+        else:
+            fitting = [place for place, one in enumerate(called) if one.lower() in usual]
+        if len(fitting) > 1 or (not fitting and (name in NEEDED or name in columns)):
+            problem = "several columns" if fitting else "no column"
+            wanted = shown(columns[name]) if name in columns else " or ".join(usual)
+            raise ValueError(f"{path} has {problem} for {name} ({wanted}); {there}: --columns {name}=NAME says which")
+        if fitting:
+            places[name] = fitting[0]
+    return places
