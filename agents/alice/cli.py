@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,6 +41,11 @@ TRAIN_EXAMPLE = """Example:
 \b
   alice train --data site.npz --exchange exchange --state alice
 """
+CHECK_EXAMPLE = """Example:
+
+\b
+  alice check photographs --patient '(person\\d+)_'
+"""
 STATUS_EXAMPLE = """Example:
 
 \b
@@ -75,6 +81,8 @@ class TrainSettings:
     )
     classes: str | None = setting(None, "What classes are called here: HERE=AGREED,…", "NAMES")
     max_value: int | None = setting(None, "White in integer pixels, such as 4095.", "N", at_least=1)
+    patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", "REGEX")
+    columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", "NAMES")
     wait: float = setting(0.0, "For a first release; 0: for ever.", "SECONDS", at_least=0)
     settle: float = setting(2.0, "For a last checkpoint's verdict.", "SECONDS", at_least=0)
     threads: int = setting(0, "CPU threads; 0: all cores.", "N", at_least=0)
@@ -116,20 +124,54 @@ def train(settings: TrainSettings) -> None:
         exchange.tidy()
         _agree(settings.state, settings.invitation, exchange.incoming)
 
+        from fedssh.alice import own_data
+
+        reading = own_data.said(settings.classes, settings.max_value, settings.patient, settings.columns)
+        warn = functools.partial(tell, logger, "data", level=logging.WARNING)
+        own_data.warn(settings.data, reading, settings.exchange, settings.state, warn)
+
         from fedssh.alice.learner import Network
-        from fedssh.alice.naming import given_classes
         from fedssh.alice.train import Alice
 
         logs = settings.state / "logs" if settings.tensorboard else None
         network = Network(
-            settings.data, settings.seed, settings.threads, logs, settings.validation, given_classes(settings.classes),
-            settings.max_value, lambda line: tell(logger, "data", line),
+            settings.data, settings.seed, settings.threads, logs, settings.validation, reading.given,
+            settings.max_value, lambda line: tell(logger, "data", line), patient=reading.patient,
+            columns=reading.columns,
         )  # fmt: skip
         tell(logger, "device", f"training on {network.devices}", devices=network.devices)
         trainer = Alice(
             exchange, settings.state, network, settings.epochs or None, settings.settle, stop, settings.limits
         )
         trainer.run(settings.sessions or None, settings.wait)
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """Settings of `alice check`: of those of `alice train`, the ones that say how images are read."""
+
+    exchange: Path = setting(Path("exchange"), _EXCHANGE, "DIR")
+    state: Path = setting(Path("alice"), _STATE, "DIR")
+    classes: str | None = setting(None, "What classes are called here: HERE=AGREED,…", "NAMES")
+    max_value: int | None = setting(None, "White in integer pixels, such as 4095.", "N", at_least=1)
+    patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", "REGEX")
+    columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", "NAMES")
+
+
+@alice.command(epilog=CHECK_EXAMPLE)
+@click.argument("data", type=path_argument())
+@click.option("--json", "as_json", is_flag=True, help="For programs; all names are in it.")
+@settings_options(CheckSettings, "alice")
+def check(settings: CheckSettings, data: Path, as_json: bool) -> None:
+    """Look through this site's images before a training: all that is wrong with them, at once.
+
+    Exit code 1: something would keep them from being trained on. Warnings do not change it.
+    """
+    from fedssh.alice import own_data
+    from fedssh.use.check import show
+
+    reading = own_data.said(settings.classes, settings.max_value, settings.patient, settings.columns)
+    show(own_data.look_through(data, reading, settings.exchange, settings.state), as_json)
 
 
 def _use(networks: Path | None) -> None:

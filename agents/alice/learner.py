@@ -51,6 +51,8 @@ class Network:
         classes: The federation's class name by the site's own, where they are not the same.
         max_value: What white is in integer pixels; None is the largest value of their type.
         tell: Called with one line on what is changed or passed over in the images.
+        patient: Finds the patient in a file's path, so that nobody's images are on both sides of a validation.
+        columns: What the columns of a table of files are called.
 
     Attributes:
         agreed: What was agreed of a network that does not come with fedssh; this site's is held against it.
@@ -72,6 +74,8 @@ class Network:
         max_value: int | None = None,
         tell: Callable[[str], None] = lambda line: None,
         class_names: Sequence[str] | None = None,
+        patient: str | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         if not 0 <= validation < 1:
             raise SettingsError(f"--validation is {validation:g}, expected at least 0 and less than 1")
@@ -79,13 +83,13 @@ class Network:
         self._seed = seed
         self._logs = logs
         self._validation = validation
-        self._reading = Reading(given=classes or {}, white=max_value)
+        self._reading = Reading(given=classes or {}, white=max_value, patient=patient, columns=columns or {})
         self._tell = tell
         self.class_names = class_names
         self.agreed: Mapping[str, Any] | None = None
         self._taken: tuple[Any, ...] | None = None
         try:
-            self._splits = images.splits(data)
+            self._splits = images.splits(data, self._reading)
         except (OSError, ValueError) as error:
             raise SettingsError(str(error), "--data takes an .npz file or a folder of images per class") from None
         self._keras = load_keras(threads)

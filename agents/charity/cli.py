@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,6 +32,22 @@ from fedssh.rules.terms import Terms, agree
 from fedssh.rules.vocabulary import ROLES
 from fedssh.settings import REQUIRED, describe, setting, settings_file
 
+if TYPE_CHECKING:
+    from fedssh.charity.judge.own_images import Taken
+
+
+@dataclass(frozen=True)
+class ReadSettings(StateSettings):
+    """How her images are read."""
+
+    size: str | None = setting(None, "The network's images, such as 64x64.  [as hers]", metavar="HxW[xC]")
+    classes: str | None = setting(None, "What hers are called: OLD=NEW,…", metavar="NAMES")
+    max_value: int | None = setting(None, "White in integer pixels, such as 4095.", metavar="N", at_least=1)
+    patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", metavar="REGEX")
+    columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", metavar="NAMES")
+    holdout: float | None = setting(None, "Cut this share of train out as holdout.", metavar="SHARE", at_least=0)
+    seed: int = setting(0, "For weights, order and --holdout.", metavar="N", at_least=0)
+
 
 @dataclass(frozen=True)
 class HerSettings:
@@ -44,13 +61,16 @@ class HerSettings:
     size: str | None = setting(None, "The network's images, such as 64x64.  [as hers]", metavar="HxW[xC]")
     classes: str | None = setting(None, "What hers are called: OLD=NEW,…", metavar="NAMES")
     max_value: int | None = setting(None, "White in integer pixels, such as 4095.", metavar="N", at_least=1)
+    patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", metavar="REGEX")
+    columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", metavar="NAMES")
+    holdout: float | None = setting(None, "Cut this share of train out as holdout.", metavar="SHARE", at_least=0)
 
 
 @dataclass(frozen=True)
 class InitSettings(Terms, HerSettings):
     """How a federation begins: with her images, the terms that it agrees on, and a first model."""
 
-    seed: int = setting(0, "For random weights and the order of training.", metavar="N", at_least=0)
+    seed: int = setting(0, "For weights, order and --holdout.", metavar="N", at_least=0)
     weights: Path | None = setting(None, "Begin with these: a .safetensors or .npz file.", metavar="FILE")
     genesis_epochs: int = setting(1, "Epochs on her own images before all others.", metavar="N", at_least=0)
     address: str | None = setting(None, "Where sites reach the door; for invitations.", metavar="USER@HOST:PORT")
@@ -119,18 +139,64 @@ def init(settings: InitSettings) -> None:
     if settings.weights and not settings.weights.is_file():
         raise SettingsError(f"--weights: {settings.weights} is no file")
     use_networks(settings.networks)
-    taken = own_images.take(settings.data, settings.architecture, settings.size, settings.classes)
-    for line in taken.told:
+    said = own_images.to_record(settings.data, settings.patient, settings.columns, settings.holdout, settings.seed)
+    reading = own_images.to_reading(said)
+    taken = own_images.take(settings.data, settings.architecture, settings.size, settings.classes, reading)
+    for line in [*taken.told, *filter(None, [own_images.told_of_cut(settings.data, said)])]:
         click.echo(line)
+    _look(settings, taken, said)
     agreement = agree(vars(settings), taken.spec, genesis.loss_of(taken.spec), taken.class_names)
     start = genesis.Start(settings.genesis_epochs, settings.weights, click.echo)
     private = {"address": settings.address, "classes": settings.classes, "max_value": settings.max_value}
+    private |= said
     private |= {"networks": str(settings.networks.resolve())} if settings.networks else {}
     record = genesis.begin(folders, settings.data, agreement, settings.seed, private, start=start)
     metrics = record.fields["metrics"]
     click.echo(
         f"genesis of {settings.name}: accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f} on the holdout"
     )
+
+
+@charity.command(epilog=example("charity check xrays --holdout 0.2 --patient '(person\\d+)_'"))
+@click.argument("data", type=path_argument())
+@json_option
+@settings_options(ReadSettings, "charity")
+def check(settings: ReadSettings, data: Path, as_json: bool) -> None:
+    """Look through the coordinator's images: all that is wrong with them, at once.
+
+    Where a federation has begun in --state, they are read and held against what it recorded. Exit code 1: something
+    would keep it from working with them. Warnings do not change it.
+    """
+    from fedssh.charity.judge import own_check
+    from fedssh.use.check import show
+
+    folders = folders_of(settings.state)
+    said = own_check.Said(
+        settings.size, settings.classes, settings.max_value, settings.patient, settings.columns, settings.holdout,
+        settings.seed,
+    )  # fmt: skip
+    if folders.ledger.is_file():
+        checked = own_check.recorded(data, ledger_of(folders).record(1).fields, private_settings(folders), said)
+    else:
+        checked = own_check.unrecorded(data, said)
+    show(checked, as_json)
+
+
+def _look(settings: HerSettings, taken: Taken, said: dict[str, Any]) -> None:
+    """Say in a line each what is worth knowing of her images before a federation begins with them.
+
+    Raises:
+        SettingsError: There is nothing to score models on.
+    """
+    from fedssh.charity.judge.own_images import reading_of, to_reading
+    from fedssh.use import check
+
+    private = said | {"classes": settings.classes, "max_value": settings.max_value}
+    reading = to_reading(reading_of({"class_names": taken.class_names}, private))
+    checked = check.coordinator_data(settings.data, reading, check.Agreed(taken.spec), unpack=False)
+    if checked.found.total and "val" not in checked.found.counts:
+        raise SettingsError(f"{settings.data} has no val split to score models on", check.NO_VAL)
+    check.tell_warnings(checked, lambda line: click.echo(f"warning: {line}", err=True))
 
 
 @charity.command(

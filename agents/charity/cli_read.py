@@ -226,7 +226,7 @@ def score(settings: StateSettings, n: int, split: str, data: Path | None, classe
     use_networks(private.get("networks"))
     private = {**private, **({"classes": classes} if classes else {})}
     where = data or Path(private["data"])
-    judge = Judge(judge_command(where, genesis["spec"], split, reading_of(genesis, private)))
+    judge = Judge(judge_command(where, genesis["spec"], split, reading_of(genesis, private, data)))
     try:
         examples = judge.start()["holdout"]["examples"]
         metrics = judge.score(model)

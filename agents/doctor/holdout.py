@@ -81,15 +81,15 @@ def _classes(where: Path, genesis: Mapping[str, Any]) -> int:
 def _load(where: Path, subject: Subject, genesis: Mapping[str, Any], kept: Mapping[str, Any]) -> tuple[str, Images]:
     from fedssh.models.data import images
 
-    there = images.splits(where)
-    split = "val" if "val" in there else there[0]
     if genesis:
         from fedssh.charity.judge.own_images import reading_of, to_reading
 
         reading = to_reading(reading_of(genesis, kept))
+        there = images.splits(where, reading)
+        split = "val" if "val" in there else there[0]
         return split, images.load(where, genesis["spec"]["input"], genesis["spec"]["classes"], split, reading)
-    if subject.works_with_a_door and "train" in there:
-        split = "train"
+    there = images.splits(where)
+    split = "train" if subject.works_with_a_door and "train" in there else "val" if "val" in there else there[0]
     found = images.describe(where)
     return split, images.load(where, found.input or (28, 28, 1), found.classes, split)
 

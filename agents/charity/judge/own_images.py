@@ -6,6 +6,7 @@ not theirs is said once more, with what it does to them.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -16,8 +17,10 @@ from typing import Any
 from fedssh.errors import SettingsError
 from fedssh.models import check_spec
 from fedssh.models.data import classes, images
+from fedssh.models.data.holdout import Cut, divide, identity, read_cut
 from fedssh.models.data.pixels import Changes, sizes
-from fedssh.models.data.reading import Description, Reading, meaning
+from fedssh.models.data.reading import AS_IT_IS, Description, Reading, meaning
+from fedssh.models.data.table import read_columns
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})(?:x(\d{1,2}))?")
 
@@ -37,7 +40,9 @@ class Taken:
     told: list[str]
 
 
-def take(data: Path, architecture: str, size: str | None = None, given: str | None = None) -> Taken:
+def take(
+    data: Path, architecture: str, size: str | None = None, given: str | None = None, reading: Reading = AS_IT_IS
+) -> Taken:
     """Look at the coordinator's images.
 
     Args:
@@ -45,13 +50,14 @@ def take(data: Path, architecture: str, size: str | None = None, given: str | No
         architecture: A registered name, or a spec as JSON or in a file `@FILE`.
         size: HEIGHTxWIDTH or HEIGHTxWIDTHxCHANNELS of the network's images; None is the images' own.
         given: What `--classes` says.
+        reading: What the files do not say.
 
     Raises:
         SettingsError: The images cannot be used, or do not say what is needed.
     """
     wanted = _read(architecture)
     try:
-        found = images.describe(data)
+        found = images.describe(data, reading)
         held = classes.settle(found.names, found.classes, classes.read_classes(given))
         names = list(held.names) if held else None
         number = len(names) if names else found.classes
@@ -74,23 +80,84 @@ def take(data: Path, architecture: str, size: str | None = None, given: str | No
     return Taken(spec, names, _told(data, spec, found, names))
 
 
-def reading_of(genesis: Mapping[str, Any], private: Mapping[str, Any]) -> dict[str, Any]:
+def to_record(
+    data: Path, patient: str | None = None, columns: str | None = None, share: float | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """What vault/charity.json says of files that do not say it themselves; nothing where nobody said anything.
+
+    Args:
+        data: Her images.
+        patient: What `--patient` says.
+        columns: What `--columns` says.
+        share: Of `train`, to be cut out as the holdout, beside a `val` that there may be; None cuts nothing.
+        seed: Which images are cut.
+
+    Raises:
+        SettingsError: The images or the settings do not suit each other.
+    """
+    said: dict[str, Any] = {key: value for key, value in (("patient", patient), ("columns", columns)) if value}
+    try:
+        reading = to_reading(said)
+        if share is not None:
+            rows = images.rows(data, reading)
+            cut = Cut(share, seed, identity(rows), len(rows))
+            divide(rows, cut, str(data))
+            said["holdout"] = cut.recorded()
+    except (OSError, ValueError) as error:
+        raise SettingsError(str(error)) from None
+    return said
+
+
+def told_of_cut(data: Path, said: Mapping[str, Any]) -> str | None:
+    """One line on the holdout that `to_record` cut; None where it cut nothing."""
+    reading = to_reading(said)
+    if reading.cut is None:
+        return None
+    rows = images.rows(data, dataclasses.replace(reading, cut=None))
+    train, val = divide(rows, reading.cut, str(data))
+    joined = sum(row.split == "val" for row in rows)
+    patients = {row.patient for row in rows} - {None}
+    beside = f", {joined:,} of them as val already" if joined else ""
+    whole = f"; none of {len(patients):,} patients is in both" if patients else ""
+    return f"the holdout is {len(val):,} of {len(rows):,} images{beside}; {len(train):,} stay to train on{whole}"
+
+
+def reading_of(genesis: Mapping[str, Any], private: Mapping[str, Any], other: Path | None = None) -> dict[str, Any]:
     """How the judge reads the coordinator's images, as JSON: by the genesis record and vault/charity.json.
 
     Both may be of a time that knew no names and asked for no white: then labels and pixels are taken as they are.
+
+    Args:
+        other: Other images than hers. From these, no holdout is cut; but where they are hers at another place, it is.
     """
-    return {
+    value = {
         "names": genesis.get("class_names"),
         "classes": private.get("classes"),
         "max_value": private.get("max_value"),
         "dark": "max_value" not in private,
     }
+    said = {key: private[key] for key in ("patient", "columns", "holdout") if private.get(key) is not None}
+    if "holdout" in said and other is not None and not _hers(other, said):
+        said = {key: said[key] for key in said if key == "columns"}
+    return value | said
 
 
 def to_reading(value: Mapping[str, Any]) -> Reading:
     """What `reading_of` wrote."""
     given = classes.read_classes(value.get("classes"))
-    return Reading(value.get("names"), given, value.get("max_value"), dark=value.get("dark", False))
+    return Reading(
+        value.get("names"), given, value.get("max_value"), dark=value.get("dark", False),
+        patient=value.get("patient"), columns=read_columns(value.get("columns")), cut=read_cut(value.get("holdout")),
+    )  # fmt: skip
+
+
+def _hers(data: Path, said: Mapping[str, Any]) -> bool:
+    """Whether images are those that the holdout was cut from."""
+    try:
+        reading = dataclasses.replace(to_reading(said), cut=None)
+        return bool(identity(images.rows(data, reading)) == said["holdout"]["sha256"])
+    except (OSError, ValueError):
+        return False
 
 
 def _read(architecture: str) -> dict[str, Any]:

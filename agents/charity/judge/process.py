@@ -88,7 +88,7 @@ def genesis(
 
 def to_train_on(data: Path, spec: dict[str, Any], reading: Reading) -> images.Images | None:
     """The coordinator's split `train`; None where there is none, as in a federation that begins with given weights."""
-    if "train" not in images.splits(data):
+    if "train" not in images.splits(data, reading):
         return None
     return images.load(data, spec["input"], spec["classes"], "train", reading)
 
