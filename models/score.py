@@ -23,9 +23,10 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> dict[s
 
     Returns:
         Only plain Python values, ready for JSON: `loss`, `accuracy`; `precision` and `recall` of class 1, or with more
-        than two classes their unweighted means; `auc`, with more than two classes the mean of one class against the
-        rest, None when there is no such pair; `confusion`, counts with a row per true and a column per predicted
-        class; `per_class_accuracy`, None for a class without examples.
+        than two classes their unweighted means; `balanced_accuracy`, the mean over all classes of the share that is
+        recognised; `f1` of class 1, or the classes' mean; `auc`, with more than two classes the mean of one class
+        against the rest, None when there is no such pair; `confusion`, counts with a row per true and a column per
+        predicted class; `per_class_accuracy`, None for a class without examples.
 
     Raises:
         ValueError: Lengths or widths do not fit, there is no example, or a probability is not finite.
@@ -51,12 +52,36 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> dict[s
         "accuracy": float(metrics.accuracy_score(labels, predicted)),
         "precision": float(metrics.precision_score(labels, predicted, zero_division=0, **average)),
         "recall": float(metrics.recall_score(labels, predicted, zero_division=0, **average)),
+        "balanced_accuracy": balanced_accuracy(confusion),
+        "f1": f1(confusion),
         "auc": _auc(table, labels, classes),
         "confusion": [[int(count) for count in row] for row in confusion],
         "per_class_accuracy": [
             float(right / total) if total else None for right, total in zip(confusion.diagonal(), totals, strict=True)
         ],
     }
+
+
+def balanced_accuracy(confusion: np.ndarray) -> float:
+    """The mean recall of the classes that have examples: scikit-learn's `balanced_accuracy_score`.
+
+    Args:
+        confusion: int [classes, classes], a row per true and a column per predicted class.
+    """
+    totals = confusion.sum(axis=1)
+    present = totals > 0
+    return float((confusion.diagonal()[present] / totals[present]).mean())
+
+
+def f1(confusion: np.ndarray) -> float:
+    """Of class 1, or with more than two classes the mean of those that have examples: scikit-learn's `f1_score`.
+
+    Args:
+        confusion: As for `balanced_accuracy`.
+    """
+    right, truly, said = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    each = 2 * right / (truly + said).clip(min=1)
+    return float(each[1] if len(each) == 2 else each[truly > 0].mean())
 
 
 def _table(probabilities: np.ndarray, classes: int) -> np.ndarray:

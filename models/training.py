@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,7 @@ class Trainer:
             self._weights_of = tensorflow.Variable(tensorflow.ones(self.spec["classes"]), trainable=False)
         self._training = _Loop(self._train_batches, self.spec["input"])
         self._scoring = _Loop(self._score_batches, self.spec["input"])
+        self._confusing: _Loop | None = None  # translated when somebody asks for it
 
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take over all weights, by variable path; `proximal` pulls towards them from now on.
@@ -174,7 +175,8 @@ class Trainer:
         """
         if self._weights_of is not None:
             self._weights_of.assign(balanced(examples.labels.numpy(), self.spec["classes"]))
-        return self._training.run(examples, np.asarray(order, np.int64), batch_size, stop)
+        loss, right = self._training.run(examples, np.asarray(order, np.int64), batch_size, stop)
+        return loss, int(right) / len(order)
 
     def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]:
         """Mean loss and accuracy of all examples, as Keras' `evaluate` has them: with what regularizers add.
@@ -182,7 +184,18 @@ class Trainer:
         Raises:
             Interrupted: `stop` was set.
         """
-        return self._scoring.run(examples, np.arange(len(examples)), SCORED_AT_ONCE, stop)
+        loss, right = self._scoring.run(examples, np.arange(len(examples)), SCORED_AT_ONCE, stop)
+        return loss, int(right) / len(examples)
+
+    def confusion(self, examples: Examples, stop: threading.Event | None = None) -> np.ndarray:
+        """How many examples of each class (rows) are taken for which (columns): int64 [classes, classes].
+
+        Raises:
+            Interrupted: `stop` was set.
+        """
+        if self._confusing is None:
+            self._confusing = _Loop(self._confuse_batches, self.spec["input"], [self.spec["classes"]] * 2)
+        return self._confusing.run(examples, np.arange(len(examples)), SCORED_AT_ONCE, stop)[1]
 
     def _train_batches(self, images: Any, labels: Any) -> tuple[Any, Any]:
         """A step on one batch, in a graph. Returns its mean loss and how many it had right."""
@@ -202,6 +215,13 @@ class Trainer:
         outputs = self.network(images, training=False)
         return self._mean_loss(labels, outputs), self._right(labels, outputs)
 
+    def _confuse_batches(self, images: Any, labels: Any) -> tuple[Any, Any]:
+        import tensorflow
+
+        outputs, classes = self.network(images, training=False), self.spec["classes"]
+        counts = tensorflow.math.confusion_matrix(labels, self._predicted(outputs), classes, dtype=labels.dtype)
+        return 0.0, counts
+
     def _mean_loss(self, labels: Any, outputs: Any, weights_of: Any = None) -> Any:
         """As Keras has it: weighted losses are divided by the number of examples, not by the sum of the weights."""
         import tensorflow
@@ -215,25 +235,32 @@ class Trainer:
         return tensorflow.add_n([mean, *map(tensorflow.reduce_sum, penalties)]) if penalties else mean
 
     def _right(self, labels: Any, outputs: Any) -> Any:
-        """How many predictions are right; as Keras, 0.5 is class 0 and the first of equal classes counts."""
+        """How many predictions are right."""
+        import tensorflow
+
+        return tensorflow.math.count_nonzero(self._predicted(outputs) == labels)
+
+    def _predicted(self, outputs: Any) -> Any:
+        """The class of each image, int64; as Keras, 0.5 is class 0 and the first of equal classes counts."""
         import tensorflow
 
         if self.spec["classes"] == 2:
-            predicted = tensorflow.cast(outputs[:, 0] > 0.5, labels.dtype)
-        else:
-            predicted = tensorflow.argmax(outputs, axis=1, output_type=labels.dtype)
-        return tensorflow.math.count_nonzero(predicted == labels)
+            return tensorflow.cast(outputs[:, 0] > 0.5, tensorflow.int64)
+        return tensorflow.argmax(outputs, axis=1, output_type=tensorflow.int64)
 
 
 class _Loop:
     """A compiled loop over batches. Translated once: images and batches may come in any number.
 
     Args:
-        batch: What is done with the images and labels of one batch; returns mean loss and number of right ones.
+        batch: What is done with the images and labels of one batch; returns mean loss and what is counted, int64.
         shape: Height, width and channels.
+        counts: The shape of what is counted; none is a number, of right ones.
     """
 
-    def __init__(self, batch: Callable[[Any, Any], tuple[Any, Any]], shape: list[int]) -> None:
+    def __init__(
+        self, batch: Callable[[Any, Any], tuple[Any, Any]], shape: list[int], counts: Sequence[int] = ()
+    ) -> None:
         import tensorflow
         from tensorflow import TensorSpec, float32, float64, int64
 
@@ -253,17 +280,18 @@ class _Loop:
 
         whole, number = TensorSpec([None], int64), TensorSpec([], int64)
         signature = [TensorSpec([None, *shape], float32), whole, whole, number, number, number]
-        self._graph = compiled(loop, [*signature, TensorSpec([], float64), number])
+        self._graph = compiled(loop, [*signature, TensorSpec([], float64), TensorSpec(counts, int64)])
+        self._none = np.zeros(counts, np.int64)
         self._constant = tensorflow.constant
         self._at_once = 1
 
     def run(
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None
-    ) -> tuple[float, float]:
-        """Mean loss and share of right ones over `order`."""
+    ) -> tuple[float, np.ndarray]:
+        """Mean loss over `order`, and what was counted."""
         batches, done = -(-len(order) // batch_size), 0
         where, size = self._constant(order, "int64"), self._constant(batch_size, "int64")
-        loss, right = self._constant(0.0, "float64"), self._constant(0, "int64")
+        loss, right = self._constant(0.0, "float64"), self._constant(self._none)
         while done < batches:
             if stop is not None and stop.is_set():
                 raise Interrupted
@@ -271,10 +299,10 @@ class _Loop:
             begun = time.perf_counter()
             first, last = (self._constant(number, "int64") for number in (done, done + count))
             loss, right = self._graph(examples.images, examples.labels, where, size, first, last, loss, right)
-            int(right)  # waits for the device
+            right.numpy()  # waits for the device
             self._at_once = max(1, int(count * SLICE_SECONDS / (time.perf_counter() - begun)))
             done += count
-        return float(loss) / len(order), int(right) / len(order)
+        return float(loss) / len(order), right.numpy()
 
 
 def _filling(variables: list[Any]) -> Callable[[], None]:

@@ -180,8 +180,8 @@ def _history() -> Iterator[str]:
     told = _section("models/score.py", "score", "Returns").partition(": ")[2].replace("None", "null")
     yield f"The object `metrics`, but for that of a report: {told}"
     yield (
-        "What cannot be computed is null, but for `loss`. Shares (`accuracy`, `precision`, `recall`, `auc`) are in "
-        "0..1; with the gate `ladder` up to half a margin above, for it tells the nearest of its steps."
+        "What cannot be computed is null, but for `loss`. Shares (`accuracy`, `precision`, `recall`, `auc`, "
+        "`balanced_accuracy`, `f1`) are in 0..1; with the gate `ladder` up to half a margin above, for it tells the nearest of its steps."
     )
 
 
@@ -204,7 +204,6 @@ def _agreed() -> Iterator[str]:
         "not know; programs from before those refuse the loss."
     )
     yield _block(_section("agents/rules/plan.py", "Plan", "Attributes", join=False))
-    yield "Beside these, `metric`: what the policy compares first."
     yield "### Policies"
     yield (
         "A policy is one text, `NAME` or `NAME:OPTION=VALUE,…`, with every option that counts written out. What each "

@@ -16,11 +16,12 @@ import numpy as np
 from fedssh import models
 from fedssh.alice.session import Patience, finite, improved
 from fedssh.errors import SettingsError
+from fedssh.models import score
 from fedssh.models.recipe import Recipe
 from fedssh.models.training import Examples, Trainer
 from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan
-from fedssh.rules.terms import LATER
+from fedssh.rules.terms import BY_CLASS, LATER
 
 
 class Trains(Protocol):
@@ -44,6 +45,10 @@ class Trains(Protocol):
         """Mean loss and accuracy of all examples; changes no weight. `Interrupted` once `stop` is set."""
         ...
 
+    def confusion(self, examples: Examples, stop: threading.Event | None = None) -> np.ndarray:
+        """Counts with a row per true and a column per predicted class. `Interrupted` once `stop` is set."""
+        ...
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -53,7 +58,8 @@ class Epoch:
         number: From 1.
         training: Loss and accuracy on the training images, each as its batch found it.
         metrics: On the validation images; None when they are not scored. May be infinite or NaN after a divergence.
-        better: Whether `metrics` are better than the best of the session so far, the start included.
+        better: Whether these weights are better than the best of the session so far, the start included: by loss and
+            accuracy, or what the plan's metric puts in its place.
         due: Whether the plan wants these weights published.
         diverged: They are due, but a weight or a score is not a finite number: nobody may get them.
     """
@@ -141,19 +147,30 @@ def fit(
     if val is None and not by_session:
         raise ValueError("what improved cannot be told without validation images")
     trainer.fresh(seed)
-    best, patience = start, Patience(plan.patience)
+    best, patience = _ranked(trainer, val, plan, start, stop), Patience(plan.patience)
     for number in range(1, plan.epochs + 1):
         training = trainer.epoch(train, epoch_order(seed, number, len(train)), plan.batch_size, stop)
         metrics = Local(*trainer.evaluate(val, stop)) if val is not None else None
-        better = metrics is not None and (improved(metrics, best) if best else finite(metrics))
+        ranked = _ranked(trainer, val, plan, metrics, stop)
+        better = ranked is not None and (improved(ranked, best) if best else finite(ranked))
         due = number == plan.epochs if by_session else better
         diverged = due and not ((metrics is None or finite(metrics)) and _all_finite(trainer.weights()))
         epoch = Epoch(number, Local(*training), metrics, better, due, diverged)
         if (ended(epoch) and epoch.publish) or (by_session and better):
-            best = metrics
+            best = ranked
         if not by_session and metrics is not None and patience.over(metrics.loss):
             return True
     return False
+
+
+def _ranked(
+    trainer: Trains, val: Examples | None, plan: Plan, metrics: Local | None, stop: threading.Event | None
+) -> Local | None:
+    """What the weights at hand score as the rules of what improved take it: with the plan's metric for accuracy."""
+    if metrics is None or val is None or plan.metric not in BY_CLASS:
+        return metrics
+    measure = {"balanced_accuracy": score.balanced_accuracy, "f1": score.f1}[plan.metric]
+    return Local(metrics.loss, measure(trainer.confusion(val, stop)))
 
 
 def _all_finite(weights: Mapping[str, np.ndarray]) -> bool:

@@ -40,6 +40,7 @@ class Replicas:
             hint = "show alice one of them, as with CUDA_VISIBLE_DEVICES=0"
             raise SettingsError(f"the plan's {what} needs one device, found {number} GPUs", hint)
         self._strategy = strategy
+        self._classes = spec["classes"]
         with strategy.scope():
             self.network = models.build(spec)
             self._optimizer = new_optimizer(plan.optimizer, plan.learning_rate, plan.momentum)
@@ -80,6 +81,21 @@ class Replicas:
         batches = _batches(examples, order, size, drop_remainder=True)
         shown = self.network.fit(batches, shuffle=False, verbose=0, callbacks=[_stopper(stop)]).history
         return float(shown["loss"][0]), float(shown["accuracy"][0])
+
+    def confusion(self, examples: Examples, stop: threading.Event | None = None) -> np.ndarray:
+        """How many examples of each class (rows) are taken for which (columns): int64 [classes, classes].
+
+        Raises:
+            Interrupted: `stop` was set.
+            SettingsError: There are too few examples for the replicas.
+        """
+        size = even_batch(len(examples), SCORED_AT_ONCE, self._strategy.num_replicas_in_sync)
+        batches = _batches(examples, np.arange(len(examples)), size).map(lambda images, labels: images)
+        outputs = self.network.predict(batches, verbose=0, callbacks=[_stopper(stop)])
+        predicted = outputs[:, 0] > 0.5 if self._classes == 2 else outputs.argmax(axis=1)
+        counts = np.zeros((self._classes, self._classes), np.int64)
+        np.add.at(counts, (examples.labels.numpy(), predicted.astype(np.int64)), 1)
+        return counts
 
     def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]:
         """Mean loss and accuracy of all examples.
@@ -137,6 +153,9 @@ def _stopper(stop: threading.Event | None) -> Any:
                 raise Interrupted
 
         def on_test_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+            self.on_train_batch_end(batch)
+
+        def on_predict_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
             self.on_train_batch_end(batch)
 
     return Stopper()

@@ -23,7 +23,7 @@ Metrics = Mapping[str, Any]
 GATES = ("on", "off", "ladder")
 MARGIN = number(least=0, below=1)
 _UNDEFINED = -1.0
-_SHARES = ("accuracy", "precision", "recall", "auc")
+_SHARES = ("accuracy", "precision", "recall", "auc", "balanced_accuracy", "f1")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ class Plan:
         proximal: The mu of FedProx (Li et al. 2020), at least 0: how strongly training is pulled to the release.
         class_weights: `balanced`: in the loss of training, an example counts n / (present classes * examples of its
             class) times, by the site's own training images. Scores, and with them what improved, are not weighted.
+        metric: What the policy compares first. `balanced_accuracy` and `f1` also take the place of accuracy where a
+            site tells what improved; its claims say loss and accuracy all the same.
     """
 
     batch_size: int
@@ -44,9 +46,11 @@ class Plan:
     momentum: float = 0.0
     proximal: float = 0.0
     class_weights: str = "none"
+    metric: str = "accuracy"
 
 
-_OLDER = {"patience": 10, "publish": "improved", "momentum": 0.0, "proximal": 0.0}  # what programs before these meant
+# What programs before these meant.
+_OLDER = {"patience": 10, "publish": "improved", "momentum": 0.0, "proximal": 0.0, "metric": "accuracy"}
 
 
 def read_plan(given: Mapping[str, Any]) -> Plan:
@@ -59,7 +63,7 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
     found = {**_OLDER, **given}
     forms = {**FORMS, "loss": one_of(*LOSSES)}
     names = [field.name for field in fields(Plan) if field.name not in LATER or field.name in given]
-    if unknown := sorted(given.keys() - {field.name for field in fields(Plan)} - {"metric"}):
+    if unknown := sorted(given.keys() - {field.name for field in fields(Plan)}):
         raise BundleError(f"the training plan says {shown(unknown[0])}, which this program does not know", _UPDATE)
     found["loss"] = _plain_loss(given)
     try:

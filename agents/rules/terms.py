@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from fedssh.rules.policies import Policy
 
 SCHEDULES = ("free", "relay")  # where sites train in rounds, "rounds" is the only one
-METRICS = ("accuracy", "auc", "precision", "recall")
+METRICS = ("accuracy", "auc", "precision", "recall", "balanced_accuracy", "f1")
+BY_CLASS = ("balanced_accuracy", "f1")  # by these a site, too, tells what improved; by the others, by accuracy
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adamax", "nadam")
 EPOCHS = {"improved": 100, "session": 1}  # what sites may publish, and the most epochs of a session unless agreed
 RATES = ("submissions_per_hour", "invalid_per_hour")
@@ -143,11 +144,11 @@ def publish_of(wanted: str | None, policy: Policy) -> str:
 
 
 def written_loss(plan: dict[str, Any], loss: str) -> dict[str, Any]:
-    """A plan with its loss, which names what the plan has of `LATER`: `binary_crossentropy with class_weights`.
+    """A plan with its loss, which names what is newer in it: `binary_crossentropy with class_weights, metric`.
 
     A program from before passes over members that it does not know, but takes no loss that it does not know.
     """
-    later = [name for name in LATER if name in plan]
+    later = [name for name in LATER if name in plan] + (["metric"] if plan.get("metric") in BY_CLASS else [])
     return plan | {"loss": f"{loss} with {', '.join(later)}" if later else loss}
 
 

@@ -31,6 +31,7 @@ from fedssh.models.data import datasets
 from fedssh.models.data.images import Images
 from fedssh.rules.events import Local
 from fedssh.rules.plan import read_plan
+from fedssh.rules.terms import written_loss
 from fedssh.weights import read_weights, write_weights
 from tests.harness.images import easy_images
 from tests.harness.releases import Coordinator, write_status
@@ -248,6 +249,9 @@ for session in (1, 2):
 assert found._strategy.num_replicas_in_sync == 2
 assert ended[-1].metrics.loss < before.loss, (before, ended)
 assert len(found.weights()) == 4
+counts = found._trainer.confusion(found._val)
+assert counts.sum() == len(found._val)
+assert abs(counts.trace() / counts.sum() - found._trainer.evaluate(found._val)[1]) < 1e-6
 """
 
 
@@ -259,12 +263,16 @@ def test_several_devices_train_together(site: SmallSite) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_several_devices_cannot_train_with_a_proximal_term() -> None:
+@pytest.mark.parametrize(
+    ("what", "entry"),
+    [("proximal term", {"proximal": 0.1}), ("class weights", {"class_weights": "balanced"})],
+)
+def test_several_devices_say_what_they_cannot_train_with(what: str, entry: dict[str, Any]) -> None:
     class Two:
         num_replicas_in_sync = 2
 
-    with pytest.raises(SettingsError, match="the plan's proximal term needs one device, found 2 GPUs"):
-        Replicas(Two(), SPEC, read_plan({**PLAN, "proximal": 0.1}), "binary_crossentropy")
+    with pytest.raises(SettingsError, match=f"the plan's {what} needs one device, found 2 GPUs"):
+        Replicas(Two(), SPEC, read_plan(written_loss({**PLAN, **entry}, "auto")), "binary_crossentropy")
 
 
 # whole sessions and rounds

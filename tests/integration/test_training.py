@@ -11,7 +11,7 @@ import pytest
 
 from fedssh import models
 from fedssh.alice.session import Patience
-from fedssh.models import training
+from fedssh.models import score, training
 from fedssh.models.backend import load_keras
 from fedssh.models.data.images import Images
 from fedssh.models.recipe import Recipe, balanced
@@ -220,6 +220,17 @@ def test_patience_is_keras_early_stopping(patience: int) -> None:
             assert rule.over(loss) is model.stop_training, (losses, epoch)
             if model.stop_training:
                 break
+
+
+@pytest.mark.parametrize("spec", [BINARY, TEN])
+def test_confusion_is_counted_as_scores_are(trainers: Callable[..., Trainer], spec: dict[str, Any]) -> None:
+    trainer, examples = trainers(spec), some_images(spec, 150)
+    found = trainer.confusion(resident(examples))
+    outputs = trainer.network(examples.images, training=False).numpy()
+    expected = score.score(outputs, examples.labels, spec["classes"])
+    assert found.tolist() == expected["confusion"]
+    assert score.balanced_accuracy(found) == expected["balanced_accuracy"]
+    assert found.trace() / 150 == trainer.evaluate(resident(examples))[1]
 
 
 # what decides

@@ -13,7 +13,7 @@ from experiments.definition.read import read
 from fedssh.charity.cli import InitSettings
 from fedssh.errors import AgentError, SettingsError
 from fedssh.rules import plan as alice
-from fedssh.rules.terms import FORMS, LATER, OPTIMIZERS, Terms, agree, written_loss
+from fedssh.rules.terms import BY_CLASS, FORMS, LATER, METRICS, OPTIMIZERS, Terms, agree, written_loss
 from fedssh.settings import load
 
 SETTINGS: dict[str, Any] = {
@@ -81,6 +81,14 @@ def test_what_came_later_stands_in_the_plan_and_is_refused_by_programs_from_befo
     assert found == {**OLD_PLAN, name: value, "loss": f"binary_crossentropy with {name}"}
     assert found["loss"] not in alice.LOSSES, "of the plan's members that is one that Alice always checked"
     assert getattr(alice.read_plan(found), name) == value
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_that_sites_go_by_is_newer_than_the_others(metric: str) -> None:
+    found = agreed(metric=metric)["plan"]
+    loss = "binary_crossentropy with metric" if metric in BY_CLASS else "binary_crossentropy"
+    assert found == {**OLD_PLAN, "metric": metric, "loss": loss}
+    assert alice.read_plan(found).metric == metric
 
 
 def test_all_that_came_later_is_tested() -> None:

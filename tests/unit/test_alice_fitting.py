@@ -26,6 +26,7 @@ class Scripted:
         self.orders: list[list[int]] = []
         self.seeds: list[int] = []
         self.scored = 0
+        self.confusions: list[list[list[int]]] = []
 
     def weights(self) -> dict[str, np.ndarray]:
         return {"w": np.array([0.0, self.weight], np.float32)}
@@ -44,6 +45,11 @@ class Scripted:
         assert examples is VAL
         self.scored += 1
         return self.scores[len(self.orders) - 1]
+
+    def confusion(self, examples: Examples, stop: threading.Event | None = None) -> np.ndarray:
+        """In the order of the epochs, the start before them."""
+        assert examples is VAL
+        return np.array(self.confusions[len(self.orders)])
 
 
 def plan(**changes: Any) -> Plan:
@@ -72,6 +78,20 @@ def test_what_improved_is_published() -> None:
     assert [epoch.metrics for epoch in seen] == [Local(*score) for score in BETTER_AND_WORSE]
     assert seen[0].training == Local(9.0, 0.1)
     assert not early
+
+
+@pytest.mark.parametrize(
+    ("metric", "published"), [("balanced_accuracy", [True, False]), ("f1", [True, False]), ("auc", [False, True])]
+)
+def test_the_agreed_metric_tells_what_improved_where_it_weighs_classes_alike(
+    metric: str, published: list[bool]
+) -> None:
+    """The first epoch recognises half of the rare class and loses accuracy for it, the second takes all for class 0."""
+    trainer = Scripted([(0.5, 0.85), (0.4, 0.95)])
+    trainer.confusions = [[[90, 0], [10, 0]], [[80, 10], [5, 5]], [[90, 0], [10, 0]]]
+    seen, _ = run(trainer, plan(epochs=2, metric=metric), Local(0.7, 0.9))
+    assert [epoch.publish for epoch in seen] == published
+    assert [epoch.metrics for epoch in seen] == [Local(0.5, 0.85), Local(0.4, 0.95)], "what is claimed is the same"
 
 
 def test_what_could_not_be_published_is_not_the_best() -> None:

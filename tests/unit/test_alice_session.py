@@ -239,6 +239,7 @@ def test_what_a_plan_has_beyond_the_first_version_is_named_by_its_loss() -> None
         ("loss", "mean_squared_error"),
         ("publish", "always"),
         ("publish", None),
+        ("metric", "kappa"),
         ("momentum", 1),
         ("momentum", -0.1),
         ("momentum", NAN),

@@ -223,7 +223,7 @@ WRONG: list[tuple[str, str]] = [
     (coordinator("margin = nan"), "coordinator.margin is nan, expected a number"),
     (coordinator("gate = 'maybe'"), "coordinator.gate is 'maybe', expected one of on, off, ladder"),
     (coordinator("schedule = 'rounds'"), "coordinator.schedule is 'rounds', expected one of free, relay"),
-    (coordinator("metric = 'f1'"), "coordinator.metric is 'f1', expected one of"),
+    (coordinator("metric = 'kappa'"), "coordinator.metric is 'kappa', expected one of"),
     (coordinator("policy = 'marge'"), "coordinator.policy: "),
     (coordinator("policy = 'fedavg:deadline=soon'"), "coordinator.policy: "),
     (coordinator("policy = 5"), "coordinator.policy is 5, expected a text"),

@@ -70,6 +70,29 @@ def test_a_class_without_examples_does_not_count_in_the_means() -> None:
     assert found["per_class_accuracy"] == [1, 1, None]
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_weighs_classes_alike_is_scikit_learns(classes: int, seed: int) -> None:
+    """With rare classes, with one that has no example, and with one that nothing is taken for."""
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
+    random = np.random.default_rng([classes, seed])
+    for labels in (random.integers(0, classes, 30), np.minimum(random.integers(0, 2, 30), random.integers(0, 2, 30))):
+        table = random.dirichlet(np.ones(classes), 30)
+        table[:, -1] *= seed % 2  # so that now and then nothing is taken for the last class
+        found, predicted = score.score(table / table.sum(1, keepdims=True), labels, classes), table.argmax(axis=1)
+        assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted), abs=1e-12)
+        average = {"average": "binary"} if classes == 2 else {"average": "macro", "labels": np.unique(labels)}
+        expected = f1_score(labels, predicted, zero_division=0, **average)
+        assert found["f1"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_class_only_still_has_a_balanced_accuracy() -> None:
+    found = score.score(np.array([0.2, 0.7]), np.array([0, 0]), 2)
+    assert (found["balanced_accuracy"], found["f1"]) == (0.5, 0.0)
+
+
 @pytest.mark.parametrize(
     ("table", "labels", "classes", "message"),
     [

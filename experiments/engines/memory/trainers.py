@@ -66,7 +66,8 @@ class TimedTrainer:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.seconds = 0.0
-        self.weights, self.fresh, self.evaluate = trainer.weights, trainer.fresh, trainer.evaluate
+        self.weights, self.fresh = trainer.weights, trainer.fresh
+        self.evaluate, self.confusion = trainer.evaluate, trainer.confusion
 
     def epoch(
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
