@@ -49,7 +49,6 @@ _ALICE = {"classes": text, "max_value": whole(1), "seed": whole(0), "patient": t
 _LINODE = re.compile(r"linode:([a-z0-9-]+)/([a-z0-9-]+)")
 _GIVEN = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)@(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(?::([0-9]{1,5}))?")
 _DIGEST = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]*@sha256:[0-9a-f]{64}")
-_LABEL = re.compile(r"(?=.{3,32}$)[a-z][a-z0-9]*(-[a-z0-9]+)*")  # of a firewall, which is shorter than a machine's
 _MEMORY = re.compile(r"[1-9][0-9]*[mg]")
 _LABEL = re.compile(r"(?!.*--)[a-z][a-z0-9-]{2,31}")  # of a firewall, which is the shorter one
 # None of them starts a program at home, as ProxyCommand, LocalCommand and KnownHostsCommand would.
