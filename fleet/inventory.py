@@ -237,11 +237,6 @@ class _Reader:
         for host in hosts:
             if host.role == "site":
                 self._check_enrolment(host, "coordinator" in table)
-            if isinstance(host.place, Cloud) and not _LABEL.fullmatch(f"{federation}-{host.name}"):
-                raise ValueError(
-                    f"{federation}-{host.name} is no label for a machine: 3 to 32 letters, digits and single dashes, "
-                    "a letter first; take a shorter name"
-                )
         auditors = self._auditors(_table("auditors", table.get("auditors", {})), [host.name for host in hosts])
         return Inventory(
             path=self._path,
