@@ -435,8 +435,11 @@ def _handler(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
             ).items():
                 self.send_header(name, value)
             self.end_headers()
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whoever asked may have been killed
-                self.wfile.write(written)
+            self.wfile.write(written)
+
+        def handle(self) -> None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whoever asks may have been killed
+                super().handle()
 
         do_GET = do_POST = do_PUT = do_DELETE = _respond  # noqa: N815 - as the server's own class names them
 
