@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fedssh.models.data import dicom
 from fedssh.models.data.classes import shown as shown_name
 from fedssh.models.data.folders import split_called
 from fedssh.models.data.pixels import SUFFIXES
@@ -115,7 +116,7 @@ def _place(member: tarfile.TarInfo) -> tuple[str, str, str] | None:
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or parts[-1].startswith("."):
         return None
     at = next((index for index, part in enumerate(parts) if split_called(part)), len(parts))
-    if len(parts) - at < 3 or PurePosixPath(parts[-1]).suffix.lower() not in SUFFIXES:
+    if len(parts) - at < 3 or PurePosixPath(parts[-1]).suffix.lower() not in SUFFIXES | dicom.SUFFIXES:
         return None
     split = split_called(parts[at])
     assert split is not None

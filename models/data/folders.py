@@ -5,8 +5,9 @@
 
 Upper and lower case are the same in the name of a split. What systems and archives leave behind (`.DS_Store` and all
 else that begins with a dot, `__MACOSX`, `Thumbs.db`), empty folders and texts beside the images are passed over, and
-one line says so. Anything else that is no image is refused, all of it in one message: DICOM, archives, images outside
-the folders of classes. A folder in which splits and classes stand mixed is refused, too: nobody can tell what it means.
+one line says so. Anything else that is no image is refused, all of it in one message: archives, images outside the
+folders of classes, and DICOM where the extra `dicom` is not installed. A folder in which splits and classes stand mixed
+is refused, too: nobody can tell what it means.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedssh.models.data import dicom
 from fedssh.models.data.classes import plain, shown
 from fedssh.models.data.pixels import FORMATS, SUFFIXES
 
@@ -30,6 +32,7 @@ _CALLED = {
 LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
 TEXTS = {".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".pdf"}
 TITLES = {"readme", "license", "licence", "changelog", "checksums", "sha256sums", "md5sums"}
+DICOM = "DICOM files"
 MAX_DEPTH = 12
 SHOWN = 4
 
@@ -123,7 +126,7 @@ def refuse(where: Path, wrong: Mapping[str, Sequence[str]]) -> None:
     formats = ", ".join(FORMATS)
     raise ValueError(
         f"{where} has {number:,} file{'s' if number > 1 else ''} that cannot be used: {kinds}; "
-        f"convert them to one of {formats}, or take them out"
+        f"convert them to one of {formats}, or take them out{f'; {dicom.INSTALL}' if DICOM in wrong else ''}"
     )
 
 
@@ -154,10 +157,12 @@ def _walk(
         if file.is_dir():
             empty = False
             yield from _walk(file, parts, passed, wrong, seen)
-        elif kind := kind_of(file):
+            continue
+        picture, kind = sort_of(file)
+        if kind:
             empty = False
             wrong.setdefault(kind, []).append(shown("/".join(parts)))
-        elif file.suffix.lower() in SUFFIXES:
+        elif picture:
             empty = False
             yield file
         else:
@@ -166,23 +171,27 @@ def _walk(
         passed[f"the empty folder {shown('/'.join(above))}"] += 1
 
 
-def kind_of(file: Path) -> str | None:
-    """Why a file cannot be an image of ours, by its name and its first bytes; None for images and texts."""
+def sort_of(file: Path) -> tuple[bool, str | None]:
+    """Whether a file is an image by its name and its first bytes, and why it cannot be one of ours.
+
+    Returns:
+        Not an image and no reason: a text, which is passed over.
+    """
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            return "pipes or devices"
+            return False, "pipes or devices"
         with open(file, "rb") as opened:
-            start = opened.read(132)
+            start = opened.read(dicom.START)
     except OSError:
-        return "unreadable files"
+        return False, "unreadable files"
     suffix = file.suffix.lower()
-    if start[128:] == b"DICM" or suffix in (".dcm", ".dicom"):
-        return "DICOM files"
+    if dicom.starts(start) or suffix in dicom.SUFFIXES:
+        return (True, None) if dicom.available() else (False, DICOM)
     if suffix in SUFFIXES:
-        return None if start else "empty files"
+        return (True, None) if start else (False, "empty files")
     if suffix in TEXTS or (not suffix and file.name.lower() in TITLES):
-        return None
-    return f"*{shown(suffix)} files" if suffix else "files without an ending"
+        return False, None
+    return False, f"*{shown(suffix)} files" if suffix else "files without an ending"
 
 
 def _division(root: Path, top: Sequence[str]) -> dict[str, str]:

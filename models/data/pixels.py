@@ -9,7 +9,8 @@ White is a property of the files, the same for all of them; it is never guessed.
 than half of what its type could show (an eighth for 8 bits) is refused until somebody says what white is: it would be
 nearly black. Channels are converted before the size: colours to grey by their luma, grey to three equal colours.
 
-Only the formats of `FORMATS` are opened, and only images of a bounded number of pixels.
+Only the formats of `FORMATS` are opened, and DICOM where the extra `dicom` is installed (see `dicom`); and only images
+of a bounded number of pixels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
+
+from fedssh.models.data import dicom
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -212,6 +215,8 @@ def read_image(file: Path | BinaryIO, most: int = MOST_BOUND) -> np.ndarray:
     """
     from PIL import ImageOps
 
+    if dicom.is_one(file):
+        return _dicom(dicom.read, file, most)
     pixels = _opened(file, most, lambda image: _pixels(ImageOps.exif_transpose(image)))
     return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
@@ -228,7 +233,14 @@ def measure_image(file: Path | BinaryIO, most: int = MOST_BOUND) -> Size:
         width, height = image.size[::-1] if turned else image.size
         return height, width, 1 if image.mode in GREY_MODES or image.mode.startswith("I") else 3
 
-    return _opened(file, most, measure)
+    return _dicom(dicom.measure, file, most) if dicom.is_one(file) else _opened(file, most, measure)
+
+
+def _dicom(use: Callable[[Path | BinaryIO, int], Result], file: Path | BinaryIO, most: int) -> Result:
+    try:
+        return use(file, most)
+    except dicom.DicomError as error:
+        raise PictureError(str(error)) from None
 
 
 def _opened(file: Path | BinaryIO, most: int, use: Callable[[Image.Image], Result]) -> Result:

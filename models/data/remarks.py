@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedssh.models.data import classes
+from fedssh.models.data import classes, dicom
 from fedssh.models.data.classes import NamesError, shown
 from fedssh.models.data.contents import Contents
-from fedssh.models.data.folders import SPLITS
+from fedssh.models.data.folders import DICOM, SPLITS
 from fedssh.models.data.pixels import Changes, Size
 from fedssh.models.data.reading import Reading
 
@@ -37,7 +37,8 @@ def remarks(found: Contents) -> Iterator[Remark]:
     if found.failure:
         yield Remark(ERROR, found.failure)
     for kind, names in sorted(found.wrong.items()):
-        yield Remark(ERROR, f"{len(names):,} {kind}: {_few(names)}", "take them out, or put whole ones in their place")
+        hint = dicom.INSTALL if kind == DICOM else "take them out, or put whole ones in their place"
+        yield Remark(ERROR, f"{len(names):,} {kind}: {_few(names)}", hint)
     if not found.total:
         if not found.failure:
             yield Remark(ERROR, "there are no images that can be read", "a folder of images per class, or an .npz file")

@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedssh.models.data.classes import plain, shown
-from fedssh.models.data.folders import SPLITS, kind_of, split_called
-from fedssh.models.data.pixels import SUFFIXES
+from fedssh.models.data.folders import SPLITS, sort_of, split_called
 
 COLUMNS = {
     "file": ("file", "filename", "file_name", "path", "filepath", "image", "image_path"),
@@ -141,8 +140,8 @@ def _looked_at(root: Path, name: str) -> tuple[str | None, Path]:
             return "missing files", file
     except (OSError, ValueError):  # such as a name with a zero byte, or a link in a circle
         return "missing files", root
-    kind = kind_of(file)
-    return kind or (None if file.suffix.lower() in SUFFIXES else f"*{shown(file.suffix.lower())} files"), file
+    picture, kind = sort_of(file)
+    return kind or (None if picture else f"*{shown(file.suffix.lower())} files"), file
 
 
 def _lines(path: Path) -> Iterator[list[str]]:

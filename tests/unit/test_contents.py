@@ -45,7 +45,8 @@ def site(data: Path, reading: Reading = NAMED, **more: Any) -> check.Checked:
     return check.site_data(data, reading, check.Agreed(SPEC), **more)
 
 
-def test_all_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> None:
+def test_all_that_cannot_be_used_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)  # as in a plain room
     put(tmp_path, "a/1.png", "b/1.png", "b/2.png")
     for number in range(20):
         (tmp_path / "a" / f"odd{number}.{['nii', 'dcm'][number % 2]}").write_bytes(b"x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def test_folders_that_could_mean_two_things_are_refused(case: str, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
-def test_everything_that_is_no_image_is_refused_in_one_message(tmp_path: Path) -> None:
+def test_everything_that_is_no_image_is_refused_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)  # as in a plain room
     put(tmp_path, "a/1.png", "b/1.png")
     for number in range(6):
         (tmp_path / "a" / f"IM{number}").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 50)
@@ -118,7 +120,10 @@ def test_everything_that_is_no_image_is_refused_in_one_message(tmp_path: Path) -
         "1 pipes or dev",
     ):
         assert kind in said
-    assert said.endswith("convert them to one of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, or take them out")
+    assert said.endswith(
+        "convert them to one of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM, or take them out; "
+        "pip install 'fedssh[dicom]' lets DICOM files be read"
+    )
 
 
 def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_what_columns_says_is_checked(text: str) -> None:
         read_columns(text)
 
 
-def test_everything_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> None:
+def test_everything_that_cannot_be_used_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)  # as in a plain room
     inside = tmp_path / "set"
     outside = tmp_path / "secret.png"
     lines = [
