@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from fedssh.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from fedssh.doctor.subject import Subject, said
+from fedssh.rules.precision import FEW, LIKELY, half_width
 
 if TYPE_CHECKING:
     from fedssh.models.data.images import Images
 
-FEW, TOO_FEW = 300, 100  # of these a score is known to ±5 %, and to worse than ±9 %
-_LIKELY = 0.9  # an accuracy to say a width for
-
-
-def half_width(images: int, accuracy: float = _LIKELY) -> float:
-    """Half of the 95 % interval of an accuracy that was measured on so many images (normal approximation)."""
-    return 1.96 * math.sqrt(accuracy * (1 - accuracy) / images)
+TOO_FEW = 100  # on these, two models must differ by more than 8 % to be told apart
 
 
 def holdout(subject: Subject) -> Finding:
@@ -52,7 +46,7 @@ def judged(where: Path, split: str, counts: Mapping[int, int], classes: int, rec
     if missing := [label for label in range(classes) if not counts.get(label)]:
         found = f"{text}; none of {'class' if len(missing) == 1 else 'classes'} {', '.join(map(str, missing))}"
         return Finding("holdout", FAILED, found, "add images of every class: what is missing is never scored")
-    text += f"{', as recorded' if recorded else ''}; an accuracy of {_LIKELY:.0%} is known to ±{width:.1f} %"
+    text += f"{', as recorded' if recorded else ''}; an accuracy of {LIKELY:.0%} is known to ±{width:.1f} %"
     if total < FEW:
         return Finding("holdout", FAILED if total < TOO_FEW else WARNING, text, f"take {FEW} images or more")
     return Finding("holdout", OK, text)

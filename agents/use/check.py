@@ -18,7 +18,7 @@ from fedssh.models.data.contents import Contents
 from fedssh.models.data.folders import SPLITS
 from fedssh.models.data.pixels import sizes
 from fedssh.models.data.reading import Reading
-from fedssh.models.data.remarks import ERROR, WARNING, Remark, agreement, memory, ratio, remarks, resizing
+from fedssh.models.data.remarks import ERROR, NOTE, WARNING, Remark, agreement, memory, ratio, remarks, resizing
 from fedssh.rules.precision import FEW, difference, half_width, sentence
 
 
@@ -78,8 +78,10 @@ def coordinator_data(data: Path, reading: Reading, agreed: Agreed, unpack: bool 
         return checked
     if "val" not in counts:
         checked.said.append(Remark(ERROR, "there is no val split to score models on", NO_VAL))
-    elif (number := counts["val"].total()) < FEW:
-        checked.said.append(Remark(WARNING, sentence(number), MORE))
+    else:
+        number = counts["val"].total()
+        few = number < FEW
+        checked.said.append(Remark(WARNING if few else NOTE, sentence(number), MORE if few else None))
     if "train" not in counts:
         hint = "`charity init --weights FILE --genesis-epochs 0` begins without"
         checked.said.append(Remark(WARNING, "there is no train split for the first model", hint))

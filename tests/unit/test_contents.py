@@ -15,15 +15,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedssh.alice import own_data, terms
+from fedssh.alice.exchange import Exchange
 from fedssh.charity.judge import own_check
 from fedssh.errors import AgentError, SettingsError
+from fedssh.keys import PrivateKey
 from fedssh.models.data.contents import Contents, look, look_through
 from fedssh.models.data.reading import Reading
 from fedssh.models.data.remarks import ERROR, NOTE, WARNING
 from fedssh.rules.precision import difference, half_width, sentence
 from fedssh.use import check
+from tests.harness.alice import PLAN, SPEC
+from tests.harness.releases import Coordinator
 
-SPEC = {"name": "mlp", "input": [8, 8, 1], "classes": 2}
+SQUARE = {"name": "mlp", "input": [8, 8, 1], "classes": 2}
 NAMED = Reading(names=("a", "b"))
 RANDOM = np.random.default_rng(0)
 
@@ -42,7 +47,7 @@ def said(checked: check.Checked, level: str) -> list[str]:
 
 
 def site(data: Path, reading: Reading = NAMED, **more: Any) -> check.Checked:
-    return check.site_data(data, reading, check.Agreed(SPEC), **more)
+    return check.site_data(data, reading, check.Agreed(SQUARE), **more)
 
 
 def test_all_that_cannot_be_used_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +205,44 @@ def test_the_coordinator_needs_something_to_score_on(tmp_path: Path) -> None:
     assert said(checked, ERROR) == ["--holdout is 1.5, expected a share between 0 and 1, such as 0.2"]
     with pytest.raises(SettingsError, match="--columns"):
         own_check.unrecorded(tmp_path, own_check.Said(columns="nonsense"))
+
+
+def test_what_a_holdout_of_many_images_is_worth_is_a_note(tmp_path: Path) -> None:
+    pixels, labels = RANDOM.integers(0, 256, (600, 8, 8), dtype=np.uint8), np.arange(600) % 2
+    np.savez(
+        tmp_path / "a.npz", train_images=pixels[:300], train_labels=labels[:300], val_images=pixels[300:],
+        val_labels=labels[300:],
+    )  # fmt: skip
+    checked = own_check.unrecorded(tmp_path / "a.npz", own_check.Said())
+    assert sentence(300) in said(checked, NOTE) and not checked.warnings
+
+
+def test_a_site_holds_its_images_against_what_it_has_agreed_to(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
+    data = put(tmp_path / "set", "train/yes/1.png", "train/no/1.png")
+    agreed = Coordinator(keys["coordinator"], SPEC, PLAN, class_names=["NORMAL", "PNEUMONIA"])
+    exchange, state = tmp_path / "exchange", tmp_path / "alice"
+    incoming = Exchange(exchange).incoming
+
+    def looked(classes: str | None = None) -> check.Checked:
+        return own_data.look_through(data, own_data.said(classes, None, None, None), exchange, state)
+
+    assert said(looked(), NOTE)[-1].startswith("nothing is agreed to yet")
+    (tmp_path / "invitation.json").write_text(json.dumps(agreed.invitation()))
+    state.mkdir()
+    terms.join(state, terms.read_invitation(tmp_path / "invitation.json"), None)
+    assert said(looked(), NOTE)[-1].startswith("bob has not brought the agreed federation's first record yet")
+    incoming.mkdir(parents=True)
+    (incoming / "genesis.json").write_bytes(agreed.genesis)
+    assert said(looked(), ERROR) == ["the classes here are no, yes, the federation's are NORMAL, PNEUMONIA"]
+    checked = looked("yes=PNEUMONIA,no=NORMAL")
+    assert not checked.errors and checked.input == (2, 2, 1)
+    assert said(checked, NOTE) == [
+        "classes: no as NORMAL (1), yes as PNEUMONIA (1)",
+        "2 images are resized from 8x8 to 2x2",
+    ]
+    told: list[str] = []
+    own_data.warn(put(data, "val/yes/1.png"), own_data.said(None, None, None, None), exchange, state, told.append)
+    assert told == ["val has no images of no (what is missing is never scored)"]
 
 
 def test_images_of_several_sizes_are_an_error_at_the_coordinator_as_at_init(tmp_path: Path) -> None:
