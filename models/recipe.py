@@ -13,9 +13,19 @@ class Recipe:
 
     Attributes:
         class_weights: `balanced` or `none`; see `balanced`. In the loss of training only, not in what is scored.
+        learning_rate_schedule: `constant`, `step` or `cosine`, over a session; see `schedule`.
+        warmup: A number of steps, or `N epochs`.
+        clip_norm: The longest that the gradient of a step may be, all weights together; 0 is no limit.
+        weight_decay: Each step takes this times the rate off every weight; None is what the optimizer does by itself.
+        augment: Of `augment.KINDS` with commas between, or `none`.
     """
 
     class_weights: str = "none"
+    learning_rate_schedule: str = "constant"
+    warmup: int | str = 0
+    clip_norm: float = 0.0
+    weight_decay: float | None = None
+    augment: str = "none"
 
 
 PLAIN = Recipe()

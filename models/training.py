@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedssh.models import build, check_spec, get_weights, loss_name, set_weights
+from fedssh.models.augment import augmented
 from fedssh.models.backend import compiled, load_keras
 from fedssh.models.recipe import PLAIN, Recipe, balanced
+from fedssh.models.schedule import Rate
 
 if TYPE_CHECKING:
     from fedssh.models.data.images import Images
@@ -65,8 +67,18 @@ def resident(images: Images) -> Examples:
         return Examples(pixels, tensorflow.constant(np.asarray(images.labels, np.int64)), len(images))
 
 
-def new_optimizer(name: str, learning_rate: float, momentum: float = 0.0) -> Any:
+def new_optimizer(
+    name: str,
+    learning_rate: Any,
+    momentum: float = 0.0,
+    clip_norm: float = 0.0,
+    weight_decay: float | None = None,
+) -> Any:
     """A Keras optimizer by its lower-case name.
+
+    Args:
+        learning_rate: A number, or a Keras schedule.
+        clip_norm, weight_decay: As in `Recipe`. The decay is decoupled from the gradient (Loshchilov and Hutter 2019).
 
     Raises:
         ValueError: Momentum with another optimizer than `sgd`.
@@ -76,7 +88,17 @@ def new_optimizer(name: str, learning_rate: float, momentum: float = 0.0) -> Any
         if name != "sgd":
             raise ValueError(f"momentum {momentum:g} needs the optimizer sgd, found {name}")
         config["momentum"] = momentum
+    if clip_norm:
+        config["global_clipnorm"] = clip_norm
+    if weight_decay is not None:
+        config["weight_decay"] = weight_decay
     return load_keras().optimizers.get({"class_name": name, "config": config})
+
+
+def optimizer_of(plan: Mapping[str, Any]) -> Any:
+    """The optimizer of a plan as it stands in a release, at the plan's own rate throughout."""
+    more = {name: plan[name] for name in ("momentum", "clip_norm", "weight_decay") if name in plan}
+    return new_optimizer(plan["optimizer"], plan["learning_rate"], **more)
 
 
 def seed_generators(network: Any, seed: int) -> None:
@@ -125,7 +147,8 @@ class Trainer:
         self.spec = check_spec(spec)
         self.network = build(self.spec)
         self._loss = keras.losses.get(loss or loss_name(self.spec))
-        self._optimizer = new_optimizer(optimizer, learning_rate, momentum)
+        self._rate = Rate(learning_rate, recipe)
+        self._optimizer = new_optimizer(optimizer, self._rate.wanted, momentum, recipe.clip_norm, recipe.weight_decay)
         self._optimizer.build(self.network.trainable_variables)
         self._reset = _filling([variable.value for variable in self._optimizer.variables])
         self._proximal = proximal
@@ -134,6 +157,8 @@ class Trainer:
         self._weights_of = None  # of each class: float32 [classes], filled for every epoch
         if recipe.class_weights == "balanced":
             self._weights_of = tensorflow.Variable(tensorflow.ones(self.spec["classes"]), trainable=False)
+        self._changes = () if recipe.augment == "none" else tuple(recipe.augment.split(","))
+        self._session = tensorflow.Variable(0, dtype="int64", trainable=False) if self._changes else None
         self._training = _Loop(self._train_batches, self.spec["input"])
         self._scoring = _Loop(self._score_batches, self.spec["input"])
         self._confusing: _Loop | None = None  # translated when somebody asks for it
@@ -152,9 +177,17 @@ class Trainer:
         """All weights by variable path, in build order: float32 arrays that share nothing with the network."""
         return get_weights(self.network)
 
-    def fresh(self, seed: int) -> None:
-        """Give the optimizer the state of a new one, and every source of random numbers a seed derived from `seed`."""
+    def fresh(self, seed: int, epochs: int = 1, steps: int = 1) -> None:
+        """Give the optimizer the state of a new one, and every source of random numbers a seed derived from `seed`.
+
+        Args:
+            epochs: The most that the session has; its learning rate may depend on it.
+            steps: Of an epoch.
+        """
         self._reset()
+        self._rate.begin(epochs, steps)
+        if self._session is not None:
+            self._session.assign(seed)
         seed_generators(self.network, seed)
 
     def epoch(
@@ -201,6 +234,9 @@ class Trainer:
         """A step on one batch, in a graph. Returns its mean loss and how many it had right."""
         import tensorflow
 
+        if self._session is not None:
+            step = tensorflow.cast(self._optimizer.iterations.value, "int64")
+            images = augmented(images, self._changes, tensorflow.stack([self._session, step]))
         with tensorflow.GradientTape() as tape:
             outputs = self.network(images, training=True)
             loss = self._mean_loss(labels, outputs, self._weights_of)

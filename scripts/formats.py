@@ -181,7 +181,8 @@ def _history() -> Iterator[str]:
     yield f"The object `metrics`, but for that of a report: {told}"
     yield (
         "What cannot be computed is null, but for `loss`. Shares (`accuracy`, `precision`, `recall`, `auc`, "
-        "`balanced_accuracy`, `f1`) are in 0..1; with the gate `ladder` up to half a margin above, for it tells the nearest of its steps."
+        "`balanced_accuracy`, `f1`) are in 0..1; with the gate `ladder` up to half a margin above, for it tells the "
+        "nearest of its steps."
     )
 
 
@@ -198,10 +199,11 @@ def _agreed() -> Iterator[str]:
     )
     yield "### The training plan"
     yield (
-        "The object `plan` of genesis and of every release: of the terms those that concern training, and the loss. What "
-        f"came later ({', '.join(f'`{name}`' for name in terms.LATER)}) stands there only where it is not as by default, "
-        "and the loss names it: `binary_crossentropy with class_weights`. A site refuses a plan with a member that it does "
-        "not know; programs from before those refuse the loss."
+        "The object `plan` of genesis and of every release: of the terms those that concern training, and the loss. "
+        f"What came later ({', '.join(f'`{name}`' for name in terms.LATER)}) stands there only where it is not as by "
+        "default, and the loss names it: `binary_crossentropy with class_weights`; it names the metric, too, where "
+        "that is balanced accuracy or F1. A site refuses a plan with a member that it does not know; programs from "
+        "before those refuse the loss."
     )
     yield _block(_section("agents/rules/plan.py", "Plan", "Attributes", join=False))
     yield "### Policies"

@@ -31,8 +31,8 @@ class Trains(Protocol):
         """All weights by variable path, in build order: float32, and nobody else's to change."""
         ...
 
-    def fresh(self, seed: int) -> None:
-        """Forget what the optimizer has gathered, and derive all randomness that follows from `seed`."""
+    def fresh(self, seed: int, epochs: int = 1, steps: int = 1) -> None:
+        """Begin a session of so many epochs of so many steps: the optimizer as new, all randomness from `seed`."""
         ...
 
     def epoch(
@@ -146,7 +146,7 @@ def fit(
     by_session = plan.publish == "session"
     if val is None and not by_session:
         raise ValueError("what improved cannot be told without validation images")
-    trainer.fresh(seed)
+    trainer.fresh(seed, plan.epochs, -(-len(train) // plan.batch_size))
     best, patience = _ranked(trainer, val, plan, start, stop), Patience(plan.patience)
     for number in range(1, plan.epochs + 1):
         training = trainer.epoch(train, epoch_order(seed, number, len(train)), plan.batch_size, stop)

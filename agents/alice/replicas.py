@@ -43,7 +43,9 @@ class Replicas:
         self._classes = spec["classes"]
         with strategy.scope():
             self.network = models.build(spec)
-            self._optimizer = new_optimizer(plan.optimizer, plan.learning_rate, plan.momentum)
+            self._optimizer = new_optimizer(
+                plan.optimizer, plan.learning_rate, plan.momentum, plan.clip_norm, plan.weight_decay
+            )
             self._optimizer.build(self.network.trainable_variables)
             self.network.compile(self._optimizer, loss=loss, metrics=["accuracy"])
         self._as_new = [np.array(variable.numpy()) for variable in self._optimizer.variables]
@@ -60,8 +62,11 @@ class Replicas:
         """The weights as they are now."""
         return models.get_weights(self.network)
 
-    def fresh(self, seed: int) -> None:
-        """Give the optimizer the state of a new one; making a new one would translate the graphs again."""
+    def fresh(self, seed: int, epochs: int = 1, steps: int = 1) -> None:
+        """Give the optimizer the state of a new one; making a new one would translate the graphs again.
+
+        How long the session is matters to no plan that is trained here.
+        """
         for variable, value in zip(self._optimizer.variables, self._as_new, strict=True):
             variable.assign(value)
         seed_generators(self.network, seed)
@@ -112,7 +117,8 @@ class Replicas:
 
 def _needs_one(plan: Plan) -> list[str]:
     """What of a plan Keras' own way of training does not have."""
-    here = {"proximal": "proximal term", "class_weights": "class weights"}
+    here = {"proximal": "proximal term", "class_weights": "class weights", "augment": "augmentation"}
+    here |= {"learning_rate_schedule": "learning-rate schedule", "warmup": "warm-up"}
     return [words for name, words in here.items() if getattr(plan, name) != getattr(Plan, name)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedssh.errors import BundleError
 from fedssh.forms import checked, one_of, shown
-from fedssh.rules.terms import FORMS, LATER, check_momentum, written_loss
+from fedssh.rules.terms import FORMS, LATER, check_momentum, check_weight_decay, written_loss
 
 _UPDATE = "update fedssh here, and start again"
 LOSSES = ("auto", "binary_crossentropy", "sparse_categorical_crossentropy")
@@ -32,6 +32,13 @@ class Plan:
         proximal: The mu of FedProx (Li et al. 2020), at least 0: how strongly training is pulled to the release.
         class_weights: `balanced`: in the loss of training, an example counts n / (present classes * examples of its
             class) times, by the site's own training images. Scores, and with them what improved, are not weighted.
+        learning_rate_schedule: Over the `epochs` of a session. `step`: a tenth of the rate after half of what follows
+            the warm-up, a hundredth after three quarters. `cosine`: along half a cosine down to 0.
+        warmup: Steps at the beginning of a session in which the rate rises from 0; `N epochs` are those of N epochs.
+        clip_norm: What a step's gradient is scaled down to where it is longer, all weights together; 0 is no limit.
+        weight_decay: Each step takes this times the rate off every weight, beside the gradient (Loshchilov and Hutter
+            2019); with `adamw` and `sgd` only. Without it `adamw` has Keras' 0.004, and the others have none.
+        augment: Some of `flips`, `shifts`, `rotations` and `contrast`: changed training images, anew in every step.
         metric: What the policy compares first. `balanced_accuracy` and `f1` also take the place of accuracy where a
             site tells what improved; its claims say loss and accuracy all the same.
     """
@@ -46,6 +53,11 @@ class Plan:
     momentum: float = 0.0
     proximal: float = 0.0
     class_weights: str = "none"
+    learning_rate_schedule: str = "constant"
+    warmup: int | str = 0
+    clip_norm: float = 0.0
+    weight_decay: float | None = None
+    augment: str = "none"
     metric: str = "accuracy"
 
 
@@ -74,6 +86,10 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
         check_momentum(plan.momentum, plan.optimizer)
     except ValueError as error:
         raise BundleError(f"'momentum' of the training plan is {plan.momentum:g}, but {error}") from None
+    try:
+        check_weight_decay(plan.weight_decay, plan.optimizer)
+    except ValueError as error:
+        raise BundleError(f"'weight_decay' of the training plan is {plan.weight_decay:g}, but {error}") from None
     return plan
 
 

@@ -8,12 +8,13 @@ Policies are loaded when one is read, since `--help` reads none.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedssh.errors import SettingsError
-from fedssh.forms import Form, checked, number, one_of, text, whole
+from fedssh.forms import Expected, Form, checked, number, one_of, text, whole
 from fedssh.rules.gate import GATES, MARGIN, Gate
 
 if TYPE_CHECKING:
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
 SCHEDULES = ("free", "relay")  # where sites train in rounds, "rounds" is the only one
 METRICS = ("accuracy", "auc", "precision", "recall", "balanced_accuracy", "f1")
 BY_CLASS = ("balanced_accuracy", "f1")  # by these a site, too, tells what improved; by the others, by accuracy
+RATE_SCHEDULES = ("constant", "step", "cosine")
+AUGMENTS = ("flips", "shifts", "rotations", "contrast")
+DECAYING = ("adamw", "sgd")  # where a decay of weights is no part of the gradient
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adamax", "nadam")
 EPOCHS = {"improved": 100, "session": 1}  # what sites may publish, and the most epochs of a session unless agreed
 RATES = ("submissions_per_hour", "invalid_per_hour")
 # Terms of training that came later. They stand in a plan only where they are not as by default, so that a plan without
 # them is the same bytes as ever; `written_loss` keeps programs that do not know them from training without them.
-LATER = ("class_weights",)
+LATER = ("class_weights", "learning_rate_schedule", "warmup", "clip_norm", "weight_decay", "augment")
 _POLICIES = "`charity policies` lists policies and their options"
 
 
@@ -53,6 +57,31 @@ def _policy(value: Any) -> str:
     return words
 
 
+def _warmup(value: Any) -> int | str:
+    """Steps, or `N epochs`."""
+    found = re.fullmatch("([1-9][0-9]{0,5}) ?epochs?", value) if isinstance(value, str) else None
+    if found:
+        return f"{found[1]} epochs"
+    try:
+        return whole(0)(value)
+    except Expected:
+        raise Expected("expected a whole number of steps, or such as '2 epochs'") from None
+
+
+def _read_warmup(written: str) -> int | str:
+    return int(written) if written.isascii() and written.isdecimal() else written
+
+
+def _augment(value: Any) -> str:
+    """Kinds with commas between, in one order."""
+    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else []
+    if words == ["none"]:
+        return "none"
+    if not words or not set(words) <= set(AUGMENTS):
+        raise Expected(f"expected none, or some of {','.join(AUGMENTS)}")
+    return ",".join(kind for kind in AUGMENTS if kind in words)
+
+
 @dataclass(frozen=True)
 class Terms:
     """What is agreed, as it is asked for; `agree` writes out what is left open."""
@@ -73,6 +102,11 @@ class Terms:
     momentum: float = term(0.0, number(least=0, below=1), "Momentum of sgd.", "X")
     proximal: float = term(0.0, number(least=0), "FedProx: the pull towards the release.", "MU")
     class_weights: str = term("none", one_of("none", "balanced"), "Weigh rare classes up, by each site's own counts.")
+    learning_rate_schedule: str = term("constant", one_of(*RATE_SCHEDULES), "The learning rate over a session.")
+    warmup: int | str = term(0, Form(_warmup, _read_warmup), "Steps in which the rate rises, or 'N epochs'.", "STEPS")
+    clip_norm: float = term(0.0, number(least=0), "Longest gradient of a step, all weights together; 0: any.", "X")
+    weight_decay: float | None = term(None, number(least=0), "Decay of weights, with adamw or sgd.", "X")
+    augment: str = term("none", Form(_augment), f"Change training images: {','.join(AUGMENTS)}.", "KINDS")
     submissions_per_hour: int = term(600, whole(0), "Bundles of a site that get a record; 0: no limit.", "N")
     invalid_per_hour: int = term(60, whole(0), "Invalid ones among them; 0: no limit.", "N")
 
@@ -163,6 +197,12 @@ def later_than(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in LATER if settings[name] != getattr(Terms, name)}
 
 
+def check_weight_decay(weight_decay: float | None, optimizer: str) -> None:
+    """Raise ValueError where an optimizer has no decay beside the gradient."""
+    if weight_decay is not None and optimizer not in DECAYING:
+        raise ValueError(f"weight-decay belongs to {' and '.join(DECAYING)}, not to {optimizer}")
+
+
 def _checked(settings: Mapping[str, Any]) -> Terms:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Terms):
@@ -183,6 +223,7 @@ def _plan(terms: Terms, policy: Policy) -> dict[str, Any]:
         raise SettingsError(str(error), "leave --publish out") from None
     try:
         check_momentum(terms.momentum, terms.optimizer)
+        check_weight_decay(terms.weight_decay, terms.optimizer)
     except ValueError as error:
         raise SettingsError(f"--{error}") from None
     same = ("batch_size", "patience", "optimizer", "learning_rate", "momentum", "proximal", "metric")

@@ -23,7 +23,7 @@ from typing import Any
 from fedssh import weights
 from fedssh.models import build, get_weights, loss_name, set_weights
 from fedssh.models.backend import load_keras
-from fedssh.models.training import new_optimizer
+from fedssh.models.training import optimizer_of
 from fedssh.use.card import Origin, card
 
 ENTRY = "class_names.json"
@@ -56,7 +56,7 @@ def export_keras(
     pixels = keras.Input(shape=tuple(spec["input"]), name="pixels")
     scaled = keras.layers.Rescaling(1 / white, name="scaling")(pixels)
     exported = keras.Model(pixels, network(scaled), name=f"{spec['name']}_on_pixels")
-    optimizer = new_optimizer(plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0))
+    optimizer = optimizer_of(plan)
     # Its variables are made now: loading would warn of an optimizer whose state does not fit.
     optimizer.build(exported.trainable_variables)
     exported.compile(optimizer=optimizer, loss=loss_name(spec), metrics=["accuracy"])

@@ -34,7 +34,7 @@ from fedssh.errors import SettingsError
 from fedssh.forms import Expected, nearest
 from fedssh.rules.gate import Gate
 from fedssh.rules.policies import read_policy
-from fedssh.rules.terms import LATER, check_momentum, later_than, publish_of
+from fedssh.rules.terms import LATER, check_momentum, check_weight_decay, later_than, publish_of
 
 SHIPPED = Path(__file__).resolve().parents[1]
 MOST_RUNS = 2000
@@ -273,6 +273,7 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
     try:
         publish = publish_of(values["publish"], policy)
         check_momentum(values["momentum"], values["optimizer"])
+        check_weight_decay(values["weight_decay"], values["optimizer"])
         Gate(values["gate"], values["margin"])
     except ValueError as error:
         raise ValueError(f"{slug}: {error}") from None

@@ -2,7 +2,8 @@
 
 [federation]   architecture, sites, policy, schedule, gate, margin, metric, sessions (or rounds), attack, straggler,
                score_sites
-[plan]         optimizer, learning_rate, momentum, batch_size, epochs, patience, publish, proximal, class_weights
+[plan]         optimizer, learning_rate, momentum, batch_size, epochs, patience, publish, proximal, class_weights,
+               learning_rate_schedule, warmup, clip_norm, weight_decay, augment
 [data]         dataset, partition, coordinator, weights, per_label, outliers, train, holdout, test, folds, fold,
                validation
 """

@@ -265,7 +265,13 @@ def test_several_devices_train_together(site: SmallSite) -> None:
 
 @pytest.mark.parametrize(
     ("what", "entry"),
-    [("proximal term", {"proximal": 0.1}), ("class weights", {"class_weights": "balanced"})],
+    [
+        ("proximal term", {"proximal": 0.1}),
+        ("class weights", {"class_weights": "balanced"}),
+        ("augmentation", {"augment": "flips"}),
+        ("learning-rate schedule", {"learning_rate_schedule": "step"}),
+        ("warm-up", {"warmup": 3}),
+    ],
 )
 def test_several_devices_say_what_they_cannot_train_with(what: str, entry: dict[str, Any]) -> None:
     class Two:

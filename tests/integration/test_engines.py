@@ -114,7 +114,11 @@ def test_memory_gives_the_weights_of_real_agents(
 
 
 def test_memory_gives_the_weights_of_real_agents_with_all_that_a_plan_may_have(tmp_path: Path) -> None:
-    run = a_run(plan={**PLAN, "class_weights": "balanced", "metric": "balanced_accuracy"}, metric="balanced_accuracy")
+    more = {
+        "class_weights": "balanced", "learning_rate_schedule": "cosine", "warmup": "1 epochs", "clip_norm": 1.0,
+        "weight_decay": 0.01, "augment": "flips,shifts,rotations,contrast",
+    }  # fmt: skip
+    run = a_run(plan={**PLAN, **more, "metric": "balanced_accuracy"}, metric="balanced_accuracy")
     here, there = tmp_path / "memory", tmp_path / "ssh"
     simulated, real = done(memory, run, here), done(ssh, run, there)
     assert models(here) == models(there)

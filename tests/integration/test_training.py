@@ -15,6 +15,7 @@ from fedssh.models import score, training
 from fedssh.models.backend import load_keras
 from fedssh.models.data.images import Images
 from fedssh.models.recipe import Recipe, balanced
+from fedssh.models.schedule import Rate
 from fedssh.models.training import Interrupted, Trainer, resident
 
 BINARY = {"name": "mlp", "input": [6, 6, 1], "classes": 2, "width": 16}
@@ -409,6 +410,130 @@ def test_a_site_with_one_class_trains_as_without_weights(trainers: Callable[...,
     for trainer in (plain, weighted):
         trainer.epoch(examples, order, BATCH)
     assert same(plain.weights(), weighted.weights())
+
+
+# the learning rate, the gradient's length, decay
+
+
+def trained_by_keras(optimizer: Any, epochs: int, trainer: Trainer) -> tuple[Weights, Weights]:
+    """Weights of plain Keras with this optimizer, and of the trainer, after the same epochs of five steps."""
+    network, examples = models.build(TEN), some_images(TEN, 75)
+    network.compile(optimizer, loss=models.loss_name(TEN), jit_compile=False)
+    models.set_weights(network, start(TEN))
+    held = resident(examples)
+    trainer.load(start(TEN))
+    trainer.fresh(1, epochs, 5)
+    for epoch in range(epochs):
+        order = an_order(75, epoch)
+        trainer.epoch(held, order, BATCH)
+        shuffled = examples.take(order)
+        network.fit(shuffled.images, shuffled.labels, batch_size=BATCH, shuffle=False, verbose=0)
+    return models.get_weights(network), trainer.weights()
+
+
+def assert_near(found: Weights, expected: Weights) -> None:
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def keras_schedule(kind: str, warm: int, steps: int) -> Any:
+    schedules: Any = load_keras(1).optimizers.schedules
+    if kind == "cosine" and warm:
+        return schedules.CosineDecay(0.0, steps - warm, warmup_target=0.1, warmup_steps=warm)
+    if kind == "cosine":
+        return schedules.CosineDecay(0.1, steps)
+    return schedules.PiecewiseConstantDecay([-(-steps // 2) - 1, -(-steps * 3 // 4) - 1], [0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize(
+    ("kind", "warmup", "warm"), [("cosine", 0, 0), ("cosine", 4, 4), ("cosine", "1 epochs", 5), ("step", 0, 0)]
+)
+def test_the_rate_over_a_session_is_that_of_keras(kind: str, warmup: int | str, warm: int) -> None:
+    """Step for step, also after the end, and then in weights: 3 epochs of 5 steps."""
+    recipe = Recipe(learning_rate_schedule=kind, warmup=warmup)
+    expected, rate = keras_schedule(kind, warm, 15), Rate(0.1, recipe)
+    rate.begin(3, 5)
+    for step in range(18):
+        assert float(rate.wanted(step)) == pytest.approx(float(expected(step)), rel=1e-5, abs=1e-7), step
+    optimizer = load_keras(1).optimizers.SGD(expected)
+    by_keras, ours = trained_by_keras(optimizer, 3, Trainer(TEN, "sgd", 0.1, recipe=recipe))
+    assert_near(ours, by_keras)
+
+
+def test_a_warm_up_alone_ends_at_the_rate() -> None:
+    rate = Rate(0.1, Recipe(warmup=4))
+    rate.begin(2, 5)
+    assert [round(float(rate.wanted(step)), 4) for step in range(6)] == [0, 0.025, 0.05, 0.075, 0.1, 0.1]
+    constant = Rate(0.1, Recipe())
+    constant.begin(2, 5)
+    assert constant.wanted == 0.1, "a plain number, as ever"
+
+
+def test_the_next_session_begins_anew_and_has_its_own_length() -> None:
+    trainer, found = Trainer(TEN, "adam", 0.01, recipe=Recipe(learning_rate_schedule="cosine", warmup=2)), []
+    for epochs in (3, 9, 3):
+        trainer.load(start(TEN))
+        trainer.fresh(1, epochs, 5)
+        for epoch in range(3):
+            trainer.epoch(resident(some_images(TEN, 75)), an_order(75, epoch), BATCH)
+        found.append(trainer.weights())
+    assert same(found[0], found[2])
+    assert not same(found[0], found[1]), "in a longer session the rate falls more slowly"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "own"),
+    [
+        ("sgd", {"momentum": 0.9, "global_clipnorm": 0.05}),
+        ("adam", {"global_clipnorm": 0.05}),
+        ("sgd", {"weight_decay": 0.1}),
+        ("adamw", {"global_clipnorm": 0.1, "weight_decay": 0.5}),
+        ("adamw", {"weight_decay": 0.0}),
+        ("adamw", {}),
+    ],
+)
+def test_clipping_and_decay_are_those_of_keras(optimizer: str, own: dict[str, float]) -> None:
+    """As given to the optimizer's own class."""
+    optimizers: Any = load_keras(1).optimizers
+    kind = {"sgd": optimizers.SGD, "adam": optimizers.Adam, "adamw": optimizers.AdamW}[optimizer]
+    recipe = Recipe(clip_norm=own.get("global_clipnorm", 0.0), weight_decay=own.get("weight_decay"))
+    trainer = Trainer(TEN, optimizer, 0.05, own.get("momentum", 0.0), recipe=recipe)
+    by_keras, ours = trained_by_keras(kind(0.05, **own), 2, trainer)
+    assert_near(ours, by_keras)
+    plain, _ = trained_by_keras(kind(0.05, momentum=0.9) if "momentum" in own else kind(0.05), 2, trainer)
+    assert same(plain, by_keras) is (not own), "and they make a difference"
+
+
+def test_the_optimizer_of_a_plan_has_its_clipping_and_decay() -> None:
+    plan = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.5, "clip_norm": 2.0, "weight_decay": 0.25}
+    found = training.optimizer_of(plan)
+    assert (found.momentum, found.global_clipnorm, found.weight_decay) == (0.5, 2.0, 0.25)
+    found = training.optimizer_of({"optimizer": "adam", "learning_rate": 0.1})
+    assert (found.global_clipnorm, found.weight_decay) == (None, None)
+
+
+# changed images
+
+
+def test_the_same_seed_changes_images_to_the_same_bits(trainers: Callable[..., Trainer]) -> None:
+    recipe = Recipe(augment="flips,shifts,rotations,contrast")
+    held, order = resident(some_images(CONVOLUTIONS, 40)), an_order(40)
+
+    def train(trainer: Trainer, seed: int, stop: threading.Event | None = None) -> Weights:
+        trainer.load(start(CONVOLUTIONS))
+        trainer.fresh(seed)
+        trainer.epoch(held, order, BATCH, stop)
+        return trainer.weights()
+
+    one, other = (Trainer(CONVOLUTIONS, "adam", 0.01, recipe=recipe) for _ in range(2))
+    first = train(one, 1)
+    assert same(train(other, 1), first)
+    assert not same(train(one, 2), first)
+    assert same(train(one, 1), first), "again, after another session"
+    assert same(train(one, 1, threading.Event()), first), "and in slices"
+    assert not same(train(trainers(CONVOLUTIONS), 1), first)
+    one.load(start(CONVOLUTIONS))
+    assert one.evaluate(held) == trainers(CONVOLUTIONS).evaluate(held), "what is scored is not changed"
 
 
 def test_a_plain_recipe_is_the_same_graph(trainers: Callable[..., Trainer]) -> None:

@@ -39,6 +39,10 @@ def agreed(**changes: Any) -> dict[str, Any]:
         ({"optimizer": "sgd", "momentum": math.nan}, "--momentum is nan, expected a number from 0 to below 1"),
         ({"optimizer": "sgd", "momentum": 1.0}, "--momentum is 1.0, expected a number from 0 to below 1"),
         ({"momentum": 0.9}, "--momentum belongs to sgd, not to adam"),
+        ({"weight_decay": 0.1}, "--weight-decay belongs to adamw and sgd, not to adam"),
+        ({"clip_norm": -1.0}, "--clip-norm is -1.0, expected a number from 0"),
+        ({"warmup": "2 weeks"}, "--warmup is '2 weeks', expected a whole number of steps, or such as '2 epochs'"),
+        ({"augment": "flips,mixup"}, "--augment is 'flips,mixup', expected none, or some of flips,shifts,rotations,"),
         ({"optimizer": "SGD"}, "--optimizer is 'SGD', expected one of adam, "),
         ({"optimizer": "lion"}, "--optimizer is 'lion', expected one of adam, "),
         ({"margin": math.nan}, "the margin of the gate is nan"),
@@ -66,7 +70,10 @@ OLD_PLAN = {
     "batch_size": 64, "patience": 10, "optimizer": "adam", "learning_rate": 0.001, "momentum": 0.0, "proximal": 0.0,
     "metric": "accuracy", "epochs": 100, "publish": "improved", "loss": "binary_crossentropy",
 }  # fmt: skip
-LATER_TERMS = {"class_weights": "balanced"}
+LATER_TERMS: dict[str, Any] = {
+    "class_weights": "balanced", "learning_rate_schedule": "cosine", "warmup": "2 epochs", "clip_norm": 1.0,
+    "weight_decay": 0.01, "augment": "flips,contrast",
+}  # fmt: skip
 
 
 def test_a_plan_without_what_came_later_is_the_plan_of_before() -> None:
@@ -77,8 +84,8 @@ def test_a_plan_without_what_came_later_is_the_plan_of_before() -> None:
 
 @pytest.mark.parametrize(("name", "value"), LATER_TERMS.items())
 def test_what_came_later_stands_in_the_plan_and_is_refused_by_programs_from_before(name: str, value: Any) -> None:
-    found = agreed(**{name: value})["plan"]
-    assert found == {**OLD_PLAN, name: value, "loss": f"binary_crossentropy with {name}"}
+    found = agreed(optimizer="sgd", **{name: value})["plan"]
+    assert found == {**OLD_PLAN, "optimizer": "sgd", name: value, "loss": f"binary_crossentropy with {name}"}
     assert found["loss"] not in alice.LOSSES, "of the plan's members that is one that Alice always checked"
     assert getattr(alice.read_plan(found), name) == value
 
@@ -93,6 +100,18 @@ def test_a_metric_that_sites_go_by_is_newer_than_the_others(metric: str) -> None
 
 def test_all_that_came_later_is_tested() -> None:
     assert LATER_TERMS.keys() == set(LATER)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "value"),
+    [
+        ("warmup", "7", 7), ("warmup", "1 epoch", "1 epochs"), ("warmup", "30epochs", "30 epochs"),
+        ("augment", "contrast, flips", "flips,contrast"), ("augment", "flips,flips", "flips"),
+    ],
+)  # fmt: skip
+def test_the_same_is_written_in_one_way(name: str, written: str, value: Any) -> None:
+    read = getattr(load(Terms, "charity", {name: written}, {}), name)
+    assert read == value == FORMS[name](value)
 
 
 def test_the_rates_are_agreed() -> None:
@@ -112,22 +131,14 @@ def test_what_is_left_open_is_written_out() -> None:
 
 EDGES = [-1, 0, 1e-12, 0.5, 0.99, 0.9999, 0.99999, 1, 2, 1001, 2e6, 2**31 - 1, 2**31, 1e300, math.inf, math.nan]
 WORDS = [
-    "adam",
-    "lion",
-    "improved",
-    "session",
-    "always",
-    "accuracy",
-    "loss",
-    "on",
-    "ladder",
-    "ajar",
-    "free",
-    "relay",
-    "none",
-    "balanced",
-]
+    "adam", "lion", "improved", "session", "always", "accuracy", "loss", "on", "ladder", "ajar", "free", "relay",
+    "none", "balanced", "cosine", "step", "shifts,flips", " rotations , contrast", "none,flips",
+]  # fmt: skip
+WORDED = ["class_weights", "learning_rate_schedule", "augment"]
 NUMBERS = ["margin", "batch_size", "epochs", "patience", "learning_rate", "momentum", "proximal", "sessions"]
+
+
+NUMBERS += ["clip_norm", "weight_decay", "warmup"]
 
 
 def by_flag(name: str, value: Any, folder: Path) -> Any:
@@ -135,7 +146,8 @@ def by_flag(name: str, value: Any, folder: Path) -> Any:
 
 
 def by_program(name: str, value: Any, folder: Path) -> Any:
-    found = agreed(optimizer="sgd", **{name: value}) if name == "momentum" else agreed(**{name: value})
+    needs_sgd = {"optimizer": "sgd"} if name in ("momentum", "weight_decay") else {}
+    found = agreed(**{**needs_sgd, name: value})
     return {**vars(Terms()), **found, **found["plan"]}[name]
 
 
@@ -150,7 +162,7 @@ def by_experiment(name: str, value: Any, folder: Path) -> Any:
     return {**vars(Terms()), **vars(run), **run.plan}[name]
 
 
-@pytest.mark.parametrize("name", [*NUMBERS, "optimizer", "publish", "metric", "gate", "schedule", "class_weights"])
+@pytest.mark.parametrize("name", [*NUMBERS, "optimizer", "publish", "metric", "gate", "schedule", *WORDED])
 def test_whoever_reads_a_term_takes_the_same_values(name: str, tmp_path: Path) -> None:
     readers = [by_flag, by_program, by_experiment]
     readers += [by_site] if name in {field.name for field in dataclasses.fields(alice.Plan)} else []

@@ -31,7 +31,8 @@ class Scripted:
     def weights(self) -> dict[str, np.ndarray]:
         return {"w": np.array([0.0, self.weight], np.float32)}
 
-    def fresh(self, seed: int) -> None:
+    def fresh(self, seed: int, epochs: int = 1, steps: int = 1) -> None:
+        self.epochs, self.steps = epochs, steps
         self.seeds.append(seed)
 
     def epoch(
@@ -145,6 +146,12 @@ def test_a_finite_score_with_broken_weights_is_not_published() -> None:
     assert seen[0].better
     assert seen[0].diverged
     assert not seen[0].publish
+
+
+def test_a_trainer_is_told_how_long_the_session_is() -> None:
+    trainer = Scripted(BETTER_AND_WORSE)
+    run(trainer, plan(epochs=3))
+    assert (trainer.epochs, trainer.steps) == (3, 3), "5 images in batches of 2"
 
 
 def test_every_epoch_has_an_order_of_its_own_from_seed_and_number() -> None:

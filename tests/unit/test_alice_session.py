@@ -14,6 +14,7 @@ from fedssh.errors import BundleError, SettingsError
 from fedssh.rules.events import Local
 from fedssh.rules.plan import read_plan
 from fedssh.rules.standing import LastRound, Standing
+from fedssh.rules.terms import LATER, written_loss
 
 NAN = float("nan")
 
@@ -240,6 +241,9 @@ def test_what_a_plan_has_beyond_the_first_version_is_named_by_its_loss() -> None
         ("publish", "always"),
         ("publish", None),
         ("metric", "kappa"),
+        ("weight_decay", 0.1),  # with adam
+        ("warmup", -1),
+        ("augment", "mixup"),
         ("momentum", 1),
         ("momentum", -0.1),
         ("momentum", NAN),
@@ -254,4 +258,4 @@ def test_what_a_plan_has_beyond_the_first_version_is_named_by_its_loss() -> None
 )
 def test_a_plan_out_of_range_is_refused(name: str, value: Any) -> None:
     with pytest.raises(BundleError, match=f"'{name}' of the training plan is"):
-        read_plan({**PLAN, name: value})
+        read_plan(written_loss({**PLAN, name: value}, "auto") if name in LATER else {**PLAN, name: value})

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedssh.models.data.images import Images
+from fedssh.models.recipe import Recipe
 from fedssh.models.training import Examples, Trainer, resident
 from fedssh.rules import soundness
 from fedssh.rules.soundness import Finding, Norms, Trial
@@ -88,7 +89,10 @@ class Probe:
         kept = found.take(chosen)
         moved = Images(kept.images, (kept.labels + 1) % self._spec["classes"])
         plan = self._plan
-        self._trainer = Trainer(self._spec, plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0))
+        recipe = Recipe(clip_norm=plan.get("clip_norm", 0.0), weight_decay=plan.get("weight_decay"))
+        self._trainer = Trainer(
+            self._spec, plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0), recipe=recipe
+        )
         self._examples = resident(kept), resident(moved)
         return True
 

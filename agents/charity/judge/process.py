@@ -29,7 +29,7 @@ from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
 from fedssh.models.data.reading import AS_IT_IS, Reading
 from fedssh.models.recipe import balanced
-from fedssh.models.training import new_optimizer
+from fedssh.models.training import optimizer_of
 
 
 def genesis(
@@ -74,7 +74,7 @@ def genesis(
     if epochs:
         train = images.load(data, spec["input"], spec["classes"], "train", reading)
         examples = len(train)
-        optimizer = new_optimizer(plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0))
+        optimizer = optimizer_of(plan)
         scorer.network.compile(optimizer=optimizer, loss=loss_name(spec))
         weights_of = None
         if plan.get("class_weights") == "balanced":
