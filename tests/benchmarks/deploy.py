@@ -250,17 +250,16 @@ def show(found: dict[str, Any]) -> None:
     ]
     print_table(("HOST", "STEP", "SECONDS", "MB"), rows)
     own = next(one for one in found["upgrade_steps"] if one["host"] == "coordinator" and one["step"] == "images")
-    print(
-        f"\nthe coordinator's images: {_megabytes(own['size'])} MB in {own['seconds']:.1f} s; docker save | ssh docker load: "
-        f"{_megabytes(found['whole_bytes'])} MB in {found['whole_seconds']:.1f} s; ratio "
-        f"{own['size'] / found['whole_bytes']:.4f} of the bytes, {own['seconds'] / found['whole_seconds']:.2f} of the time"
-    )
+    whole = f"{_megabytes(found['whole_bytes'])} MB in {found['whole_seconds']:.1f} s"
+    size, time_of = own["size"] / found["whole_bytes"], own["seconds"] / found["whole_seconds"]
+    print(f"\nthe coordinator's images: {_megabytes(own['size'])} MB in {own['seconds']:.1f} s")
+    print(f"docker save | ssh docker load of them: {whole}; ratio {size:.4f} of the bytes, {time_of:.2f} of the time")
     print(
         f"failed upgrade: the old release answers again {found['back_seconds']:.0f} s after the new one was installed"
     )
     print(f"price: ${found['price']['hourly']:.4f} an hour, ${found['price']['monthly']:.2f} a month")
     for what, cases in found["wrong"].items():
-        print(f"{what}: {cases if cases else 'none'}")
+        print(f"{what}: {cases or 'none'}")
 
 
 def _megabytes(size: int) -> str:

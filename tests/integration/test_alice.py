@@ -213,14 +213,16 @@ def test_epochs_can_be_overridden(site: SmallSite, told: Told) -> None:
 def test_one_model_object_serves_all_sessions_until_the_architecture_changes(site: SmallSite) -> None:
     site.release(1)
     trainer = alice(site)
+    network = trainer.network
+    assert isinstance(network, Network)
     trainer.run(sessions=1)
-    first = trainer.network._trainer
+    first = network._trainer
     site.release(2)
     trainer.run(sessions=1)
-    assert trainer.network._trainer is first
+    assert network._trainer is first
     site.release(3, spec=models.check_spec({**SPEC, "width": 5}))
     trainer.run(sessions=1)
-    assert trainer.network._trainer is not first
+    assert network._trainer is not first
     assert site.claims()[-1].builds_on == 3
 
 
