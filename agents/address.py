@@ -94,6 +94,21 @@ class Via:
 DIRECT = Via("direct")
 
 
+@dataclass(frozen=True)
+class Way:
+    """How to get to a door.
+
+    Attributes:
+        via: The proxy or jump host.
+        key: What logs in at a jump host, a private key's file.
+        known_hosts: The file that pins a jump host's key.
+    """
+
+    via: Via
+    key: Path
+    known_hosts: Path
+
+
 def read_via(text: str) -> Via:
     """A way out, as a flag, a variable or a site's folder says it.
 

@@ -38,7 +38,7 @@ from typing import IO, Any, Protocol
 
 import paramiko
 
-from fedssh.address import Address, Via
+from fedssh.address import Address, Way
 from fedssh.errors import AgentError, BundleError, SettingsError, UnreachableError, UntrustedError
 from fedssh.known_hosts import check_host_key, pinned_keys
 
@@ -101,21 +101,6 @@ class Answer:
         if self.status == UntrustedError.exit_code:
             return RefusedError(message, "ask the coordinator's operator whether this site is still enrolled", True)
         return BusyError(message)
-
-
-@dataclass(frozen=True)
-class Way:
-    """How to get to a door.
-
-    Attributes:
-        via: The proxy or jump host.
-        key: What logs in at a jump host, a private key's file.
-        known_hosts: The file that pins a jump host's key.
-    """
-
-    via: Via
-    key: Path
-    known_hosts: Path
 
 
 class Connection:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import click
 
 from fedssh.commands import entry, new_group, path_argument, print_json, print_table, printable
 from fedssh.errors import SettingsError
-from fleet.fleet import Fleet, Options
+from fleet.fleet import TOKEN, Fleet, Options
 from fleet.inventory import read
 
 CHANGES = 10
@@ -69,7 +71,13 @@ _name = click.argument("name")
 
 
 def _fleet(inventory: Path, only: str | None = None, force: bool = False, ship: str = "layers") -> Fleet:
-    return Fleet(read(inventory), Options(only, force, ship == "tar"), _say)
+    return Fleet(read(inventory), Options(only, force, ship == "tar", _token()), _say)
+
+
+@functools.cache
+def _token() -> str:
+    """The cloud's token, taken out of the environment: `ssh` and `docker` that are started here do not get it."""
+    return os.environ.pop(TOKEN, "")
 
 
 def _say(text: str) -> None:

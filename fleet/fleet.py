@@ -26,8 +26,8 @@ from fleet.ssh import Connection, Target
 if TYPE_CHECKING:
     from fleet.linode import Account, Machine
 
-TOKEN = "LINODE_TOKEN"  # noqa: S105 - the name of a variable
 API = "LINODE_API"  # of tests; never from an inventory, which could send the token anywhere
+TOKEN = "LINODE_TOKEN"  # noqa: S105 - the name of a variable
 BOOT_SECONDS = 300.0
 LOGIN_SECONDS = 180.0
 Say = Callable[[str], None]
@@ -41,6 +41,7 @@ class Options:
     only: str | None = None
     force: bool = False
     tar: bool = False
+    token: str = field(default="", repr=False)
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Fleet:
             if self._account is None:
                 from fleet.linode import Account
 
-                account = Account(os.environ.get(TOKEN, ""), os.environ.get(API), self._stopped.wait)
+                account = Account(self.options.token, os.environ.get(API), self._stopped.wait)
                 account.check()
                 self._account = account
             return self._account

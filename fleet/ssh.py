@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import re
 import shlex
 import shutil
@@ -31,6 +32,7 @@ STEP_SECONDS = 900.0
 OPEN_SECONDS = 60.0
 MOST_BYTES = 16 << 20  # that a step may answer with; what is larger goes into a file
 BUSY = 75
+_PREFIX = "fedssh-deploy-"
 _OPTIONS = (
     "BatchMode=yes", "StrictHostKeyChecking=yes", "PasswordAuthentication=no", "ConnectTimeout=10",
     "ServerAliveInterval=15", "ServerAliveCountMax=4", "ForwardAgent=no", "ForwardX11=no", "ControlPersist=no",
@@ -129,7 +131,7 @@ class Connection:
         self._sudo = False
         self._children: set[subprocess.Popen[bytes]] = set()
         self._closed = threading.Event()
-        self._folder = Path(tempfile.mkdtemp(prefix="fedssh-"))
+        self._folder = _new_folder()
         self._socket = self._folder / "s"
         try:
             self._master = self._open("lock" if lock else "look")
@@ -363,6 +365,15 @@ def _wrong_key(target: Target, where: str, complaint: str) -> HostKeyError:
         f"{where}: no host key is pinned for it",
         f'get it from its owner and write host_key = "ssh-ed25519 …" at {target.name}, or into known_hosts',
     )
+
+
+def _new_folder() -> Path:
+    """A folder for a connection's socket; those of deployments that were killed are removed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = left.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
 
 
 def _last_line(text: bytes) -> str:

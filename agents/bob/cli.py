@@ -15,8 +15,8 @@ from fedssh.errors import SettingsError, UnreachableError
 from fedssh.settings import describe
 
 if TYPE_CHECKING:
+    from fedssh.address import Way
     from fedssh.bob.site import Folder, Site
-    from fedssh.transport import Way
 
 log = logging.getLogger("bob")
 say = partial(tell, log)

@@ -12,13 +12,12 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedssh.address import Via, read_via
+from fedssh.address import Via, Way, read_via
 from fedssh.bob.site import Folder
 from fedssh.errors import HostKeyError, SettingsError
 from fedssh.files import write_whole
 from fedssh.forms import canonical, fingerprint
 from fedssh.keys import login_line
-from fedssh.transport import Way
 
 _PIN = "give it with --via-host-key 'ssh-ed25519 AAAA…', or a file that has it with --via-known-hosts"
 

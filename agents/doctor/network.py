@@ -21,7 +21,7 @@ from fedssh.forms import fingerprint
 from fedssh.known_hosts import pinned_keys
 
 if TYPE_CHECKING:
-    from fedssh.transport import Way
+    from fedssh.address import Way
 
 _STOP = "if the host was rebuilt, compare the new fingerprint with its operator; if not, stop here"
 _BANNER_BYTES = 255  # RFC 4253, section 4.2

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from fedssh.address import Address, read_via
+from fedssh.address import Address, Way, read_via
 from fedssh.errors import HostKeyError, SettingsError, UnreachableError
 from fedssh.keys import PrivateKey
-from fedssh.transport import Connection, RefusedError, Way
+from fedssh.transport import Connection, RefusedError
 from scripts.demo.federation import free_port
 from tests.harness.host import Host, stock_host
 from tests.harness.proxies import Proxy, running

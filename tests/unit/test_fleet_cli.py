@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fedssh.commands import entry
-from fleet import plan
+from fleet import cli, plan
 from fleet.cli import group
 from fleet.fleet import Fleet, Options
 from fleet.inventory import read
@@ -286,3 +286,13 @@ def test_the_wish_changes_with_what_is_wanted(deploy: Deploy, tmp_path: Path) ->
     (tmp_path / "xrays.npz").write_bytes(b"other")
     second = wish(deploy)
     assert dataclasses.replace(second, data=first.data) == first and second.data != first.data
+
+
+def test_the_token_is_taken_out_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that `ssh` and `docker`, which get this environment, do not get it."""
+    cli._token.cache_clear()
+    monkeypatch.setenv("LINODE_TOKEN", "secret")
+    assert cli._token() == "secret" == cli._token()
+    assert "LINODE_TOKEN" not in os.environ
+    assert "secret" not in repr(Options(token="secret"))
+    cli._token.cache_clear()

@@ -20,6 +20,7 @@ import pytest
 
 from fedssh.errors import AgentError, HostKeyError, SettingsError, UnreachableError
 from fedssh.keys import PrivateKey
+from fleet import ssh as ssh_module
 from fleet.ssh import BusyError, Connection, StepError, Target
 from tests.harness.host import Host, stock_host
 from tests.harness.waiting import until
@@ -492,3 +493,13 @@ def can(connect: Callable[..., Connection]) -> bool:
     except BusyError:
         return False
     return True
+
+
+def test_what_a_killed_deployment_left_in_the_temporary_folder_goes(temporary: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, ours = (temporary / f"{ssh_module._PREFIX}{number}-x" for number in (ended.pid, os.getpid()))
+    for folder in (left, ours):
+        folder.mkdir()
+    made = ssh_module._new_folder()
+    assert not left.exists() and ours.exists() and made.parent == temporary

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedssh.address import DIRECT, VIA, Address, Via, read_via
+from fedssh.address import DIRECT, VIA, Address, Via, Way, read_via
 from fedssh.bob import site, way
 from fedssh.bob.settings import JoinSettings, WatchSettings
 from fedssh.errors import SettingsError
 from fedssh.settings import describe, load
-from fedssh.transport import Way
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 
@@ -144,3 +145,9 @@ def test_the_door_may_be_seen_at_another_address(address: str | None, found: str
 def test_what_is_no_address(address: str, keys: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         site.seen_at(site.Site("alice-1", "me", "h", 22, KEY, keys["coordinator"].public), address)
+
+
+def test_joining_without_trying_the_connection_needs_no_ssh_library() -> None:
+    """As in a container that sets sites up: its image has what the coordinator needs, and no more."""
+    program = "import sys; sys.modules['paramiko'] = None; import fedssh.bob.way, fedssh.bob.site, fedssh.bob.cli"
+    subprocess.run([sys.executable, "-c", program], check=True)
