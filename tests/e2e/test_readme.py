@@ -44,6 +44,8 @@ IN_THE_TEXT = {
     "charity nodes revoke hospital-a": "tests/integration/test_judge.py",
     "charity nodes add NAME KEY.pub --role auditor": "tests/e2e/test_processes.py",
     "charity predict": "tests/integration/test_in_use.py",
+    "charity check DATA": "tests/integration/test_own_data.py",
+    "charity init --holdout 0.2": "tests/integration/test_own_data.py",
     "charity history": "test_checking_by_hand",
     "charity policies": "test_beginning_with_rounds",
     "charity init": "test_a_real_coordinator_and_a_real_site",
