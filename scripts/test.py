@@ -3,6 +3,7 @@
     scripts/test                        everything
     scripts/test -k ledger              only pytest, with these arguments
     scripts/test tests/unit -x
+    scripts/test --long -k fleet        with what takes too long for everyday
 
 Everything together runs in one process more than there are cores, the tests of a file in one of them, and ends with
 the slowest. The first run makes .venv from locks/dev.txt. What could not run here is listed with the reason.

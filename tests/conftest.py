@@ -63,12 +63,18 @@ def docker_reason() -> str | None:
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, with the reason."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What takes longer than its turn in the suite is worth is asked for: `scripts/test --long`."""
+    parser.addoption("--long", action="store_true", help="also run what takes long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, and what was not asked for, with the reason."""
+    long = None if config.getoption("--long") else "takes long: scripts/test --long"
     sshd = "no sshd (on Debian and Ubuntu: apt install openssh-server)" if _sshd() is None else None
     docker = docker_reason() if any(item.get_closest_marker("docker") for item in items) else None
     for item in items:
-        for marker, reason in (("docker", docker), ("sshd", sshd)):
+        for marker, reason in (("docker", docker), ("sshd", sshd), ("long", long)):
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -59,6 +59,7 @@ def test_no_key_is_trusted_on_first_use(two: Two) -> None:
     assert "no host key is pinned for it" in ended.error and "host_key = " in ended.hint
 
 
+@pytest.mark.long
 def test_a_full_disk(two: Two) -> None:
     machines, laptop = two.machines, two.operator
     machines.start("full", authorized_key=laptop.key, disk="24m")
@@ -74,6 +75,7 @@ def test_a_full_disk(two: Two) -> None:
     machines.remove("full")
 
 
+@pytest.mark.long
 def test_a_first_release_that_does_not_start_is_followed_by_one_that_does(two: Two) -> None:
     laptop = two.operator
     laptop.inventory(f'[coordinator]\n{two.host("main")}data = "holdout.npz"\nsessions = 7')
@@ -139,6 +141,7 @@ def test_a_network_without_a_coordinator_is_told_in_one_line(two: Two) -> None:
     assert "nothing to do" in hospital.deploy("up").output
 
 
+@pytest.mark.long
 def test_new_data_reaches_alice(two: Two) -> None:
     """Who runs already, and would see the folder that was."""
     machines, hospital = two.machines, two.hospital
@@ -168,6 +171,7 @@ def test_down_keeps_data_of_a_given_machine_unless_it_is_purged(two: Two) -> Non
     assert machines.run("hospital", "ls /srv/xrays") == "1.npy\n"
 
 
+@pytest.mark.long
 def test_a_user_with_sudo_and_images_as_archives(two: Two, tmp_path: Path) -> None:
     machines, hospital = two.machines, two.hospital
     machines.run("hospital", "useradd --create-home --shell /bin/sh admin && cp -r /root/.ssh /home/admin/.ssh")

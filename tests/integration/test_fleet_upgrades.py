@@ -21,6 +21,7 @@ from tests.harness.machines import Machines
 from tests.harness.waiting import until
 
 pytestmark = pytest.mark.docker
+LONG = pytest.mark.long
 COORDINATOR, SITE = "chest-coordinator", "chest-hospital-a"
 HISTORY = "cd /var/lib/fedssh && sha256sum vault/* outbox/* door/*"
 
@@ -56,8 +57,8 @@ def undone(federation: Deployed, history: str, rooms: dict[str, str], release: s
     ("charity", "error"),
     [
         ({"version": 2, "serve": "exits"}, "Charity does not stay up"),
-        ({"version": 3, "serve": "is never ready"}, "Charity is not ready after 5 s"),
-        ({"version": 4, "verify": "fails"}, "record 1 is not what the ledger says"),
+        pytest.param({"version": 3, "serve": "is never ready"}, "Charity is not ready after 5 s", marks=LONG),
+        pytest.param({"version": 4, "verify": "fails"}, "record 1 is not what the ledger says", marks=LONG),
     ],
 )
 def test_a_release_that_fails_puts_the_old_one_back(
@@ -77,6 +78,7 @@ def test_a_release_that_fails_puts_the_old_one_back(
     assert f"failed, {release} is back" in federation.run(COORDINATOR, "tail -n 3 /var/lib/fedssh/deploy.log")
 
 
+@pytest.mark.long
 def test_a_release_goes_on_by_itself_when_its_deployment_is_killed(federation: Deployed) -> None:
     before = federation.run(COORDINATOR, HISTORY)
     federation.laptop.version = federation.version("charity-5", charity={"version": 5})
@@ -90,6 +92,7 @@ def test_a_release_goes_on_by_itself_when_its_deployment_is_killed(federation: D
     assert "nothing to do" in federation.laptop.deploy("up").output
 
 
+@pytest.mark.long
 def test_a_machine_that_is_killed_in_the_middle_goes_back(federation: Deployed) -> None:
     machines, good = federation.machines, federation.laptop.version
     history, rooms, release = (
@@ -114,6 +117,7 @@ def test_a_machine_that_is_killed_in_the_middle_goes_back(federation: Deployed) 
     undone(federation, history, rooms, release)
 
 
+@pytest.mark.long
 def test_the_way_back_leads_past_releases_that_failed(federation: Deployed) -> None:
     laptop, history = federation.laptop, federation.run(COORDINATOR, HISTORY)
     said = laptop.deploy("rollback", "--yes", "--only", "coordinator").output
@@ -122,6 +126,7 @@ def test_the_way_back_leads_past_releases_that_failed(federation: Deployed) -> N
     assert federation.run(COORDINATOR, HISTORY) == history
 
 
+@pytest.mark.long
 def test_an_upgrade_whose_door_had_opened_is_not_undone(federation: Deployed) -> None:
     """The machine stops between the door's opening and the last word of the upgrade."""
     release = federation.release(COORDINATOR)
@@ -131,6 +136,7 @@ def test_an_upgrade_whose_door_had_opened_is_not_undone(federation: Deployed) ->
     undone(federation, history, federation.started(SITE), release)
 
 
+@pytest.mark.long
 def test_a_sites_release_that_fails_is_put_back(federation: Deployed) -> None:
     release = federation.release(SITE)
     federation.laptop.version = federation.version(
@@ -160,6 +166,7 @@ def test_a_release_ships_what_is_new_and_three_are_kept(federation: Deployed) ->
     assert "nothing to do" in laptop.deploy("up").output
 
 
+@pytest.mark.long
 def test_back_to_the_release_before_with_todays_history(federation: Deployed) -> None:
     laptop, release = federation.laptop, int(federation.release(COORDINATOR))
     auditor = Laptop(federation.folder / "auditor", federation.first)
@@ -220,6 +227,7 @@ def files(federation: Deployed, machine: str) -> str:
     )
 
 
+@pytest.mark.long
 def test_a_backup_that_does_not_verify_changes_nothing(federation: Deployed) -> None:
     laptop, before = federation.laptop, files(federation, COORDINATOR)
     ledger = "/var/lib/fedssh/vault/ledger.db"
