@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from fedssh.models import build, get_weights, set_weights
-from fedssh.models.backend import compiled
+from fedssh.models.backend import compiled, load_keras
 from fedssh.weights import read_weights
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Predictor:
     """
 
     def __init__(self, spec: dict[str, Any], model: Path) -> None:
+        load_keras()  # first: it keeps to the log what native code says while it loads
         import tensorflow
 
         self.classes: int = spec["classes"]
