@@ -190,5 +190,5 @@ def test_a_user_with_sudo_and_images_as_archives(two: Two, tmp_path: Path) -> No
     assert machines.run("hospital", "cat /var/lib/fedssh/site/site_key.pub").startswith("ssh-ed25519 ")
     assert "nothing to do" in hospital.deploy("up").output
     assert json.loads(hospital.deploy("status", "--json", code=1).output)["hosts"][0]["release"] == 1
-    assert hospital.processes() == []
+    until(lambda: hospital.processes() == [], 20)
     assert "1 removed" in hospital.deploy("down", "--yes", "--purge").output

@@ -50,7 +50,7 @@ def undone(federation: Deployed, history: str, rooms: dict[str, str], release: s
     )
     assert federation.started(SITE) == rooms
     assert "nothing to do" in federation.laptop.deploy("up").output
-    assert federation.laptop.processes() == []
+    until(lambda: federation.laptop.processes() == [], 20)
 
 
 @pytest.mark.parametrize(
