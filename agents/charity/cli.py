@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ReadSettings(StateSettings):
+class ImageSettings:
     """How her images are read."""
 
     size: str | None = setting(None, "The network's images, such as 64x64.  [as hers]", metavar="HxW[xC]")
@@ -50,6 +50,11 @@ class ReadSettings(StateSettings):
 
 
 @dataclass(frozen=True)
+class ReadSettings(ImageSettings, StateSettings):
+    """The same where a federation may exist."""
+
+
+@dataclass(frozen=True)
 class HerSettings:
     """Her folder, her images, and the network that is trained on such."""
 
@@ -58,19 +63,12 @@ class HerSettings:
     terms: Path | None = settings_file("Any of these, as NAME = VALUE in TOML; flags beat it.")
     architecture: str = setting("cnn", "A registered name, a spec as JSON, or @FILE.", metavar="SPEC")
     networks: Path | None = setting(None, "A folder with networks of your own.", metavar="DIR")
-    size: str | None = setting(None, "The network's images, such as 64x64.  [as hers]", metavar="HxW[xC]")
-    classes: str | None = setting(None, "What hers are called: OLD=NEW,…", metavar="NAMES")
-    max_value: int | None = setting(None, "White in integer pixels, such as 4095.", metavar="N", at_least=1)
-    patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", metavar="REGEX")
-    columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", metavar="NAMES")
-    holdout: float | None = setting(None, "Cut this share of train out as holdout.", metavar="SHARE", at_least=0)
 
 
 @dataclass(frozen=True)
-class InitSettings(Terms, HerSettings):
+class InitSettings(Terms, ImageSettings, HerSettings):
     """How a federation begins: with her images, the terms that it agrees on, and a first model."""
 
-    seed: int = setting(0, "For weights, order and --holdout.", metavar="N", at_least=0)
     weights: Path | None = setting(None, "Begin with these: a .safetensors or .npz file.", metavar="FILE")
     genesis_epochs: int = setting(1, "Epochs on her own images before all others.", metavar="N", at_least=0)
     address: str | None = setting(None, "Where sites reach the door; for invitations.", metavar="USER@HOST:PORT")
@@ -182,7 +180,7 @@ def check(settings: ReadSettings, data: Path, as_json: bool) -> None:
     show(checked, as_json)
 
 
-def _look(settings: HerSettings, taken: Taken, said: dict[str, Any]) -> None:
+def _look(settings: InitSettings, taken: Taken, said: dict[str, Any]) -> None:
     """Say in a line each what is worth knowing of her images before a federation begins with them.
 
     Raises:

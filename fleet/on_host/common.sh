@@ -21,4 +21,7 @@ switch() {
   mv -T "$OPT/.current" "$OPT/current"
 }
 
+# The last thing that went wrong in a log of compose and of a room's command.
+last_word() { grep -v '^ *\(Container\|Network\|time=\)' "$1" | grep . | tail -n 1; }
+
 running() { [ "$(docker inspect --format '{{.State.Running}}' "fedssh-$1-1" 2>/dev/null)" = true ]; }

@@ -43,7 +43,7 @@ set +e
 code=$?
 set -e
 if [ $code != 0 ]; then
-  why=$(grep -v '^ *\(Container\|Network\|time=\)' "$ROOT/upgrade.log" | grep . | tail -n 1)
+  why=$(last_word "$ROOT/upgrade.log")
   said=$(docker logs --tail 1 fedssh-charity-1 2>&1 || true)
   back
   touch "$OPT/releases/$new/failed"
@@ -52,8 +52,10 @@ if [ $code != 0 ]; then
   exit 1
 fi
 stage opening # from here on there is no way back, also not for undo.sh
-"$OPT/start" > "$ROOT/start.log" 2>&1 || true
+opened=yes
+"$OPT/start" > "$ROOT/start.log" 2>&1 || opened=no
 rm -f "$ROOT/upgrade"
 rm -rf "$copy"
 audit "upgraded from release $old to $new"
+[ $opened = yes ] || fail "release $new stays, and not all of it starts: $(tail -n 1 "$ROOT/start.log")"
 echo "done"

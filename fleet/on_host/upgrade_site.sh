@@ -20,7 +20,7 @@ set +e
 code=$?
 set -e
 if [ $code != 0 ]; then
-  why=$(grep -v '^ *\(Container\|Network\|time=\)' "$ROOT/upgrade.log" | grep . | tail -n 1)
+  why=$(last_word "$ROOT/upgrade.log")
   switch "$old"
   touch "$OPT/releases/$new/failed"
   "$OPT/start" > "$ROOT/start.log" 2>&1
