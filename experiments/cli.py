@@ -16,6 +16,7 @@ from experiments import machine
 from experiments.definition.config import ENGINES
 from experiments.definition.read import Experiment, find, matching, read, shipped
 from fedssh.errors import AgentError, SettingsError
+from fedssh.models import own
 
 EXAMPLES = """\
 examples:
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    own.use(machine.ROOT / "experiments" / "networks")
     try:
         if options.list:
             return show_list()

@@ -1,0 +1,1 @@
+"""Networks that do not come with fedssh: `--networks experiments/networks`."""
