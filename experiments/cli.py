@@ -24,7 +24,7 @@ examples:
   scripts/experiment fedavg-mnist                  again: goes on where the last one ended
   scripts/experiment thesis-nodes --only 'merge*' --seed 7 --out /tmp/merge
   scripts/experiment mine.toml --quick             the reduced version, in seconds
-  scripts/experiment --report results/*            write docs/results.md
+  scripts/experiment --report results/*            write docs/explanation/results.md
 """
 
 _ONE_MACHINE = ("--out", "--data-dir", "--jobs", "--only")
@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("experiment", nargs="?", metavar="NAME|FILE.toml", help="which one")
     add("--list", action="store_true", help="show the experiments that come with the project")
-    add("--report", nargs="+", type=Path, metavar="OUT", help="write docs/results.md from finished experiments")
+    add("--report", nargs="+", type=Path, metavar="OUT", help="write the page of results from finished experiments")
     add("--out", type=Path, metavar="DIR", help="results, report and plots  [results/NAME]")
     add("--engine", choices=ENGINES, help="without processes and SSH, or the real agents  [the experiment's]")
     data = Path(os.environ.get("FEDSSH_DATA", machine.ROOT / "data"))
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--jobs", type=_at_least_one, metavar="N", help="runs at once  [one per core; 1 with --engine ssh]")
     add("--quick", action="store_true", help="the reduced version")
     add("--dry-run", action="store_true", help="show the runs and whether they are finished, and do none")
-    add("--docs", type=Path, default=machine.ROOT / "docs", help=argparse.SUPPRESS)
+    add("--docs", type=Path, default=machine.ROOT / "docs" / "explanation", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if sum((options.experiment is not None, options.list, options.report is not None)) != 1:
         parser.error("give one of NAME, --list and --report")

@@ -205,7 +205,7 @@ def read(path: Path) -> Inventory:
     try:
         table = tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
-        raise SettingsError(f"{path} does not exist", "docs/virtual-machines.md has one to begin with") from None
+        raise SettingsError(f"{path} does not exist", "docs/how-to/virtual-machines.md has one to begin with") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

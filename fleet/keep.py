@@ -92,7 +92,7 @@ def _identity(path: Path) -> Any:
     except (ValueError, StopIteration, Exception) as error:  # noqa: BLE001 - the library has no error of its own for it
         raise SettingsError(
             f"{path} is neither an age identity nor an SSH key without a passphrase: {error}",
-            "decrypt with `age -d`, and give the tar archive's own way in docs/virtual-machines.md",
+            "decrypt with `age -d`, and give the tar archive's own way in docs/how-to/virtual-machines.md",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Write docs/formats.md from the types, the tables and the docstrings that say what is stored and sent.
+"""Write docs/reference/formats.md from the types, the tables and the docstrings that say what is stored and sent.
 
 Nothing is said here that the code could say: a page that is wrong is put right there. `tests/unit/test_formats.py`
 holds that the page is what this makes.
@@ -22,7 +22,7 @@ from fedssh.rules.typed import members
 from scripts import environment
 
 ROOT = environment.ROOT
-PAGE = ROOT / "docs" / "formats.md"
+PAGE = ROOT / "docs" / "reference" / "formats.md"
 COLUMNS = 120
 MESSAGES = (manifest.Claim, manifest.SessionOver, manifest.Submission, manifest.Report, manifest.Release)
 OBJECTS = (
@@ -45,7 +45,7 @@ INTRODUCTION = f"""\
 
 What is stored and sent, for whoever writes a reader or another agent. `scripts/formats` makes this page from the types
 and docstrings of the code; change it there. `tests/vectors` has an example of each, good and bad, with what must come
-out. [docs/map.md](map.md) says which room touches what.
+out. [The map](../explanation/map.md) says which room touches what.
 
 ## How things are written
 
@@ -143,7 +143,7 @@ def _travels() -> Iterator[str]:
     for name in models.architectures():
         own = importlib.import_module(f"fedssh.models.networks.{name}").PARAMETERS
         file = f"models/networks/{name}.py"
-        rows.append((f"[`{name}`](../{file})", _named(own), _docstring(file).split("\n\n")[0]))
+        rows.append((f"[`{name}`](../../{file})", _named(own), _docstring(file).split("\n\n")[0]))
     yield _table(("name", "parameters", "what"), rows)
 
 
@@ -209,11 +209,12 @@ def _agreed() -> Iterator[str]:
     yield "### Policies"
     yield (
         "A policy is one text, `NAME` or `NAME:OPTION=VALUE,…`, with every option that counts written out. What each "
-        "does to weights is a file in [agents/rules/policies](../agents/rules/policies); what is decided from scores "
-        "stands in [gate.py](../agents/rules/gate.py), who is drawn and when a round closes in "
-        "[rounds.py](../agents/rules/rounds.py), what all rounds do to weights in "
-        "[averaging.py](../agents/rules/averaging.py) and [server_optimizer.py](../agents/rules/server_optimizer.py). "
-        "[replay.py](../agents/rules/replay.py) recomputes a whole history from them."
+        "does to weights is a file in [agents/rules/policies](../../agents/rules/policies); what is decided from "
+        "scores stands in [gate.py](../../agents/rules/gate.py), who is drawn and when a round closes in "
+        "[rounds.py](../../agents/rules/rounds.py), what all rounds do to weights in "
+        "[averaging.py](../../agents/rules/averaging.py) and "
+        "[server_optimizer.py](../../agents/rules/server_optimizer.py). "
+        "[replay.py](../../agents/rules/replay.py) recomputes a whole history from them."
     )
     yield _table(
         ("policy", "what it does", "its options"),
@@ -306,7 +307,7 @@ def _module(file: str) -> str:
     prose = [re.sub(r"(`[^`]*`)|<", lambda one: one[1] or "\\<", part) for part in parts[::2]]
     blocks = [_block(inspect.cleandoc(part)) + "\n" for part in parts[1::2]]
     mixed = [text for pair in zip(prose, [*blocks, ""], strict=True) for text in pair]
-    return f"[{file}](../{file}):\n{''.join(mixed)}".strip()
+    return f"[{file}](../../{file}):\n{''.join(mixed)}".strip()
 
 
 def _docstring(file: str, inside: str = "") -> str:

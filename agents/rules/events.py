@@ -2,7 +2,7 @@
 
     record     canonical JSON {"sequence":n,"previous":hex,"event":name,"time":…, the event's own members}
 
-A kind is a class with a `name`; `EVENTS` has them all, and docs/formats.md is made from it.
+A kind is a class with a `name`; `EVENTS` has them all, and docs/reference/formats.md is made from it.
 """
 
 from __future__ import annotations

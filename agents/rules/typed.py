@@ -35,7 +35,7 @@ _MOST = 2**53
 
 
 def said(means: str, *, absent: bool = False) -> Any:
-    """A member of a `Typed`, with what it means for whoever reads docs/formats.md.
+    """A member of a `Typed`, with what it means for whoever reads docs/reference/formats.md.
 
     Args:
         absent: Whether it may be missing.

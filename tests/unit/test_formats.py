@@ -1,4 +1,4 @@
-"""docs/formats.md is what scripts/formats makes of the code, and has everything that is stored or sent."""
+"""docs/reference/formats.md is what scripts/formats makes of the code, and has everything that is stored or sent."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_links_lead_somewhere(formats: Any, root: Path) -> None:
     page = re.sub(r"`[^`\n]*`", "", formats.PAGE.read_text())
     targets = re.findall(r"\]\(([^)#]+)\)", page)
     assert len(targets) > 20
-    assert [target for target in targets if not (root / "docs" / target).exists()] == []
+    assert [target for target in targets if not (root / "docs/reference" / target).exists()] == []
     headings = [line for line in formats.PAGE.read_text().splitlines() if line.startswith("#")]
     anchors = {re.sub(r"[^\w -]", "", heading.strip("# ").lower()).replace(" ", "-") for heading in headings}
     wanted = set(re.findall(r"\]\(#([^)]+)\)", page))

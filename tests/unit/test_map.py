@@ -1,4 +1,4 @@
-"""docs/map.md: every wall and every room of the code stands there; what it names is where it says."""
+"""docs/explanation/map.md: every wall and every room of the code stands there; what it names is where it says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def page(root: Path) -> str:
-    return (root / "docs/map.md").read_text()
+    return (root / "docs/explanation/map.md").read_text()
 
 
 def test_every_wall_stands_there_with_its_exceptions(root: Path, page: str) -> None:
@@ -29,7 +29,7 @@ def test_every_wall_stands_there_with_its_exceptions(root: Path, page: str) -> N
 
 
 def test_every_module_is_in_a_room(root: Path, page: str) -> None:
-    linked = re.findall(r"^\| \[([\w/]+)\]\(\.\./([\w/]+)\)", page, re.MULTILINE)
+    linked = re.findall(r"^\| \[([\w/]+)\]\(\.\./\.\./([\w/]+)\)", page, re.MULTILINE)
     rooms = {root / name for name, target in linked if name == target}
     shared = set(re.findall(r"`(\w+)`", page.partition("**Shared**")[2].partition("Beside them")[0]))
     found = [path for top in ("agents", "models", "experiments", "fleet") for path in (root / top).rglob("*.py")]
@@ -44,7 +44,7 @@ def test_every_module_is_in_a_room(root: Path, page: str) -> None:
 
 def test_the_way_of_a_checkpoint_leads_through_what_there_is(root: Path, page: str) -> None:
     way = page.partition("## The way of a checkpoint")[2]
-    steps = re.findall(r"\[`([\w.]+)`\]\(\.\./([\w/]+\.py)\)", way)
+    steps = re.findall(r"\[`([\w.]+)`\]\(\.\./\.\./([\w/]+\.py)\)", way)
     assert len(steps) > 25 and len(steps) == way.count("](")
     for name, file in steps:
         assert defined(ast.parse((root / file).read_text()), name.split(".")), f"{name} is not in {file}"
@@ -52,7 +52,7 @@ def test_the_way_of_a_checkpoint_leads_through_what_there_is(root: Path, page: s
 
 def test_links_lead_somewhere(root: Path, page: str) -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", page)
-    assert [target for target in targets if not (root / "docs" / target).exists()] == []
+    assert [target for target in targets if not (root / "docs/explanation" / target).exists()] == []
 
 
 def defined(tree: Any, names: list[str]) -> bool:

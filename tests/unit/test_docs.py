@@ -1,0 +1,56 @@
+"""The pages for people: every link leads somewhere, every page stands in its part's index."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PARTS = ("tutorial", "how-to", "reference", "explanation")
+BESIDE = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "agents/DECISIONS.md")
+
+
+def pages(root: Path) -> list[Path]:
+    """All pages: those of docs/, and those that stand beside it."""
+    return [root / name for name in BESIDE] + sorted((root / "docs").rglob("*.md"))
+
+
+def without_code(text: str) -> str:
+    """A page's text without its blocks and its words of code, in which `](` means something else."""
+    return re.sub(r"`[^`\n]*`", "``", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def anchors(text: str) -> set[str]:
+    """What a link can point at: the headings, as Git hosts and the site name them."""
+    bare = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", bare, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", re.sub(r"\]\([^)]*\)", "", one).lower()).replace(" ", "-") for one in headings}
+
+
+def test_every_link_leads_to_a_file_and_a_heading(root: Path) -> None:
+    broken, seen = [], 0
+    for page in pages(root):
+        for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+            if target.startswith(("https://", "http://", "mailto:")):
+                continue
+            seen += 1
+            name, _, anchor = target.partition("#")
+            there = page.parent / name if name else page
+            if not there.exists() or (anchor and anchor not in anchors(there.read_text())):
+                broken.append(f"{page.relative_to(root)}: {target}")
+    assert broken == []
+    assert seen > 100
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_page_stands_in_the_index_of_its_part(root: Path, part: str) -> None:
+    folder = root / "docs" / part
+    index = (folder / "index.md").read_text()
+    listed = re.findall(r"\]\(([\w-]+\.md)\)", index)
+    assert sorted(set(listed)) == sorted(path.name for path in folder.glob("*.md") if path.name != "index.md")
+
+
+def test_there_are_four_parts(root: Path) -> None:
+    folders = {path.parent.relative_to(root / "docs").parts[0] for path in (root / "docs").glob("*/*.md")}
+    assert folders == set(PARTS)
