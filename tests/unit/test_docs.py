@@ -1,11 +1,14 @@
-"""The pages for people: every link leads somewhere, every page stands in its part's index."""
+"""The pages for people: their links lead somewhere, the index of a part has all of it, and a site is made of them."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+
+from scripts import docs
 
 PARTS = ("tutorial", "how-to", "reference", "explanation")
 BESIDE = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "agents/DECISIONS.md")
@@ -54,3 +57,26 @@ def test_every_page_stands_in_the_index_of_its_part(root: Path, part: str) -> No
 def test_there_are_four_parts(root: Path) -> None:
     folders = {path.parent.relative_to(root / "docs").parts[0] for path in (root / "docs").glob("*/*.md")}
     assert folders == set(PARTS)
+
+
+def test_the_site_is_made_without_a_warning_and_fetches_nothing(root: Path, tmp_path: Path) -> None:
+    assert docs.build(Path(sys.executable), tmp_path) == 0
+    made = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.html")}
+    wanted = {str(path.relative_to(root / "docs").with_suffix(".html")) for path in (root / "docs").rglob("*.md")}
+    assert wanted | {page.replace(".md", ".html") for page in docs.BESIDE.values()} <= made
+    loads = re.compile(
+        r"<(?:script|link|img|iframe|source)[^>]+(?:src|href)=\"(?:https?:)?//|url\(['\"]?(?:https?:)?//|@import"
+    )
+    for path in tmp_path.rglob("*"):
+        if path.suffix in {".html", ".css", ".js"}:
+            assert not loads.search(path.read_text()), path
+    front = (tmp_path / "index.html").read_text()
+    assert all(f'href="{part}/index.html"' in front for part in PARTS)
+
+
+def test_links_to_code_are_words_on_the_site_and_links_to_pages_are_links(tmp_path: Path) -> None:
+    page, other = docs.DOCS / "how-to" / "page.md", docs.ROOT / "SECURITY.md"
+    at = {page: "how-to/page.md", other: "explanation/security.md"}
+    assert docs.within_the_site(page, at, "[a `b`](../../scripts/docs.py), `[c](d)`, [e](../../SECURITY.md#f)") == (
+        "a `b`, `[c](d)`, [e](../explanation/security.md#f)"
+    )
