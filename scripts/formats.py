@@ -334,5 +334,6 @@ def _first_line(kind: type[Any]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    from scripts import reference  # the other pages that are made from the code
+
+    reference.write()
