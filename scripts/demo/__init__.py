@@ -5,6 +5,9 @@
     enrolment    how a site comes in: key, invitation, joining
     setup        what is missing of data, keys, coordinator and sites; a program, also compose's first container
     screen       events as lines that a person can follow
+    bar          how far the training is and how long it will still take, at the foot of a terminal
+    learned      what was learned, from the history: values and texts
+    chart        a score over time as a picture
     quickstart   the demonstration
 
 Standard library only, and what of fedssh needs no more; `setup` alone runs where everything is installed.

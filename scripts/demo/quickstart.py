@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from scripts import environment, terms
+from scripts.demo import chart, learned
+from scripts.demo.bar import Work
 from scripts.demo.federation import Federation, free_port
 from scripts.demo.processes import STOPS, AgentFailed, interruptible
 from scripts.demo.screen import Screen
 
 FIXED = ("sites", "dataset", "partition", "schedule", "seed", "policy", "gate")
 DIVIDED = "holdout.json"  # written by the setup when the data is divided
+MADE, SUMMARY, PICTURE = "divided.json", "summary.json", "accuracy.svg"
 BEFORE = {"policy": "best", "gate": "on"}  # what was not asked yet when an older state was made
 EXAMPLES = """\
 examples:
@@ -84,8 +90,10 @@ def _at_least_one(text: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the federation and show its history; returns the exit code."""
+    """Run the federation and show what came of it; returns the exit code."""
     options = parse(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets ? for a letter that it lacks
     options.state = options.state.resolve()
     try:
         with interruptible(Interrupted, STOPS):
@@ -111,25 +119,27 @@ def run(options: argparse.Namespace) -> None:
     """One demonstration in a state folder, from whatever is there already.
 
     quickstart.json     what cannot change between runs, and the port; the rest is as in `Federation`
+    summary.json        what was learned, as `learned` has it; accuracy.svg is its picture
     """
     state: Path = options.state
     if (state / "quickstart.json").exists():
         _make_private(state)
     state.mkdir(parents=True, exist_ok=True)
     names = [f"alice-{number}" for number in range(1, options.sites + 1)]
-    screen = Screen(names)
-    with Federation(state, _port(options), environment.BIN, Interrupted) as federation:
+    with Federation(state, _port(options), environment.BIN, Interrupted) as federation, Screen(names) as screen:
         set_up(options, federation, screen)
         federation.serve()
         federation.open_door()
         while federation.reopening():
             _show(federation, screen, 0.2)
             federation.check()
+        screen.begin(work(federation.records(), names, options.epochs))
         for number, name in enumerate(names):
             federation.start_site(name, alice=(f"--epochs={options.epochs}", f"--seed={options.seed + number}"))
         while federation.going():  # until every Alice is done and everything that was shipped is judged
             _show(federation, screen, 0.2)
         _show(federation, screen, 0)
+        screen.end()
         federation.stop_sites()
         report(federation, options.keep_running)
         if options.keep_running:
@@ -179,18 +189,17 @@ def _show(federation: Federation, screen: Screen, seconds: float) -> None:
     """Print every event there is, waiting at most so long for the first."""
     for event in federation.heard(seconds):
         screen.show(event)
+    screen.tick()
 
 
 def report(federation: Federation, keep_running: bool) -> None:
-    """What came of it, and how to look at it by hand."""
+    """What came of it, how to look at it by hand, and at the end what a person wants to know."""
     state = federation.state
     charity = [str(environment.BIN / "charity")]
     print("\n== history", flush=True)
     subprocess.run([*charity, "history", state], check=True)
     print("\n== best model", flush=True)
     subprocess.run([*charity, "best", state], check=True)
-    print("\n== on the test split, which nobody trained or selected on", flush=True)
-    subprocess.run([*charity, "score", state, "--split=test"], check=True)
     print("\n== verified", flush=True)
     subprocess.run([*charity, "verify", state], check=True)
     print("\n== check it by hand")
@@ -207,6 +216,67 @@ def report(federation: Federation, keep_running: bool) -> None:
         f"ssh -p {federation.port} -i {keys}/auditor -o UserKnownHostsFile={keys}/known_hosts charity@127.0.0.1 history"
     )
     print(f"  {ssh}{'' if keep_running else '   # with --keep-running'}", flush=True)
+    tell_learned(federation)
+
+
+def tell_learned(federation: Federation) -> None:
+    """What was learned on which data, how good it is, how it became so, by whom, and how it is used."""
+    test = json.loads(federation.command("charity", "score", federation.state, "--split=test", "--json"))
+    value = learned.learned(federation.records(), _divided(federation.folder), test)
+    points = [chart.Point(**point) for point in value["over_time"]]
+    metric = value["training"]["metric"].replace("_", " ")
+    picture, summary = federation.folder / PICTURE, federation.folder / SUMMARY
+    _write(picture, chart.as_svg(points, metric, f"{value['data']['name'] or 'the model'}: {metric} over time"))
+    _write(summary, json.dumps(value, indent=2) + "\n")
+    print(f"\n== what was learned\n{learned.about(value)}", end="")
+    print("\n== on the test split, which nobody trained or selected on")
+    print(learned.scores(value), end="")
+    print(f"\n== {metric} on the holdout over time: {_near(picture)}")
+    print("\n".join(chart.in_characters(points, learned.WIDTH, ascii_only=not _draws())))
+    print(f"\n== what each site contributed\n{learned.contributions(value)}", end="")
+    print("\n== use the model: on these images, on an image, or on a folder of them")
+    for command in commands(federation):
+        print(f"  {command}")
+    print(f"\nall of this for programs: {_near(summary)}", flush=True)
+
+
+def commands(federation: Federation) -> list[str]:
+    """What uses the model, at the coordinator and at a site."""
+    programs, images = _near(environment.BIN), _near(federation.holdout)
+    site = next(iter(sorted(path for path in (federation.folder / "sites").iterdir())))
+    return [
+        f"{programs}/charity predict {images} --state {_near(federation.coordinator)} "
+        f"--csv {_near(federation.folder / 'predictions.csv')}",
+        f"{programs}/alice predict {images} --exchange {_near(site / 'exchange')} --state {_near(site / 'alice')}",
+        f"{programs}/charity export best {_near(federation.folder / 'best.keras')} "
+        f"--state {_near(federation.coordinator)}",
+    ]
+
+
+def work(records: list[dict[str, Any]], names: list[str], epochs: int) -> Work:
+    """What the sites still have to train."""
+    agreed = [one["sessions"] for one in records if one["event"] in ("genesis", "reopened")][-1]
+    trained = Counter(one["site"] for one in records if one["event"] == "report")
+    return Work(names, agreed, epochs, trained)
+
+
+def _divided(folder: Path) -> dict[str, Any]:
+    """What the setup made of the data; nothing is known of it in a folder of an earlier version."""
+    path = folder / MADE
+    made: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return made
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _draws() -> bool:
+    """Whether the output takes the letters of a picture."""
+    plain = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "") in ("C", "POSIX")
+    return not plain and (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def _make_private(state: Path) -> None:

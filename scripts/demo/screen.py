@@ -6,7 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
+
+from scripts.demo.bar import Bar, Work
 
 if TYPE_CHECKING:
     from scripts.demo.processes import Event
@@ -25,7 +28,9 @@ RED, GREEN, FAINT, BOLD = "31", "32", "2", "1"
 
 
 class Screen:
-    """Prints events as they come, coloured where a person looks at a terminal.
+    """Prints events as they come, coloured where a person looks at a terminal; there, a bar stands below them.
+
+    As a context manager it takes the bar away at its end, however that comes.
 
     Args:
         sites: All their names, for the width and the colour of each.
@@ -38,6 +43,29 @@ class Screen:
         self._colours = {site: COLOURS[index % len(COLOURS)] for index, site in enumerate(sites)}
         self._width = max(map(len, (COORDINATOR, *sites)))
         self._coloured = out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self._bar = Bar(out)
+        self._work: Work | None = None
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end()
+
+    def begin(self, work: Work) -> None:
+        """Keep a bar of this work at the foot of the terminal from now on."""
+        self._work = work
+        self.tick()
+
+    def tick(self) -> None:
+        """Let the bar say how long it will still take."""
+        if self._work:
+            self._bar.show(self._work, time.monotonic())
+
+    def end(self) -> None:
+        """Take the bar away."""
+        self._work = None
+        self._bar.clear()
 
     def say(self, text: str) -> None:
         """A line of our own."""
@@ -46,12 +74,15 @@ class Screen:
     def show(self, event: Event) -> None:
         """A line of an agent's."""
         agent, text = event.agent, str(event.fields["text"])
+        if self._work and agent.name == "alice":
+            self._work.heard(agent.site or "", event.fields, time.monotonic())
         if text.strip() and event.fields.get("event") not in HIDDEN.get(agent.name, ()):
             who = f"{agent.site or COORDINATOR:<{self._width}}  {agent.name:<7}"
             self._line(who, self._colours.get(agent.site or "", ""), text, mood(event.fields))
 
     def _line(self, who: str, colour: str, text: str, text_colour: str) -> None:
         seconds = int(time.monotonic() - self._start)
+        self._bar.clear()
         clock = f"{seconds // 60:2d}:{seconds % 60:02d}"
         print(
             self._paint(clock, FAINT),
@@ -61,6 +92,7 @@ class Screen:
             file=self._out,
             flush=True,
         )
+        self.tick()
 
     def _paint(self, text: str, code: str) -> str:
         return f"\033[{code}m{text}\033[0m" if code and self._coloured else text

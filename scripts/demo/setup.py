@@ -98,6 +98,13 @@ def divide(options: argparse.Namespace, names: list[str]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         datasets.save(path, {"train": shared.take(part)}, dataset.class_names)
     datasets.save(options.holdout, {**dataset.splits, "train": train.take(own)}, dataset.class_names)
+    made = {
+        "dataset": dataset.name,
+        "sites": {name: len(part) for name, part in zip(names, parts, strict=True)},
+        "holdout": len(dataset.splits["val"]),
+        "test": len(dataset.splits["test"]),
+    }
+    options.holdout.with_name("divided.json").write_text(json.dumps(made, indent=2) + "\n")
     spec = json.dumps({"name": "cnn", "depth": 4, "input": list(dataset.input), "classes": dataset.classes})
     spec_path.write_text(spec)  # last: it says that the rest is whole
     sizes = " + ".join(str(len(part)) for part in parts)

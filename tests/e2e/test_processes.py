@@ -76,6 +76,43 @@ def test_first_run_ends_with_a_verified_history(root: Path, state: Path, tmp_pat
     assert not processes_of(state)
     charity = [str(Path(sys.executable).with_name("charity")), "verify", f"--state={state / 'coordinator'}"]
     assert subprocess.run(charity, check=False).returncode == 0
+    assert "\033" not in said and "\r" not in said  # no bar where nobody looks
+
+
+def test_the_end_of_a_run_says_what_was_learned_and_how_it_is_used(root: Path, state: Path, tmp_path: Path) -> None:
+    if not (state / "summary.json").exists():
+        pytest.skip("the first run did not happen")
+    value = json.loads((state / "summary.json").read_text())
+    assert value["data"]["name"] == "digits"
+    assert sum(map(sum, value["test"]["confusion"])) == value["data"]["test"]
+    assert {row["site"] for row in value["sites"]} == {"alice-1", "alice-2"}
+    assert (state / "accuracy.svg").read_text().startswith("<svg")
+    log = tmp_path / "log"
+    environ = {**os.environ, "FEDSSH_PYTHON": sys.executable}
+    again = [sys.executable, "-P", "-c", TOLD.format(state=state)]
+    said = subprocess.run(again, capture_output=True, text=True, cwd=root, env={**environ, "PYTHONPATH": str(root)},
+                          check=True).stdout  # fmt: skip
+    assert all(f"\n== {head}" in said for head in HEADS), said
+    assert max(map(len, said.partition("== use the model")[0].splitlines())) <= 120
+    lines = [line.strip() for line in said.partition("== use the model")[2].splitlines() if line.startswith("  ")]
+    assert len(lines) == 3
+    for line in lines:
+        with log.open("w") as out:
+            assert subprocess.run(line, shell=True, cwd=root, stdout=out, stderr=out, check=False).returncode == 0, line
+    assert len((state / "predictions.csv").read_text().splitlines()) == 1 + value["data"]["test"]
+    assert (state / "best.keras").exists()
+
+
+# The end of a run once more, of a folder that has one.
+TOLD = """
+from pathlib import Path
+from scripts import environment
+from scripts.demo import quickstart
+from scripts.demo.federation import Federation
+with Federation(Path("{state}"), 1, environment.BIN) as federation:
+    quickstart.tell_learned(federation)
+"""
+HEADS = ("what was learned", "on the test split", "accuracy on the holdout over time", "what each site contributed")
 
 
 def test_second_run_continues_and_stock_ssh_reads_the_history(root: Path, state: Path, tmp_path: Path) -> None:
