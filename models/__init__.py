@@ -8,7 +8,8 @@ An architecture is a module in `networks/` with three names; adding one is addin
 
 A *spec* names one network: {"name": "cnn", "depth": 4, "input": [28, 28, 1], "classes": 2}, where `name` is the
 file's name, `input` is height, width and channels, and everything else is of the kind of its default: a whole number,
-a number, yes or no, or a short text. Networks of one's own lie elsewhere, see `own`.
+a number, yes or no, or a short text. Networks of one's own lie elsewhere, see `own`; those of `keras.applications` are
+called `keras:MobileNetV2` and so on, see `applications`.
 
 Nothing here imports Keras before `build` is called.
 """
@@ -22,7 +23,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from fedssh.models import networks, own
+from fedssh.models import applications, networks, own
 
 if TYPE_CHECKING:
     import keras
@@ -58,7 +59,7 @@ def architectures() -> tuple[str, ...]:
 
 
 def is_own(name: str) -> bool:
-    """Whether a network does not come with fedssh."""
+    """Whether a network does not come with fedssh, but as a file of one's own or with Keras."""
     return name not in _modules()
 
 
@@ -76,7 +77,7 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     name = spec.get("name")
     architecture = _architecture(name) if isinstance(name, str) else None
     if architecture is None:
-        raise ValueError(f"no architecture is called {name!r}{_nearest(str(name), architectures())}")
+        raise ValueError(f"no architecture is called {name!r}{_near(str(name))}")
     for key in ("input", "classes"):
         if key not in spec:
             raise ValueError(f"the spec of {name} lacks {key!r}")
@@ -115,7 +116,8 @@ def build(spec: Mapping[str, Any]) -> keras.Model:
         output = keras.layers.Dense(1, activation="sigmoid", name="output")(hidden)
     else:
         output = keras.layers.Dense(spec["classes"], activation="softmax", name="output")(hidden)
-    return keras.Model(images, output, name=spec["name"])
+    network = keras.Model(images, output, name=spec["name"].replace(":", "_"))
+    return architecture.settled(network) if isinstance(architecture, applications.Application) else network
 
 
 def shapes(spec: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -182,7 +184,7 @@ def _modules() -> frozenset[str]:
 def _architecture(name: str) -> Architecture | None:
     if name in _modules():
         module = importlib.import_module(f"{networks.__name__}.{name}")
-    elif (found := own.load(name)) is not None:
+    elif (found := applications.load(name) or own.load(name)) is not None:
         module = found
     else:
         return None
@@ -222,6 +224,13 @@ def _parameter(name: str, value: Any, default: Parameter) -> Parameter:
     if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
         raise ValueError(f"{name} must be a short text, found {value!r}")
     return value
+
+
+def _near(name: str) -> str:
+    """What somebody may have meant by a name that is none."""
+    if not difflib.get_close_matches(name, architectures(), 1) and (found := applications.near(name)):
+        return f"; did you mean {found!r}?"
+    return _nearest(name, (*architectures(), f"{applications.PREFIX}NAME of keras.applications"))
 
 
 def _nearest(word: str, known: tuple[str, ...]) -> str:

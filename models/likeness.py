@@ -1,4 +1,6 @@
-"""Whether a network of one's own is the same on two machines: what is agreed of it, and how another one differs.
+"""Whether a network is the same on two machines: what is agreed of it, and how another one differs.
+
+It is asked of networks that do not come with fedssh: of one's own, and of Keras, whose next version may have others.
 
 What is compared is what the network computes with, as far as that shows without running it: kind, name, activation and
 output shape of each layer in their order, and path and shape of each weight. Two files of which only the words differ
@@ -15,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import keras
 
-MOST_BYTES = 16_384  # of the lines that a record repeats; above it, only their hash
+MOST_BYTES = 16_384  # of the lines that a record repeats; above it, only their marks
+MARK = 4  # hexadecimal digits of a line's own hash, by which a difference is found where the line is not repeated
 
 
 def describe(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says of a network: `sha256` of its lines and, if they are not too long, the `lines` themselves.
+    """What a record says of a network: `sha256` of its lines, `keras` that built it, and the `lines` themselves.
+
+    Instead of lines that are too long, it has their `marks`, MARK digits for each.
 
     Takes next to no memory however large the network is; networks built before are not to be built upon afterwards.
 
@@ -36,21 +41,42 @@ def describe(spec: Mapping[str, Any]) -> dict[str, Any]:
     finally:
         keras.utils.clear_session(free_memory=False)
     text = json.dumps(lines, separators=(",", ":"))
-    found: dict[str, Any] = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
-    return found | ({"lines": lines} if len(text) <= MOST_BYTES else {})
+    found = {"sha256": _sha256(text), "keras": keras.__version__, "lines": lines}
+    return found if len(text) <= MOST_BYTES else {**found, "marks": "".join(map(_mark, lines))}
+
+
+def recorded(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `describe` a record has room for."""
+    return {name: value for name, value in found.items() if name != "lines" or "marks" not in found}
 
 
 def difference(agreed: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
     """How a network differs from what was agreed, for people; None where it does not."""
     if here["sha256"] == agreed.get("sha256"):
         return None
-    lines = agreed.get("lines")
-    if not isinstance(lines, Sequence) or "lines" not in here:
-        return "it has other layers or weights than were agreed"
-    for number, (theirs, ours) in enumerate(zip(lines, here["lines"], strict=False), 1):
-        if theirs != ours:
-            return f"part {number} is `{ours}` here and `{theirs}` as agreed"
-    return f"it has {len(here['lines'])} layers and weights here and {len(lines)} as agreed"
+    built = f" (Keras {here['keras']} here, {agreed['keras']} as agreed)" if "keras" in agreed else ""
+    lines, marks = agreed.get("lines"), agreed.get("marks")
+    ours = here["lines"]
+    if isinstance(lines, Sequence) and not isinstance(lines, str):
+        for number, (theirs, line) in enumerate(zip(lines, ours, strict=False), 1):
+            if theirs != line:
+                return f"part {number} is `{line}` here and `{theirs}` as agreed{built}"
+        return f"it has {len(ours)} layers and weights here and {len(lines)} as agreed{built}"
+    if isinstance(marks, str):
+        for number, line in enumerate(ours, 1):
+            theirs = marks[MARK * (number - 1) : MARK * number]
+            if theirs and theirs != _mark(line):
+                return f"part {number} is `{line}` here and another one as agreed{built}"
+        return f"it has {len(ours)} layers and weights here and {len(marks) // MARK} as agreed{built}"
+    return f"it has other layers or weights than were agreed{built}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _mark(line: str) -> str:
+    return _sha256(line)[:MARK]
 
 
 def _lines(network: keras.Model) -> Iterator[str]:

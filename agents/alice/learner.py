@@ -156,7 +156,7 @@ class Network:
             if other is not None:
                 raise SettingsError(
                     f"the network {spec['name']} of this site is not the one that was agreed: {other}",
-                    "install the very file that the coordinator began with",
+                    "install the very file, or the Keras, that the coordinator began with",
                 )
             self._measured = spec
         return self._shapes

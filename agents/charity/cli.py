@@ -69,7 +69,7 @@ class HerSettings:
 class InitSettings(Terms, ImageSettings, HerSettings):
     """How a federation begins: with her images, the terms that it agrees on, and a first model."""
 
-    weights: Path | None = setting(None, "Begin with these: a .safetensors or .npz file.", metavar="FILE")
+    weights: Path | None = setting(None, "Begin with these: .safetensors, .npz or Keras' .h5.", metavar="FILE")
     genesis_epochs: int = setting(1, "Epochs on her own images before all others.", metavar="N", at_least=0)
     address: str | None = setting(None, "Where sites reach the door; for invitations.", metavar="USER@HOST:PORT")
     if_needed: bool = setting(False, "Do nothing where a federation exists.")

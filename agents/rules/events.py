@@ -75,7 +75,7 @@ class Genesis(Event):
     architecture: str | Absent = said("SHA-256 of the canonical spec.", absent=True)
     model: Blob = said("The first model's file.")
     network: Mapping[str, Any] | Absent = said(
-        "Of a network that does not come with fedssh: `sha256` of its `lines`, and these if they are few.",
+        "Of a network that does not come with fedssh: `sha256` of its `lines`, these or their `marks`, and `keras`.",
         absent=True,
     )
     metrics: Metrics = said("What it scored on the holdout.")

@@ -61,17 +61,17 @@ def take(
         held = classes.settle(found.names, found.classes, classes.read_classes(given))
         names = list(held.names) if held else None
         number = len(names) if names else found.classes
-        spec = check_spec({
-            "name": "cnn", **wanted,
-            "input": _input(data, wanted.get("input"), size, found),
-            "classes": wanted.get("classes", number),
-        })  # fmt: skip
+        shape = _input(data, wanted.get("input"), size, found)
     except classes.NamesError as error:
         raise SettingsError(str(error), error.hint) from None
     except SettingsError:
         raise
     except (OSError, ValueError) as error:
         raise SettingsError(str(error), "--data takes an .npz file or a folder of images per class") from None
+    try:
+        spec = check_spec({"name": "cnn", **wanted, "input": shape, "classes": wanted.get("classes", number)})
+    except ValueError as error:
+        raise SettingsError(f"--architecture: {error}", "--size has images resized, as --size 64x64") from None
     if names and spec["classes"] != len(names):
         raise SettingsError(
             f"--architecture has {spec['classes']} classes, {data} has {len(names)}: {meaning(names)}",
@@ -165,7 +165,9 @@ def _read(architecture: str) -> dict[str, Any]:
     try:
         text = Path(architecture[1:]).read_text() if architecture.startswith("@") else architecture
         value = json.loads(text) if text.lstrip().startswith("{") else {"name": text.strip()}
-        check_spec({"input": [28, 28, 1], "classes": 2, **value})
+        check_spec(
+            {"input": [224, 224, 3], "classes": 2, **value}
+        )  # large enough for all; hers are held against it later
     except (ValueError, OSError) as error:
         raise SettingsError(f"--architecture: {error}", 'such as cnn, or {"name":"cnn","depth":8}') from None
     named: dict[str, Any] = value

@@ -28,6 +28,7 @@ from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
 from fedssh.models.data.reading import AS_IT_IS, Reading
+from fedssh.models.layout import layout
 from fedssh.models.recipe import balanced
 from fedssh.models.training import optimizer_of
 
@@ -60,12 +61,12 @@ def genesis(
         also `weights` for the record and the line `told`, or only `unfit` with the reason why it cannot be used.
     """
     keras = load_keras()
-    start: dict[str, Any] = {"network": likeness.describe(spec)} if is_own(spec["name"]) else {}
+    start: dict[str, Any] = {"network": likeness.recorded(likeness.describe(spec))} if is_own(spec["name"]) else {}
     keras.utils.set_random_seed(seed)
     scorer = Scorer(spec, holdout)
     if given is not None:
         try:
-            found = read_given(given, scorer.shapes)
+            found = read_given(given, scorer.shapes, layout(scorer.network))
         except SettingsError as error:
             return {"unfit": str(error)}
         set_weights(scorer.network, get_weights(scorer.network) | found.tensors)

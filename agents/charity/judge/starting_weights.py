@@ -1,25 +1,29 @@
-"""Given weights: what a federation starts from when its coordinator has better than random ones. NumPy, no Keras.
+"""Given weights: what a federation starts from when its coordinator has better than random ones. No Keras.
 
     FILE.safetensors    a model file of ours, of the same architecture or of one that shares tensors with it
     FILE.npz            float arrays, each named by layer and variable: `conv1:kernel` or `conv1/kernel`; Keras has no
                         slash in a layer's name, so `fire2/squeeze1x1:kernel` is also tried as fire2_squeeze1x1/kernel
+    FILE.h5             weights that Keras wrote, or that a network of its was published in; all of the network but its
+                        output must be in it, see `keras_files`
 
-A tensor is taken when its name and shape are those of the architecture; the rest of the network keeps its random
+Of the first two, a tensor is taken when its name and shape are those of the architecture; the rest of the network keeps its random
 weights, the rest of the file is not used. The file may come from anywhere: every size is bounded before it is read,
 nothing in it is ever unpickled, and what is taken is finite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedssh import weights
+from fedssh.charity.judge import keras_files
 from fedssh.errors import SettingsError, WeightsError
 from fedssh.files import sha256_file
 from fedssh.models.data import arrays
+from fedssh.models.layout import Layer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,21 +73,25 @@ class Given:
         return "; ".join(parts)
 
 
-def read_given(path: Path, expected: Mapping[str, Shape]) -> Given:
+def read_given(path: Path, expected: Mapping[str, Shape], layers: Sequence[Layer] = ()) -> Given:
     """Take what fits out of a file.
 
     Args:
-        path: A model file or an .npz file.
+        path: A model file, an .npz file, or one that Keras wrote.
         expected: The architecture's tensors, shape by variable path.
+        layers: Its layers with weights; for a file of Keras.
 
     Raises:
         SettingsError: Nothing fits, a value is not finite, or this is no such file; the message says which.
     """
     if not path.is_file():
         raise SettingsError(f"--weights: {path} is no file")
+    if path.suffix == keras_files.SUFFIX:
+        return _of_keras(path, expected, layers)
     readers = {".safetensors": (_header, _read_model), ".npz": (_npz_header, _read_npz)}
     if path.suffix not in readers:
-        raise SettingsError(f"--weights: {path} must end in .safetensors or .npz", "a .keras file is never read")
+        endings = ".safetensors, .npz or .h5"
+        raise SettingsError(f"--weights: {path} must end in {endings}", "a .keras file is never read")
     shapes, read = readers[path.suffix]
     found = shapes(path)
     names = _names(path, found, expected)
@@ -100,6 +108,17 @@ def read_given(path: Path, expected: Mapping[str, Shape]) -> Given:
         missing=[one for one in expected if one not in chosen],
         misfits=misfits,
         unused=[one for one in names if one not in expected],
+    )
+
+
+def _of_keras(path: Path, expected: Mapping[str, Shape], layers: Sequence[Layer]) -> Given:
+    fits, unused = keras_files.matched(path, layers, expected, MAX_BYTES)
+    return Given(
+        tensors={one: _finite(path, one, array) for one, array in keras_files.read(path, fits).items()},
+        sha256=sha256_file(path),
+        missing=[one for one in expected if one not in fits],
+        misfits={},
+        unused=unused,
     )
 
 
