@@ -9,7 +9,8 @@ An architecture is a module in `networks/` with three names; adding one is addin
 A *spec* names one network: {"name": "cnn", "depth": 4, "input": [28, 28, 1], "classes": 2}, where `name` is the
 file's name, `input` is height, width and channels, and everything else is of the kind of its default: a whole number,
 a number, yes or no, or a short text. Networks of one's own lie elsewhere, see `own`; those of `keras.applications` are
-called `keras:MobileNetV2` and so on, see `applications`.
+called `keras:MobileNetV2` and so on, see `applications`. Of any network, `frozen` says which layers are not trained,
+see `freezing`; a spec without it trains all.
 
 Nothing here imports Keras before `build` is called.
 """
@@ -23,7 +24,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from fedssh.models import applications, networks, own
+from fedssh.models import applications, freezing, networks, own
 
 if TYPE_CHECKING:
     import keras
@@ -81,7 +82,7 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("input", "classes"):
         if key not in spec:
             raise ValueError(f"the spec of {name} lacks {key!r}")
-    known = ("name", "input", "classes", *architecture.PARAMETERS)
+    known = ("name", "input", "classes", *architecture.PARAMETERS, "frozen")
     for key in spec:
         if key not in known:
             raise ValueError(f"{name} has no parameter {key!r}{_nearest(str(key), known)}")
@@ -90,6 +91,8 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     checked["classes"] = _whole("classes", spec["classes"], 2, MAX_CLASSES)
     for key, default in architecture.PARAMETERS.items():
         checked[key] = _parameter(key, spec.get(key, default), default)
+    if "frozen" in spec and "frozen" not in checked:  # else it is a parameter of the network's own
+        checked["frozen"] = freezing.check(spec["frozen"])
     architecture.check(checked)
     return checked
 
@@ -117,7 +120,11 @@ def build(spec: Mapping[str, Any]) -> keras.Model:
     else:
         output = keras.layers.Dense(spec["classes"], activation="softmax", name="output")(hidden)
     network = keras.Model(images, output, name=spec["name"].replace(":", "_"))
-    return architecture.settled(network) if isinstance(architecture, applications.Application) else network
+    if isinstance(architecture, applications.Application):
+        network = architecture.settled(network)
+    if "frozen" in spec and "frozen" not in architecture.PARAMETERS:
+        freezing.freeze(network, spec["frozen"])
+    return network
 
 
 def shapes(spec: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -182,9 +189,11 @@ def _modules() -> frozenset[str]:
 
 
 def _architecture(name: str) -> Architecture | None:
+    if (application := applications.load(name)) is not None:
+        return cast(Architecture, application)
     if name in _modules():
         module = importlib.import_module(f"{networks.__name__}.{name}")
-    elif (found := applications.load(name) or own.load(name)) is not None:
+    elif (found := own.load(name)) is not None:
         module = found
     else:
         return None

@@ -1,4 +1,4 @@
-"""Networks of `keras.applications`: `{"name": "keras:MobileNetV2", "alpha": 0.5}`, without their top and without weights.
+"""Networks of `keras.applications`, such as `{"name": "keras:MobileNetV2", "alpha": 0.5}`, without top and weights.
 
     images    in 0..1; a grey image is taken as a colour image with three equal channels
     scaling   to what the published weights of the network expect, see `SCALES`; inside the network, so that a site

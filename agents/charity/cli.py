@@ -62,6 +62,7 @@ class HerSettings:
     state: Path = setting(STATE, "The coordinator's folder.", metavar="DIR")
     terms: Path | None = settings_file("Any of these, as NAME = VALUE in TOML; flags beat it.")
     architecture: str = setting("cnn", "A registered name, a spec as JSON, or @FILE.", metavar="SPEC")
+    frozen: str | None = setting(None, "Layers not to train: all, 'before LAYER', or names.", metavar="LAYERS")
     networks: Path | None = setting(None, "A folder with networks of your own.", metavar="DIR")
 
 
@@ -139,7 +140,8 @@ def init(settings: InitSettings) -> None:
     use_networks(settings.networks)
     said = own_images.to_record(settings.data, settings.patient, settings.columns, settings.holdout, settings.seed)
     reading = own_images.to_reading(said)
-    taken = own_images.take(settings.data, settings.architecture, settings.size, settings.classes, reading)
+    architecture, frozen = settings.architecture, settings.frozen
+    taken = own_images.take(settings.data, architecture, settings.size, settings.classes, reading, frozen)
     for line in [*taken.told, *filter(None, [own_images.told_of_cut(settings.data, said)])]:
         click.echo(line)
     _look(settings, taken, said)

@@ -79,7 +79,7 @@ NAN = {**WEIGHTS, "dense1/bias": np.array([1, np.nan, np.inf], np.float32)}
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda at: at / "gone.npz", r"gone\.npz is no file"),
     "a folder": (lambda at: at, r"is no file"),
-    "another ending": (lambda at: raw(at / "a.keras", b""), r"must end in \.safetensors or \.npz"),
+    "another ending": (lambda at: raw(at / "a.keras", b""), r"must end in \.safetensors, \.npz or \.h5"),
     "no zip": (lambda at: raw(at / "a.npz", b"\x80\x04pickle"), r"is no readable \.npz file"),
     "a single array": (lambda at: raw(at / "a.npz", claiming((3,)) + bytes(12)), r"is no readable \.npz file"),
     "objects": (

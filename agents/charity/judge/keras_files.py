@@ -1,7 +1,7 @@
 """Weights in the HDF5 files that Keras writes and its networks are published in: `.weights.h5` and `.h5`. No Keras.
 
     /layers/conv2d_3/vars/0           Keras 3: a group for each layer, counted by kind; its attribute `name` is its own
-    /Conv1/Conv1/kernel:0             before: layers by their names; attributes `layer_names` and `weight_names` order them
+    /Conv1/Conv1/kernel:0             before: layers by name; attributes `layer_names` and `weight_names` order them
     /model_weights/…                  the same in a file with a whole model, of which nothing else is read
 
 A layer's weights are found where Keras' own `load_weights` looks, by their place, and else by the layers' names; either

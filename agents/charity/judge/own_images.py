@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedssh.errors import SettingsError
-from fedssh.models import check_spec
+from fedssh.models import check_spec, freezing
 from fedssh.models.data import classes, images
 from fedssh.models.data.holdout import Cut, divide, identity, read_cut
 from fedssh.models.data.pixels import Changes, sizes
@@ -41,7 +41,12 @@ class Taken:
 
 
 def take(
-    data: Path, architecture: str, size: str | None = None, given: str | None = None, reading: Reading = AS_IT_IS
+    data: Path,
+    architecture: str,
+    size: str | None = None,
+    given: str | None = None,
+    reading: Reading = AS_IT_IS,
+    frozen: str | None = None,
 ) -> Taken:
     """Look at the coordinator's images.
 
@@ -51,11 +56,12 @@ def take(
         size: HEIGHTxWIDTH or HEIGHTxWIDTHxCHANNELS of the network's images; None is the images' own.
         given: What `--classes` says.
         reading: What the files do not say.
+        frozen: Which layers are not trained; None is what the architecture says.
 
     Raises:
         SettingsError: The images cannot be used, or do not say what is needed.
     """
-    wanted = _read(architecture)
+    wanted = _read(architecture) | _frozen(frozen)
     try:
         found = images.describe(data, reading)
         held = classes.settle(found.names, found.classes, classes.read_classes(given))
@@ -172,6 +178,15 @@ def _read(architecture: str) -> dict[str, Any]:
         raise SettingsError(f"--architecture: {error}", 'such as cnn, or {"name":"cnn","depth":8}') from None
     named: dict[str, Any] = value
     return named
+
+
+def _frozen(frozen: str | None) -> dict[str, Any]:
+    if frozen is None:
+        return {}
+    try:
+        return {"frozen": freezing.check(frozen)}
+    except ValueError as error:
+        raise SettingsError(f"--frozen: {error}") from None
 
 
 def _input(data: Path, named: Any, size: str | None, found: Description) -> list[int]:

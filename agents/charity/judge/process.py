@@ -166,7 +166,11 @@ def main() -> None:
             return check(scorer, probe_for(wanted["plan"]), wanted)
         return {"metrics": scorer.score_file(Path(request["model"]))}
 
-    warm = Scorer(spec, holdout)
+    try:
+        warm = Scorer(spec, holdout)
+    except ValueError as error:  # layers that are to be frozen and are not there, or a network of one's own
+        say({"error": str(error)})
+        return
     warm.score()
     scorer = warm
     say({"ready": True, "holdout": {"sha256": fingerprint(holdout), "examples": len(holdout)}})

@@ -6,9 +6,9 @@
     FILE.h5             weights that Keras wrote, or that a network of its was published in; all of the network but its
                         output must be in it, see `keras_files`
 
-Of the first two, a tensor is taken when its name and shape are those of the architecture; the rest of the network keeps its random
-weights, the rest of the file is not used. The file may come from anywhere: every size is bounded before it is read,
-nothing in it is ever unpickled, and what is taken is finite.
+Of the first two, a tensor is taken when its name and shape are those of the architecture; the rest of the network keeps
+its random weights, the rest of the file is not used. The file may come from anywhere: every size is bounded before it
+is read, nothing in it is ever unpickled, and what is taken is finite.
 """
 
 from __future__ import annotations
