@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fedssh.charity.folders import Folders
 from fedssh.charity.judge.protocol import server_files
 from fedssh.rules.coordinator import Combined
-from fedssh.rules.events import Metrics
+from fedssh.rules.events import Blob, Metrics
 from fedssh.rules.federation import Federation
 from fedssh.rules.rounds import Update
 
@@ -25,9 +25,13 @@ class Judge(Protocol):
         ...
 
     def mix(
-        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
+        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None, base: Path | None = None
     ) -> list[dict[str, Any]]:
-        """Metrics of mixes, one per share of the candidate, in 0..1; with `out` the one mix is written, not scored."""
+        """Metrics of mixes, one per share of the candidate, in 0..1; with `out` the one mix is written, not scored.
+
+        Args:
+            base: Adds shares of the difference between the candidate and this to the current model instead.
+        """
         ...
 
     def combine(
@@ -53,17 +57,27 @@ class FileBench:
         self._judge = judge
         self._folders = folders
 
-    def score(self, state: Federation, model: Path, shares: Sequence[float]) -> Sequence[Metrics]:
-        """What a candidate scores, or mixes of it with the current model."""
-        if tuple(shares) == (1.0,):
+    def score(
+        self, state: Federation, model: Path, shares: Sequence[float], base: Blob | None = None
+    ) -> Sequence[Metrics]:
+        """What a candidate scores, or mixes of it with the current model, or steps from it."""
+        if tuple(shares) == (1.0,) and base is None:
             return [self._judge.score(model)]
-        return self._judge.mix(self._folders.model(state.current.model.sha256), model, shares)
+        current = self._folders.model(state.current.model.sha256)
+        return self._judge.mix(current, model, shares, None, self._base(base))
 
-    def mix(self, state: Federation, model: Path, share: float) -> Path:
-        """A mix of a candidate with the current model, in a file beside it."""
+    def mix(self, state: Federation, model: Path, share: float, base: Blob | None = None) -> Path:
+        """A mix of a candidate with the current model, or a step from it, in a file beside it."""
         mixed = mixed_beside(model)
-        self._judge.mix(self._folders.model(state.current.model.sha256), model, (share,), mixed)
+        self._judge.mix(self._folders.model(state.current.model.sha256), model, (share,), mixed, self._base(base))
         return mixed
+
+    def _base(self, base: Blob | None) -> Path | None:
+        """Where it lies: models that were current stay, others as long as a session goes on from them."""
+        if base is None:
+            return None
+        path = self._folders.model(base.sha256)
+        return path if path.exists() else self._folders.update(base.sha256)
 
     def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Path]:
         """The result of the open round, in files of `opened`."""

@@ -23,7 +23,6 @@ from fedssh.ledger import Ledger
 from fedssh.manifest import Report, Submission
 from fedssh.rules.events import Record, Released
 from fedssh.rules.federation import Federation, Member
-from fedssh.rules.standing import Started
 
 ARRIVAL = re.compile(r"\d{20}-[0-9a-f]{8}\.bundle")
 MAX_TRIES = 3
@@ -100,7 +99,7 @@ def done(taken: Taken) -> None:
     taken.arrived.path.with_suffix(".tries").unlink(missing_ok=True)
 
 
-def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submission | Report, Started]:
+def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submission | Report, Released]:
     """Check the form, signature, sender and origin of what a bundle says. Its model is not looked at.
 
     Args:
@@ -109,7 +108,7 @@ def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submis
         ledger: To look up what it builds on.
 
     Returns:
-        The manifest, and what the release that it builds on says.
+        The manifest, and the release that it builds on.
 
     Raises:
         UntrustedError: Names the one trouble that was found first.
@@ -127,7 +126,7 @@ def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submis
     if not isinstance(source, Released):
         what = source.name if source else "no record"
         raise BundleError(f"it builds on release {manifest.builds_on}, which is {what} in the history")
-    return manifest, source.federation.started
+    return manifest, source
 
 
 def open_model(taken: Taken, manifest: Submission, state: Federation, folders: Folders, key: PrivateKey) -> Path:

@@ -21,7 +21,7 @@ from fedssh.charity.vault import Vault
 from fedssh.errors import LedgerError, UntrustedError
 from fedssh.manifest import Report, Submission
 from fedssh.rules import coordinator
-from fedssh.rules.events import Invalid, Record
+from fedssh.rules.events import Invalid, Record, Released
 from fedssh.rules.records import Over, Sent
 from fedssh.rules.standing import Started
 
@@ -59,7 +59,7 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
     try:
         if member.role != "site":  # enrolled again as one, while this bundle waited
             raise UntrustedError(f"{taken.site} is enrolled as {member.role}, which submits nothing")
-        manifest, started = intake.check_manifest(taken, member, vault.ledger)
+        manifest, release = intake.check_manifest(taken, member, vault.ledger)
         opened = None
         if isinstance(manifest, Submission) and not member.revoked:  # else its model is not worth opening
             opened = intake.open_model(taken, manifest, state, vault.folders, vault.key)
@@ -71,14 +71,14 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
         return Settled(record, timings=clock.laps)
     clock.lap("open_ms")
     if isinstance(manifest, Report):
-        record = coordinator.report(vault, _over(manifest, started))
+        record = coordinator.report(vault, _over(manifest, release.federation.started))
     elif opened is None:
-        refused = coordinator.refuse(vault, _sent(manifest, started))
+        refused = coordinator.refuse(vault, _sent(manifest, release))
         if refused is None:  # enrolled again meanwhile
             return settle(vault, judge, taken)
         record = refused.record
     else:
-        bench, sent = FileBench(judge, vault.folders), _sent(manifest, started)
+        bench, sent = FileBench(judge, vault.folders), _sent(manifest, release)
         record = coordinator.judge(vault, bench, sent, opened, lambda: clock.lap("judge_ms")).record
     clock.lap("commit_ms")
     return Settled(record, timings=clock.laps)
@@ -91,7 +91,7 @@ def record_invalid(vault: Vault, taken: Taken, reason: str) -> Record:
         return vault.append(Invalid(site=taken.site, submission=id, bundle=sha256, reason=reason[:1000]))
 
 
-def _sent(manifest: Submission, started: Started) -> Sent:
+def _sent(manifest: Submission, release: Released) -> Sent:
     """What a submission says, as the rules want it."""
     return Sent(
         site=manifest.sender,
@@ -100,10 +100,11 @@ def _sent(manifest: Submission, started: Started) -> Sent:
         epoch=manifest.epoch,
         examples=manifest.examples,
         builds_on=manifest.builds_on,
-        started=started,
+        started=release.federation.started,
         claim=manifest.metrics,
         model=manifest.model,
         architecture=manifest.architecture,
+        released=release.model,
     )
 
 

@@ -31,6 +31,7 @@ from fedssh.keys import PrivateKey, PublicKey, load_private, login_line, parse_p
 from fedssh.ledger import Ledger, checked
 from fedssh.rules.events import START, Accepted, Blob, Counted, Event, Record, RoundAccepted
 from fedssh.rules.federation import Federation, Member, advance, derive
+from fedssh.rules.typed import known
 from fedssh.rules.vocabulary import JUDGED, MAKES_CURRENT
 from fedssh.signature import allowed_signers
 
@@ -89,14 +90,20 @@ class Vault:
         for record in checked(self.ledger.iterate(after), self.key.public, after, previous):
             self.checked = (record.sequence, record.hash)
 
-    def append(self, event: Event, model: Path | None = None, sets: Sequence[Path] = ()) -> Record:
+    def append(
+        self, event: Event, model: Path | None = None, sets: Sequence[Path] = (), sent: Path | None = None
+    ) -> Record:
         """Add a record and publish it. The caller holds the lock.
 
         Args:
             model: The file that it names, which is moved to where such files are kept before the record names it: an
                 update's, or that of what becomes current.
             sets: Those of a server optimizer's state.
+            sent: The candidate's file, where later steps of its session start from it.
         """
+        if sent is not None:
+            assert isinstance(event, Accepted), "no other record names what is stepped from"
+            move_whole(sent, self.folders.update(known(event.candidate, event.model).sha256))
         if model is not None:
             assert isinstance(event, Accepted | Counted | RoundAccepted), "no other record names a new model"
             folder = self.folders.update if isinstance(event, Counted) else self.folders.model
@@ -212,13 +219,14 @@ class Vault:
         mixed_beside(model).unlink(missing_ok=True)
 
     def end_round(self) -> None:
-        """Let go of updates that are not of the open round, and of old states of the server optimizer.
+        """Let go of updates and candidates that nothing starts from, and of old states of the server optimizer.
 
         The caller holds the lock.
         """
         current = self.state.round
+        updates = {update.model.sha256 for update in current.updates} if current else set()
         wanted = {
-            self.folders.updates: {update.model.sha256 for update in current.updates} if current else set(),
+            self.folders.updates: updates | {taken.model.sha256 for taken in self.state.taken.values()},
             self.folders.server: {blob.sha256 for blob in self.state.current.server},
         }
         for folder, named in wanted.items():

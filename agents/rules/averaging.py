@@ -1,6 +1,7 @@
 """How the weights of several models become those of one: arithmetic on arrays, without files and without Keras. Pure.
 
     mix             (1 - share) x current + share x candidate
+    step            current + part x (candidate - base), base being what the candidate was trained from
     round_result    what a round's updates become: how much of each, and how each weight is combined, says its policy
 
 Before it is combined, an update may be clipped: its difference from the model it started from is shortened to a norm.
@@ -75,6 +76,41 @@ def mix(current: Weights, candidate: Weights, share: float) -> dict[str, np.ndar
     for name, part, (old, new) in _stretches([current, candidate]):
         mixed[name].reshape(-1)[part] = weighted_mean([old, new], [1 - share, share])
     return mixed
+
+
+def step(
+    current: Weights, candidate: Weights, base: Weights, part: float, statistics: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """Add a part of what a site changed to the current model.
+
+    Args:
+        base: What the candidate was trained from.
+        part: How much of the difference between the two, in 0..1.
+        statistics: The names of the tensors that no gradient changes: these are mixed.
+
+    Returns:
+        float32 arrays in the order of `current`.
+
+    Raises:
+        ValueError: The three do not fit each other, a weight is not finite before or after, or there is no such part.
+    """
+    if not 0 <= part <= 1:
+        raise ValueError(f"the part of the step is {part}, expected a number in 0..1")
+    _check(current, current, "the current model")
+    _check(current, candidate, "the candidate")
+    _check(current, base, "what the candidate started from")
+    moved = {name: np.empty(tensor.shape, np.float32) for name, tensor in current.items()}
+    for name, where, (old, new, before) in _stretches([current, candidate, base]):
+        if name in statistics:
+            result = weighted_mean([old, new], [1 - part, part])
+        else:
+            result = np.subtract(new, before, dtype=np.float64)
+            result *= part
+            result += old
+        with np.errstate(over="ignore"):  # found by the check of the result
+            moved[name].reshape(-1)[where] = result
+    _check(current, moved, "the step's result")
+    return moved
 
 
 def round_result(

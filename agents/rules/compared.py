@@ -13,7 +13,7 @@ from typing import Any
 from fedssh.errors import DecisionError
 from fedssh.forms import canonical
 from fedssh.rules import rates, records
-from fedssh.rules.events import Event, Genesis, Metrics, Record, Released, RoundClosed, Verdict
+from fedssh.rules.events import Blob, Event, Genesis, Metrics, Record, Released, RoundClosed, Verdict
 from fedssh.rules.federation import Federation, advance
 from fedssh.rules.gate import Decision, decide, impossible
 from fedssh.rules.records import Sent
@@ -25,8 +25,12 @@ from fedssh.rules.typed import ABSENT, Typed, known, plain
 STEP_SECONDS = 60.0  # as far a clock may be put back between a look at a deadline or a rate and the record
 
 
-def sent_of(record: Record, said: Verdict, started: Started) -> Sent:
-    """What a submission said, as far as its verdict repeats it."""
+def sent_of(record: Record, said: Verdict, started: Started, released: Blob | None) -> Sent:
+    """What a submission said, as far as its verdict repeats it.
+
+    Args:
+        released: The model of the release that it started from.
+    """
     claim, model, architecture = known(said.claim, None), known(said.candidate, said.model), said.architecture
     if claim is None or model is None or not isinstance(architecture, str):
         raise wrong(record, "a submission has a claim, a model and an architecture")
@@ -41,6 +45,7 @@ def sent_of(record: Record, said: Verdict, started: Started) -> Sent:
         claim=claim,
         model=model,
         architecture=architecture,
+        released=released,
     )
 
 

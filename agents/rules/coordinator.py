@@ -43,20 +43,23 @@ class Store(Protocol[Taken]):
     def locked(self) -> AbstractContextManager[Federation]:
         """Keep everybody else from adding to the history; gives the newest state. Does not nest."""
 
-    def append(self, event: Event, model: Taken | None = None, sets: Sequence[Taken] = ()) -> Record:
+    def append(
+        self, event: Event, model: Taken | None = None, sets: Sequence[Taken] = (), sent: Taken | None = None
+    ) -> Record:
         """Add a record, durably, and publish it. The caller holds the lock.
 
         Args:
             event: What it says.
             model: What it names as its `model`; is kept, durably, before the record that names it.
             sets: What it names as its `state`, likewise.
+            sent: What it names as its `candidate`, where later steps start from it; likewise.
         """
 
     def blob(self, model: Taken) -> Blob:
         """What a model's file is called."""
 
     def end_round(self) -> None:
-        """Let go of updates that are not of the open round, and of old states of the server optimizer."""
+        """Let go of updates and candidates that nothing starts from, and of old states of the server optimizer."""
 
     def drop(self, model: Taken) -> None:
         """Let go of a model that came in or was made, unless it was kept."""
@@ -81,11 +84,18 @@ class Combined(Generic[Model]):
 class Bench(Protocol[Model]):
     """What judges models; every method raises JudgeError for what it cannot do."""
 
-    def score(self, state: Federation, model: Model, shares: Sequence[float]) -> Sequence[Metrics]:
-        """What mixes of a candidate with the current model score; a share of 1 is the candidate itself."""
+    def score(
+        self, state: Federation, model: Model, shares: Sequence[float], base: Blob | None = None
+    ) -> Sequence[Metrics]:
+        """What mixes of a candidate with the current model score; a share of 1 is the candidate itself.
 
-    def mix(self, state: Federation, model: Model, share: float) -> Model:
-        """Such a mix."""
+        Args:
+            base: What the candidate was trained from, where its step is to be added instead; a share is then a part of
+                the step.
+        """
+
+    def mix(self, state: Federation, model: Model, share: float, base: Blob | None = None) -> Model:
+        """Such a mix, or the current model with such a part of the step."""
 
     def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Model]:
         """The result of the open round, of its updates in this order."""
@@ -152,7 +162,10 @@ def refuse(store: Store[Model], sent: Sent) -> Done | None:
 def report(store: Store[Model], over: Over) -> Record:
     """Record that a session is over, or why its report does not count."""
     with store.locked() as state:
-        return store.append(records.reported(state, over))
+        record = store.append(records.reported(state, over))
+        if state.policy.steps:
+            store.end_round()  # nothing starts from what that session sent
+        return record
 
 
 def conduct(store: Store[Model], bench: Bench[Model], now: float) -> Done | None:
@@ -190,15 +203,16 @@ def _weighed(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -
     if state.policy.rounds or state.objection(sent.site, sent.started):
         return _Weighed(Decision(False, "it was not scored"))
     staleness = state.current.staleness(sent.site, sent.started.version)
-    wanted = state.policy.shares(staleness)
+    wanted, base = state.policy.shares(staleness), records.base_of(state, sent)
     try:
-        mixes = tuple(zip(wanted, bench.score(state, model, wanted), strict=True))
+        mixes = tuple(zip(wanted, bench.score(state, model, wanted, base), strict=True))
         current = state.current
         decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes)
         if not decided.accept:
             return _Weighed(decided, True, staleness)
         assert decided.share is not None
-        chosen = model if decided.share == 1 else bench.mix(state, model, decided.share)
+        whole = records.as_sent(state, sent, decided.share)
+        chosen = model if whole else bench.mix(state, model, decided.share, base)
         finding = bench.check(state, chosen)
         return _Weighed(gone_on(decided, finding.sound, finding.text), True, staleness, chosen)
     except JudgeError as error:
@@ -216,7 +230,11 @@ def _settled(store: Store[Model], state: Federation, sent: Sent, model: Model, w
         record = store.append(event, model if isinstance(event, Counted) else None)
     elif decided.accept and chosen is not None:
         blob = sent.model if chosen is model else store.blob(chosen)
-        record = store.append(records.verdict(state, sent, decided, weighed.staleness, blob), chosen)
+        event = records.verdict(state, sent, decided, weighed.staleness, blob)
+        kept = model if state.policy.steps and chosen is not model else None
+        record = store.append(event, chosen, sent=kept)
+        if state.policy.steps:
+            store.end_round()
     else:
         staleness = weighed.staleness if weighed.scored else None
         record = store.append(records.verdict(state, sent, decided, staleness))

@@ -131,6 +131,11 @@ class Verdict(Event):
     candidate: Blob | Absent = said("What was sent, under a policy that mixes.", absent=True)
     share: float | Absent | None = said("Its share in the model; null where that may not be told.", absent=True)
     staleness: int | Absent = said("How often others had changed the current model meanwhile.", absent=True)
+    base: Blob | Absent = said(
+        "What the step starts from that was added, if it is not the current model: the release's model, or what was "
+        "last taken of the same session.",
+        absent=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

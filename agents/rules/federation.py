@@ -94,6 +94,20 @@ class Current:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What was last taken of a site's running session, under a policy that steps.
+
+    Attributes:
+        session, builds_on: Of what it was the newest.
+        model: What the site sent.
+    """
+
+    session: int
+    builds_on: int
+    model: Blob
+
+
+@dataclass(frozen=True)
 class Federation:
     """The state after a record.
 
@@ -111,6 +125,7 @@ class Federation:
         rounds: How many rounds have closed.
         last: The last round that closed.
         used: What each site has used of its rates, see `rates`; empty where none were agreed.
+        taken: Of each site's running session, what was last taken, see `Taken`.
     """
 
     genesis: Genesis
@@ -127,6 +142,7 @@ class Federation:
     rounds: int = 0
     last: LastRound | None = None
     used: Mapping[str, rates.Used] = field(default_factory=dict)
+    taken: Mapping[str, Taken] = field(default_factory=dict)
 
     @property
     def rates(self) -> tuple[int, int]:
@@ -295,8 +311,10 @@ def _advanced(state: Federation, record: Record) -> Federation:
 
 def _after(state: Federation, record: Record, said: Event) -> Federation:
     match said:
-        case Accepted() | RolledBack():
-            return dataclasses.replace(state, current=_next(state, record, said))
+        case Accepted():
+            return dataclasses.replace(state, current=_next(state, record, said), taken=_taken(state, said))
+        case RolledBack():
+            return dataclasses.replace(state, current=_next(state, record, said), taken={})
         case RoundOpened():
             opened = datetime.datetime.fromisoformat(record.time).timestamp()
             began = Round(said.round, said.sites, said.sites, opened, record.sequence)
@@ -319,11 +337,13 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
             return dataclasses.replace(state, members=(*others, added))
         case SiteRevoked():
             member = state.member(said.site)
-            return _without(_with_member(state, member and dataclasses.replace(member, revoked=True)), said.site)
+            left = dataclasses.replace(state, taken=_all_but(state.taken, said.site))
+            return _without(_with_member(left, member and dataclasses.replace(member, revoked=True)), said.site)
         case Report():
             member = state.member(said.site)
             more = member and dataclasses.replace(member, sessions=member.sessions + 1)
-            return _with_empty(_with_member(state, more), record, said.site)
+            left = dataclasses.replace(state, taken=_all_but(state.taken, said.site))
+            return _with_empty(_with_member(left, more), record, said.site)
         case Invalid() | Garbage():
             return _with_empty(state, record, said.site)
         case Released():
@@ -333,6 +353,18 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
         case Reopened():
             return dataclasses.replace(state, finished=False, sessions=said.sessions)
     return state
+
+
+def _taken(state: Federation, said: Accepted) -> Mapping[str, Taken]:
+    """What was last taken of each running session, after one more."""
+    if not state.policy.steps:
+        return state.taken
+    sent, builds_on = known(said.candidate, said.model), known(said.builds_on, 0)
+    return {**state.taken, said.site: Taken(said.session, builds_on, sent)}
+
+
+def _all_but(taken: Mapping[str, Taken], site: str) -> Mapping[str, Taken]:
+    return {name: one for name, one in taken.items() if name != site}
 
 
 def _closed(state: Federation, said: RoundAccepted | RoundRefused) -> Federation:

@@ -44,6 +44,7 @@ class Sent:
         claim: What the site measured.
         model: Its file.
         architecture: SHA-256 of its spec.
+        released: The model of the release that the session started from; None where nobody asks for it.
     """
 
     site: str
@@ -56,6 +57,7 @@ class Sent:
     claim: Local
     model: Blob
     architecture: str
+    released: Blob | None = None
 
     @property
     def turns(self) -> int:
@@ -82,6 +84,24 @@ class Over:
     builds_on: int
     started: Started
     metrics: Local | None
+
+
+def base_of(state: Federation, sent: Sent) -> Blob | None:
+    """What a candidate's step starts from, under a policy that steps; None where that is the current model.
+
+    Within a session it is what was last taken of it: the part that is in the current model is not added again.
+    """
+    if not state.policy.steps:
+        return None
+    last = state.taken.get(sent.site)
+    same = last is not None and (last.session, last.builds_on) == (sent.session, sent.builds_on)
+    base = last.model if last is not None and same else sent.released
+    return None if base == state.current.model else base
+
+
+def as_sent(state: Federation, sent: Sent, share: float | None) -> bool:
+    """Whether what becomes current is the candidate as it was sent."""
+    return share == 1 and base_of(state, sent) is None
 
 
 def verdict(
@@ -111,6 +131,8 @@ def verdict(
     }
     if staleness is not None and state.policy.mixes:
         said |= {"candidate": sent.model, "share": None if hide else decided.share, "staleness": staleness}
+        if (base := base_of(state, sent)) is not None:
+            said["base"] = base
     return Accepted(**said) if decided.accept else Refused(**said)
 
 

@@ -53,6 +53,7 @@ from fedssh.rules.compared import (
 )  # fmt: skip
 from fedssh.rules.events import (
     Accepted,
+    Blob,
     Counted,
     Event,
     Finished,
@@ -129,6 +130,7 @@ class Replay:
         self.unchecked: Counter[str] = Counter()
         self.look_up = look_up
         self._started: dict[int, Started] = {}
+        self._released: dict[int, Blob] = {}  # under a policy that steps
         self._made: dict[int, str] = {}
         self._judged: dict[str, None] = {}  # "site subject"; a set that knows what came first
 
@@ -158,6 +160,8 @@ class Replay:
         self.state = advance(self.state, record)
         if isinstance(said, Released):
             _remember(self._started, record.sequence, said.federation.started)
+            if self.state.policy.steps:
+                _remember(self._released, record.sequence, said.model)
         if (made := _made_current(said)) is not None:
             _remember(self._made, record.sequence, made)
         if subject := _subject(said):
@@ -167,11 +171,14 @@ class Replay:
     def remembered(self) -> dict[str, object]:
         """What `remember` needs to go on another day, as JSON, beside the state."""
         started = [[n, one.version, one.turn, one.turns] for n, one in self._started.items()]
-        return {"started": started, "made": list(self._made.items()), "judged": list(self._judged)}
+        released = [[n, one.sha256, one.size] for n, one in self._released.items()]
+        value = {"started": started, "made": list(self._made.items()), "judged": list(self._judged)}
+        return value | ({"released": released} if released else {})
 
     def remember(self, value: Mapping[str, Any]) -> None:
         """Take in what `remembered` gave."""
         self._started = {int(n): Started(version, turn, turns) for n, version, turn, turns in value["started"]}
+        self._released = {int(n): Blob(sha256=sha256, size=size) for n, sha256, size in value.get("released", ())}
         self._made = {int(n): str(one) for n, one in value["made"]}
         self._judged = dict.fromkeys(map(str, value["judged"]))
 
@@ -263,7 +270,7 @@ class Replay:
         if said.model is None:
             self._check_refused_report(state, record, said, started)
             return
-        sent = sent_of(record, said, started)
+        sent = sent_of(record, said, started, self._released_by(record, state, said.builds_on))
         if reason := state.objection(sent.site, sent.started):
             same(record, records.verdict(state, sent, Decision(False, reason)))
             return
@@ -308,8 +315,9 @@ class Replay:
         if not isinstance(said, Accepted):
             same(record, records.verdict(state, sent, decided, staleness if scored else None))
             return
-        self._word(MADE, decided.share != 1)
-        model = sent.model if decided.share == 1 else said.model
+        whole = records.as_sent(state, sent, decided.share)
+        self._word(MADE, not whole)
+        model = sent.model if whole else said.model
         same(record, records.verdict(state, sent, decided, staleness, model))
 
     def _unscored(
@@ -337,7 +345,7 @@ class Replay:
                 self._word(UNSOUND, unsound)
                 self._word(HIDDEN)
                 return decided, True
-        rules = (f"{state.metric} ", f"{state.policy.name} of ", *NO_JUDGE)
+        rules = (f"{state.metric} ", "loss ", f"{state.policy.name} of ", *NO_JUDGE)
         if said.reason.startswith(rules) or TOO_FEW.match(said.reason):
             raise wrong(record, f"no judge says {short(said.reason)}")
         self._word(JUDGE)
@@ -411,6 +419,15 @@ class Replay:
         if not isinstance(said, Released):
             raise wrong(record, f"it builds on record {release}, which is no release")
         return said.federation.started
+
+    def _released_by(self, record: Record, state: Federation, release: int) -> Blob | None:
+        """The model of a release; None under a policy that does not ask for it."""
+        if not state.policy.steps:
+            return None
+        if (model := self._released.get(release)) is not None:
+            return model
+        said = self._earlier(record, release)
+        return said.model if isinstance(said, Released) else None
 
     def _earlier(self, record: Record, number: int) -> Event | None:
         """What an earlier record says that is not remembered; None where there is none.

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedssh.errors import LedgerError
 from fedssh.rules.events import HEAD, Blob, Genesis, Record
-from fedssh.rules.federation import Current, Federation, Member
+from fedssh.rules.federation import Current, Federation, Member, Taken
 from fedssh.rules.rounds import Round, Update
 from fedssh.rules.standing import LastRound
 from fedssh.rules.typed import plain
@@ -17,7 +17,7 @@ from fedssh.rules.typed import plain
 def to_value(state: Federation) -> dict[str, Any]:
     """A state as JSON, without its number and hash; `from_value` makes exactly this state of it again."""
     value = {field.name: plain(getattr(state, field.name)) for field in dataclasses.fields(state)}
-    del value["sequence"], value["head"]
+    del value["sequence"], value["head"], value["taken"]
     release, current = state.release, state.round
     return value | {
         "current": _members(state.current),
@@ -29,6 +29,7 @@ def to_value(state: Federation) -> dict[str, Any]:
             "text": release.text.decode(),
             "signature": release.signature,
         },
+        **({"taken": {site: _members(one) for site, one in state.taken.items()}} if state.taken else {}),
     }  # fmt: skip
 
 
@@ -62,6 +63,9 @@ def _from(value: Mapping[str, Any], sequence: int, head: str) -> Federation:
         "last": None if last is None else LastRound.read(last, "the last round of the state"),
         "release": None if release is None else Record(**release | {"text": release["text"].encode()}),
         "used": {site: tuple(times) for site, times in value["used"].items()},
+        "taken": {
+            site: Taken(**one | {"model": _blob(one["model"])}) for site, one in value.get("taken", {}).items()
+        },
     })  # fmt: skip
 
 

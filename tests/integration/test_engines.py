@@ -90,7 +90,7 @@ def models(folder: Path) -> list[str]:
         ("fedavg", "rounds", 3, True),
         ("polyak:0.5", "relay", 2, True),
         ("merge", "relay", 2, False),
-        ("best", "relay", 2, True),
+        ("step", "relay", 2, True),
     ],
 )
 def test_memory_gives_the_weights_of_real_agents(

@@ -20,6 +20,7 @@ from fedssh.errors import LedgerError, SettingsError
 from fedssh.ledger import Ledger
 from fedssh.rules import coordinator
 from fedssh.weights import read_weights
+from tests.harness.judge import SHAPES
 from tests.harness.room import Room, Rooms
 
 THREE = ("alice-1", "alice-2", "alice-3")
@@ -116,6 +117,54 @@ def test_merge_scores_what_a_site_sent_however_old_its_start(new_room: Rooms) ->
     room.work()
     assert room.verdict("alice-2", stale)["share"] == 1.0
     assert accuracy(room) == pytest.approx(0.9)
+
+
+def changed(room: Room, site: str, accuracy: float, **changes: Any) -> str:
+    """Submit the first model with only its last weight changed: every step leaves the others as they are."""
+    first = read_weights(room.folders.model(room.vault.state.genesis.model.sha256), SHAPES)
+    model = room.model(accuracy, **{"dense1/kernel": first["dense1/kernel"]})
+    return room.submit(site, accuracy, model=model, **changes)
+
+
+def test_a_step_adds_what_a_site_changed_and_its_later_ones_only_the_rest(new_room: Rooms) -> None:
+    room = new_room(policy="step:parts=2,staleness=1", gate="on", margin=0.01)
+    old = room.release()
+    first, other = changed(room, "alice-1", 0.7, builds_on=old), changed(room, "alice-2", 0.6, builds_on=old)
+    room.work()
+    assert "base" not in room.verdict("alice-1", first)  # the current model is what it started from
+    verdict = room.verdict("alice-2", other)
+    assert (verdict["share"], verdict["staleness"]) == (0.5, 1)
+    assert accuracy(room) == pytest.approx(0.75)  # 0.7 + 0.5 * (0.6 - 0.5): a mix would be below 0.7
+    kept = room.folders.update(verdict["candidate"]["sha256"])
+    assert kept.exists() and not list(room.folders.opened.iterdir())
+    later = changed(room, "alice-2", 0.64, builds_on=old, epoch=2)
+    room.work()
+    verdict = room.verdict("alice-2", later)
+    assert verdict["base"]["sha256"] == kept.stem and not kept.exists()  # another one is the newest of that session
+    assert accuracy(room) == pytest.approx(0.77)  # its first step is there already: 0.75 + 0.5 * (0.64 - 0.6)
+    assert room.folders.update(verdict["candidate"]["sha256"]).exists()
+    room.report("alice-2")
+    room.work()
+    assert not list(room.folders.updates.iterdir())
+    assert audit(room.folders)["models"] == 4
+
+
+def test_a_step_goes_on_after_the_coordinator_was_started_again(new_room: Rooms) -> None:
+    room = new_room(policy="step:parts=1,staleness=0", gate="on", margin=0.01)
+    old = room.release()
+    changed(room, "alice-1", 0.6, builds_on=old)
+    changed(room, "alice-2", 0.6, builds_on=old)
+    room.work()
+    vault = Vault(room.folders)
+    vault.sweep_models()
+    assert vault.state.taken == room.vault.state.taken and set(vault.state.taken) == {"alice-1", "alice-2"}
+    later = changed(room, "alice-2", 0.65, builds_on=old, epoch=2)
+    room.work()
+    assert (
+        room.verdict("alice-2", later)["base"]["sha256"]
+        == room.vault.ledger.record(room.verdict("alice-2", later)["against"]).fields["candidate"]["sha256"]
+    )
+    assert accuracy(room) == pytest.approx(0.75)
 
 
 def test_a_site_is_not_stale_for_what_it_sent_itself(new_room: Rooms) -> None:

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from fedssh import weights
-from fedssh.rules.averaging import RoundResult, clip_scale, krum_shares, mix, round_result
+from fedssh.rules.averaging import RoundResult, clip_scale, krum_shares, mix, round_result, step
 from fedssh.rules.policies import read_policy
 
 Model = dict[str, np.ndarray]
@@ -252,3 +252,26 @@ def test_model_files_are_averaged_where_they_lie(tmp_path: Path) -> None:
     found = round_result(read_policy("fedavg"), updates[0], updates, [1, 1], [])
     weights.write_weights(tmp_path / "0", found.weights, spec)  # the result does not hang on the files
     assert point(found.weights) == (2, 4)
+
+
+# steps
+
+
+def test_a_step_adds_what_was_changed_to_the_current_model_and_mixes_statistics() -> None:
+    current, candidate, base = (
+        {"kernel": np.array([value], np.float32), "moving_variance": np.array([value], np.float32)}
+        for value in (4.0, 0.5, 1.0)
+    )
+    moved = step(current, candidate, base, 0.5, {"moving_variance"})
+    assert moved["kernel"].tolist() == [3.75]  # 4 + 0.5 * (0.5 - 1)
+    assert moved["moving_variance"].tolist() == [2.25]  # half of each: a variance stays one
+    assert step(current, candidate, current, 1.0)["kernel"].tolist() == [0.5]
+
+
+def test_a_step_out_of_what_float32_holds_is_refused() -> None:
+    huge = {"kernel": np.array([3e38], np.float32)}
+    low = {"kernel": np.array([-3e38], np.float32)}
+    with pytest.raises(ValueError, match="the step's result"):
+        step(huge, huge, low, 1.0)
+    with pytest.raises(ValueError, match="what the candidate started from"):
+        step(huge, huge, {"bias": huge["kernel"]}, 1.0)

@@ -143,7 +143,8 @@ def test_the_mixes_that_are_scored(text: str, staleness: int, expected: tuple[fl
 
 
 @pytest.mark.parametrize(
-    ("text", "mixes", "by_gate"), [("best", False, False), ("polyak", True, True), ("merge:steps=1", True, False)]
+    ("text", "mixes", "by_gate"),
+    [("best", False, False), ("polyak", True, True), ("merge:steps=1", True, False), ("step", True, False)],
 )
 def test_what_a_policy_accepts(text: str, mixes: bool, by_gate: bool) -> None:
     policy = read_policy(text)
@@ -198,9 +199,9 @@ def test_shares_that_cannot_be(text: str, shares: list[float], plausible: bool) 
 def test_what_people_read_about_policies_has_every_option_once() -> None:
     rows, options = described(), described_options()
     assert [row["policy"] for row in rows] == list(names())
-    assert [row["policy"] for row in rows] == [*sorted(names()[:3]), *sorted(names()[3:])]  # rounds come last
+    assert [row["policy"] for row in rows] == [*sorted(names()[:4]), *sorted(names()[4:])]  # rounds come last
     assert {key for row in rows for key in row["options"]} == {row["option"] for row in options}
-    assert len(options) == len({row["option"] for row in options}) == 16
+    assert len(options) == len({row["option"] for row in options}) == 17
     assert {"option": "keep", "default": 0.5, "means": "how much of the current model stays"} in options
     assert [row["option"] for row in options][-10:] == list(ROUND_OPTIONS)
 
@@ -213,7 +214,7 @@ loaded = lambda: {name.rpartition(".")[2] for name in sys.modules if name.starts
 assert loaded() == set()
 assert policies.read_policy("multi-krum").least == 5 and loaded() == {"multi_krum"}
 policies.described()
-assert len(loaded()) == 8 and not {"numpy", "click", "keras"} & sys.modules.keys()
+assert len(loaded()) == 9 and not {"numpy", "click", "keras"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -309,3 +310,39 @@ def test_a_ladder_tells_no_tables() -> None:
 def test_a_gate_that_cannot_be_is_refused(kind: str, margin: float) -> None:
     with pytest.raises(ValueError, match="gate"):
         Gate(kind, margin)
+
+
+# step
+
+
+def stepped(offered: list[tuple[float, dict[str, Any]]], gate: Gate = ON, bar: float = 0.90) -> Decision:
+    return decide(read_policy("step"), gate, "accuracy", CURRENT, bar, offered)
+
+
+def test_of_a_step_the_part_with_the_lowest_loss_counts_whatever_its_accuracy() -> None:
+    parts = [(1.0, metrics(0.93, 0.29)), (0.5, metrics(0.90, 0.25)), (0.25, metrics(0.91, 0.27))]
+    said = "loss 0.2500 beats 0.3000, and accuracy 0.9000 equals the best so far, 0.9000 (part 0.5 of the step)"
+    assert stepped(parts) == Decision(True, said, 0.5, parts[1][1])
+
+
+@pytest.mark.parametrize(
+    ("gate", "bar", "candidate", "accept", "reason"),
+    [
+        (ON, 0.90, metrics(0.99, 0.30), False, "loss 0.3000 is not below the current 0.3000"),
+        (ON, 0.95, metrics(0.945, 0.20), True, "loss 0.2000 beats 0.3000, and accuracy 0.9450 is within 0.01 of"),
+        (ON, 0.95, metrics(0.93, 0.20), False, "loss 0.2000 beats 0.3000, yet accuracy 0.9300 is more than 0.01 below"),
+        (Gate("off", 0), 0.95, metrics(0.1, 0.20), True, "loss 0.2000 beats 0.3000 (part 1 of the step)"),
+        (Gate("off", 0), 0.95, metrics(0.99, 0.31), False, "loss 0.3100 is not below"),
+        (Gate("ladder", 0.05), 0.90, metrics(0.94, 0.10), False, "accuracy does not beat 0.9000 by more than 0.05"),
+    ],
+)
+def test_a_step_must_lower_the_loss_and_pass_the_gate(
+    gate: Gate, bar: float, candidate: dict[str, Any], accept: bool, reason: str
+) -> None:
+    decision = stepped([(1.0, candidate)], gate, bar)
+    assert decision.accept is accept and decision.reason.startswith(reason)
+
+
+def test_the_parts_of_a_step_halve_and_are_smaller_when_others_were_faster() -> None:
+    assert read_policy("step").shares(0) == (1.0, 0.5, 0.25)
+    assert read_policy("step:parts=2").shares(3) == (0.5, 0.25)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -109,6 +110,7 @@ class Played:
             "site": site, "submission": f"{self.sent:036}", "session": 1, "epoch": 1, "examples": 9,
             "builds_on": self.state.release.sequence, "started": said.federation.started,
             "claim": Local(loss=0.5, accuracy=0.5), "model": blob(self.sent), "architecture": "ab" * 32,
+            "released": said.model,
         }  # fmt: skip
         return Sent(**fields | changes)
 
@@ -123,7 +125,8 @@ class Played:
         wanted = sorted(state.policy.shares(staleness), key=lambda one: abs(one - share))
         mixes = [(one, scores(accuracy)) for one in wanted]
         decided = decide(state.policy, state.gate, state.metric, state.current.metrics, state.current.bar, mixes)
-        return records.verdict(state, sent, decided, staleness, sent.model if decided.share == 1 else blob(9000))
+        whole = records.as_sent(state, sent, decided.share)
+        return records.verdict(state, sent, decided, staleness, sent.model if whole else blob(9000 + self.sent))
 
     def closing(self, accuracy: float, model: int = 8000) -> RoundClosed:
         state = self.state
@@ -144,7 +147,7 @@ def blob(number: int) -> Blob:
 
 
 def scores(accuracy: float) -> Fields:
-    return {"accuracy": accuracy, "loss": 0.5}
+    return {"accuracy": accuracy, "loss": round(1 - accuracy, 6) if isinstance(accuracy, float) else 0.5}
 
 
 def key_of(site: str) -> str:
@@ -261,6 +264,38 @@ def test_staleness_and_share_of_a_mix() -> None:
     before = played.held.unchecked[replay.CHOSEN]
     played.word(said, replay.MADE)
     assert played.held.unchecked[replay.CHOSEN] == before + 1
+
+
+def test_what_a_step_starts_from() -> None:
+    played = begin(policy="step:parts=2,staleness=0.5")
+    first, later = (played.submission(epoch=epoch, model=blob(50 + epoch)) for epoch in (1, 2))
+    other = played.submission("alice-2")
+    begun = first.released
+    whole = played.verdict(first, 0.6)
+    assert whole.base is ABSENT and whole.model == first.model  # the current model is what it started from
+    played.add(whole)
+    after = played.verdict(later, 0.65)
+    assert after.base is ABSENT and after.model == later.model  # the rest of the session, from what was taken of it
+    stale = played.verdict(other, 0.65, share=0.5)
+    assert (stale.base, stale.staleness) == (begun, 1)
+    played.lie(dataclasses.replace(stale, base=blob(77)), "base is")
+    played.lie(dataclasses.replace(stale, base=ABSENT), "base is")
+    played.lie(dataclasses.replace(after, base=begun), "base is")
+    before = played.held.unchecked[replay.MADE]
+    played.add(stale)
+    assert played.held.unchecked[replay.MADE] == before + 1
+    own = played.verdict(later, 0.68)
+    assert (own.base, own.staleness) == (first.model, 1)  # what was taken of this session, and not what it began from
+    played.lie(dataclasses.replace(own, base=begun), "base is")
+    played.add(own)
+    again = Replay()
+    again.remember(json.loads(canonical(played.held.remembered())))
+    assert again.remembered() == played.held.remembered()
+    played.add(Report(
+        site="alice-1", submission="f" * 36, session=1, epochs=2, checkpoints=2, examples=9,
+        builds_on=later.builds_on, metrics=None,
+    ))  # fmt: skip
+    assert set(played.state.taken) == {"alice-2"}
 
 
 def test_a_share_whose_last_digit_another_machine_computes_otherwise() -> None:

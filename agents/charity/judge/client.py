@@ -162,19 +162,21 @@ class Judge:
         return metrics
 
     def mix(
-        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None
+        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None, base: Path | None = None
     ) -> list[dict[str, Any]]:
         """What mixes of two models score; with `out` nothing is scored.
 
         Args:
             shares: The candidate's share in each.
             out: Where to write the mix, which is then one.
+            base: What the candidate was trained from: its step is added to the current model, so much of it.
 
         Raises:
             JudgeError: As `ask`.
         """
         request = {"current": str(current), "candidate": str(candidate), "shares": list(shares)}
-        answer = self.ask({"mix": request | {"out": str(out) if out else None}}, len(shares))["metrics"]
+        paths = {"out": str(out) if out else None, "base": str(base) if base else None}
+        answer = self.ask({"mix": request | paths}, len(shares))["metrics"]
         assert isinstance(answer, list)
         return answer
 

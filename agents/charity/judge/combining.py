@@ -38,11 +38,18 @@ class Scores(Protocol):
 
 
 def mix(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Score mixes of the current model and a candidate; or write them, when a file is named, without scoring again."""
+    """Score mixes of the current model and a candidate; or write them, when a file is named, without scoring again.
+
+    With a `base`, the candidate's step from there is added to the current model instead.
+    """
     current, candidate = judge.read(Path(wanted["current"])), judge.read(Path(wanted["candidate"]))
+    base = judge.read(Path(wanted["base"])) if wanted.get("base") else None
     metrics = []
     for share in wanted["shares"]:
-        mixed = averaging.mix(current, candidate, share)
+        if base is None:
+            mixed = averaging.mix(current, candidate, share)
+        else:
+            mixed = averaging.step(current, candidate, base, share, judge.statistics)
         if wanted["out"]:
             weights.write_weights(Path(wanted["out"]), mixed, judge.spec)
         else:

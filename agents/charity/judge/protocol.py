@@ -2,7 +2,7 @@
 
 (start)                                                          {"ready": true, "holdout": {"sha256", "examples"}}
 {"model": PATH}                                                  {"metrics": {"loss", "accuracy", …}}
-{"mix": {"current": PATH, "candidate": PATH, "shares": [S, …], "out": PATH|null}}
+{"mix": {"current": PATH, "candidate": PATH, "shares": [S, …], "out": PATH|null, "base": PATH|null}}
 {"metrics": [{…}, …]}
 {"round": {"policy": TEXT, "base": PATH, "updates": [[PATH, EXAMPLES], …], "server": [PATH, …], "out": PATH}}
 {"metrics": {…}, "shares": [S, …], "server": N}

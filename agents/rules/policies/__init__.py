@@ -3,6 +3,7 @@
     best                       keep the better of the current model and the candidate
     polyak:K                   K x current + (1 - K) x candidate
     merge                      the candidate and a few mixes with the current model; whichever scores best
+    step                       the current model + a part of what the site changed; whichever has the lowest loss
     fedavg                     rounds: the mean of all updates, weighted by number of examples
     median, trimmed:N          rounds: coordinate-wise median; mean without the N lowest and N highest
     krum:F, multi-krum:F       rounds: the update, or the updates, nearest to the others, with F faulty sites
@@ -20,6 +21,8 @@ is sent is in the result:
 `values` are its options by name. A file further has what is not as usual:
 
     MIXES = True                     its accepted model is not simply what a site sent
+    STEPS = True                     its shares are parts of the candidate's step, which is added to the current model
+    BY_LOSS = True                   the lowest loss counts, as long as the gate lets the main metric through
     BY_GATE = True                   it accepts what the gate lets through; usual is what is better, see `gate.best`
     least(values)                    the fewest updates that it is defined for; usual is 1
     combine(values, updates, shares) a stretch of all updates, n arrays [weights], to float64 [weights]; usual is the
@@ -61,6 +64,8 @@ class Rule:
     shares_of: Callable[[Values, Sequence[int]], list[float]] | None = None
     shares_by: Callable[[Values, np.ndarray], list[float]] | None = None
     mixes: bool = False
+    steps: bool = False
+    by_loss: bool = False
     by_gate: bool = False
     least: Callable[[Values], int] | None = None
     combine: Callable[[Values, Sequence[np.ndarray], Sequence[float]], np.ndarray] | None = None
@@ -96,6 +101,16 @@ class Policy:
         return self.rule.mixes
 
     @property
+    def steps(self) -> bool:
+        """Whether shares are of a step that is added to the current model, and not of the candidate in a mix."""
+        return self.rule.steps
+
+    @property
+    def by_loss(self) -> bool:
+        """Whether the loss decides, and the gate has the main metric."""
+        return self.rule.by_loss
+
+    @property
     def by_gate(self) -> bool:
         """Whether it accepts what the gate lets through, and not only what is better."""
         return self.rule.by_gate
@@ -107,6 +122,8 @@ class Policy:
 
     def shares(self, staleness: int) -> tuple[float, ...]:
         """The candidate's shares in the mixes to score; the rest is the current model's. Of a policy without rounds.
+
+        With `steps` they are the parts of the candidate's step that are added to the current model.
 
         Args:
             staleness: How often others have changed the current model since the release that the candidate started
@@ -228,7 +245,7 @@ def _rule(name: str) -> Rule:
 
 
 def _said(module: object, part: str) -> Any:
-    constants = ("does", "options", "mixes", "by_gate")
+    constants = ("does", "options", "mixes", "steps", "by_loss", "by_gate")
     return getattr(module, part.upper() if part in constants else part, None)
 
 

@@ -19,7 +19,19 @@ from fedssh.charity.judge.probe import Probe
 from fedssh.errors import JudgeError
 from fedssh.rules import averaging, coordinator, records
 from fedssh.rules.coordinator import Combined, Done
-from fedssh.rules.events import Blob, Counted, Event, Genesis, Invalid, Local, Metrics, Record, Released, SiteAdded
+from fedssh.rules.events import (
+    Accepted,
+    Blob,
+    Counted,
+    Event,
+    Genesis,
+    Invalid,
+    Local,
+    Metrics,
+    Record,
+    Released,
+    SiteAdded,
+)
 from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Gate, told
 from fedssh.rules.records import Over
@@ -43,6 +55,7 @@ class Sent:
         examples: How many images the site trains on.
         release: The record of the release that the session started from.
         claim: What the site measured.
+        base: The release's weights; a policy that steps asks for them.
     """
 
     site: str
@@ -52,6 +65,7 @@ class Sent:
     release: Record
     claim: Local
     weights: Weights
+    base: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ class ArrayStore:
         first, weights: The first model and the current one.
         updates: Of the open round, by site.
         server: The server optimizer's state.
+        bases: What steps start from, by the hash of its file: the release of what is judged, and what was last taken.
         brought: How many releases the sites have brought in, all of them together.
     """
 
@@ -92,6 +107,7 @@ class ArrayStore:
         self.first = self.weights = first
         self.updates: dict[str, Weights] = {}
         self.server: Sequence[Weights] = ()
+        self.bases: dict[str, Weights] = {}
         self.brought = 0
 
     @property
@@ -108,8 +124,12 @@ class ArrayStore:
         """Nobody else is there to be kept away."""
         yield self._history.state
 
-    def append(self, event: Event, model: Weights | None = None, sets: Sequence[Weights] = ()) -> Record:
+    def append(
+        self, event: Event, model: Weights | None = None, sets: Sequence[Weights] = (), sent: Weights | None = None
+    ) -> Record:
         """Add a record, and take the model that it names as an update or as the current one."""
+        if isinstance(event, Accepted) and self.state.policy.steps and model is not None:
+            self.bases[known(event.candidate, event.model).sha256] = model if sent is None else sent
         if isinstance(event, Released):
             self.brought += len(event.recipients)
         if isinstance(event, Counted) and model is not None:
@@ -123,8 +143,10 @@ class ArrayStore:
         return self.files.blob(model)
 
     def end_round(self) -> None:
-        """Let go of the updates."""
+        """Let go of the updates, and of what nothing starts from."""
         self.updates.clear()
+        wanted = {taken.model.sha256 for taken in self.state.taken.values()}
+        self.bases = {name: weights for name, weights in self.bases.items() if name in wanted}
 
     def drop(self, model: Weights) -> None:
         """Nothing to do: memory is given back by itself."""
@@ -145,14 +167,19 @@ class ArrayBench:
         self._probe = probe
         self._statistics = statistics
 
-    def score(self, state: Federation, model: Weights, shares: Sequence[float]) -> Sequence[Metrics]:
-        """What mixes of a candidate with the current model score."""
+    def score(
+        self, state: Federation, model: Weights, shares: Sequence[float], base: Blob | None = None
+    ) -> Sequence[Metrics]:
+        """What mixes of a candidate with the current model score, or steps from it."""
         with _said_as_judge():
-            return [self._judge(self.mix(state, model, share)) for share in shares]
+            return [self._judge(self.mix(state, model, share, base)) for share in shares]
 
-    def mix(self, state: Federation, model: Weights, share: float) -> Weights:
-        """Such a mix; all of the candidate is the candidate."""
-        return model if share == 1 else averaging.mix(self._store.weights, model, share)
+    def mix(self, state: Federation, model: Weights, share: float, base: Blob | None = None) -> Weights:
+        """Such a mix, of which all of the candidate is the candidate; or such a step."""
+        store = self._store
+        if base is not None:
+            return averaging.step(store.weights, model, store.bases[base.sha256], share, self._statistics)
+        return model if share == 1 else averaging.mix(store.weights, model, share)
 
     def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Weights]:
         """The result of the open round."""
@@ -273,7 +300,11 @@ class Coordinator:
             claim=sent.claim,
             model=store.blob(sent.weights),
             architecture=known(self.state.genesis.architecture, ""),
+            released=_released(sent.release).model,
         )
+        if self.state.policy.steps:
+            assert sent.base is not None, "a step starts from the release"
+            store.bases[_released(sent.release).model.sha256] = sent.base
         return self._done(coordinator.judge(store, self._bench, said, sent.weights), sent.site)
 
     def report(
@@ -334,6 +365,10 @@ class Coordinator:
 
 def standing_of(release: Record) -> Standing:
     """What a release says of the federation."""
+    return _released(release).federation
+
+
+def _released(release: Record) -> Released:
     said = release.said
     assert isinstance(said, Released)
-    return said.federation
+    return said

@@ -268,6 +268,7 @@ class Simulation:
             release=running.release,
             claim=checkpoint.claim,
             weights=self._forged(running, checkpoint),
+            base=running.weights,
         )
         self._coordinator.receive(sent, event.clock)
 
