@@ -92,6 +92,7 @@ WORD = {
     ("refused", "model"): BYTES,
     ("refused", "architecture"): "of what is not opened; else it is the federation's",
     ("refused", "metrics"): SCORES,
+    ("refused", "metrics.main"): "of what is refused for its loss, under a policy by which that comes first",
     ("refused", "reason, without scores"): "why the judge could not score it",
     ("refused", "reason, a remark"): REMARK,
     ("counted", "site"): "whose it is, as far as the round lets them",
@@ -149,7 +150,12 @@ AGREED = {
 }
 
 
-MEMORY = {"memory-ladder-free", "memory-merge-relay", "memory-krum"}  # the others say the same as she who signs
+MEMORY = {
+    "memory-ladder-free",
+    "memory-merge-relay",
+    "memory-krum",
+    "memory-step",
+}  # the others say the same as she who signs
 
 
 def _read(path: Path) -> History:
@@ -169,7 +175,7 @@ HISTORIES = {path.name.partition(".")[0]: _read(path) for path in PATHS}
 
 
 def test_these_are_all() -> None:
-    assert len([name for name in HISTORIES if name.startswith("memory-")]) == 22 and len(HISTORIES) == 42
+    assert len([name for name in HISTORIES if name.startswith("memory-")]) == 23 and len(HISTORIES) == 43
 
 
 @pytest.mark.parametrize("name", HISTORIES)
@@ -348,7 +354,9 @@ def every_member() -> Iterator[tuple[str, str]]:
     """What the records of these histories can say, but for the first."""
     for event in {record.event: type(record.said) for history in HISTORIES.values() for record in history[1:]}.values():
         for field in dataclasses.fields(event):
-            if field.name != "more" and not (event is Counted and field.name in ("candidate", "share", "staleness")):
+            if field.name != "more" and not (
+                event is Counted and field.name in ("candidate", "share", "staleness", "base")
+            ):
                 yield event.name, field.name
 
 

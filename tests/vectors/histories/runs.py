@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fedssh.rules.events import Record
-from tests.unit.test_memory_engine import play
+from tests.unit.test_memory_engine import Adders, play
 
+_SITES = {"alice-1": 100, "alice-2": 130, "alice-3": 70}
 _RUNS: dict[str, dict[str, Any]] = {
     **{f"{name}-{schedule}": {"policy": name, "schedule": schedule} for name in ("best", "polyak", "merge")
        for schedule in ("free", "relay")},
@@ -21,6 +22,7 @@ _RUNS: dict[str, dict[str, Any]] = {
     "sign-flip": {"policy": "trimmed:1", "attack": ("alice-2", "sign-flip:2"), "start": 0.4},
     "gate-off": {"policy": "fedavg", "gate": "off", "attack": ("alice-2", "sign-flip:2"), "start": 0.4},
     "ladder-free": {"gate": "ladder", "margin": 0.05, "attack": ("alice-2", "perturb:0.1"), "start": 0.4},
+    "step": {"policy": "step", "trainers": Adders(_SITES, epochs=2), "attack": ("alice-2", "sign-flip:2"), "start": 0.3},
     "ladder-rounds": {"policy": "fedavg", "gate": "ladder", "margin": 0.05, "submissions_per_hour": 9},
 }  # fmt: skip
 RUNS = {f"memory-{name}": settings for name, settings in _RUNS.items()}
@@ -28,4 +30,4 @@ RUNS = {f"memory-{name}": settings for name, settings in _RUNS.items()}
 
 def run(name: str, path: Path) -> list[Record]:
     """Run it, and write the history to a file. Done again it writes the same bytes."""
-    return play(path, {"alice-1": 100, "alice-2": 130, "alice-3": 70}, **({"start": 0.1} | RUNS[name])).records
+    return play(path, _SITES, **({"start": 0.1} | RUNS[name])).records
