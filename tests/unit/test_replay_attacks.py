@@ -271,6 +271,7 @@ def test_what_a_step_starts_from() -> None:
     first, later = (played.submission(epoch=epoch, model=blob(50 + epoch)) for epoch in (1, 2))
     other = played.submission("alice-2")
     begun = first.released
+    assert begun is not None
     whole = played.verdict(first, 0.6)
     assert whole.base is ABSENT and whole.model == first.model  # the current model is what it started from
     played.add(whole)
