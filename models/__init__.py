@@ -21,7 +21,7 @@ import difflib
 import importlib
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from fedssh.models import applications, freezing, networks, own
@@ -182,6 +182,22 @@ def statistics(model: keras.Model) -> frozenset[str]:
     Where models are averaged, these are averaged, too; they are no place for a step of an optimizer.
     """
     return frozenset(variable.path for variable in model.non_trainable_weights)
+
+
+def batch_normalisation(model: keras.Model) -> frozenset[str]:
+    """The paths of all weights of batch normalisation: scale, shift, and the moving statistics."""
+    from fedssh.models.backend import load_keras
+
+    kind = load_keras().layers.BatchNormalization
+    found = (layer for layer in _with_inner(model.layers) if isinstance(layer, kind))
+    return frozenset(variable.path for layer in found for variable in layer.weights)
+
+
+def _with_inner(layers: Iterable[Any]) -> Iterator[Any]:
+    """Layers, and those of networks among them."""
+    for layer in layers:
+        yield layer
+        yield from _with_inner(getattr(layer, "layers", ()))
 
 
 def _modules() -> frozenset[str]:

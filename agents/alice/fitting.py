@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ from fedssh.models.recipe import Recipe
 from fedssh.models.training import Examples, Trainer
 from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan
-from fedssh.rules.terms import BY_CLASS, LATER
+from fedssh.rules.terms import BY_CLASS
 
 
 class Trains(Protocol):
@@ -89,12 +89,12 @@ def new_trainer(spec: Mapping[str, Any], plan: Plan) -> Trainer:
 
 def recipe_of(plan: Plan) -> Recipe:
     """What a plan has beyond optimizer, rate and loss."""
-    return Recipe(**{name: getattr(plan, name) for name in LATER})
+    return Recipe(**{field.name: getattr(plan, field.name) for field in fields(Recipe)})
 
 
 def made_for(plan: Plan) -> tuple[Any, ...]:
     """What of a plan is built into a trainer: where it is the same, so is the trainer."""
-    return plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, *(getattr(plan, name) for name in LATER)
+    return plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, *astuple(recipe_of(plan))
 
 
 def loss_of(spec: Mapping[str, Any], plan: Plan) -> str:

@@ -118,10 +118,19 @@ class Network:
         """How many images it is scored on."""
         return len(self._val)
 
-    def adopt(self, received: Received, plan: Plan, stop: threading.Event | None = None) -> Local:
+    def adopt(
+        self,
+        received: Received,
+        plan: Plan,
+        stop: threading.Event | None = None,
+        own: Mapping[str, np.ndarray] | None = None,
+    ) -> Local:
         """Take over a release and return what it scores here.
 
         Builds the architecture from this site's own `models/`, and only when the tensors in the file fit one by one.
+
+        Args:
+            own: Weights of this site, in the place of the release's.
 
         Raises:
             SettingsError: The architecture is not installed here, or the images or the plan do not suit it.
@@ -133,7 +142,7 @@ class Network:
         if (spec, self.class_names) != self._taken:
             self._take(spec)
         trainer = self._trainer_for(spec, plan)
-        trainer.load(read_weights(received.model, self._shapes))
+        trainer.load(read_weights(received.model, self._shapes) | dict(own or {}))
         with _stopping("stopped before the session began"):
             return Local(*trainer.evaluate(self._val, stop))
 
@@ -170,6 +179,14 @@ class Network:
         """The weights as they are now."""
         assert self._trainer is not None
         return self._trainer.weights()
+
+    def staying(self, plan: Plan) -> Mapping[str, np.ndarray]:
+        """Of the weights as they are now, what stays at the site by the plan."""
+        assert self._trainer is not None
+        if plan.local == "none":
+            return {}
+        names = models.batch_normalisation(self._trainer.network)
+        return {name: array for name, array in self._trainer.weights().items() if name in names}
 
     def fit(
         self, session: int, plan: Plan, start: Local, ended: Callable[[Epoch], bool], stop: threading.Event

@@ -266,7 +266,14 @@ class _Adapted:
         """Of what the script has; whether it is what the spec means, the tensors of a release show."""
         return {name: tuple(array.shape) for name, array in self._learner.weights().items()}
 
-    def adopt(self, received: Received, plan: Plan, stop: threading.Event | None = None) -> Local:
+    def adopt(
+        self, received: Received, plan: Plan, stop: threading.Event | None = None, own: Weights | None = None
+    ) -> Local:
+        if plan.local != "none":
+            raise SettingsError(
+                "in this federation batch normalisation stays at the sites, which no script of one's own can do yet",
+                "train with `alice train`",
+            )
         shapes = self.shapes(received.header.spec)
         match_shapes(received.header.tensors, shapes)
         self._learner.load(read_weights(received.model, shapes))
@@ -277,6 +284,9 @@ class _Adapted:
 
     def weights(self) -> Weights:
         return self._learner.weights()
+
+    def staying(self, plan: Plan) -> Weights:
+        return {}
 
     def fit(
         self, session: int, plan: Plan, start: Local, ended: Callable[[Epoch], bool], stop: threading.Event

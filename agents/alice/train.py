@@ -7,11 +7,12 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedssh.alice import leaving, memory, messages, session
+from fedssh.alice import leaving, local, memory, messages, session
 from fedssh.alice.exchange import Exchange
 from fedssh.alice.fitting import Epoch
 from fedssh.alice.incoming import Received, Unready
@@ -27,6 +28,9 @@ from fedssh.errors import UnreachableError, UntrustedError
 from fedssh.manifest import Claim, SessionOver, new_id, now
 from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan, read_plan
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger("alice")
 
@@ -215,7 +219,7 @@ class Alice:
         release = received.release
         plan = read_plan(release.plan)
         plan = dataclasses.replace(plan, epochs=self.epochs or plan.epochs)
-        score = self.network.adopt(received, plan, self.stop)
+        score = self.network.adopt(received, plan, self.stop, self._own(received, plan))
         tally = Tally(self.memory.trained.sessions + 1, plan, now(), score)
         self._say_release(received, score)
         if reason := leaving.tells_of_images(self.network.singled()):
@@ -227,6 +231,18 @@ class Alice:
             tally.number, plan, score, lambda epoch: self._epoch_over(received, tally, epoch), self.stop
         )
         self._end_session(received, tally, early)
+
+    def _own(self, received: Received, plan: Plan) -> Mapping[str, np.ndarray] | None:
+        """What of this site's own a session goes on from, by the plan."""
+        if plan.local == "none":
+            return None
+        sessions = self.memory.trained.sessions
+        own = local.load(self.state, str(self.memory.genesis), sessions)
+        if own is None:
+            lost = f"; what {messages.sessions(sessions)} left is not in {self.state}" if sessions else ""
+            where = f"batch normalisation begins as in release {received.release.sequence}"
+            self._say("local", f"{where}: this site has none of its own{lost}", site=received.site, sessions=sessions)
+        return own
 
     def _epoch_over(self, received: Received, tally: Tally, epoch: Epoch) -> bool:
         """Say how it went, and publish what is due; whether it was published."""
@@ -284,6 +300,8 @@ class Alice:
         where = f"session {tally.number} epoch {epoch.number}"
         fields: dict[str, Any] = {"site": received.site, "session": tally.number, "epoch": epoch.number, "id": claim.id}
         try:
+            staying = self.network.staying(tally.plan)
+            local.keep(self.state, str(self.memory.genesis), tally.number, staying, received.header.spec)
             size = self.exchange.publish(claim, self.network.weights(), received.header.spec)
         except OSError as error:
             self._say("not-published", f"{where} could not be published: {error}", logging.WARNING, **fields)

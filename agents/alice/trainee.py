@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fedssh.rules.events import Local
     from fedssh.rules.plan import Plan
 
+    Weights = Mapping[str, np.ndarray]
+
 
 class Trainee(Protocol):
     """What takes over releases, is scored and is trained; `learner.Network` says what each part means."""
@@ -36,8 +38,14 @@ class Trainee(Protocol):
         """The shapes of a network's weights by name."""
         ...
 
-    def adopt(self, received: Received, plan: Plan, stop: threading.Event | None = None) -> Local:
-        """Take over a release and return what it scores here."""
+    def adopt(
+        self, received: Received, plan: Plan, stop: threading.Event | None = None, own: Weights | None = None
+    ) -> Local:
+        """Take over a release, with the site's own weights in the place of some; return what it scores here."""
+        ...
+
+    def staying(self, plan: Plan) -> Weights:
+        """Of the weights as they are now, what stays at the site by the plan."""
         ...
 
     def singled(self) -> Sequence[Singled]:

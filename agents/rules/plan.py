@@ -39,6 +39,9 @@ class Plan:
         weight_decay: Each step takes this times the rate off every weight, beside the gradient (Loshchilov and Hutter
             2019); with `adamw` and `sgd` only. Without it `adamw` has Keras' 0.004, and the others have none.
         augment: Some of `flips`, `shifts`, `rotations` and `contrast`: changed training images, anew in every step.
+        local: `batchnorm`: each site goes on from its own batch normalisation, all weights of it, and from the release
+            in all else (FedBN, Li et al. 2021). What it sends is whole; what is averaged of these serves whoever has
+            none of their own: the coordinator's scores, and a site that begins.
         metric: What the policy compares first. `balanced_accuracy` and `f1` also take the place of accuracy where a
             site tells what improved; its claims say loss and accuracy all the same.
     """
@@ -58,6 +61,7 @@ class Plan:
     clip_norm: float = 0.0
     weight_decay: float | None = None
     augment: str = "none"
+    local: str = "none"
     metric: str = "accuracy"
 
 
@@ -90,6 +94,8 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
         check_weight_decay(plan.weight_decay, plan.optimizer)
     except ValueError as error:
         raise BundleError(f"'weight_decay' of the training plan is {plan.weight_decay:g}, but {error}") from None
+    if plan.local != "none" and plan.publish != "session":
+        raise BundleError(f"'local' of the training plan is {plan.local}, but it belongs to rounds")
     return plan
 
 

@@ -24,6 +24,7 @@ SCHEDULES = ("free", "relay")  # where sites train in rounds, "rounds" is the on
 METRICS = ("accuracy", "auc", "precision", "recall", "balanced_accuracy", "f1")
 BY_CLASS = ("balanced_accuracy", "f1")  # by these a site, too, tells what improved; by the others, by accuracy
 RATE_SCHEDULES = ("constant", "step", "cosine")
+LOCALS = ("none", "batchnorm")
 AUGMENTS = ("flips", "shifts", "rotations", "contrast")
 DECAYING = ("adamw", "sgd")  # where a decay of weights is no part of the gradient
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adamax", "nadam")
@@ -31,7 +32,7 @@ EPOCHS = {"improved": 100, "session": 1}  # what sites may publish, and the most
 RATES = ("submissions_per_hour", "invalid_per_hour")
 # Terms of training that came later. They stand in a plan only where they are not as by default, so that a plan without
 # them is the same bytes as ever; `written_loss` keeps programs that do not know them from training without them.
-LATER = ("class_weights", "learning_rate_schedule", "warmup", "clip_norm", "weight_decay", "augment")
+LATER = ("class_weights", "learning_rate_schedule", "warmup", "clip_norm", "weight_decay", "augment", "local")
 _POLICIES = "`charity policies` lists policies and their options"
 
 
@@ -107,6 +108,7 @@ class Terms:
     clip_norm: float = term(0.0, number(least=0), "Longest gradient of a step, all weights together; 0: any.", "X")
     weight_decay: float | None = term(None, number(least=0), "Decay of weights, with adamw or sgd.", "X")
     augment: str = term("none", Form(_augment), f"Change training images: {','.join(AUGMENTS)}.", "KINDS")
+    local: str = term("none", one_of(*LOCALS), "In rounds: batch normalisation stays at the sites (FedBN).")
     submissions_per_hour: int = term(600, whole(0), "Bundles of a site that get a record; 0: no limit.", "N")
     invalid_per_hour: int = term(60, whole(0), "Invalid ones among them; 0: no limit.", "N")
 
@@ -192,6 +194,19 @@ def check_momentum(momentum: float, optimizer: str) -> None:
         raise ValueError(f"momentum belongs to sgd, not to {optimizer}")
 
 
+def check_local(local: str, policy: Policy) -> None:
+    """Raise ValueError where nothing can stay at the sites.
+
+    A server optimizer steps from the release, and what stays at a site did not begin there.
+    """
+    if local == "none":
+        return
+    if not policy.rounds:
+        raise ValueError(f"local {local} belongs to policies with rounds, not to {policy.name}")
+    if "server" in policy.values:
+        raise ValueError(f"local {local} goes with no server optimizer, found {policy.values['server']}")
+
+
 def later_than(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Of `LATER`, what is not as by default."""
     return {name: settings[name] for name in LATER if settings[name] != getattr(Terms, name)}
@@ -224,6 +239,7 @@ def _plan(terms: Terms, policy: Policy) -> dict[str, Any]:
     try:
         check_momentum(terms.momentum, terms.optimizer)
         check_weight_decay(terms.weight_decay, terms.optimizer)
+        check_local(terms.local, policy)
     except ValueError as error:
         raise SettingsError(f"--{error}") from None
     same = ("batch_size", "patience", "optimizer", "learning_rate", "momentum", "proximal", "metric")

@@ -34,7 +34,7 @@ from fedssh.errors import SettingsError
 from fedssh.forms import Expected, nearest
 from fedssh.rules.gate import Gate
 from fedssh.rules.policies import read_policy
-from fedssh.rules.terms import LATER, check_momentum, check_weight_decay, later_than, publish_of
+from fedssh.rules.terms import LATER, check_local, check_momentum, check_weight_decay, later_than, publish_of
 
 SHIPPED = Path(__file__).resolve().parents[1]
 MOST_RUNS = 2000
@@ -261,6 +261,7 @@ def _product(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
     if values["schedule"] == "centralised":  # so that the same training is one run, whatever it stands beside
         values |= {"sites": 1, "policy": "best", "partition": "iid", "straggler": 1.0, "attack": "none"}
+        values["local"] = "none"
     policy = read_policy(values["policy"])
     attack = read_attack(values["attack"]) if values["attack"] != "none" else None
     schedule = values["schedule"] or ("rounds" if policy.rounds else "free")
@@ -274,6 +275,7 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         publish = publish_of(values["publish"], policy)
         check_momentum(values["momentum"], values["optimizer"])
         check_weight_decay(values["weight_decay"], values["optimizer"])
+        check_local(values["local"], policy)
         Gate(values["gate"], values["margin"])
     except ValueError as error:
         raise ValueError(f"{slug}: {error}") from None

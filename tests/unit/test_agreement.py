@@ -72,7 +72,7 @@ OLD_PLAN = {
 }  # fmt: skip
 LATER_TERMS: dict[str, Any] = {
     "class_weights": "balanced", "learning_rate_schedule": "cosine", "warmup": "2 epochs", "clip_norm": 1.0,
-    "weight_decay": 0.01, "augment": "flips,contrast",
+    "weight_decay": 0.01, "augment": "flips,contrast", "local": "batchnorm",
 }  # fmt: skip
 
 
@@ -84,8 +84,10 @@ def test_a_plan_without_what_came_later_is_the_plan_of_before() -> None:
 
 @pytest.mark.parametrize(("name", "value"), LATER_TERMS.items())
 def test_what_came_later_stands_in_the_plan_and_is_refused_by_programs_from_before(name: str, value: Any) -> None:
-    found = agreed(optimizer="sgd", **{name: value})["plan"]
-    assert found == {**OLD_PLAN, "optimizer": "sgd", name: value, "loss": f"binary_crossentropy with {name}"}
+    rounds = {"epochs": 1, "publish": "session"} if name == "local" else {}
+    found = agreed(optimizer="sgd", policy="fedavg" if rounds else "best", **{name: value})["plan"]
+    others = {**OLD_PLAN, "optimizer": "sgd", **rounds}
+    assert found == {**others, name: value, "loss": f"binary_crossentropy with {name}"}
     assert found["loss"] not in alice.LOSSES, "of the plan's members that is one that Alice always checked"
     assert getattr(alice.read_plan(found), name) == value
 
@@ -196,3 +198,15 @@ def test_terms_may_stand_in_a_file_and_flags_beat_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"hospitals\.toml: policy: no policy is called 'medain'") as error:
         load(InitSettings, "charity", {"terms": str(path), "data": "x"}, {})
     assert error.value.hint == "`charity policies` lists policies and their options"
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("best", "--local batchnorm belongs to policies with rounds, not to best"),
+        ("fedavg:server=adam", "--local batchnorm goes with no server optimizer, found adam"),
+    ],
+)
+def test_what_stays_at_sites_needs_plain_rounds(policy: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        agreed(policy=policy, local="batchnorm")

@@ -23,7 +23,7 @@ from fedssh.charity.judge.scorer import Scorer, fingerprint
 from fedssh.charity.judge.starting_weights import read_given
 from fedssh.commands import log_events
 from fedssh.errors import AgentError, SettingsError
-from fedssh.models import get_weights, is_own, likeness, loss_name, set_weights
+from fedssh.models import batch_normalisation, get_weights, is_own, likeness, loss_name, set_weights
 from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
@@ -64,6 +64,8 @@ def genesis(
     start: dict[str, Any] = {"network": likeness.recorded(likeness.describe(spec))} if is_own(spec["name"]) else {}
     keras.utils.set_random_seed(seed)
     scorer = Scorer(spec, holdout)
+    if plan.get("local", "none") != "none" and not batch_normalisation(scorer.network):
+        return {"unfit": f"--local {plan['local']}: {spec['name']} has no batch normalisation"}
     if given is not None:
         try:
             found = read_given(given, scorer.shapes, layout(scorer.network))

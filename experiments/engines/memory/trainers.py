@@ -23,6 +23,7 @@ from fedssh.alice.fitting import Epoch, fit, made_for, new_trainer
 from fedssh.alice.leaving import GUARD, too_bad
 from fedssh.alice.session import session_seed
 from fedssh.forms import canonical
+from fedssh.models import batch_normalisation
 from fedssh.models.data.images import Images, hold_out
 from fedssh.models.pool import Pool
 from fedssh.models.training import Examples, Interrupted, Trainer, resident
@@ -100,6 +101,7 @@ class Crew:
         self._pool = pool_for(prepared.spec, self._plan, cores)
         self._asked = ThreadPoolExecutor(cores)
         self._stop = threading.Event()
+        self._staying: dict[str, Weights] = {}  # at each site, of what it sent last; one of its sessions runs at a time
 
     def __enter__(self) -> Crew:
         return self
@@ -126,6 +128,7 @@ class Crew:
         # Where nothing is held out, Alice scores on what she trained on; here that would be a third of the time for a
         # claim that nobody judges by, so it is what the batches found.
         scored = None if held is train and plan.publish == "session" else held
+        weights = {**weights, **self._staying.get(site, {})}
         trainer.load(weights)
         start = Local(*trainer.evaluate(held)) if plan.publish == "improved" else None
 
@@ -142,6 +145,9 @@ class Crew:
         timed = TimedTrainer(trainer)
         seed = session_seed(self._seeds[site], session)
         fit(timed, train, scored, plan, seed, start, ended)
+        if plan.local != "none" and checkpoints:
+            last = checkpoints[-1].weights
+            self._staying[site] = {name: last[name] for name in batch_normalisation(trainer.network)}
         return Session(tuple(checkpoints), epochs, timed.seconds)
 
     def _kept_back(self, trainer: Trainer, epoch: Epoch, begun: Weights, start: Local | None, held: Examples) -> bool:
