@@ -47,7 +47,7 @@ def test_its_commands_begin_federations(page: str, tmp_path: Path) -> None:
     found = []
     for number, command in enumerate(commands):
         words = shlex.split(command)
-        program = Path(sys.executable).with_name(words[0])
+        program = str(Path(sys.executable).with_name(words[0]))
         state = f"--state=state{number}"
         done = subprocess.run(
             [program, *words[1:], state], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False,
