@@ -1,6 +1,6 @@
 """How a site comes into a federation, with the agents' own commands; done again, it does what is missing.
 
-On real machines every site does its own part: see README.
+On real machines every site does its own part: docs/how-to/invite.md.
 """
 
 from __future__ import annotations

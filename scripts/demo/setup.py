@@ -2,7 +2,7 @@
 
 Does only what is missing, so it can be run again after it was interrupted, and once more before every later run.
 Used by `scripts/quickstart` and by the service `setup` of docker-compose.yml. On real machines every site does its
-own part: see README.
+own part: docs/how-to/invite.md.
 """
 
 from __future__ import annotations

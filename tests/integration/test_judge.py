@@ -101,7 +101,7 @@ class Charity:
 
 @pytest.fixture(scope="module")
 def charity(data: Path, tmp_path_factory: pytest.TempPathFactory, keys: dict[str, PrivateKey]) -> Charity:
-    """A federation with one site, made by the commands of the README."""
+    """A federation with one site, made by the commands of docs/how-to/invite.md."""
     charity = Charity(tmp_path_factory.mktemp("charity") / "coordinator")
     terms = ("--batch-size=32", "--learning-rate=0.002", "--address=charity@127.0.0.1:2222", "--name=test")
     said = charity.run("init", f"--data={data}", "--classes=0=plain,1=marked", *terms)

@@ -1,6 +1,6 @@
-"""The README does what it says: its commands for a real coordinator and site, its checks by hand, its installation.
+"""What the pages tell people to do, done: a coordinator and a site, checks by hand, an installation, units, a tutorial.
 
-And the units of docs/how-to/operations.md start commands that there are.
+Which command of which page is run by what stands in tests/unit/test_shown.py.
 """
 
 from __future__ import annotations
@@ -21,68 +21,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from scripts.demo.federation import free_port
 from tests.harness.sites import Records, history
 
-# Commands of the README that other tests run, word for word or with a state folder of their own: those of its console
-# blocks, and those for `charity` within its text. The sh blocks are run here, one section after another.
-ELSEWHERE = {
-    "scripts/quickstart": "tests/e2e/test_processes.py",
-    "scripts/test": "what runs this test",
-    "scripts/deploy plan fleet.toml": "tests/integration/test_fleet.py",
-    "scripts/deploy up fleet.toml": "tests/integration/test_fleet.py",
-    "scripts/deploy down fleet.toml": "tests/integration/test_fleet.py",
-    "docker compose up --build --detach": "tests/e2e/test_compose.py",
-    "docker compose cp setup:/keys/. keys/": "tests/e2e/test_compose.py",
-    "ssh -p 2222 -i keys/auditor -o UserKnownHostsFile=keys/known_hosts charity@localhost history": "test_compose.py",
-    "ssh -p PORT -i state/keys/auditor -o UserKnownHostsFile=state/keys/known_hosts charity@127.0.0.1 history": "same",
-}
-IN_THE_TEXT = {
-    "charity rollback 17": "test_going_back_and_exporting",
-    "charity export 46 best.keras": "test_going_back_and_exporting",
-    "charity nodes revoke hospital-a": "tests/integration/test_judge.py",
-    "charity nodes add NAME KEY.pub --role auditor": "tests/e2e/test_processes.py",
-    "charity predict": "tests/integration/test_in_use.py",
-    "charity check DATA": "tests/integration/test_own_data.py",
-    "charity init --holdout 0.2": "tests/integration/test_own_data.py",
-    "charity history": "test_checking_by_hand",
-    "charity policies": "test_beginning_with_rounds",
-    "charity init": "test_a_real_coordinator_and_a_real_site",
-    "charity init --policy POLICY": "test_beginning_with_rounds",
-    "charity init --weights FILE": "tests/integration/test_genesis.py",
-    # a smaller one
-    """charity init --architecture '{"name":"cnn","depth":8,"input":[64,64,3],"classes":4}'""": "test_genesis.py",
-}
-RUN_HERE = {
-    "On real machines": "test_a_real_coordinator_and_a_real_site",
-    "Checking by hand": "test_checking_by_hand",
-    "How models become one": "test_beginning_with_rounds",
-}
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
 
-def sections(root: Path) -> dict[str, str]:
-    """The README's text by heading."""
-    parts = re.split(r"^## (.+)$", (root / "README.md").read_text(), flags=re.MULTILINE)
-    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
-
-
-def blocks(text: str, kind: str) -> list[str]:
-    """The code blocks of a kind, in order."""
+def blocks(root: Path, page: str, kind: str) -> list[str]:
+    """The code blocks of a kind on a page, in order."""
+    text = (root / "docs" / page).read_text()
     return re.findall(rf"^```{kind}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def test_every_command_of_the_readme_is_run_by_a_test(root: Path) -> None:
-    shown = {
-        line[2:] for text in sections(root).values() for block in blocks(text, "console") for line in block.splitlines()
-    }
-    installing = {line for line in shown if "pip install" in line or "-m venv" in line}
-    assert len(installing) == 3  # see test_the_installation_of_bob_has_no_tensorflow
-    assert shown - installing == set(ELSEWHERE)
-    assert {name for name, text in sections(root).items() if blocks(text, "sh")} == set(RUN_HERE)
-    within = re.sub(r"^```.*?^```$", "", (root / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert set(re.findall(r"`(charity [^`]+)`", within)) == set(IN_THE_TEXT)
 
 
 def test_the_units_start_commands_that_there_are(root: Path) -> None:
@@ -137,7 +87,7 @@ def make_images(path: Path, seed: int, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def told(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    """Everything under "On real machines" in one folder: the daemons in the background, the rest one after another."""
+    """All of how-to/invite.md in one folder: the daemons in the background, the rest one after another."""
     folder = tmp_path_factory.mktemp("readme")
     told = Told(folder, root)
     make_images(folder / "xrays.npz", 1, 40)
@@ -150,7 +100,7 @@ def told(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]
     if SSHD is None:
         there = {"charity@charity.example:2222": f"charity@127.0.0.1:{port}", "--door sshd": "--door embedded"} | there
     daemons = []
-    lines = [line for block in blocks(sections(root)["On real machines"], "sh") for line in block.splitlines()]
+    lines = [line for block in blocks(root, "how-to/invite.md", "sh") for line in block.splitlines()]
     assert len(lines) == 8
     try:
         for line in lines:
@@ -206,7 +156,7 @@ def test_checking_by_hand(told: Told) -> None:
     accepted = [record for record in told.records() if record["event"] == "accepted"][-1]
     bundle, history = (
         block.replace("state/coordinator", "coordinator").replace("scripts/", f"{told.root}/scripts/")
-        for block in blocks(sections(told.root)["Checking by hand"], "sh")
+        for block in blocks(told.root, "how-to/verify.md", "sh")
     )
     said = told.shell(bundle, RECORD=str(accepted["sequence"]), SITE=str(accepted["site"]))
     assert said.startswith('Good "submission@fedssh" signature for hospital-a')
@@ -226,10 +176,62 @@ def test_going_back_and_exporting(told: Told) -> None:
     assert [(record["event"], record["to"]) for record in after if record["event"] == "rollback"] == [("rollback", 1)]
 
 
+def shown(root: Path, page: str) -> list[str]:
+    """The commands of a page's console blocks."""
+    lines = [line for block in blocks(root, page, "console") for line in block.splitlines()]
+    return [line[2:] for line in lines if line.startswith("$ ")]
+
+
+def test_looking_at_what_happened(told: Told) -> None:
+    wanted = [line for line in shown(told.root, "tutorial/look.md") if line.startswith(("charity ", "scripts/verify"))]
+    assert len(wanted) == 8
+    if shutil.which("jq") is None:
+        wanted = [line for line in wanted if not line.startswith("scripts/verify")]
+    for line in wanted:
+        here = line.replace("state/coordinator", "coordinator").replace("scripts/", f"{told.root}/scripts/")
+        assert told.shell(here) or ">" in here
+
+
+def test_using_the_model_at_the_site(told: Told) -> None:
+    lines = shown(told.root, "how-to/use-the-model.md")[:2] + shown(told.root, "tutorial/two-machines.md")[-3:]
+    assert lines[:2] == lines[2:4] and lines[4].startswith("bob receipts")
+    (told.folder / "photographs").mkdir()
+    for number, pixels in enumerate(np.load(told.folder / "xrays.npz")["test_images"][:3]):
+        Image.fromarray(pixels).save(told.folder / "photographs" / f"{number}.png")
+    for line in lines[2:]:
+        told.shell(line)
+    assert len((told.folder / "predictions.csv").read_text().splitlines()) == 4
+    assert (told.folder / "best.keras").exists()
+
+
+def test_two_machines_take_the_eight_commands(root: Path) -> None:
+    """Those of how-to/invite.md, which run here, with a folder as data and the other door."""
+
+    def plain(line: str) -> str:
+        return re.sub(r" --(data|door) \S+", "", line)
+
+    eight = {plain(line) for block in blocks(root, "how-to/invite.md", "sh") for line in block.splitlines()}
+    lines = [plain(line) for line in shown(root, "tutorial/two-machines.md")]
+    assert len(eight) == 8 and set(lines[1:9]) == eight
+
+
+def test_a_folder_of_ones_own(root: Path, tmp_path: Path) -> None:
+    told = Told(tmp_path, root)
+    (tmp_path / "data").mkdir()
+    make_images(tmp_path / "data" / "pneumoniamnist.npz", 3, 40)
+    (program,) = blocks(root, "tutorial/own-folder.md", "python")
+    (tmp_path / "folders.py").write_text(program)
+    activate, make, look, _ = shown(root, "tutorial/own-folder.md")
+    assert activate == ". .venv/bin/activate"
+    told.shell(make)
+    assert "no errors" in told.shell(look)
+    assert "no errors" in told.shell("alice check hospital")
+
+
 def test_beginning_with_rounds(root: Path, tmp_path: Path) -> None:
     told = Told(tmp_path, root)
     make_images(tmp_path / "xrays.npz", 1, 40)
-    (line,) = blocks(sections(root)["How models become one"], "sh")
+    (line,) = blocks(root, "how-to/policy.md", "sh")
     told.shell(line)
     policy = re.search(r"--policy (\S+)", line)
     assert policy is not None
@@ -241,7 +243,7 @@ def test_beginning_with_rounds(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_program_reads_a_history(root: Path, tmp_path: Path) -> None:
-    (program,) = blocks(sections(root)["How it works"], "python")
+    (program,) = blocks(root, "how-to/verify.md", "python")
     for name in ("ledger.jsonl", "coordinator_key.pub"):
         shutil.copy(root / "tests/vectors" / name, tmp_path)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -255,7 +257,7 @@ def test_the_installation_of_bob_has_no_tensorflow(root: Path, tmp_path: Path) -
         ".git", ".venv", "state", "build", "results", "__pycache__", ".*_cache", ".hypothesis", "data"
     )
     shutil.copytree(root, checkout, ignore=ignored)
-    lines = [block for block in blocks(sections(root)["On real machines"], "console") if "pip install" in block]
+    lines = blocks(root, "how-to/install.md", "console")
     script = "\n".join(line[2:] for block in lines for line in block.splitlines()).replace("python3", sys.executable)
     done = subprocess.run(
         ["sh", "-euc", f"{script}\nbob --version\npip list"], cwd=checkout, capture_output=True, text=True, check=False
