@@ -44,7 +44,7 @@ _TERMS = {name: form for name, form in FORMS.items() if name != "name"}
 _INIT = {
     "architecture": text, "size": text, "classes": text, "max_value": whole(1), "seed": whole(0),
     "genesis_epochs": whole(0), "patient": text, "columns": text, "holdout": number(0),
-    "frozen": text,
+    "frozen": text, "target": text, "features": text, "leave_out": text,
 }  # fmt: skip
 _ALICE = {"classes": text, "max_value": whole(1), "seed": whole(0), "patient": text, "columns": text}
 _LINODE = re.compile(r"linode:([a-z0-9-]+)/([a-z0-9-]+)")

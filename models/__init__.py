@@ -10,7 +10,8 @@ A *spec* names one network: {"name": "cnn", "depth": 4, "input": [28, 28, 1], "c
 file's name, `input` is height, width and channels, and everything else is of the kind of its default: a whole number,
 a number, yes or no, or a short text. Networks of one's own lie elsewhere, see `own`; those of `keras.applications` are
 called `keras:MobileNetV2` and so on, see `applications`. Of any network, `frozen` says which layers are not trained,
-see `freezing`; a spec without it trains all.
+see `freezing`; a spec without it trains all. Of a table of features `kind` is `table`, and `input` is 1, how many
+numbers a row has, and 1.
 
 Nothing here imports Keras before `build` is called.
 """
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+TABLE = "table"  # a spec's `kind`; images have none
 MAX_PIXELS = 4096 * 4096
 MAX_CHANNELS = 16
 MAX_CLASSES = 10_000
@@ -82,7 +84,7 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("input", "classes"):
         if key not in spec:
             raise ValueError(f"the spec of {name} lacks {key!r}")
-    known = ("name", "input", "classes", *architecture.PARAMETERS, "frozen")
+    known = ("name", "input", "classes", *architecture.PARAMETERS, "frozen", "kind")
     for key in spec:
         if key not in known:
             raise ValueError(f"{name} has no parameter {key!r}{_nearest(str(key), known)}")
@@ -93,8 +95,17 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
         checked[key] = _parameter(key, spec.get(key, default), default)
     if "frozen" in spec and "frozen" not in checked:  # else it is a parameter of the network's own
         checked["frozen"] = freezing.check(spec["frozen"])
+    if "kind" in spec and "kind" not in checked:
+        if spec["kind"] != TABLE or checked["input"] != [1, checked["input"][1], 1]:
+            raise ValueError(f"{TABLE} is the only kind, with an input of [1, numbers, 1]; found {spec['kind']!r}")
+        checked["kind"] = TABLE
     architecture.check(checked)
     return checked
+
+
+def is_table(spec: Mapping[str, Any]) -> bool:
+    """Whether a checked spec is of a network for tables of features."""
+    return spec.get("kind") == TABLE
 
 
 def build(spec: Mapping[str, Any]) -> keras.Model:

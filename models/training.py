@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedssh.models import build, check_spec, get_weights, loss_name, set_weights
+from fedssh.models import build, check_spec, get_weights, is_table, loss_name, set_weights
 from fedssh.models.augment import augmented
 from fedssh.models.backend import compiled, load_keras
 from fedssh.models.recipe import PLAIN, Recipe, balanced
@@ -145,6 +145,8 @@ class Trainer:
 
         self._recipe = recipe
         self.spec = check_spec(spec)
+        if recipe.augment != "none" and is_table(self.spec):
+            raise ValueError(f"augment changes images ({recipe.augment}), and this network takes a table")
         self.network = build(self.spec)
         self._loss = keras.losses.get(loss or loss_name(self.spec))
         self._rate = Rate(learning_rate, recipe)

@@ -21,6 +21,7 @@ from fedssh.models import likeness
 from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
+from fedssh.models.data.columns import Columns
 from fedssh.models.data.images import Images
 from fedssh.models.data.reading import Reading
 from fedssh.models.firing import Singled, Watch
@@ -58,6 +59,7 @@ class Network:
         agreed: What was agreed of a network that does not come with fedssh; this site's is held against it.
         class_names: What the federation calls its classes, in label order; the site's images are held against them
             when the network takes over a release. None where it has no names: labels are taken as they are.
+        table: What was agreed of a table of features; this site's is held against it at the same time.
 
     Raises:
         SettingsError: The images cannot be used, or the share is none.
@@ -86,12 +88,14 @@ class Network:
         self._reading = Reading(given=classes or {}, white=max_value, patient=patient, columns=columns or {})
         self._tell = tell
         self.class_names = class_names
+        self.table: Columns | None = None
         self.agreed: Mapping[str, Any] | None = None
         self._taken: tuple[Any, ...] | None = None
         try:
             self._splits = images.splits(data, self._reading)
         except (OSError, ValueError) as error:
-            raise SettingsError(str(error), "--data takes an .npz file or a folder of images per class") from None
+            hint = "--data takes an .npz file, a folder of images per class or a table"
+            raise SettingsError(str(error), hint) from None
         self._keras = load_keras(threads)
         self._strategy = _strategy()
         self._measured: dict[str, Any] | None = None
@@ -139,7 +143,7 @@ class Network:
         """
         spec = received.header.spec
         match_shapes(received.header.tensors, self.shapes(spec))
-        if (spec, self.class_names) != self._taken:
+        if (spec, self.class_names, self.table) != self._taken:
             self._take(spec)
         trainer = self._trainer_for(spec, plan)
         trainer.load(read_weights(received.model, self._shapes) | dict(own or {}))
@@ -223,17 +227,19 @@ class Network:
         except NamesError as error:
             raise SettingsError(str(error), error.hint) from None
         except (OSError, ValueError) as error:
-            hint = f"the network takes images of {spec['input']} in {spec['classes']} classes"
+            taken = "a table's rows" if models.is_table(spec) else "images"
+            hint = f"the network takes {taken} of {spec['input']} in {spec['classes']} classes"
             raise SettingsError(str(error), hint) from None
         self._train = resident(train)
         self._val = self._train if val is None else resident(val)
-        self._taken = (spec, self.class_names)
+        self._taken = (spec, self.class_names, self.table)
 
     def _load(self, spec: dict[str, Any]) -> tuple[Images, Images | None]:
         said: dict[str, None] = {}  # once, when it is the same for both splits
-        reading = dataclasses.replace(self._reading, names=self.class_names, tell=said.setdefault)
+        reading = dataclasses.replace(self._reading, names=self.class_names, table=self.table, tell=said.setdefault)
         train = images.load(self._data, spec["input"], spec["classes"], "train", reading)
-        val = images.load(self._data, spec["input"], spec["classes"], "val", reading) if "val" in self._splits else None
+        splits = self._splits if self.table is None else images.splits(self._data, reading)
+        val = images.load(self._data, spec["input"], spec["classes"], "val", reading) if "val" in splits else None
         for line in said:
             self._tell(line)
         if val is not None:

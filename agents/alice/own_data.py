@@ -47,4 +47,4 @@ def _agreed(exchange: Path, state: Path) -> Terms | None:
 
 
 def _held(reading: Reading, terms: Terms | None) -> Reading:
-    return dataclasses.replace(reading, names=terms.class_names) if terms else reading
+    return dataclasses.replace(reading, names=terms.class_names, table=terms.table) if terms else reading

@@ -252,6 +252,7 @@ class _Adapted:
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
         self.class_names: Any = None
+        self.table: Any = None
         self.agreed: Mapping[str, Any] | None = None
 
     @property

@@ -22,7 +22,9 @@ from fedssh.errors import BundleError, LedgerError, SettingsError, UntrustedErro
 from fedssh.files import write_whole
 from fedssh.forms import canonical, check_site
 from fedssh.keys import PublicKey, parse_public
+from fedssh.models import is_table
 from fedssh.models.data.classes import NamesError, check_names
+from fedssh.models.data.columns import Columns, read_columns_record
 from fedssh.rules.events import Record
 from fedssh.rules.plan import read_plan
 from fedssh.weights import architecture_hash
@@ -68,6 +70,12 @@ class Terms:
         """What the classes are called, in label order; None where the federation does not name them."""
         names = self.record.fields.get("class_names")
         return None if names is None else tuple(names)
+
+    @property
+    def table(self) -> Columns | None:
+        """What was agreed of a table of features; None of images."""
+        found = self.record.fields.get("table")
+        return None if found is None else read_columns_record(found)
 
     @property
     def network(self) -> Mapping[str, Any] | None:
@@ -130,6 +138,7 @@ def read_terms(line: bytes) -> Terms:
         raise LedgerError("the genesis record lacks the training plan")
     read_plan(fields["plan"])
     _check_names(fields)
+    _check_table(fields)
     return Terms(record, text, coordinator)
 
 
@@ -143,6 +152,16 @@ def _check_names(fields: Mapping[str, Any]) -> None:
         check_names(names)
     except NamesError as error:
         raise LedgerError(f"the genesis record's class names cannot be used: {error}") from None
+
+
+def _check_table(fields: Mapping[str, Any]) -> None:
+    table, spec = fields.get("table"), fields["spec"]
+    try:
+        width = None if table is None else read_columns_record(table).width
+    except ValueError as error:
+        raise LedgerError(f"the genesis record's table cannot be used: {error}") from None
+    if (table is None) == is_table(spec) or (width is not None and spec.get("input") != [1, width, 1]):
+        raise LedgerError("the genesis record's table is not what its network takes")
 
 
 def read_invitation(path: Path) -> Pin:
@@ -303,6 +322,7 @@ def rows(terms: Terms, weights: int | None = None) -> dict[str, str]:
         "weights": f"{weights:,}" if weights is not None else "this site cannot build it",
         **{f"plan: {name}": value for name, value in sorted(terms.plan.items())},
         "class names": fields.get("class_names"),
+        **({"target": terms.table.target, "columns": list(terms.table.names)} if terms.table else {}),
         "policy": fields.get("policy"),
         "gate": f"{fields.get('gate', 'off')}, margin {fields.get('margin', 0.0)}",
         "schedule": fields.get("schedule"),

@@ -164,6 +164,7 @@ class Alice:
             return None
         terms, received = found
         self.network.class_names, self.network.agreed = terms.class_names, terms.network
+        self.network.table = terms.table
         self._recall(terms, received)
         self._say_last_round(received)
         return received

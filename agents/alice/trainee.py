@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from fedssh.alice.fitting import Epoch
     from fedssh.alice.incoming import Received
+    from fedssh.models.data.columns import Columns
     from fedssh.models.firing import Singled
     from fedssh.rules.events import Local
     from fedssh.rules.plan import Plan
@@ -22,6 +23,7 @@ class Trainee(Protocol):
     """What takes over releases, is scored and is trained; `learner.Network` says what each part means."""
 
     class_names: Sequence[str] | None
+    table: Columns | None
     agreed: Mapping[str, Any] | None
 
     @property

@@ -45,6 +45,9 @@ class ImageSettings:
     max_value: int | None = setting(None, "White in integer pixels, such as 4095.", metavar="N", at_least=1)
     patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", metavar="REGEX")
     columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", metavar="NAMES")
+    target: str | None = setting(None, "Of a table of features: the column to predict.", metavar="NAME")
+    features: str | None = setting(None, "Its columns to learn from.  [all others]", metavar="NAMES")
+    leave_out: str | None = setting(None, "Its columns to pass over, such as id,name.", metavar="NAMES")
     holdout: float | None = setting(None, "Cut this share of train out as holdout.", metavar="SHARE", at_least=0)
     seed: int = setting(0, "For weights, order and --holdout.", metavar="N", at_least=0)
 
@@ -56,12 +59,14 @@ class ReadSettings(ImageSettings, StateSettings):
 
 @dataclass(frozen=True)
 class HerSettings:
-    """Her folder, her images, and the network that is trained on such."""
+    """Her folder, her images or table, and the network that is trained on such."""
 
-    data: Path = setting(REQUIRED, "Her images: train for genesis, val as holdout.", metavar="FILE|DIR")
+    data: Path = setting(REQUIRED, "Her images or table: train for genesis, val as holdout.", metavar="FILE|DIR")
     state: Path = setting(STATE, "The coordinator's folder.", metavar="DIR")
     terms: Path | None = settings_file("Any of these, as NAME = VALUE in TOML; flags beat it.")
-    architecture: str = setting("cnn", "A registered name, a spec as JSON, or @FILE.", metavar="SPEC")
+    architecture: str | None = setting(
+        None, "A network's name, a spec as JSON, or @FILE.  [cnn; mlp for a table]", metavar="SPEC"
+    )
     frozen: str | None = setting(None, "Layers not to train: all, 'before LAYER', or names.", metavar="LAYERS")
     networks: Path | None = setting(None, "A folder with networks of your own.", metavar="DIR")
 
@@ -138,14 +143,20 @@ def init(settings: InitSettings) -> None:
     if settings.weights and not settings.weights.is_file():
         raise SettingsError(f"--weights: {settings.weights} is no file")
     use_networks(settings.networks)
-    said = own_images.to_record(settings.data, settings.patient, settings.columns, settings.holdout, settings.seed)
+    said = own_images.to_record(
+        settings.data, settings.patient, settings.columns, settings.holdout, settings.seed, settings.target,
+        settings.features, settings.leave_out,
+    )  # fmt: skip
     reading = own_images.to_reading(said)
     architecture, frozen = settings.architecture, settings.frozen
     taken = own_images.take(settings.data, architecture, settings.size, settings.classes, reading, frozen)
+    if taken.table:
+        _check_table_settings(settings)
     for line in [*taken.told, *filter(None, [own_images.told_of_cut(settings.data, said)])]:
         click.echo(line)
     _look(settings, taken, said)
     agreement = agree(vars(settings), taken.spec, genesis.loss_of(taken.spec), taken.class_names)
+    agreement |= {"table": taken.table} if taken.table else {}
     start = genesis.Start(settings.genesis_epochs, settings.weights, click.echo)
     private = {"address": settings.address, "classes": settings.classes, "max_value": settings.max_value}
     private |= said
@@ -173,13 +184,20 @@ def check(settings: ReadSettings, data: Path, as_json: bool) -> None:
     folders = folders_of(settings.state)
     said = own_check.Said(
         settings.size, settings.classes, settings.max_value, settings.patient, settings.columns, settings.holdout,
-        settings.seed,
+        settings.seed, settings.target, settings.features, settings.leave_out,
     )  # fmt: skip
     if folders.ledger.is_file():
         checked = own_check.recorded(data, ledger_of(folders).record(1).fields, private_settings(folders), said)
     else:
         checked = own_check.unrecorded(data, said)
     show(checked, as_json)
+
+
+def _check_table_settings(settings: InitSettings) -> None:
+    """Refuse what is said of images where there are none."""
+    said = {"--augment": settings.augment != "none", "--size": settings.size, "--max-value": settings.max_value}
+    if wrong := [option for option, value in said.items() if value]:
+        raise SettingsError(f"{wrong[0]} is for images, and {settings.data} is a table of features", "leave it out")
 
 
 def _look(settings: InitSettings, taken: Taken, said: dict[str, Any]) -> None:
@@ -192,7 +210,7 @@ def _look(settings: InitSettings, taken: Taken, said: dict[str, Any]) -> None:
     from fedssh.use import check
 
     private = said | {"classes": settings.classes, "max_value": settings.max_value}
-    reading = to_reading(reading_of({"class_names": taken.class_names}, private))
+    reading = to_reading(reading_of({"class_names": taken.class_names, "table": taken.table}, private))
     checked = check.coordinator_data(settings.data, reading, check.Agreed(taken.spec), unpack=False)
     if checked.found.total and "val" not in checked.found.counts:
         raise SettingsError(f"{settings.data} has no val split to score models on", check.NO_VAL)

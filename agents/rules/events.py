@@ -74,6 +74,10 @@ class Genesis(Event):
     coordinator: str | Absent = said("Her public key, one OpenSSH line; missing without processes.", absent=True)
     architecture: str | Absent = said("SHA-256 of the canonical spec.", absent=True)
     model: Blob = said("The first model's file.")
+    table: Mapping[str, Any] | Absent = said(
+        "Of a table of features: the `target`, and the `columns` with their figures, in the network's order.",
+        absent=True,
+    )
     network: Mapping[str, Any] | Absent = said(
         "Of a network that does not come with fedssh: `sha256` of its `lines`, these or their `marks`, and `keras`.",
         absent=True,

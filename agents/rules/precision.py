@@ -27,10 +27,10 @@ def difference(images: int, accuracy: float = LIKELY) -> float:
     return math.sqrt(2) * half_width(images, accuracy)
 
 
-def sentence(images: int) -> str:
-    """What a holdout of so many images is good for, in a plain sentence."""
+def sentence(images: int, unit: str = "images") -> str:
+    """What a holdout of so many images, or of what else they are, is good for, in a plain sentence."""
     one, two = 100 * half_width(images), 100 * difference(images)
     return (
-        f"on {images:,} images an accuracy of {LIKELY:.0%} is known to ±{one:.1f} %, and two models must differ by "
+        f"on {images:,} {unit} an accuracy of {LIKELY:.0%} is known to ±{one:.1f} %, and two models must differ by "
         f"about {two:.1f} % to be told apart"
     )

@@ -71,12 +71,33 @@ def _contract(genesis: Mapping[str, Any], said: Mapping[str, Any]) -> str:
     names = genesis.get("class_names") or ()
     called = ", ".join(f"{label} is {_text(name)}" for label, name in enumerate(names)) or "without names"
     lines = [f"- input: {_text(said['input'])}", f"- output: {_text(said['output'])}", f"- classes: {called}"]
-    return "\n".join(["## What goes in and what comes out", "", *lines])
+    return "\n".join(["## What goes in and what comes out", "", *lines, *_columns(genesis.get("table"))])
+
+
+def _columns(table: Mapping[str, Any] | None) -> list[str]:
+    """The columns of a table, with their figures."""
+    if table is None:
+        return []
+    lines = [
+        "",
+        f"Predicted is the column {_text(table['target'])}. Figures and categories are those of the rows that the "
+        "coordinator began with; the exported model has them inside. A number goes in as it is, a flag as 1 or 0, a "
+        "category as the number before its name, an empty cell as NaN: it counts as the mean, or as no category.",
+        "",
+        "| | column | kind | mean | deviation | categories |",
+        "|---|---|---|---|---|---|",
+    ]
+    for at, column in enumerate(table["columns"]):
+        figures = [f"{column[name]:g}" if name in column else "" for name in ("mean", "deviation")]
+        named = ", ".join(f"{place} {_text(name)}" for place, name in enumerate(column.get("categories", ())))
+        lines.append(f"| {at} | {_text(column['name'])} | {column['kind']} | {' | '.join(figures)} | {named} |")
+    return lines
 
 
 def _scored(origin: Origin) -> str:
     table = _scores(origin.metrics, origin.genesis.get("class_names"))
-    where = "On the coordinator's holdout images, which no site has; a site's own images may differ."
+    unit = "images" if origin.genesis.get("table") is None else "rows"
+    where = f"On the coordinator's holdout {unit}, which no site has; a site's own {unit} may differ."
     return f"## What it scored\n\n{where}\n\n{table}"
 
 

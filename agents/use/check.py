@@ -14,6 +14,7 @@ import click
 from fedssh.commands import print_json, print_table
 from fedssh.errors import AgentError
 from fedssh.models.data import contents, pictures
+from fedssh.models.data.column_report import ColumnFound
 from fedssh.models.data.contents import Contents
 from fedssh.models.data.folders import SPLITS
 from fedssh.models.data.pixels import sizes
@@ -80,8 +81,10 @@ def coordinator_data(data: Path, reading: Reading, agreed: Agreed, unpack: bool 
         checked.said.append(Remark(ERROR, "there is no val split to score models on", NO_VAL))
     else:
         number = counts["val"].total()
-        few = number < FEW
-        checked.said.append(Remark(WARNING if few else NOTE, sentence(number), MORE if few else None))
+        few, more = number < FEW, MORE.format(checked.found.unit)
+        checked.said.append(
+            Remark(WARNING if few else NOTE, sentence(number, checked.found.unit), more if few else None)
+        )
     if "train" not in counts:
         hint = "`charity init --weights FILE --genesis-epochs 0` begins without"
         checked.said.append(Remark(WARNING, "there is no train split for the first model", hint))
@@ -89,7 +92,7 @@ def coordinator_data(data: Path, reading: Reading, agreed: Agreed, unpack: bool 
 
 
 NO_VAL = "`--holdout 0.2` cuts one out of train"
-MORE = "more images, or `charity init --holdout 0.2`, which adds a share of train"
+MORE = "more {}, or `charity init --holdout 0.2`, which adds a share of train"
 
 
 def show(checked: Checked, as_json: bool) -> None:
@@ -127,7 +130,7 @@ def _look(data: Path, reading: Reading, agreed: Agreed, unpack: bool) -> Checked
     height, width, channels = agreed.spec["input"]
     checked.input = (height, width, channels)
     checked.said += agreement(found, agreed.spec["classes"], reading)
-    checked.said += resizing(found, checked.input)
+    checked.said += resizing(found, checked.input) if found.unit != ROWS else ()
     needed, there = sum(memory(found, checked.input).values()), _machine_bytes()
     if needed > there / 2:
         text = f"as the network sees it, it takes {_size(needed)} of this machine's {_size(there)} of memory"
@@ -152,7 +155,8 @@ def _value(checked: Checked) -> dict[str, Any]:
         "modes": dict(found.modes),
         "unusable": found.wrong,
         "passed_over": found.ignored,
-        "alike": {"by": "decoded pixels", "groups": found.alike} if found.unpacked else None,
+        "alike": {"by": _by(found), "groups": found.alike} if found.unpacked else None,
+        **({"columns": [asdict(one) for one in found.columns]} if found.unit == ROWS else {}),
         "patients": {name: sorted(splits) for name, splits in sorted(found.patients.items())},
         "input": checked.input,
         "memory_bytes": memory(found, checked.input) if checked.input else None,
@@ -169,8 +173,11 @@ def _print(checked: Checked) -> None:
     found = checked.found
     if found.total:
         _print_counts(found)
-        modes = ", ".join(f"{number:,} {mode}" for mode, number in found.modes.most_common())
-        print(f"\n{found.total:,} images of {sizes(found.sizes)}: {modes}")
+        if found.unit == ROWS:
+            _print_columns(found)
+        else:
+            modes = ", ".join(f"{number:,} {mode}" for mode, number in found.modes.most_common())
+            print(f"\n{found.total:,} images of {sizes(found.sizes)}: {modes}")
         if checked.input:
             taken = memory(found, checked.input)
             shape = "x".join(map(str, checked.input))
@@ -179,11 +186,30 @@ def _print(checked: Checked) -> None:
         if found.patients:
             print(f"{len(found.patients):,} patients are known")
         alike = f"{len(found.alike):,} of them more than once" if found.alike else "each of them once"
-        print(f"by their decoded pixels, {alike}\n")
+        print(f"by their {_by(found)}, {alike}\n")
     for one in checked.said:
         print_line(one)
     print(f"{checked.errors or 'no'} error{'s'[: checked.errors != 1]}, "
           f"{len(checked.warnings) or 'no'} warning{'s'[: len(checked.warnings) != 1]}")  # fmt: skip
+
+
+def _by(found: Contents) -> str:
+    return "cells" if found.unit == ROWS else "decoded pixels"
+
+
+def _print_columns(found: Contents) -> None:
+    rows = [(one.own, one.kind, f"{one.missing:,}", _values(one)) for one in found.columns]
+    print()
+    print_table(("COLUMN", "KIND", "MISSING", "VALUES"), rows[:MOST_COLUMNS])
+    more = f", of which {MOST_COLUMNS} are shown; --json has all" if rows[MOST_COLUMNS:] else ""
+    print(f"\n{found.total:,} rows of {len(rows):,} columns{more}")
+
+
+def _values(one: ColumnFound) -> str:
+    if one.categories is not None:
+        counts = sorted(one.categories.items(), key=lambda pair: -pair[1])
+        return ", ".join(f"{name} ({number:,})" for name, number in counts[:4]) + (", …" if counts[4:] else "")
+    return "" if one.least is None else f"{one.least:g} … {one.most:g}"
 
 
 def print_line(one: Remark) -> None:
@@ -198,7 +224,7 @@ def print_line(one: Remark) -> None:
 def _print_counts(found: Contents) -> None:
     names = list(found.names or sorted({name for counts in found.counts.values() for name in counts}, key=_number))
     more = names[SHOWN:]
-    columns = ["SPLIT", "IMAGES", *names[:SHOWN], *([f"{len(more)} MORE"] if more else [])]
+    columns = ["SPLIT", found.unit.upper(), *names[:SHOWN], *([f"{len(more)} MORE"] if more else [])]
     rows = []
     for split in SPLITS:
         if counts := found.counts.get(split):
@@ -208,6 +234,8 @@ def _print_counts(found: Contents) -> None:
 
 
 SHOWN = 10  # columns of classes
+MOST_COLUMNS = 60
+ROWS = "rows"
 
 
 def _number(name: str) -> tuple[int, str]:

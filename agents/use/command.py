@@ -16,6 +16,8 @@ from fedssh.errors import AgentError, SettingsError
 from fedssh.files import part_of
 
 if TYPE_CHECKING:
+    from fedssh.models.data.new_rows import NewRows
+    from fedssh.models.data.unlabelled import Unlabelled
     from fedssh.use.card import Origin
 
 EXAMPLE = "\b\nExample:\n  {0} predict photographs --csv predictions.csv\n  {0} predict one.png"
@@ -33,6 +35,7 @@ def predict_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="With two classes: the second one from this probability on.",
         ),
         click.option("--max-value", type=click.IntRange(min=1), metavar="N", help="White in integer pixels."),
+        click.option("--columns", metavar="NAMES", help="Of a table, what is called otherwise here: AGREED=HERE,…"),
         click.option("--json", "as_json", is_flag=True, help="Print how many were called what as JSON."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -42,37 +45,54 @@ def predict_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def predict(
     origin: Origin, model: Path, data: Path, csv: Path | None, key: str | None, threshold: float | None,
-    max_value: int | None, as_json: bool,
+    max_value: int | None, columns: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say what a model makes of images, and end with 1 where some could not be read.
 
     Raises:
         SettingsError: There are no images, or the threshold does not go with the classes.
     """
-    from fedssh.models.data.unlabelled import Unlabelled
     from fedssh.use.predict import Predictor, class_names, write_csv
 
     spec, names = origin.genesis["spec"], class_names(origin.genesis)
     if threshold is not None and len(names) != 2:
         raise SettingsError(f"--threshold is for two classes, here are {len(names)}")
     try:
-        images = Unlabelled(data, tuple(spec["input"]), max_value, key)
+        images = _examples(origin, data, key, max_value, columns)
     except (ValueError, FileNotFoundError) as error:
-        raise SettingsError(str(error)) from None
+        raise SettingsError(str(error), getattr(error, "hint", None)) from None
     predictor = Predictor(spec, model)
-    with _sink(csv) as sink, _Progress(len(images)) as progress:
-        totals = write_csv(predictor.predict(images, progress), names, sink, threshold)
+    with _sink(csv) as sink, _Progress(len(images), images.unit) as progress:
+        totals = write_csv(predictor.predict(images, progress), names, sink, threshold, FIRST[images.unit])
     passed = {name: number for name, number in images.passed.items() if not name.startswith("the empty folder")}
     if as_json:
         print_json({**origin.short(), "called": totals.called, "unreadable": totals.unreadable, "passed_over": passed})
     else:
-        _say(origin, totals.called, passed, csv)
+        _say(origin, totals.called, passed, csv, images.unit)
     if totals.unreadable:
-        raise AgentError(f"{totals.unreadable:,} of {len(images):,} images could not be read; the table says why")
+        raise AgentError(
+            f"{totals.unreadable:,} of {len(images):,} {images.unit} could not be read; the table says why"
+        )
 
 
-def _say(origin: Origin, called: Mapping[str, int], passed: Mapping[str, int], csv: Path | None) -> None:
-    counts = ", ".join(f"{number:,} {name}" for name, number in sorted(called.items())) or "no image"
+FIRST = {"images": "file", "rows": "row"}  # what the first column is called
+
+
+def _examples(
+    origin: Origin, data: Path, key: str | None, max_value: int | None, columns: str | None
+) -> Unlabelled | NewRows:
+    from fedssh.models.data.columns import read_columns_record
+    from fedssh.models.data.new_rows import NewRows
+    from fedssh.models.data.table import read_columns
+    from fedssh.models.data.unlabelled import Unlabelled
+
+    if (table := origin.genesis.get("table")) is None:
+        return Unlabelled(data, tuple(origin.genesis["spec"]["input"]), max_value, key)
+    return NewRows(data, read_columns_record(table), read_columns(columns))
+
+
+def _say(origin: Origin, called: Mapping[str, int], passed: Mapping[str, int], csv: Path | None, unit: str) -> None:
+    counts = ", ".join(f"{number:,} {name}" for name, number in sorted(called.items())) or f"no {unit}"
     where = f", in {csv}" if csv else ""
     click.echo(f"by the model of record {origin.record}: {counts}{where}", err=True)
     if passed:
@@ -100,8 +120,9 @@ def _sink(path: Path | None) -> Iterator[IO[str]]:
 class _Progress:
     """How far it is, where a person looks at a terminal."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, unit: str) -> None:
         self._total = total
+        self._unit = unit
         self._shown = sys.stderr.isatty()
 
     def __enter__(self) -> _Progress:
@@ -109,7 +130,7 @@ class _Progress:
 
     def __call__(self, done: int) -> None:
         if self._shown:
-            print(f"\r{done:,} of {self._total:,} images\033[K", end="", file=sys.stderr, flush=True)
+            print(f"\r{done:,} of {self._total:,} {self._unit}\033[K", end="", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
@@ -127,6 +148,9 @@ def export(origin: Origin, model: Path, file: Path, max_value: int) -> None:
     from fedssh.use.export import export_keras
 
     genesis = origin.genesis
-    said = export_keras(model, genesis["spec"], genesis["plan"], genesis.get("class_names"), file, max_value, origin)
+    table = genesis.get("table")
+    said = export_keras(
+        model, genesis["spec"], genesis["plan"], genesis.get("class_names"), file, max_value, origin, table
+    )
     click.echo(f"wrote {file}: takes {said['input']}; gives {said['output']}")
     click.echo(f"its model card: unzip -p {file} README.md")

@@ -1,10 +1,11 @@
 """A stored model as a `.keras` file, for the owner's own use; never read again here.
 
-The exported network takes pixels as files have them, 0..255 and of the agreed size, and scales them itself. Beside
-Keras's own members the file, which is a zip archive, has
+The exported network takes pixels as files have them, 0..255 and of the agreed size, and scales them itself; or the
+cells of a table, see `on_features`. Beside Keras's own members the file, which is a zip archive, has
 
     class_names.json    {"class_names": [NAME, …] | null, "input": TEXT, "output": TEXT, "federation", "record": NUMBER,
                         "hash": of that record, "model": SHA-256 of the model file that the record names}
+                        of a table also "table": the columns that it takes, as in record 1
     README.md           the model card, see `card`
 
 which Keras passes over; `unzip -p FILE.keras class_names.json` shows it.
@@ -16,15 +17,17 @@ import json
 import os
 import secrets
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedssh import weights
 from fedssh.models import build, get_weights, loss_name, set_weights
 from fedssh.models.backend import load_keras
+from fedssh.models.data.columns import read_columns_record
 from fedssh.models.training import optimizer_of
 from fedssh.use.card import Origin, card
+from fedssh.use.on_features import input_of, on_features
 
 ENTRY = "class_names.json"
 CARD = "README.md"
@@ -38,6 +41,7 @@ def export_keras(
     out: Path,
     white: int = 255,
     origin: Origin | None = None,
+    table: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a stored model as a `.keras` file, compiled as the sites train it, whole or not at all.
 
@@ -45,6 +49,7 @@ def export_keras(
         class_names: In label order; None where the federation has none.
         white: What white is in the pixels that the exported network takes.
         origin: Where the model comes from, for the file and its card.
+        table: What the federation has agreed on of a table, as in record 1; None of images.
 
     Returns:
         What its `class_names.json` says.
@@ -53,17 +58,22 @@ def export_keras(
     network = build(spec)
     shapes = {name: tuple(array.shape) for name, array in get_weights(network).items()}
     set_weights(network, weights.read_weights(model, shapes))
-    pixels = keras.Input(shape=tuple(spec["input"]), name="pixels")
-    scaled = keras.layers.Rescaling(1 / white, name="scaling")(pixels)
-    exported = keras.Model(pixels, network(scaled), name=f"{spec['name']}_on_pixels")
+    columns = None if table is None else read_columns_record(table)
+    if columns is not None:
+        exported = on_features(network, columns, f"{spec['name']}_on_features")
+    else:
+        pixels = keras.Input(shape=tuple(spec["input"]), name="pixels")
+        scaled = keras.layers.Rescaling(1 / white, name="scaling")(pixels)
+        exported = keras.Model(pixels, network(scaled), name=f"{spec['name']}_on_pixels")
     optimizer = optimizer_of(plan)
     # Its variables are made now: loading would warn of an optimizer whose state does not fit.
     optimizer.build(exported.trainable_variables)
     exported.compile(optimizer=optimizer, loss=loss_name(spec), metrics=["accuracy"])
     said = {
         "class_names": list(class_names) if class_names is not None else None,
-        "input": f"pixels 0..{white}, [n, {', '.join(map(str, spec['input']))}]",
-        "output": _output(spec, class_names),
+        "input": input_of(columns) if columns else f"pixels 0..{white}, [n, {', '.join(map(str, spec['input']))}]",
+        "output": _output(spec, class_names, "a row" if columns else "an image"),
+        **({"table": table} if table is not None else {}),
     }
     if origin is not None:
         said |= origin.short()
@@ -80,8 +90,8 @@ def export_keras(
     return said
 
 
-def _output(spec: dict[str, Any], names: Sequence[str] | None) -> str:
+def _output(spec: dict[str, Any], names: Sequence[str] | None, one: str) -> str:
     if spec["classes"] == 2:
-        return f"one number an image: the probability of class 1{f', {names[1]}' if names else ''}"
+        return f"one number {one}: the probability of class 1{f', {names[1]}' if names else ''}"
     order = ", in the order of the names" if names else ""
-    return f"{spec['classes']} numbers an image: the probability of each class{order}"
+    return f"{spec['classes']} numbers {one}: the probability of each class{order}"

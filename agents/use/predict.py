@@ -103,15 +103,18 @@ class Totals:
     unreadable: int = 0
 
 
-def write_csv(rows: Iterable[Said], names: Sequence[str], sink: IO[str], threshold: float | None = None) -> Totals:
+def write_csv(
+    rows: Iterable[Said], names: Sequence[str], sink: IO[str], threshold: float | None = None, first: str = "file"
+) -> Totals:
     """Write a table: file, class, a probability for each class, and why a file could not be read.
 
     Args:
         names: What the classes are called, in label order.
         threshold: With two classes: call an image the second one from this probability on; None is more than 0.5.
+        first: What the column of names is called.
     """
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(["file", "class", *(f"p({name})" for name in names), "error"])
+    writer.writerow([first, "class", *(f"p({name})" for name in names), "error"])
     totals = Totals(Counter())
     for one in rows:
         if one.label is None:

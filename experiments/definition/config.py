@@ -110,6 +110,8 @@ class Prepared:
         test: What nobody judges by; every release is scored on it for the report.
         parts: Each site's images, by name in order; centralised: one entry with all of them.
         weights: The file of given first weights, as for `charity init --weights`; what it lacks is random.
+        columns: Of a table, what its features are called.
+        as_they_stand: The same with a table's rows as the agents read them, before they are standardised.
     """
 
     spec: dict[str, Any]
@@ -118,6 +120,8 @@ class Prepared:
     test: Images
     parts: Mapping[str, Images]
     weights: Path | None = None
+    columns: tuple[str, ...] | None = None
+    as_they_stand: Prepared | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from experiments.definition.config import Prepared, Run
 from fedssh.errors import SettingsError
-from fedssh.models import check_spec
+from fedssh.models import TABLE, check_spec
 
 if TYPE_CHECKING:
     from fedssh.models.data.datasets import Dataset
@@ -35,7 +35,10 @@ def prepare(run: Run, folder: Path) -> Prepared:
     wanted = run.data
     try:
         dataset = _open(wanted["dataset"], folder)
-        spec = check_spec({**run.architecture, "input": list(dataset.input), "classes": dataset.classes})
+        kind = {"kind": TABLE} if dataset.columns else {}
+        spec = check_spec({**run.architecture, "input": list(dataset.input), "classes": dataset.classes, **kind})
+        if dataset.columns and "augment" in run.plan:
+            raise ValueError(f"augment changes images, and {dataset.name} is a table")
         train, holdout, test = _splits(dataset, run)
         train = _reduced(train, run)
         own, shared = _shared_out(train, wanted["coordinator"], run.seed)
@@ -43,14 +46,29 @@ def prepare(run: Run, folder: Path) -> Prepared:
         weights = _given(wanted["weights"], folder)
     except (ValueError, OSError) as error:
         raise SettingsError(f"{run.slug}: {error}", "--data-dir says where data sets are") from None
-    return Prepared(
+    prepared = Prepared(
         spec=spec,
         train=own,
         holdout=_at_most(holdout, wanted["holdout"], run.seed),
         test=_at_most(test, wanted["test"], run.seed),
         parts=parts,
         weights=weights,
+        columns=dataset.columns,
     )
+    return _standardised(prepared) if dataset.columns else prepared
+
+
+def _standardised(rows: Prepared) -> Prepared:
+    """A table's rows by the figures that her training rows give, as in a federation; without such rows, her holdout."""
+    from fedssh.models.data import datasets
+
+    assert rows.columns is not None
+    own = rows.train if rows.train is not None else rows.holdout
+    every = [rows.holdout, rows.test, *rows.parts.values(), *([rows.train] if rows.train is not None else [])]
+    holdout, test, *parts = datasets.standardised(rows.columns, own, every)
+    train = parts.pop() if rows.train is not None else None
+    named = dict(zip(rows.parts, parts, strict=True))
+    return dataclasses.replace(rows, train=train, holdout=holdout, test=test, parts=named, as_they_stand=rows)
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,9 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from fedssh.models.data import npz, pictures
+from fedssh.models.data import column_report, features, npz, pictures
+from fedssh.models.data.classes import NamesError
+from fedssh.models.data.column_report import ColumnFound
 from fedssh.models.data.folders import SPLITS
 from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixels import PictureError, Size, White, measure_image, read_image
@@ -51,8 +53,10 @@ class Contents:
         alike: Names of images that are the same, with their splits and classes; only where images were unpacked.
         patients: Who has images in which split; empty where nobody is known.
         told: Lines that were told while looking.
-        failure: Why no more could be found out, or None.
+        failure: Why no more could be found out, or None; and what would do, as far as that is known.
         unpacked: Whether images were unpacked.
+        unit: What the examples are called.
+        columns: Of a table, what each feature says.
     """
 
     names: tuple[str, ...] | None = None
@@ -65,7 +69,10 @@ class Contents:
     patients: dict[str, set[str]] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     failure: str | None = None
+    hint: str | None = None
     unpacked: bool = False
+    unit: str = "images"
+    columns: list[ColumnFound] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -93,6 +100,9 @@ def _looked(path: Path, reading: Reading, unpack: bool, progress: Callable[[int,
     found = Contents(unpacked=unpack)
     telling = dataclasses.replace(reading, tell=found.told.append)
     try:
+        if features.is_table(path, reading):
+            _table(path, telling, found)
+            return found
         every = list(_arrays(path, telling, found) if not pictures.has_pictures(path) else _files(path, telling, found))
     except (OSError, ValueError) as error:
         found.failure = " ".join(str(error).split())
@@ -110,6 +120,27 @@ def _looked(path: Path, reading: Reading, unpack: bool, progress: Callable[[int,
     except ValueError as error:
         found.failure = str(error)
     return found
+
+
+def _table(path: Path, reading: Reading, found: Contents) -> None:
+    """Look through a table of features, which is read as a whole."""
+    found.unit = "rows"
+    try:
+        rows, found.columns, width = column_report.look(path, reading, found.wrong)
+    except (OSError, ValueError) as error:
+        found.failure = " ".join(str(error).split())
+        found.hint = error.hint if isinstance(error, NamesError) else None
+        return
+    found.unpacked = True
+    found.names = rows.names
+    found.sizes[1, width, 1] = len(rows.rows)
+    same: dict[bytes, list[tuple[str, str, str]]] = {}
+    for row, line, digest in zip(rows.rows, rows.lines, rows.digests, strict=True):
+        found.counts.setdefault(row.split, Counter())[row.category] += 1
+        same.setdefault(digest, []).append((row.split, row.category, line))
+        if row.patient is not None:
+            found.patients.setdefault(row.patient, set()).add(row.split)
+    found.alike = [group for group in same.values() if group[1:]]
 
 
 def _look_at(one: One, found: Contents, same: dict[bytes, list[One]], white: White | None) -> None:

@@ -4,6 +4,8 @@
                      MedMNIST v2 (Yang et al. 2023), from Kermany et al. 2018; CC BY 4.0
     mnist            28x28 handwritten digits; 60,000 train, 10,000 test (LeCun et al. 1998); CC BY-SA 3.0
     digits           8x8 handwritten digits; 1797, inside scikit-learn, so they need no network (Alpaydin, Kaynak 1998)
+    breast_cancer    a table of 569 rows and 30 numbers, of nuclei of cells; malignant or benign; inside scikit-learn
+                     (Wolberg, Street, Mangasarian 1995)
     cats_dogs        128x128 photographs, 0 cats, 1 dogs; 1000 of each to train, 1000 of each to test; a part of Asirra
                      (Elson et al. 2007). They may not be passed on, so there is no download: put a tar archive of
                      train|test/cats|dogs/*.jpg into the data directory
@@ -21,12 +23,12 @@ import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from fedssh.models.data import archive, images, npz, pictures, pixels
+from fedssh.models.data import archive, features, frame, images, npz, pictures, pixels
 from fedssh.models.data.images import Images
 from fedssh.models.data.pixels import Size
 from fedssh.models.data.published import DIGITS, SOURCES, Source, digest
@@ -40,7 +42,7 @@ VAL_SHARE, TEST_SHARE, SPLIT_SEED = 0.1, 0.15, 20240501
 Progress = Callable[[int, int], None]
 
 
-NAMES = (*SOURCES, "digits")
+NAMES = (*SOURCES, "digits", "breast_cancer")
 
 
 class DownloadError(ValueError):
@@ -58,6 +60,8 @@ class Dataset:
         classes: How many classes there are; 0..classes-1 are the labels.
         class_names: What they are called, in label order; None when nobody says.
         note: One line for people on where this came from and what was done to it; may be empty.
+        columns: Of a table what its features are called; its rows are then float64 [n, 1, features, 1] as they stand,
+            and become what a network takes by figures that are agreed, see `standardised`.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Dataset:
     classes: int
     class_names: tuple[str, ...] | None
     note: str = field(default="")
+    columns: tuple[str, ...] | None = None
 
 
 def open_dataset(source: str, folder: Path, progress: Progress | None = None) -> Dataset:
@@ -83,6 +88,8 @@ def open_dataset(source: str, folder: Path, progress: Progress | None = None) ->
     """
     if source == "digits":
         return digits()
+    if source == "breast_cancer":
+        return breast_cancer()
     if source in SOURCES:
         found = SOURCES[source]
         path, note = obtain(found, folder, progress)
@@ -93,6 +100,10 @@ def open_dataset(source: str, folder: Path, progress: Progress | None = None) ->
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{source} is neither a file nor a folder nor one of {', '.join(NAMES)}")
+    if images.is_table(path):
+        raise ValueError(
+            f"{path} is a table of features; `charity init --data` and `alice train --data` take such ones"
+        )
     there = images.describe(path)
     return _complete(path.stem, path, _size(path, there), there.classes, there.names, [])
 
@@ -114,6 +125,29 @@ def digits(note: str = "") -> Dataset:
     enlarged = pixels.convert((bunch.images * (255 / 16)).astype(np.uint8), wanted, "digits")
     splits = _with_all_splits({"train": Images(enlarged, bunch.target.astype(np.int64))})
     return Dataset("digits", splits, wanted, len(DIGITS), DIGITS, note)
+
+
+def breast_cancer() -> Dataset:
+    """The table of breast cancer inside scikit-learn."""
+    from sklearn.datasets import load_breast_cancer
+
+    bunch = load_breast_cancer()
+    rows = Images(np.asarray(bunch.data, np.float64)[:, np.newaxis, :, np.newaxis], bunch.target.astype(np.int64))
+    columns, names = (tuple(map(str, found)) for found in (bunch.feature_names, bunch.target_names))
+    splits = _with_all_splits({"train": rows})
+    return Dataset("breast_cancer", splits, (1, len(columns), 1), len(names), names, columns=columns)
+
+
+def standardised(columns: Sequence[str], own: Images, others: Sequence[Images]) -> list[Images]:
+    """Rows of a table as a network takes them.
+
+    Args:
+        columns: What the features are called.
+        own: What the coordinator trains on: the figures are those of these rows.
+        others: Rows as they stand.
+    """
+    table = features.from_numbers(columns, own.images)
+    return [replace(one, images=features.encode_numbers(table, columns, one.images)) for one in others]
 
 
 def obtain(source: Source, folder: Path, progress: Progress | None = None) -> tuple[Path, str]:
@@ -168,11 +202,19 @@ def cut(content: Images, share: float, seed: int) -> tuple[Images, Images]:
     return content.take(kept), content.take(held)
 
 
-def save(path: Path, splits: Mapping[str, Images], class_names: Sequence[str] | None = None) -> None:
-    """Write splits as an .npz file with MedMNIST's keys and uint8 images, whole or not at all."""
+def save(
+    path: Path,
+    splits: Mapping[str, Images],
+    class_names: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Write splits as an .npz file with MedMNIST's keys and uint8 images, whole or not at all; rows as they stand."""
     arrays: dict[str, np.ndarray] = {}
+    if columns is not None:
+        arrays[frame.COLUMN_NAMES] = np.array(columns, dtype=np.str_)
     for split, content in splits.items():
-        arrays[f"{split}_images"] = np.rint(content.images * 255).astype(np.uint8)
+        stored = content.images if columns is not None else np.rint(content.images * 255).astype(np.uint8)
+        arrays[f"{split}_images"] = stored
         arrays[f"{split}_labels"] = content.labels.astype(np.int64)
         if content.patients is not None:
             arrays[f"{split}_patients"] = content.patients

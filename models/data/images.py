@@ -8,6 +8,7 @@ A data set is one of
     a folder          CLASS/*.png, or SPLIT/CLASS/*.png, see `folders`; a folder without splits is all train
     a .tar archive    [FOLDER/]SPLIT/CLASS/*.png, uncompressed; read in memory, never extracted
     a .csv table      of files and labels, see `table`
+    a table           .csv or .parquet, of features and a target, see `frame`: a row is an image of [1, width, 1]
 
 Classes are numbered in the alphabetical order of their folders, of all splits together, and then as the federation's
 names say, see `classes`. Images of any size and mode are converted to the size and the number of channels that the
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedssh.models.data import folders, holdout, npz, pictures
+from fedssh.models.data import features, folders, holdout, npz, pictures
 from fedssh.models.data.archive import Picture
 from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixels import Size
@@ -37,7 +38,7 @@ class Images:
     """Labelled images of one split.
 
     Attributes:
-        images: float32 [n, height, width, channels], in 0..1.
+        images: float32 [n, height, width, channels], in 0..1; of a table [n, 1, width, 1], standardised.
         labels: int64 [n], in 0..classes-1.
         patients: [n], equal for images of one patient; None when the data does not say.
     """
@@ -55,6 +56,11 @@ class Images:
         return Images(self.images[indices], self.labels[indices], patients)
 
 
+def is_table(path: Path, reading: Reading = AS_IT_IS) -> bool:
+    """Whether a data set is a table of features."""
+    return features.is_table(path, reading)
+
+
 def splits(path: Path, reading: Reading = AS_IT_IS) -> tuple[str, ...]:
     """Which of train, val and test a data set has; a holdout that is cut is its val.
 
@@ -62,7 +68,10 @@ def splits(path: Path, reading: Reading = AS_IT_IS) -> tuple[str, ...]:
         FileNotFoundError: No such file or folder.
         ValueError: It is no data set.
     """
-    found = list(pictures.find(path, reading).files) if pictures.has_pictures(path) else list(npz.splits(path))
+    if features.is_table(path, reading):
+        found = list(features.splits(path, reading))
+    else:
+        found = list(pictures.find(path, reading).files) if pictures.has_pictures(path) else list(npz.splits(path))
     if reading.cut is not None:
         found += holdout.POOL
     return tuple(split for split in SPLITS if split in found)
@@ -75,6 +84,8 @@ def rows(path: Path, reading: Reading = AS_IT_IS) -> list[Row]:
         FileNotFoundError: No such file or folder.
         ValueError: It is no data set, or the patients cannot be told.
     """
+    if features.is_table(path, reading):
+        return features.rows(path, reading)
     if pictures.has_pictures(path):
         listed = pictures.listed(path, pictures.find(path, reading), reading)
         return [one.row for split in holdout.POOL for one in listed.get(split, ())]
@@ -82,13 +93,15 @@ def rows(path: Path, reading: Reading = AS_IT_IS) -> list[Row]:
     return [row for split in holdout.POOL for row in stored.get(split, ())]
 
 
-def names(path: Path) -> tuple[str, ...] | None:
+def names(path: Path, reading: Reading = AS_IT_IS) -> tuple[str, ...] | None:
     """What a data set calls its classes, in label order; None when it does not say.
 
     Raises:
         FileNotFoundError: No such file or folder.
         ValueError: It is no data set.
     """
+    if features.is_table(path, reading):
+        return features.names(path, reading)
     return pictures.find(path).names if pictures.has_pictures(path) else npz.names(path)
 
 
@@ -115,6 +128,8 @@ def load(
     """
     height, width, channels = spec_input
     wanted = (height, width, channels)
+    if features.is_table(path, reading):
+        return Images(*features.load(path, wanted, number, split, reading))
     if pictures.has_pictures(path):
         return Images(*pictures.load(path, wanted, number, split, reading))
     return Images(*npz.load(path, wanted, number, split, reading))
@@ -161,10 +176,17 @@ def describe(path: Path, reading: Reading = AS_IT_IS) -> Description:
         FileNotFoundError: No such file or folder.
         ValueError: It is no data set, has files that are no images, or fewer than two classes.
     """
-    found = pictures.describe(path, reading) if pictures.has_pictures(path) else npz.describe(path)
+    if features.is_table(path, reading):
+        found = features.describe(path, reading)
+    else:
+        found = pictures.describe(path, reading) if pictures.has_pictures(path) else npz.describe(path)
     if found.classes < 2:
-        raise ValueError(f"{path} has {found.classes} class, expected at least 2")
+        raise ValueError(f"{path} has {found.classes} class{_only(found)}, expected at least 2")
     return found
+
+
+def _only(found: Description) -> str:
+    return f" ({found.names[0]})" if found.names else ""
 
 
 def decode(path: Path, chosen: Sequence[Picture], labels: np.ndarray, wanted: Size) -> Images:

@@ -58,6 +58,8 @@ def load(
         found, labels = found.take(kept.tolist()), labels[kept]
     if not len(labels):
         raise ValueError(f"{path} has no images of the federation's classes in {split}")
+    if reading.raw:
+        return found.images.astype(np.float32), labels, found.patients
     converted = convert(found.images, wanted, where, reading.new_white())
     if line := Changes(Counter({_size(found.images.shape): len(labels)})).told(wanted):
         reading.tell(line)
@@ -83,6 +85,11 @@ def stored(path: Path, most: int, reading: Reading) -> tuple[dict[str, Arrays], 
     for split, side in zip(holdout.POOL, holdout.divide(pool, reading.cut, str(path)), strict=True):
         found[split], rows[split] = every.take(side), [pool[place] for place in side]
     return found, rows
+
+
+def read_split(path: Path, split: str) -> Arrays:
+    """One split as it is stored, whatever its classes are."""
+    return _read(path, split, MAX_LABEL)[0]
 
 
 def _split(path: Path, split: str, most: int, reading: Reading) -> tuple[Arrays, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedssh.models.data import classes
+from fedssh.models.data.columns import Columns
 from fedssh.models.data.holdout import Cut
 from fedssh.models.data.pixels import Size, White
 
@@ -23,8 +24,12 @@ class Reading:
         tell: Called with one line on everything that is changed or passed over.
         dark: Take pixels that would be nearly black as they are: so did federations that were never asked for white.
         patient: A regular expression that finds the patient in a file's name or path: its first group, or all of it.
-        columns: What the columns of a table are called, see `table`.
+        columns: What the columns of a table are called, see `table`; of a table of features also by agreed name.
         cut: How a holdout is cut out of `train`, see `holdout`.
+        target: The column of a table that is to be predicted; it says that it is a table of features.
+        features, leave_out: Which columns of such a table are learnt from, where nothing is agreed yet, see `columns`.
+        table: What is agreed of such a table.
+        raw: The numbers of an .npz file are as the network takes them.
     """
 
     names: Sequence[str] | None = None
@@ -35,6 +40,11 @@ class Reading:
     patient: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     cut: Cut | None = None
+    target: str | None = None
+    features: Sequence[str] = ()
+    leave_out: Sequence[str] = ()
+    table: Columns | None = None
+    raw: bool = False
 
     def numbers(
         self, own: Sequence[str] | None, number: int, split: str, counts: Sequence[int]
@@ -117,12 +127,14 @@ class Description:
         classes: How many classes there are.
         names: Theirs, in label order; None where it has none.
         ignored: One line on what was passed over, or None.
+        table: Of a table of features, what would be agreed.
     """
 
     found: Counter[Size]
     classes: int
     names: tuple[str, ...] | None
     ignored: str | None = None
+    table: Columns | None = None
 
     @property
     def input(self) -> Size | None:

@@ -35,19 +35,22 @@ class Remark:
 def remarks(found: Contents) -> Iterator[Remark]:
     """What is wrong with a data set by itself, or worth knowing."""
     if found.failure:
-        yield Remark(ERROR, found.failure)
+        yield Remark(ERROR, found.failure, found.hint)
     for kind, names in sorted(found.wrong.items()):
         hint = dicom.INSTALL if kind == DICOM else "take them out, or put whole ones in their place"
         yield Remark(ERROR, f"{len(names):,} {kind}: {_few(names)}", hint)
     if not found.total:
         if not found.failure:
-            yield Remark(ERROR, "there are no images that can be read", "a folder of images per class, or an .npz file")
+            hint = "a folder of images per class, an .npz file or a table"
+            yield Remark(ERROR, f"there are no {found.unit} that can be read", hint)
         return
     yield from _uneven(found)
     yield from _alike(found)
     if both := [name for name, splits in found.patients.items() if len(splits) > 1]:
-        text = f"{_number(both, 'patient has', 'patients have')} images in more than one split: {_few(sorted(both))}"
+        who = _number(both, "patient has", "patients have")
+        text = f"{who} {found.unit} in more than one split: {_few(sorted(both))}"
         yield Remark(WARNING, text, "a score on patients that were trained on says nothing of new ones")
+    yield from _columns(found)
     for line in filter(None, [*found.told, found.ignored]):
         yield Remark(NOTE, line)
 
@@ -105,10 +108,10 @@ def _uneven(found: Contents) -> Iterator[Remark]:
         if counts is None:
             continue
         if missing := sorted(name for name in every if not counts[name]):
-            yield Remark(WARNING, f"{split} has no images of {_few(missing)}", _MISSING.get(split))
+            yield Remark(WARNING, f"{split} has no {found.unit} of {_few(missing)}", _MISSING.get(split))
         if (uneven := ratio(counts)) and uneven >= UNEVEN and split != "test":
             most, least = (pick(counts, key=lambda name: counts[name]) for pick in (max, min))
-            text = f"{split} has {uneven:.0f} times as many images of {shown(most)} as of {shown(least)}"
+            text = f"{split} has {uneven:.0f} times as many {found.unit} of {shown(most)} as of {shown(least)}"
             yield Remark(WARNING, text, "accuracy hides a class that is always missed; `--metric auc` does not")
 
 
@@ -116,6 +119,7 @@ _MISSING = {"val": "what is missing is never scored", "train": "what is missing 
 
 
 def _alike(found: Contents) -> Iterator[Remark]:
+    one = found.unit[:-1]
     between: dict[tuple[str, ...], list[str]] = {}
     within: dict[str, list[str]] = {}
     differing = []
@@ -130,13 +134,31 @@ def _alike(found: Contents) -> Iterator[Remark]:
         if len({category for _, category, _ in group}) > 1:
             differing.append(names)
     for where, groups in between.items():
-        text = f"{_number(groups, 'image is', 'images are')} in {' and '.join(where)} alike: {_few(groups)}"
-        yield Remark(WARNING, text, "a score on images that were trained on is too good")
+        text = f"{_number(groups, f'{one} is', f'{found.unit} are')} in {' and '.join(where)} alike: {_few(groups)}"
+        yield Remark(WARNING, text, f"a score on {found.unit} that were trained on is too good")
     for split, groups in within.items():
-        yield Remark(WARNING, f"{_number(groups, 'image is', 'images are')} in {split} more than once: {_few(groups)}")
+        text = f"{_number(groups, f'{one} is', f'{found.unit} are')} in {split} more than once: {_few(groups)}"
+        yield Remark(WARNING, text)
     if differing:
-        text = f"{_number(differing, 'image has', 'images have')} more than one class: {_few(differing)}"
+        text = f"{_number(differing, f'{one} has', f'{found.unit} have')} more than one class: {_few(differing)}"
         yield Remark(WARNING, text, "one of the classes is wrong")
+
+
+def _columns(found: Contents) -> Iterator[Remark]:
+    """What is odd in the columns of a table."""
+    for one in found.columns:
+        name = shown(one.own)
+        if one.missing > one.rows / 2:
+            yield Remark(WARNING, f"nothing stands in {one.missing:,} of {one.rows:,} rows of the column {name}")
+        if one.far is not None:
+            text = f"the column {name} reaches {one.far:g}, far from all that the coordinator has"
+            yield Remark(WARNING, text, "where that stands for a value that nobody knows, leave the cell empty")
+        if one.counting:
+            text = f"the column {name} says another whole number in every row"
+            hint = f"if it is the number of a case, `charity init --leave-out {name}` passes it over"
+            yield Remark(WARNING, text, hint)
+        if one.constant:
+            yield Remark(NOTE, f"the column {name} says the same in every row")
 
 
 def _by_class(found: Contents) -> Counter[str]:

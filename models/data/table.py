@@ -64,18 +64,20 @@ class Table:
 
 
 def read_columns(text: str | None) -> dict[str, str]:
-    """What `--columns` says: `file=NAME,label=NAME,…`.
+    """What `--columns` says: `file=NAME,label=NAME,…`; of a table of features also `AGREED=NAME`.
 
     Raises:
-        ValueError: It is none such, or names something else than the four.
+        ValueError: It is none such.
     """
     pairs = [part.split("=", 1) for part in (text or "").split(",") if part.strip()]
     for pair in pairs:
-        if len(pair) != 2 or pair[0].strip() not in COLUMNS or not pair[1].strip():
-            raise ValueError(
-                f"--columns: {shown('='.join(pair))} is none of {', '.join(f'{name}=NAME' for name in COLUMNS)}"
-            )
-    return {name.strip(): column.strip() for name, column in pairs}
+        if len(pair) != 2 or not pair[0].strip() or not pair[1].strip():
+            raise ValueError(_none_of("=".join(pair)))
+    return {plain(name): column.strip() for name, column in pairs}
+
+
+def _none_of(text: str) -> str:
+    return f"--columns: {shown(text)} is none of {', '.join(f'{name}=NAME' for name in COLUMNS)}"
 
 
 def read(path: Path, columns: Mapping[str, str]) -> Table:
@@ -90,12 +92,14 @@ def read(path: Path, columns: Mapping[str, str]) -> Table:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    if strange := [name for name in columns if name not in COLUMNS]:
+        raise ValueError(_none_of(f"{strange[0]}={columns[strange[0]]}"))
     found, root, seen = Table(), path.parent.resolve(), set[Path]()
-    lines = _lines(path)
-    header = next(lines, [])
+    every = lines(path)
+    header = next(every, [])
     places = _places(path, header, columns)
     found.has_patients = "patient" in places
-    for number, line in enumerate(lines, 2):
+    for number, line in enumerate(every, 2):
         if not any(map(str.strip, line)):
             continue
         if number > MAX_ROWS:
@@ -144,7 +148,12 @@ def _looked_at(root: Path, name: str) -> tuple[str | None, Path]:
     return kind or (None if picture else f"*{shown(file.suffix.lower())} files"), file
 
 
-def _lines(path: Path) -> Iterator[list[str]]:
+def lines(path: Path) -> Iterator[list[str]]:
+    """The cells of each line of a .csv file.
+
+    Raises:
+        ValueError: It is none, or no UTF-8.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             first = file.readline()

@@ -47,6 +47,8 @@ class Unlabelled:
         ValueError: There are no images.
     """
 
+    unit = "images"
+
     def __init__(self, path: Path, wanted: Size, white: int | None = None, key: str | None = None) -> None:
         self.path = path
         self.passed: Counter[str] = Counter()

@@ -114,14 +114,17 @@ def about(value: Row) -> str:
     spec = dict(network["spec"])
     images = [f"{row['images']:,} at {row['site']}" for row in value["sites"] if row["images"] is not None]
     rest = [f"{data[name]:,} {what}" for name, what in (("holdout", "as holdout"), ("test", "to test")) if data[name]]
-    parts = ", ".join(f"{name} {spec[name]}" for name in spec if name not in ("name", "input", "classes"))
+    parts = ", ".join(f"{name} {spec[name]}" for name in spec if name not in ("name", "input", "classes", "kind"))
+    table = spec.get("kind") == "table"
+    taken = f"rows of {data['input'][1]} numbers" if table else f"images of {'x'.join(map(str, data['input']))}"
     return named_lines(
         [
             ("data", data["name"]),
-            ("images", f"{', '.join(images)}; {', '.join(rest)}" if len(images) <= 5 else _many(value, rest)),
+            ("rows" if table else "images",
+             f"{', '.join(images)}; {', '.join(rest)}" if len(images) <= 5 else _many(value, rest)),
             ("classes", _few(data["classes"])),
-            ("network", f"{spec['name']}{f' ({parts})' if parts else ''} for images of "
-                        f"{'x'.join(map(str, data['input']))}, a file of {network['bytes'] / 1e6:.2f} MB"),
+            ("network", f"{spec['name']}{f' ({parts})' if parts else ''} for {taken}, a file of "
+                        f"{network['bytes'] / 1e6:.2f} MB"),
             ("trained", f"{number(training['sessions'], 'session')}, {number(training['epochs'], 'epoch')} at "
                         f"{number(len(value['sites']), 'site')} in {clock(training['seconds'])}"),
             ("released", f"{number(training['releases'], 'time')}; this is the model of record {value['record']}"),

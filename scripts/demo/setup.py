@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fedssh.charity.judge.own_images import TABLES
+from fedssh.models import TABLE
 from fedssh.models.data import datasets, images, partition, published
 from scripts import terms
 from scripts.demo.enrolment import enrol_auditor, enrol_site
@@ -96,8 +98,9 @@ def divide(options: argparse.Namespace, names: list[str]) -> str:
     options.holdout.parent.mkdir(parents=True, exist_ok=True)
     for path, part in zip(paths.values(), parts, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        datasets.save(path, {"train": shared.take(part)}, dataset.class_names)
-    datasets.save(options.holdout, {**dataset.splits, "train": train.take(own)}, dataset.class_names)
+        datasets.save(path, {"train": shared.take(part)}, dataset.class_names, dataset.columns)
+    splits = {**dataset.splits, "train": train.take(own)}
+    datasets.save(options.holdout, splits, dataset.class_names, dataset.columns)
     made = {
         "dataset": dataset.name,
         "sites": {name: len(part) for name, part in zip(names, parts, strict=True)},
@@ -105,11 +108,13 @@ def divide(options: argparse.Namespace, names: list[str]) -> str:
         "test": len(dataset.splits["test"]),
     }
     options.holdout.with_name("divided.json").write_text(json.dumps(made, indent=2) + "\n")
-    spec = json.dumps({"name": "cnn", "depth": 4, "input": list(dataset.input), "classes": dataset.classes})
+    network = {"name": "cnn", "depth": 4} if dataset.columns is None else {**TABLES, "kind": TABLE}
+    spec = json.dumps({**network, "input": list(dataset.input), "classes": dataset.classes})
     spec_path.write_text(spec)  # last: it says that the rest is whole
     sizes = " + ".join(str(len(part)) for part in parts)
+    unit = "images" if dataset.columns is None else "rows"
     print(
-        f"{dataset.name}: {sizes} images at the sites ({options.partition}); the coordinator has {len(own)} "
+        f"{dataset.name}: {sizes} {unit} at the sites ({options.partition}); the coordinator has {len(own)} "
         f"to begin with, {len(dataset.splits['val'])} as holdout and {len(dataset.splits['test'])} for the final test"
     )
     return spec

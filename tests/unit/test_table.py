@@ -70,9 +70,10 @@ def test_columns_of_the_same_meaning_are_asked_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["file", "what=x", "label=", "=x"])
-def test_what_columns_says_is_checked(text: str) -> None:
+def test_what_columns_says_is_checked(tmp_path: Path, text: str) -> None:
+    path = put(tmp_path, "file,label\n1.png,a\n", "1.png")
     with pytest.raises(ValueError, match="is none of file=NAME, label=NAME, split=NAME, patient=NAME"):
-        read_columns(text)
+        read(path, read_columns(text))
 
 
 def test_everything_that_cannot_be_used_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

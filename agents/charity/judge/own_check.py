@@ -28,6 +28,9 @@ class Said:
     columns: str | None = None
     holdout: float | None = None
     seed: int = 0
+    target: str | None = None
+    features: str | None = None
+    leave_out: str | None = None
 
 
 def unrecorded(data: Path, said: Said) -> Checked:
@@ -39,15 +42,17 @@ def unrecorded(data: Path, said: Said) -> Checked:
     problem: SettingsError | None = None
     spec: dict[str, Any] | None = None
     names: list[str] | None = None
+    table: dict[str, Any] | None = None
     private = _as_recorded(said)
     _reading(private)
     try:
-        private |= to_record(data, said.patient, said.columns, said.holdout, said.seed)
+        private |= to_record(data, said.patient, said.columns, said.holdout, said.seed, said.target, said.features,
+                             said.leave_out)  # fmt: skip
         taken = take(data, _ANY, said.size, said.classes, to_reading(private))
-        spec, names = taken.spec, taken.class_names
+        spec, names, table = taken.spec, taken.class_names, taken.table
     except SettingsError as error:
         problem = error
-    checked = coordinator_data(data, to_reading(private | {"names": names}), Agreed(spec))
+    checked = coordinator_data(data, to_reading(private | {"names": names, "table": table}), Agreed(spec))
     if problem is not None and not checked.errors:  # else it says the same
         checked.said.append(Remark(ERROR, str(problem), problem.hint))
     return checked
@@ -59,12 +64,13 @@ def recorded(data: Path, genesis: Mapping[str, Any], private: Mapping[str, Any],
     Raises:
         SettingsError: An option cannot be read, or belongs to `charity init`.
     """
-    if said.holdout is not None or said.size is not None:
-        option = "--holdout" if said.holdout is not None else "--size"
+    settled = ("holdout", "size", "target", "features", "leave_out")
+    if over := [name for name in settled if getattr(said, name) is not None]:
+        option = f"--{over[0].replace('_', '-')}"
         raise SettingsError(f"{option} was settled when the federation began", "give another --state to try others")
-    over = {key: value for key, value in vars(said).items() if value is not None and key in _SAME}
+    instead = {key: value for key, value in vars(said).items() if value is not None and key in _SAME}
     hers = data.resolve() == Path(private["data"]).resolve()
-    reading = _reading(reading_of(genesis, {**private, **over}, None if hers else data))
+    reading = _reading(reading_of(genesis, {**private, **instead}, None if hers else data))
     checked = coordinator_data(data, reading, Agreed(genesis["spec"]))
     if not checked.errors:
         checked.said += _held_against(data, genesis, reading, hers)
@@ -72,7 +78,7 @@ def recorded(data: Path, genesis: Mapping[str, Any], private: Mapping[str, Any],
 
 
 _ANY = "mlp"  # which architecture, `charity init` says; every size and number of classes suits this one
-_SAME = ("classes", "max_value", "patient", "columns")
+_SAME = ("classes", "max_value", "patient", "columns", "target", "features", "leave_out")
 
 
 def _as_recorded(said: Said) -> dict[str, Any]:

@@ -15,13 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from fedssh.errors import SettingsError
-from fedssh.models import check_spec, freezing
+from fedssh.models import TABLE, check_spec, freezing
 from fedssh.models.data import classes, images
+from fedssh.models.data.cells import CATEGORY, few
+from fedssh.models.data.columns import Columns, read_columns_record
 from fedssh.models.data.holdout import Cut, divide, identity, read_cut
 from fedssh.models.data.pixels import Changes, sizes
 from fedssh.models.data.reading import AS_IT_IS, Description, Reading, meaning
 from fedssh.models.data.table import read_columns
 
+IMAGES, TABLES = {"name": "cnn"}, {"name": "mlp", "width": 64, "depth": 2}  # where nobody names a network
+LEAST_NUMBERS = 3  # of a row: `alice.leaving` takes networks on one or two for such as tell of single examples
+_OF_TABLE = ("target", "features", "leave_out")
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})(?:x(\d{1,2}))?")
 
 
@@ -33,16 +38,18 @@ class Taken:
         spec: The architecture, written out in full.
         class_names: In label order; None where nobody says.
         told: Lines for people.
+        table: Of a table of features, what is agreed of its columns, as JSON.
     """
 
     spec: dict[str, Any]
     class_names: list[str] | None
     told: list[str]
+    table: dict[str, Any] | None = None
 
 
 def take(
     data: Path,
-    architecture: str,
+    architecture: str | None,
     size: str | None = None,
     given: str | None = None,
     reading: Reading = AS_IT_IS,
@@ -52,7 +59,7 @@ def take(
 
     Args:
         data: Where they are.
-        architecture: A registered name, or a spec as JSON or in a file `@FILE`.
+        architecture: A registered name, or a spec as JSON or in a file `@FILE`; None is one that suits the images.
         size: HEIGHTxWIDTH or HEIGHTxWIDTHxCHANNELS of the network's images; None is the images' own.
         given: What `--classes` says.
         reading: What the files do not say.
@@ -61,9 +68,9 @@ def take(
     Raises:
         SettingsError: The images cannot be used, or do not say what is needed.
     """
-    wanted = _read(architecture) | _frozen(frozen)
+    wanted, left_out = _read(architecture) | _frozen(frozen), list[str]()
     try:
-        found = images.describe(data, reading)
+        found = images.describe(data, dataclasses.replace(reading, tell=left_out.append))
         held = classes.settle(found.names, found.classes, classes.read_classes(given))
         names = list(held.names) if held else None
         number = len(names) if names else found.classes
@@ -73,21 +80,39 @@ def take(
     except SettingsError:
         raise
     except (OSError, ValueError) as error:
-        raise SettingsError(str(error), "--data takes an .npz file or a folder of images per class") from None
+        raise SettingsError(str(error), "--data takes an .npz file, a folder of images per class or a table") from None
+    usual, kind = (TABLES, {"kind": TABLE}) if found.table else (IMAGES, {})
+    wanted = wanted if "name" in wanted else {**usual, **wanted}
     try:
-        spec = check_spec({"name": "cnn", **wanted, "input": shape, "classes": wanted.get("classes", number)})
+        spec = check_spec({**wanted, "input": shape, "classes": wanted.get("classes", number), **kind})
     except ValueError as error:
-        raise SettingsError(f"--architecture: {error}", "--size has images resized, as --size 64x64") from None
+        hint = "leave it out, or take mlp" if found.table else "--size has images resized, as --size 64x64"
+        raise SettingsError(f"--architecture: {error}", hint) from None
     if names and spec["classes"] != len(names):
         raise SettingsError(
             f"--architecture has {spec['classes']} classes, {data} has {len(names)}: {meaning(names)}",
             "leave the classes out of --architecture, or rename them with --classes",
         )
+    if found.table:
+        if found.table.width < LEAST_NUMBERS:
+            raise SettingsError(
+                f"{data} makes {found.table.width} number{'s'[: found.table.width != 1]} a row, and a network needs "
+                f"{LEAST_NUMBERS} or more",
+                "with fewer, its units tell single rows apart by chance, which a site does not train from",
+            )
+        return Taken(spec, names, _told_of_table(data, spec, found.table, names, left_out), found.table.record())
     return Taken(spec, names, _told(data, spec, found, names))
 
 
 def to_record(
-    data: Path, patient: str | None = None, columns: str | None = None, share: float | None = None, seed: int = 0
+    data: Path,
+    patient: str | None = None,
+    columns: str | None = None,
+    share: float | None = None,
+    seed: int = 0,
+    target: str | None = None,
+    features: str | None = None,
+    leave_out: str | None = None,
 ) -> dict[str, Any]:
     """What vault/charity.json says of files that do not say it themselves; nothing where nobody said anything.
 
@@ -97,11 +122,15 @@ def to_record(
         columns: What `--columns` says.
         share: Of `train`, to be cut out as the holdout, beside a `val` that there may be; None cuts nothing.
         seed: Which images are cut.
+        target, features, leave_out: What the options of these names say of a table of features.
 
     Raises:
         SettingsError: The images or the settings do not suit each other.
     """
-    said: dict[str, Any] = {key: value for key, value in (("patient", patient), ("columns", columns)) if value}
+    texts = {
+        "patient": patient, "columns": columns, "target": target, "features": features, "leave_out": leave_out,
+    }  # fmt: skip
+    said: dict[str, Any] = {key: value for key, value in texts.items() if value}
     try:
         reading = to_reading(said)
         if share is not None:
@@ -110,7 +139,7 @@ def to_record(
             divide(rows, cut, str(data))
             said["holdout"] = cut.recorded()
     except (OSError, ValueError) as error:
-        raise SettingsError(str(error)) from None
+        raise SettingsError(str(error), getattr(error, "hint", None)) from None
     return said
 
 
@@ -124,8 +153,9 @@ def told_of_cut(data: Path, said: Mapping[str, Any]) -> str | None:
     joined = sum(row.split == "val" for row in rows)
     patients = {row.patient for row in rows} - {None}
     beside = f", {joined:,} of them as val already" if joined else ""
+    unit = "rows" if images.is_table(data, reading) else "images"
     whole = f"; none of {len(patients):,} patients is in both" if patients else ""
-    return f"the holdout is {len(val):,} of {len(rows):,} images{beside}; {len(train):,} stay to train on{whole}"
+    return f"the holdout is {len(val):,} of {len(rows):,} {unit}{beside}; {len(train):,} stay to train on{whole}"
 
 
 def reading_of(genesis: Mapping[str, Any], private: Mapping[str, Any], other: Path | None = None) -> dict[str, Any]:
@@ -142,9 +172,10 @@ def reading_of(genesis: Mapping[str, Any], private: Mapping[str, Any], other: Pa
         "max_value": private.get("max_value"),
         "dark": "max_value" not in private,
     }
-    said = {key: private[key] for key in ("patient", "columns", "holdout") if private.get(key) is not None}
+    value |= {"table": genesis["table"]} if genesis.get("table") is not None else {}
+    said = {key: private[key] for key in (*_OF_TABLE, "patient", "columns", "holdout") if private.get(key) is not None}
     if "holdout" in said and other is not None and not _hers(other, said):
-        said = {key: said[key] for key in said if key == "columns"}
+        said = {key: said[key] for key in said if key in (*_OF_TABLE, "columns")}
     return value | said
 
 
@@ -154,7 +185,13 @@ def to_reading(value: Mapping[str, Any]) -> Reading:
     return Reading(
         value.get("names"), given, value.get("max_value"), dark=value.get("dark", False),
         patient=value.get("patient"), columns=read_columns(value.get("columns")), cut=read_cut(value.get("holdout")),
+        target=value.get("target"), features=_listed(value.get("features")), leave_out=_listed(value.get("leave_out")),
+        table=None if value.get("table") is None else read_columns_record(value["table"]),
     )  # fmt: skip
+
+
+def _listed(names: str | None) -> tuple[str, ...]:
+    return tuple(classes.plain(name) for name in (names or "").split(",") if name.strip())
 
 
 def _hers(data: Path, said: Mapping[str, Any]) -> bool:
@@ -166,8 +203,10 @@ def _hers(data: Path, said: Mapping[str, Any]) -> bool:
         return False
 
 
-def _read(architecture: str) -> dict[str, Any]:
+def _read(architecture: str | None) -> dict[str, Any]:
     """The parts of a spec that are named."""
+    if architecture is None:
+        return {}
     try:
         text = Path(architecture[1:]).read_text() if architecture.startswith("@") else architecture
         value = json.loads(text) if text.lstrip().startswith("{") else {"name": text.strip()}
@@ -238,3 +277,19 @@ def _told(data: Path, spec: Mapping[str, Any], found: Description, names: list[s
     if found.ignored:
         lines.append(f"of {data}, {found.ignored}")
     return lines
+
+
+def _told_of_table(
+    data: Path, spec: Mapping[str, Any], table: Columns, names: list[str] | None, left_out: list[str]
+) -> list[str]:
+    called = f": {meaning(names)}" if names else " without names, so no site is held to what a label means"
+    kinds = [column.kind for column in table.columns]
+    each = ", ".join(f"{kinds.count(kind)} of the kind {kind}" for kind in dict.fromkeys(kinds))
+    lines = [
+        f"{data} is a table: {table.target} in {spec['classes']} classes{called}",
+        f"by {len(kinds)} columns, {each}: {few(table.names)}",
+        f"the network is {spec['name']}, which takes {table.width} numbers a row",
+        "the first record tells all sites the columns, the mean and the deviation of each number over her training rows"
+        + (", and the categories of each text" if CATEGORY in kinds else ""),
+    ]
+    return lines + left_out

@@ -64,6 +64,7 @@ def first_model(prepared: Prepared, plan: Mapping[str, Any], seed: int) -> tuple
     """
     from fedssh.charity.judge.process import genesis
     from fedssh.models.data.images import Images
+    from fedssh.models.data.reading import Reading
 
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder, "data.npz"), Path(folder, "first.safetensors")
@@ -72,7 +73,7 @@ def first_model(prepared: Prepared, plan: Mapping[str, Any], seed: int) -> tuple
         one = Images(prepared.holdout.images[:1], prepared.holdout.labels[:1])  # it is scored elsewhere
         answer = genesis(
             prepared.spec, data, one, seed, dict(plan), out, epochs=int(prepared.train is not None),
-            given=prepared.weights,
+            given=prepared.weights, reading=Reading(raw=prepared.columns is not None),
         )  # fmt: skip
         if "unfit" in answer:
             raise SettingsError(answer["unfit"])

@@ -10,13 +10,14 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from experiments.definition.config import Prepared, Run
+from fedssh.models.data.frame import COLUMN_NAMES
 from scripts.demo.federation import Federation, free_port
 from scripts.demo.processes import interruptible, undisturbed
 
@@ -43,13 +44,14 @@ def federation_in(folder: Path) -> Iterator[Federation]:
 
 def set_up(federation: Federation, run: Run, prepared: Prepared) -> None:
     """Write the data, make the keys and the first model, and let the sites join."""
-    splits = {"train": prepared.train, "val": prepared.holdout, "test": prepared.test}
-    _save(federation.holdout, splits)
+    rows = prepared.as_they_stand or prepared
+    splits = {"train": rows.train, "val": rows.holdout, "test": rows.test}
+    _save(federation.holdout, splits, prepared.columns)
     federation.command("charity", "init", f"--data={federation.holdout}", *_agreement(federation, run, prepared))
     for name in run.site_names:
         data = federation.site(name) / "data"
         data.mkdir(parents=True)
-        _save(data / "site.npz", {"train": prepared.parts[name]})
+        _save(data / "site.npz", {"train": rows.parts[name]}, prepared.columns)
         federation.enrol(name)
 
 
@@ -86,9 +88,9 @@ def _agreement(federation: Federation, run: Run, prepared: Prepared) -> list[str
     return [federation.state, *(f"--{name.replace('_', '-')}={value}" for name, value in words.items())]
 
 
-def _save(path: Path, splits: dict[str, Images | None]) -> None:
+def _save(path: Path, splits: dict[str, Images | None], columns: Sequence[str] | None) -> None:
     """Write images just as they are: float32, so that the agents train on what the memory engine trains on."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {} if columns is None else {COLUMN_NAMES: np.array(columns, dtype=np.str_)}
     for split, content in splits.items():
         if content is None:
             continue
