@@ -7,12 +7,14 @@ from pathlib import Path
 
 import click
 
+from fedssh.rules.policies import described
 from scripts.pages import commands
 
 HERE = "tests/e2e/test_pages.py"
 PROCESSES = "tests/e2e/test_processes.py"
 COMPOSE = "tests/e2e/test_compose.py"
 FLEET = "tests/integration/test_fleet.py"
+TABLES = "tests/integration/test_table_federation.py"
 # What console blocks show, on whichever page: the test that does it, or why none does.
 SHOWN = {
     "python3 -m venv .venv && . .venv/bin/activate": HERE,
@@ -58,6 +60,13 @@ SHOWN = {
     "unzip -p best.keras README.md": "tests/integration/test_in_use.py",
     "fedssh doctor --state site": "tests/integration/test_doctor.py",
     "fedssh doctor --state coordinator --listen 127.0.0.1:2222": "tests/integration/test_doctor.py",
+    "charity check coordinator.csv --target outcome --leave-out case --holdout 0.25": TABLES,
+    "charity init --data coordinator.csv --target outcome --leave-out case --holdout 0.25 --genesis-epochs 5": TABLES,
+    "alice check site.csv": TABLES,
+    "alice train --data site.csv --columns crp=CRP_mg_l,outcome=result --classes back=readmitted --sessions 1": TABLES,
+    "alice predict new.csv --columns crp=CRP_mg_l --csv said.csv": TABLES,
+    "cat said.csv": "not run: it prints what the command before it wrote",
+    "alice export readmission.keras": TABLES,
     "scripts/experiment --list": "not run: it prints a list",
     "scripts/experiment thesis-nodes --quick": "not run: tests/integration/test_experiment.py has a smaller one",
     "scripts/experiment thesis-nodes": "not run: it takes hours",
@@ -73,6 +82,8 @@ BLOCKS = {
     ("policy", "charity init"): HERE,
     ("verify", "BUNDLE="): HERE,
     ("verify", "charity history"): HERE,
+    ("own-network", "charity init"): "tests/integration/test_own_network_page.py",
+    ("tables", "scripts/quickstart"): TABLES,
     ("operations", "groupadd"): "not run: it makes accounts",
     ("operations", "useradd"): "not run: it makes accounts",
     ("operations", "bob join"): "tests/integration/test_ways.py",
@@ -98,13 +109,16 @@ def pages(root: Path) -> dict[str, str]:
     return {path.stem: path.read_text() for path in found if path.stem != "index"}
 
 
-def blocks(text: str, kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+def blocks(text: str, *kinds: str) -> list[str]:
+    """The code blocks of some kinds, in order."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [code for kind, code in found if kind in kinds]
 
 
 def shown(root: Path) -> list[str]:
-    """The commands of all console blocks, without what is said of them."""
-    lines = [line for text in pages(root).values() for block in blocks(text, "console") for line in block.splitlines()]
+    """The commands of all console blocks, without what is said of them; a block without a kind may be one, too."""
+    found = [block for text in pages(root).values() for block in blocks(text, "console", "")]
+    lines = [line for block in found for line in block.splitlines()]
     return [line[2:].partition("   #")[0].strip() for line in lines if line.startswith("$ ")]
 
 
@@ -135,7 +149,9 @@ def test_every_command_of_a_console_block_is_known(root: Path) -> None:
 
 
 def test_every_block_of_sh_is_known(root: Path) -> None:
-    found = {(name, block.splitlines()[0]) for name, text in pages(root).items() for block in blocks(text, "sh")}
+    found = {
+        (name, block.splitlines()[0]) for name, text in pages(root).items() for block in blocks(text, "sh", "bash")
+    }
     assert [one for one in found if not any(one[0] == page and one[1].startswith(line) for page, line in BLOCKS)] == []
     gone = [
         (page, line)
@@ -156,7 +172,8 @@ def test_every_verb_and_option_exists(root: Path) -> None:
         if name == "CONTRIBUTING":  # whose examples are verbs that are not there yet, see test_contributing.py
             continue
         within = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
-        lines = [line for kind in ("console", "sh") for block in blocks(text, kind) for line in block.splitlines()]
+        shells = blocks(text, "console", "sh", "bash")
+        lines = [line for block in shells for line in block.splitlines()]
         for line in (*within, *lines):
             ours = _OURS.match(line.removeprefix("$ "))
             if ours:
@@ -164,6 +181,11 @@ def test_every_verb_and_option_exists(root: Path) -> None:
                 wrong += [f"{name}: {one}" for one in mistakes(ours[0])]
     assert wrong == []
     assert seen > 100
+
+
+def test_every_policy_is_explained(root: Path) -> None:
+    page = (root / "docs/how-to/policy.md").read_text()
+    assert [row["policy"] for row in described() if f"`{row['policy']}" not in page] == []
 
 
 def test_a_mistake_would_be_seen() -> None:
