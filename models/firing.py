@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedssh.models.backend import compiled, load_keras
+from fedssh.models.streaming import images_at
 from fedssh.models.training import SCORED_AT_ONCE, Examples
 
 MOST_IMAGES = 1024
@@ -79,7 +80,7 @@ class Watch:
         count = min(len(examples), MOST_IMAGES, max(SCORED_AT_ONCE, MOST_VALUES // widest))
         chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:count])
         parts = [
-            [part.numpy() for part in self._forward(_taken(examples.images, chosen[at : at + SCORED_AT_ONCE]))]
+            [part.numpy() for part in self._forward(images_at(examples.images, chosen[at : at + SCORED_AT_ONCE]))]
             for at in range(0, count, SCORED_AT_ONCE)
         ]
         found = []
@@ -134,12 +135,6 @@ def _alike(first: np.ndarray, second: np.ndarray) -> bool:
     one, two = (array.astype(np.float64) - array.mean(dtype=np.float64) for array in (first, second))
     length = float(np.linalg.norm(one) * np.linalg.norm(two))
     return length > 0 and float(one @ two) > LIKE * length
-
-
-def _taken(images: Any, at: np.ndarray) -> Any:
-    import tensorflow
-
-    return tensorflow.gather(images, at)
 
 
 # Where a unit passes a gradient, from what it adds up.

@@ -4,7 +4,8 @@ A `Trainer` builds its network, its optimizer and its graphs once. After that an
 after the other: `load` brings a site's weights, `fresh` makes the optimizer and the random numbers of dropout as new,
 `epoch` trains. Which trainer did it, and what was trained in it before, leaves no trace in the weights.
 
-    images   float32 [n, height, width, channels], in 0..1     resident: made once, see `resident`
+    images   float32 [n, height, width, channels], in 0..1     resident: made once, see `resident`; or in a file, and
+             read while they are used, see `streaming`
     labels   int64 [n], in 0..classes-1
     order    int [m], indices into both: what an epoch goes through, batch by batch, the last batch may be short
 
@@ -25,8 +26,10 @@ import numpy as np
 from fedssh.models import build, check_spec, get_weights, is_table, loss_name, set_weights
 from fedssh.models.augment import augmented
 from fedssh.models.backend import compiled, load_keras
+from fedssh.models.data.pixel_file import PixelFile
 from fedssh.models.recipe import PLAIN, Recipe, balanced
 from fedssh.models.schedule import Rate
+from fedssh.models.streaming import batches_at_once, images_at, streams
 
 if TYPE_CHECKING:
     from fedssh.models.data.images import Images
@@ -44,7 +47,7 @@ class Examples:
     """Labelled images as tensors, which any number of trainers may read at the same time.
 
     Attributes:
-        images: float32 [n, height, width, channels], in 0..1.
+        images: float32 [n, height, width, channels], in 0..1; or a `PixelFile` of them.
         labels: int64 [n].
         count: n.
     """
@@ -58,12 +61,16 @@ class Examples:
 
 
 def resident(images: Images) -> Examples:
-    """Put images where the graphs read them, in main memory. Do it once and keep the result."""
+    """Put images where the graphs read them, in main memory. Do it once and keep the result.
+
+    Those that stand in a file stay there.
+    """
     load_keras()
     import tensorflow
 
     with tensorflow.device("/CPU:0"):
-        pixels = tensorflow.constant(np.asarray(images.images, np.float32))
+        in_file = isinstance(images.images, PixelFile)
+        pixels = images.images if in_file else tensorflow.constant(np.asarray(images.images, np.float32))
         return Examples(pixels, tensorflow.constant(np.asarray(images.labels, np.int64)), len(images))
 
 
@@ -320,7 +327,7 @@ class _Loop:
         signature = [TensorSpec([None, *shape], float32), whole, whole, number, number, number]
         self._graph = compiled(loop, [*signature, TensorSpec([], float64), TensorSpec(counts, int64)])
         self._none = np.zeros(counts, np.int64)
-        self._constant = tensorflow.constant
+        self._constant, self._gather = tensorflow.constant, tensorflow.gather
         self._at_once = 1
 
     def run(
@@ -328,15 +335,21 @@ class _Loop:
     ) -> tuple[float, np.ndarray]:
         """Mean loss over `order`, and what was counted."""
         batches, done = -(-len(order) // batch_size), 0
+        most = batches_at_once(examples, batch_size) if streams(examples) else batches
         where, size = self._constant(order, "int64"), self._constant(batch_size, "int64")
         loss, right = self._constant(0.0, "float64"), self._constant(self._none)
         while done < batches:
             if stop is not None and stop.is_set():
                 raise Interrupted
-            count = batches - done if stop is None else min(self._at_once, batches - done)
+            count = min(batches - done, most if stop is None else min(self._at_once, most))
             begun = time.perf_counter()
-            first, last = (self._constant(number, "int64") for number in (done, done + count))
-            loss, right = self._graph(examples.images, examples.labels, where, size, first, last, loss, right)
+            images, labels, first, last = examples.images, examples.labels, done, done + count
+            if streams(examples):
+                at = order[done * batch_size : last * batch_size]
+                images, labels, first, last = images_at(images, at), self._gather(labels, at), 0, count
+                where = self._constant(np.arange(len(at)), "int64")
+            numbers = (self._constant(number, "int64") for number in (first, last))
+            loss, right = self._graph(images, labels, where, size, *numbers, loss, right)
             right.numpy()  # waits for the device
             self._at_once = max(1, int(count * SLICE_SECONDS / (time.perf_counter() - begun)))
             done += count

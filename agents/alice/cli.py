@@ -15,6 +15,7 @@ from fedssh.commands import entry, new_group, path_argument, print_json, print_t
 from fedssh.errors import SettingsError
 from fedssh.settings import REQUIRED, describe, setting
 from fedssh.use import command
+from fedssh.use.usable import SHARE
 
 _LIMITS = Limits()
 _EXCHANGE = "Folder shared with bob."
@@ -83,6 +84,7 @@ class TrainSettings:
     max_value: int | None = setting(None, "White in integer pixels, such as 4095.", "N", at_least=1)
     patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", "REGEX")
     columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", "NAMES")
+    memory: float = setting(SHARE, "Of memory for images; more streams from disk.", "SHARE", at_least=0)
     wait: float = setting(0.0, "For a first release; 0: for ever.", "SECONDS", at_least=0)
     settle: float = setting(2.0, "For a last checkpoint's verdict.", "SECONDS", at_least=0)
     threads: int = setting(0, "CPU threads; 0: all cores.", "N", at_least=0)
@@ -130,6 +132,8 @@ def train(settings: TrainSettings) -> None:
         warn = functools.partial(tell, logger, "data", level=logging.WARNING)
         own_data.warn(settings.data, reading, settings.exchange, settings.state, warn)
 
+        store = own_data.store_in(settings.state, settings.memory, lambda line: tell(logger, "data", line))
+
         from fedssh.alice.learner import Network
         from fedssh.alice.train import Alice
 
@@ -137,7 +141,7 @@ def train(settings: TrainSettings) -> None:
         network = Network(
             settings.data, settings.seed, settings.threads, logs, settings.validation, reading.given,
             settings.max_value, lambda line: tell(logger, "data", line), patient=reading.patient,
-            columns=reading.columns,
+            columns=reading.columns, store=store,
         )  # fmt: skip
         tell(logger, "device", f"training on {network.devices}", devices=network.devices)
         trainer = Alice(
@@ -156,6 +160,7 @@ class CheckSettings:
     max_value: int | None = setting(None, "White in integer pixels, such as 4095.", "N", at_least=1)
     patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", "REGEX")
     columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", "NAMES")
+    memory: float = setting(SHARE, "Of memory for images; more streams from disk.", "SHARE", at_least=0)
 
 
 @alice.command(epilog=CHECK_EXAMPLE)
@@ -171,7 +176,7 @@ def check(settings: CheckSettings, data: Path, as_json: bool) -> None:
     from fedssh.use.check import show
 
     reading = own_data.said(settings.classes, settings.max_value, settings.patient, settings.columns)
-    show(own_data.look_through(data, reading, settings.exchange, settings.state), as_json)
+    show(own_data.look_through(data, reading, settings.exchange, settings.state, settings.memory), as_json)
 
 
 def _use(networks: Path | None) -> None:

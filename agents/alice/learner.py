@@ -23,6 +23,7 @@ from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
 from fedssh.models.data.columns import Columns
 from fedssh.models.data.images import Images
+from fedssh.models.data.pixel_file import Store
 from fedssh.models.data.reading import Reading
 from fedssh.models.firing import Singled, Watch
 from fedssh.models.training import Interrupted, Trainer, resident
@@ -54,6 +55,7 @@ class Network:
         tell: Called with one line on what is changed or passed over in the images.
         patient: Finds the patient in a file's path, so that nobody's images are on both sides of a validation.
         columns: What the columns of a table of files are called.
+        store: Where images stand that would take too much memory; None keeps all in memory.
 
     Attributes:
         agreed: What was agreed of a network that does not come with fedssh; this site's is held against it.
@@ -78,6 +80,7 @@ class Network:
         class_names: Sequence[str] | None = None,
         patient: str | None = None,
         columns: Mapping[str, str] | None = None,
+        store: Store | None = None,
     ) -> None:
         if not 0 <= validation < 1:
             raise SettingsError(f"--validation is {validation:g}, expected at least 0 and less than 1")
@@ -85,7 +88,9 @@ class Network:
         self._seed = seed
         self._logs = logs
         self._validation = validation
-        self._reading = Reading(given=classes or {}, white=max_value, patient=patient, columns=columns or {})
+        self._reading = Reading(
+            given=classes or {}, white=max_value, patient=patient, columns=columns or {}, store=store
+        )
         self._tell = tell
         self.class_names = class_names
         self.table: Columns | None = None
@@ -235,6 +240,8 @@ class Network:
         self._taken = (spec, self.class_names, self.table)
 
     def _load(self, spec: dict[str, Any]) -> tuple[Images, Images | None]:
+        if self._reading.store is not None:
+            self._reading.store.begin()
         said: dict[str, None] = {}  # once, when it is the same for both splits
         reading = dataclasses.replace(self._reading, names=self.class_names, table=self.table, tell=said.setdefault)
         train = images.load(self._data, spec["input"], spec["classes"], "train", reading)

@@ -9,9 +9,13 @@ from pathlib import Path
 from fedssh.alice.incoming import read_offer
 from fedssh.alice.naming import given_classes, given_columns
 from fedssh.alice.terms import Terms, kept, load_pin
+from fedssh.errors import SettingsError
+from fedssh.models.data.pixel_file import Store
 from fedssh.models.data.reading import Reading
 from fedssh.models.data.remarks import NOTE, Remark
 from fedssh.use.check import Agreed, Checked, site_data, tell_warnings
+from fedssh.use.streamed import most_bytes
+from fedssh.use.usable import SHARE
 
 
 def said(classes: str | None, max_value: int | None, patient: str | None, columns: str | None) -> Reading:
@@ -25,10 +29,10 @@ def said(classes: str | None, max_value: int | None, patient: str | None, column
     )  # fmt: skip
 
 
-def look_through(data: Path, reading: Reading, exchange: Path, state: Path) -> Checked:
+def look_through(data: Path, reading: Reading, exchange: Path, state: Path, share: float = SHARE) -> Checked:
     """Unpack every image, and hold the set against what this site has agreed to, as far as that is known."""
     terms = _agreed(exchange, state)
-    checked = site_data(data, _held(reading, terms), Agreed(terms.spec if terms else None))
+    checked = site_data(data, _held(reading, terms), Agreed(terms.spec if terms else None), share=share)
     if terms is None:
         why = "bob has not brought the agreed federation's first record" if load_pin(state) else "nothing is agreed to"
         checked.said.append(Remark(NOTE, f"{why} yet: classes and sizes are not held against a federation"))
@@ -48,3 +52,14 @@ def _agreed(exchange: Path, state: Path) -> Terms | None:
 
 def _held(reading: Reading, terms: Terms | None) -> Reading:
     return dataclasses.replace(reading, names=terms.class_names, table=terms.table) if terms else reading
+
+
+def store_in(state: Path, share: float, tell: Callable[[str], None]) -> Store:
+    """Where images stand that take more than a share of the memory.
+
+    Raises:
+        SettingsError: It is no share.
+    """
+    if not 0 <= share <= 1:
+        raise SettingsError(f"--memory is {share:g}, expected at least 0 and at most 1")
+    return Store(state / "pixels", most_bytes(share), tell)

@@ -15,6 +15,7 @@ import numpy as np
 from fedssh import models
 from fedssh.errors import SettingsError
 from fedssh.models.backend import load_keras
+from fedssh.models.streaming import streams
 from fedssh.models.training import Examples, Interrupted, new_optimizer, seed_generators
 from fedssh.rules.plan import Plan
 
@@ -144,7 +145,12 @@ def _batches(examples: Examples, order: np.ndarray, size: int, drop_remainder: b
     places = tensorflow.data.Dataset.from_tensor_slices(order).batch(size, drop_remainder=drop_remainder)
 
     def chosen(at: Any) -> tuple[Any, Any]:
-        return tensorflow.gather(examples.images, at), tensorflow.gather(examples.labels, at)
+        if not streams(examples):
+            return tensorflow.gather(examples.images, at), tensorflow.gather(examples.labels, at)
+        images = tensorflow.numpy_function(examples.images.read, [at], tensorflow.float32)
+        return tensorflow.ensure_shape(images, [None, *examples.images.shape[1:]]), tensorflow.gather(
+            examples.labels, at
+        )
 
     return places.map(chosen).prefetch(2).with_options(options)
 

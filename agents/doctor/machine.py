@@ -15,6 +15,7 @@ from typing import Any
 
 from fedssh.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding, enough
 from fedssh.doctor.subject import Subject
+from fedssh.use.usable import control_groups
 
 MB = 1_000_000
 # What an agent takes at its peak, in MB: Alice trains a small network in 1,000 and Bob has 64; Charity and her judge.
@@ -158,7 +159,7 @@ def memory(subject: Subject) -> Finding:
     total = _total(subject.root)
     if total is None:
         return Finding("memory", SKIPPED, "this machine does not tell how much memory it has")
-    limit = min(_limits(subject.root), default=None)
+    limit = min(control_groups(subject.root), default=None)
     usable = min(total, limit or total)
     of = f", of {total / MB:,.0f} MB" if usable < total else ""
     role = "door" if subject.door_alone else subject.role
@@ -178,23 +179,6 @@ def _total(root: Path) -> int | None:
         if match := re.match(r"MemTotal:\s+(\d+) kB", line):
             return int(match[1]) * 1024
     return None
-
-
-def _limits(root: Path) -> Iterator[int]:
-    """Of the control groups that this process is in, of either version."""
-    base = root / "sys/fs/cgroup"
-    for line in _lines(root / "proc/self/cgroup"):
-        _, kinds, path = [*line.split(":", 2), "", ""][:3]
-        if kinds not in ("", "memory"):
-            continue
-        top, name = (base, "memory.max") if kinds == "" else (base / "memory", "memory.limit_in_bytes")
-        own = top / path.lstrip("/")
-        for folder in (own, *own.parents):
-            for text in _lines(folder / name):
-                if text.isdecimal():
-                    yield int(text)
-            if folder == top:
-                break
 
 
 def _lines(path: Path) -> list[str]:

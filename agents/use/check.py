@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,9 @@ from fedssh.models.data.pixels import sizes
 from fedssh.models.data.reading import Reading
 from fedssh.models.data.remarks import ERROR, NOTE, WARNING, Remark, agreement, memory, ratio, remarks, resizing
 from fedssh.rules.precision import FEW, difference, half_width, sentence
+from fedssh.use import streamed
+from fedssh.use.streamed import Planned
+from fedssh.use.usable import SHARE, usable_bytes
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class Checked:
         data: Where it is.
         found: What is there.
         input: Height, width and channels that the network takes, where that is known.
+        planned: What stays in memory and what streams from disk, where a site's images are looked at.
         said: The remarks.
     """
 
     data: Path
     found: Contents
     input: tuple[int, int, int] | None = None
+    planned: Planned | None = None
     said: list[Remark] = field(default_factory=list)
 
     @property
@@ -57,15 +61,16 @@ class Checked:
         return [one for one in self.said if one.level == WARNING]
 
 
-def site_data(data: Path, reading: Reading, agreed: Agreed, unpack: bool = True) -> Checked:
+def site_data(data: Path, reading: Reading, agreed: Agreed, unpack: bool = True, share: float = SHARE) -> Checked:
     """Look at the images of a site.
 
     Args:
         reading: What the files do not say, with the federation's class names.
         agreed: What the site has agreed to.
         unpack: Look at every image, not only at names and first bytes.
+        share: Of the memory that images may take before they stream from disk.
     """
-    checked = _look(data, reading, agreed, unpack)
+    checked = _look(data, reading, agreed, unpack, share)
     if checked.found.total and "train" not in checked.found.counts:
         checked.said.append(Remark(ERROR, "there is no train split", "nothing could be trained on"))
     return checked
@@ -122,7 +127,7 @@ def progress(done: int, total: int) -> None:
         click.echo(f"\r\033[K{'' if done == total else f'{done:,} of {total:,} images'}", nl=False, err=True)
 
 
-def _look(data: Path, reading: Reading, agreed: Agreed, unpack: bool) -> Checked:
+def _look(data: Path, reading: Reading, agreed: Agreed, unpack: bool, share: float | None = None) -> Checked:
     found = contents.look_through(data, reading, progress) if unpack else contents.look(data, reading)
     checked = Checked(data, found, said=list(remarks(found)))
     if agreed.spec is None or not found.total:
@@ -131,15 +136,16 @@ def _look(data: Path, reading: Reading, agreed: Agreed, unpack: bool) -> Checked
     checked.input = (height, width, channels)
     checked.said += agreement(found, agreed.spec["classes"], reading)
     checked.said += resizing(found, checked.input) if found.unit != ROWS else ()
-    needed, there = sum(memory(found, checked.input).values()), _machine_bytes()
+    if share is not None and found.unit != ROWS:
+        checked.planned = streamed.planned(found, checked.input, share)
+        if remark := checked.planned.remark():
+            checked.said.append(remark)
+            return checked
+    needed, there = sum(memory(found, checked.input).values()), usable_bytes()
     if needed > there / 2:
-        text = f"as the network sees it, it takes {_size(needed)} of this machine's {_size(there)} of memory"
+        text = f"as the network sees it, it takes {_size(needed)} of the {_size(there)} of memory that may be used"
         checked.said.append(Remark(WARNING, text, "smaller images, or more memory"))
     return checked
-
-
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _value(checked: Checked) -> dict[str, Any]:
@@ -160,6 +166,7 @@ def _value(checked: Checked) -> dict[str, Any]:
         "patients": {name: sorted(splits) for name, splits in sorted(found.patients.items())},
         "input": checked.input,
         "memory_bytes": memory(found, checked.input) if checked.input else None,
+        "streaming": checked.planned.value() if checked.planned else None,
         "holdout": {"images": val.total(), "accuracy": half_width(val.total()), "difference": difference(val.total())}
         if val
         else None,

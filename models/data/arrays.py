@@ -14,7 +14,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_MEMBERS = 10_000
 MAX_HEADER = 65_536  # NumPy writes a few hundred bytes
+PIECE_BYTES = 16 << 20  # of an array that is read piece by piece
 MAX_BYTES = 1 << 36  # of all arrays together, unless the caller knows better
 # What zip archives, decompressors and NumPy's parser of headers raise when bytes are not what they should be.
 BROKEN = (
@@ -77,6 +78,87 @@ def read(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     except BROKEN as error:
         raise ArraysError(f"{path}: {_shown(name)} cannot be read: {' '.join(str(error).split())}") from None
     return found
+
+
+class Unread:
+    """An array in a file, or some rows of it, that are read piece by piece; memory holds a piece.
+
+    Args:
+        places: The rows, ascending; None is all.
+    """
+
+    def __init__(self, path: Path, name: str, header: Array, places: np.ndarray | None = None) -> None:
+        import numpy as np
+
+        self._path, self._name, self._header = path, name, header
+        self._places = np.arange(header.shape[0] if header.shape else 0) if places is None else places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def ndim(self) -> int:
+        """As of the array itself."""
+        return len(self._header.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of the rows that belong to it."""
+        return (len(self._places), *self._header.shape[1:])
+
+    @property
+    def places(self) -> list[int]:
+        """The rows that belong to it."""
+        found: list[int] = self._places.tolist()
+        return found
+
+    def __getitem__(self, indices: np.ndarray) -> Unread:
+        """Those with these indices, which must be ascending; nothing is read."""
+        return Unread(self._path, self._name, self._header, self._places[indices])
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """The rows in their order, some at a time.
+
+        Raises:
+            ArraysError: The array cannot be read.
+        """
+        try:
+            with zipfile.ZipFile(self._path) as archive, archive.open(f"{self._name}.npy") as file:
+                yield from self._unpacked(file)
+        except ArraysError:
+            raise
+        except BROKEN as error:
+            said = " ".join(str(error).split())
+            raise ArraysError(f"{self._path}: {_shown(self._name)} cannot be read: {said}") from None
+
+    def _unpacked(self, file: IO[bytes]) -> Iterator[np.ndarray]:
+        import numpy as np
+
+        count, width = self._header.shape[0], math.prod(self._header.shape[1:]) * self._header.dtype.itemsize
+        if _begin(file):
+            raise ArraysError(f"{self._path}: {_shown(self._name)} stands column by column; save it in the usual order")
+        many = max(PIECE_BYTES // max(width, 1), 1)
+        for begin in range(0, count, many):
+            rows = min(many, count - begin)
+            raw = file.read(rows * width)
+            if len(raw) < rows * width:
+                raise ArraysError(f"{self._path}: {_shown(self._name)} ends early")
+            first, last = np.searchsorted(self._places, (begin, begin + rows))
+            if first < last:
+                whole = np.frombuffer(raw, self._header.dtype).reshape(rows, *self._header.shape[1:])
+                chosen = self._places[first:last] - begin
+                yield whole if len(chosen) == rows else whole[chosen]
+        if file.read(1):
+            raise ArraysError(f"{self._path}: {_shown(self._name)} goes on behind its end")
+
+
+def _begin(file: IO[bytes]) -> bool:
+    """Go behind the header of an array that was looked at; whether it stands column by column."""
+    import numpy as np
+
+    version = np.lib.format.read_magic(file)
+    parse = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return bool(parse(file)[1])
 
 
 def _headers(path: Path, archive: zipfile.ZipFile, max_bytes: int) -> dict[str, Array]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from fedssh.models.data import arrays, classes, holdout, published
-from fedssh.models.data.arrays import Array
+from fedssh.models.data.arrays import Array, Unread
 from fedssh.models.data.folders import SPLITS
 from fedssh.models.data.holdout import Row
-from fedssh.models.data.pixels import Changes, Size, convert
+from fedssh.models.data.pixel_file import Pieces, Store, digest, stamp
+from fedssh.models.data.pixels import Changes, Size, as_images, convert
 from fedssh.models.data.reading import Description, Reading
 
 NAMES = "class_names"
@@ -50,7 +51,7 @@ def load(
     """Images, labels and patients of one split, see `images.load`."""
     own = names(path)
     most = (len(own) if own else MAX_LABEL) if reading.held else number
-    found, where = _split(path, split, most, reading)
+    found, where = _split(path, split, most, reading, None if reading.raw else wanted)
     counts = np.bincount(found.labels, minlength=len(own or ()))
     numbers = reading.numbers(own, number, split, counts.tolist())
     labels = np.array([-1 if one is None else one for one in numbers])[found.labels]
@@ -60,10 +61,32 @@ def load(
         raise ValueError(f"{path} has no images of the federation's classes in {split}")
     if reading.raw:
         return found.images.astype(np.float32), labels, found.patients
-    converted = convert(found.images, wanted, where, reading.new_white())
-    if line := Changes(Counter({_size(found.images.shape): len(labels)})).told(wanted):
-        reading.tell(line)
-    return converted, labels, found.patients
+    return _as_wanted(path, found.images, wanted, split, reading, where), labels, found.patients
+
+
+def _as_wanted(
+    path: Path, images: np.ndarray | Unread, wanted: Size, split: str, reading: Reading, where: str
+) -> np.ndarray:
+    """Images as the network takes them, in memory or in a file of the store."""
+    if not isinstance(images, Unread):
+        converted = convert(images, wanted, where, reading.new_white())
+        _tell_changes(images, wanted, reading.tell)
+        return converted
+    assert reading.store is not None
+    white, made_from = reading.new_white(), [str(path.resolve()), *stamp(path), where, digest(images.places)]
+
+    def pieces(tell: Callable[[str], None]) -> Pieces:
+        for piece in images.pieces():
+            yield where, as_images(piece, wanted, where)
+        white.check(where)
+        _tell_changes(images, wanted, tell)
+
+    return cast(np.ndarray, reading.store.kept(split, made_from, len(images), wanted, white, pieces, reading.tell))
+
+
+def _tell_changes(images: np.ndarray | Unread, wanted: Size, tell: Callable[[str], None]) -> None:
+    if line := Changes(Counter({_size(images.shape): len(images)})).told(wanted):
+        tell(line)
 
 
 def stored(path: Path, most: int, reading: Reading) -> tuple[dict[str, Arrays], dict[str, list[Row]]]:
@@ -92,12 +115,12 @@ def read_split(path: Path, split: str) -> Arrays:
     return _read(path, split, MAX_LABEL)[0]
 
 
-def _split(path: Path, split: str, most: int, reading: Reading) -> tuple[Arrays, str]:
-    """One split, and what it is called in messages."""
+def _split(path: Path, split: str, most: int, reading: Reading, wanted: Size | None = None) -> tuple[Arrays, str]:
+    """One split, and what it is called in messages; where the network's input is said, perhaps without its images."""
     _check_nameless(path, reading)
     if reading.cut is not None and split in holdout.POOL:
         return stored(path, most, reading)[0][split], f"{path}: images of {split}"
-    return _read(path, split, most)
+    return _read(path, split, most, reading.store, wanted)
 
 
 def _check_nameless(path: Path, reading: Reading) -> None:
@@ -105,18 +128,26 @@ def _check_nameless(path: Path, reading: Reading) -> None:
         raise ValueError(f"{path} has no file names for --patient; say it with arrays train_patients and so on")
 
 
-def _read(path: Path, split: str, most: int) -> tuple[Arrays, str]:
+def _read(
+    path: Path, split: str, most: int, store: Store | None = None, wanted: Size | None = None
+) -> tuple[Arrays, str]:
     held = arrays.headers(path)
     keys = _keys(held, split)
     if not keys:
         raise ValueError(f"{path} has no {split} split; it holds {', '.join(held) or 'nothing'}")
-    found = arrays.read(path, [key for key in keys if key])
+    unread = store is not None and wanted is not None and store.takes(_length(held[keys[0]]), wanted)
+    found = arrays.read(path, [key for key in keys if key and not (unread and key == keys[0])])
     labels = _check_labels(found[keys[1]], most, f"{path}: {keys[1]}")
-    images, patients = found[keys[0]], found[keys[2]] if keys[2] else None
+    images = cast(np.ndarray, Unread(path, keys[0], held[keys[0]])) if unread else found[keys[0]]
+    patients = found[keys[2]] if keys[2] else None
     for key, array in zip((keys[0], keys[2]), (images, patients), strict=True):
         if array is not None and (array.ndim == 0 or len(array) != len(labels)):
             raise ValueError(f"{path}: {key} has shape {array.shape}, but there are {len(labels)} labels")
     return Arrays(images, labels, patients), f"{path}: {keys[0]}"
+
+
+def _length(header: Array) -> int:
+    return header.shape[0] if header.shape else 0
 
 
 def _rows(split: str, found: Arrays) -> list[Row]:

@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
 from fedssh.models.data import archive, classes, folders, holdout, table
 from fedssh.models.data.archive import Picture
 from fedssh.models.data.holdout import Row
-from fedssh.models.data.pixels import Changes, PictureError, Size, fit, measure_image, most_pixels, read_image
+from fedssh.models.data.pixel_file import Pieces, digest, stamp
+from fedssh.models.data.pixels import Changes, PictureError, Size, White, fit, measure_image, most_pixels, read_image
 from fedssh.models.data.reading import AS_IT_IS, Description, Reading
 
 ARCHIVE, TABLE = ".tar", ".csv"
@@ -141,7 +142,11 @@ def load(
     kept = [(one, label) for one in every if (label := numbers[one.label]) is not None]
     if not kept:
         raise ValueError(f"{path} has no images of the federation's classes in {split}")
-    images = unpack(path, [one.file for one, _ in kept], there.opened, wanted, reading)
+    files = [one.file for one, _ in kept]
+    if reading.store is not None and reading.store.takes(len(files), wanted):
+        images = _stored(path, split, [(there.named(one), one) for one in files], there.opened, wanted, reading)
+    else:
+        images = unpack(path, files, there.opened, wanted, reading)
     return images, np.array([label for _, label in kept], dtype=np.int64), _owners([one.row for one, _ in kept])
 
 
@@ -155,9 +160,46 @@ def _owners(rows: Sequence[Row]) -> np.ndarray | None:
 def unpack(path: Path, chosen: Sequence[Any], opened: _Opener, wanted: Size, reading: Reading = AS_IT_IS) -> np.ndarray:
     """Read pictures; all that cannot be read are named in one message."""
     images = np.empty((len(chosen), *wanted), dtype=np.float32)
-    white, changes = reading.new_white(), Changes()
+    white = reading.new_white()
+    for index, (where, pixels) in enumerate(_decoded(path, chosen, opened, wanted, white, reading.tell)):
+        images[index] = fit(white.scale(pixels[0], where), wanted, where)
+    return images
+
+
+def _stored(
+    path: Path, split: str, named: Sequence[tuple[str, Any]], opened: _Opener, wanted: Size, reading: Reading
+) -> np.ndarray:
+    """The same in a file of the store."""
+    assert reading.store is not None
+    white, chosen = reading.new_white(), [one for _, one in named]
+    made_from = [str(path.resolve()), digest([[name, *_stamp(path, one)] for name, one in named])]
+
+    def pieces(tell: Callable[[str], None]) -> Pieces:
+        return _decoded(path, chosen, opened, wanted, white, tell)
+
+    return cast(np.ndarray, reading.store.kept(split, made_from, len(chosen), wanted, white, pieces, reading.tell))
+
+
+def _stamp(path: Path, one: Any) -> list[Any]:
+    """By which a picture's file is known again."""
+    if isinstance(one, Picture):
+        return [one.offset, one.size, *stamp(path)]
+    return stamp(one.path if isinstance(one, table.Row) else one)
+
+
+def _decoded(
+    path: Path, chosen: Sequence[Any], opened: _Opener, wanted: Size, white: White, tell: Callable[[str], None]
+) -> Pieces:
+    """Pictures one after another as they are stored: [1, height, width, channels].
+
+    All are read, also after one that cannot be.
+
+    Raises:
+        ValueError: Some cannot be read, or nobody can tell what white is; the message names them.
+    """
+    changes = Changes()
     wrong: list[str] = []
-    for index, one in enumerate(chosen):
+    for one in chosen:
         name, file = opened(one)
         try:
             pixels = read_image(file, most_pixels(wanted))
@@ -166,13 +208,11 @@ def unpack(path: Path, chosen: Sequence[Any], opened: _Opener, wanted: Size, rea
             continue
         changes.found[pixels.shape] += 1
         if not wrong:
-            where = f"{path}: {name}"
-            images[index] = fit(white.scale(pixels, where), wanted, where)
+            yield f"{path}: {name}", pixels[np.newaxis]
     folders.refuse(path, {"no readable images": wrong} if wrong else {})
     white.check(str(path))
     if line := changes.told(wanted):
-        reading.tell(line)
-    return images
+        tell(line)
 
 
 def describe(path: Path, reading: Reading = AS_IT_IS) -> Description:

@@ -155,18 +155,28 @@ def convert(images: np.ndarray, wanted: Size, where: str, white: White | None = 
         ValueError: These are no images; the message begins with `where`.
     """
     white = white or White()
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    if images.ndim != 4 or images.shape[3] not in (1, 2, 3, 4, wanted[2]) or 0 in images.shape:
-        raise ValueError(f"{where} has shape {images.shape}, expected [n, height, width] or [n, height, width, 1|3|4]")
-    if images.shape[1] * images.shape[2] > most_pixels(wanted):
-        raise ValueError(f"{where} has shape {images.shape}, at most {most_pixels(wanted):,} pixels per image are read")
+    images = as_images(images, wanted, where)
     if images.shape[1:] == wanted:
         scaled = white.scale(images, where)
     else:
         scaled = np.stack([fit(white.scale(image, where), wanted, where) for image in images])
     white.check(where)
     return scaled
+
+
+def as_images(images: np.ndarray, wanted: Size, where: str) -> np.ndarray:
+    """An array that claims to be images, as [n, height, width, channels].
+
+    Raises:
+        ValueError: It is none such, or its images are too large; the message begins with `where`.
+    """
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim != 4 or images.shape[3] not in (1, 2, 3, 4, wanted[2]) or 0 in images.shape:
+        raise ValueError(f"{where} has shape {images.shape}, expected [n, height, width] or [n, height, width, 1|3|4]")
+    if images.shape[1] * images.shape[2] > most_pixels(wanted):
+        raise ValueError(f"{where} has shape {images.shape}, at most {most_pixels(wanted):,} pixels per image are read")
+    return images
 
 
 def fit(pixels: np.ndarray, wanted: Size, where: str) -> np.ndarray:

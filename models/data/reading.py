@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fedssh.models.data import classes
 from fedssh.models.data.columns import Columns
 from fedssh.models.data.holdout import Cut
+from fedssh.models.data.pixel_file import Store
 from fedssh.models.data.pixels import Size, White
 
 
@@ -30,6 +31,7 @@ class Reading:
         features, leave_out: Which columns of such a table are learnt from, where nothing is agreed yet, see `columns`.
         table: What is agreed of such a table.
         raw: The numbers of an .npz file are as the network takes them.
+        store: Where images stand that would take too much memory, see `pixel_file`; None keeps all in memory.
     """
 
     names: Sequence[str] | None = None
@@ -45,6 +47,7 @@ class Reading:
     leave_out: Sequence[str] = ()
     table: Columns | None = None
     raw: bool = False
+    store: Store | None = None
 
     def numbers(
         self, own: Sequence[str] | None, number: int, split: str, counts: Sequence[int]
