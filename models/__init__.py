@@ -108,28 +108,39 @@ def is_table(spec: Mapping[str, Any]) -> bool:
     return spec.get("kind") == TABLE
 
 
-def build(spec: Mapping[str, Any]) -> keras.Model:
+def build(spec: Mapping[str, Any], precision: str = "float32") -> keras.Model:
     """Build the network that `spec` names, with random weights and not compiled.
 
     Two classes end in one sigmoid unit (the probability of class 1), more in a softmax over all classes. Layer
     names are fixed, so the same spec always gives the same variable paths.
 
+    Args:
+        precision: `mixed` has all layers but the output compute in bfloat16; weights are float32 all the same.
+
     Raises:
         ValueError: As `check_spec`.
     """
-    spec = check_spec(spec)
-    architecture = _architecture(spec["name"])
-    assert architecture is not None
-
     from fedssh.models.backend import load_keras
 
     keras = load_keras()
+    usual = keras.config.dtype_policy()
+    if precision == "mixed":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return _build(keras, check_spec(spec))
+    finally:
+        keras.config.set_dtype_policy(usual)
+
+
+def _build(keras: Any, spec: Mapping[str, Any]) -> keras.Model:
+    architecture = _architecture(spec["name"])
+    assert architecture is not None
     images = keras.Input(shape=tuple(spec["input"]), name="images")
     hidden = architecture.hidden(images, spec)
     if spec["classes"] == 2:
-        output = keras.layers.Dense(1, activation="sigmoid", name="output")(hidden)
+        output = keras.layers.Dense(1, activation="sigmoid", name="output", dtype="float32")(hidden)
     else:
-        output = keras.layers.Dense(spec["classes"], activation="softmax", name="output")(hidden)
+        output = keras.layers.Dense(spec["classes"], activation="softmax", name="output", dtype="float32")(hidden)
     network = keras.Model(images, output, name=spec["name"].replace(":", "_"))
     if isinstance(architecture, applications.Application):
         network = architecture.settled(network)

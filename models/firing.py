@@ -65,7 +65,8 @@ class Watch:
         def forward(images: Any) -> list[Any]:
             inputs = tensorflow.nest.flatten(inside(images, training=False))
             return [
-                tensorflow.matmul(given, layer.kernel) + (0.0 if layer.bias is None else layer.bias)
+                tensorflow.matmul(tensorflow.cast(given, "float32"), layer.kernel)
+                + (0.0 if layer.bias is None else layer.bias)
                 for given, layer in zip(inputs, self._layers, strict=True)
             ]
 

@@ -17,6 +17,7 @@ class Recipe:
         warmup: A number of steps, or `N epochs`.
         clip_norm: The longest that the gradient of a step may be, all weights together; 0 is no limit.
         weight_decay: Each step takes this times the rate off every weight; None is what the optimizer does by itself.
+        precision: `mixed` or `float32`; see `build`.
         augment: Of `augment.KINDS` with commas between, or `none`.
     """
 
@@ -26,6 +27,7 @@ class Recipe:
     clip_norm: float = 0.0
     weight_decay: float | None = None
     augment: str = "none"
+    precision: str = "float32"
 
 
 PLAIN = Recipe()

@@ -154,7 +154,7 @@ class Trainer:
         self.spec = check_spec(spec)
         if recipe.augment != "none" and is_table(self.spec):
             raise ValueError(f"augment changes images ({recipe.augment}), and this network takes a table")
-        self.network = build(self.spec)
+        self.network = build(self.spec, recipe.precision)
         self._loss = keras.losses.get(loss or loss_name(self.spec))
         self._rate = Rate(learning_rate, recipe)
         self._optimizer = new_optimizer(optimizer, self._rate.wanted, momentum, recipe.clip_norm, recipe.weight_decay)

@@ -81,6 +81,8 @@ class TrainSettings:
         0.15, "Share held out when the data has no val split; 0: score on the training images.", "SHARE", at_least=0
     )
     classes: str | None = setting(None, "What classes are called here: HERE=AGREED,…", "NAMES")
+    learning_rate_factor: float = setting(1.0, "Of the agreed rate, where a part is allowed.", "X", at_least=0)
+    batch_size: int = setting(0, "Images per step, where fewer are allowed; 0: as agreed.", "N", at_least=0)
     max_value: int | None = setting(None, "White in integer pixels, such as 4095.", "N", at_least=1)
     patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", "REGEX")
     columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", "NAMES")
@@ -135,6 +137,7 @@ def train(settings: TrainSettings) -> None:
         store = own_data.store_in(settings.state, settings.memory, lambda line: tell(logger, "data", line))
 
         from fedssh.alice.learner import Network
+        from fedssh.alice.own_rates import OwnRates
         from fedssh.alice.train import Alice
 
         logs = settings.state / "logs" if settings.tensorboard else None
@@ -145,8 +148,9 @@ def train(settings: TrainSettings) -> None:
         )  # fmt: skip
         tell(logger, "device", f"training on {network.devices}", devices=network.devices)
         trainer = Alice(
-            exchange, settings.state, network, settings.epochs or None, settings.settle, stop, settings.limits
-        )
+            exchange, settings.state, network, settings.epochs or None, settings.settle, stop, settings.limits,
+            OwnRates(settings.learning_rate_factor, settings.batch_size or None),
+        )  # fmt: skip
         trainer.run(settings.sessions or None, settings.wait)
 
 

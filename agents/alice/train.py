@@ -20,6 +20,7 @@ from fedssh.alice.learner import INTERRUPTED, Stopped
 from fedssh.alice.limits import Limits
 from fedssh.alice.memory import Memory
 from fedssh.alice.news import News
+from fedssh.alice.own_rates import OwnRates
 from fedssh.alice.terms import Terms
 from fedssh.alice.trainee import Trainee
 from fedssh.chain import Seen
@@ -68,6 +69,7 @@ class Alice:
         settle_seconds: After a session that published: how long to wait for its verdict to become a release.
         stop: When set, `run` returns soon.
         limits: What this site allows, whatever is agreed.
+        rates: This site's own, within what is agreed.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Alice:
         settle_seconds: float,
         stop: threading.Event,
         limits: Limits | None = None,
+        rates: OwnRates | None = None,
     ) -> None:
         self.exchange = exchange
         self.state = state
@@ -87,6 +90,7 @@ class Alice:
         self.settle_seconds = settle_seconds
         self.stop = stop
         self.limits = limits or Limits()
+        self.rates = rates or OwnRates()
         self.news = News(exchange, state, self.limits, network.shapes)
         self.memory = memory.load(state)
         self._last_said = ""
@@ -219,7 +223,10 @@ class Alice:
         """Train a session."""
         release = received.release
         plan = read_plan(release.plan)
-        plan = dataclasses.replace(plan, epochs=self.epochs or plan.epochs)
+        agreed = dataclasses.replace(plan, epochs=self.epochs or plan.epochs)
+        plan = self.rates.of(agreed)
+        if told := self.rates.told(agreed):
+            self._say("own-rates", told, site=received.site, learning_rate=plan.learning_rate, batch=plan.batch_size)
         score = self.network.adopt(received, plan, self.stop, self._own(received, plan))
         tally = Tally(self.memory.trained.sessions + 1, plan, now(), score)
         self._say_release(received, score)

@@ -42,6 +42,9 @@ class Plan:
         local: `batchnorm`: each site goes on from its own batch normalisation, all weights of it, and from the release
             in all else (FedBN, Li et al. 2021). What it sends is whole; what is averaged of these serves whoever has
             none of their own: the coordinator's scores, and a site that begins.
+        site_rates: The smallest part of `learning_rate` and `batch_size` that a site may take; at 1, none may.
+        precision: `mixed`: layers compute in bfloat16, from and into weights in float32; output and loss are float32.
+            The coordinator scores in float32.
         metric: What the policy compares first. `balanced_accuracy` and `f1` also take the place of accuracy where a
             site tells what improved; its claims say loss and accuracy all the same.
     """
@@ -62,6 +65,8 @@ class Plan:
     weight_decay: float | None = None
     augment: str = "none"
     local: str = "none"
+    site_rates: float = 1.0
+    precision: str = "float32"
     metric: str = "accuracy"
 
 

@@ -25,6 +25,7 @@ METRICS = ("accuracy", "auc", "precision", "recall", "balanced_accuracy", "f1")
 BY_CLASS = ("balanced_accuracy", "f1")  # by these a site, too, tells what improved; by the others, by accuracy
 RATE_SCHEDULES = ("constant", "step", "cosine")
 LOCALS = ("none", "batchnorm")
+PRECISIONS = ("float32", "mixed")
 AUGMENTS = ("flips", "shifts", "rotations", "contrast")
 DECAYING = ("adamw", "sgd")  # where a decay of weights is no part of the gradient
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adamax", "nadam")
@@ -32,7 +33,17 @@ EPOCHS = {"improved": 100, "session": 1}  # what sites may publish, and the most
 RATES = ("submissions_per_hour", "invalid_per_hour")
 # Terms of training that came later. They stand in a plan only where they are not as by default, so that a plan without
 # them is the same bytes as ever; `written_loss` keeps programs that do not know them from training without them.
-LATER = ("class_weights", "learning_rate_schedule", "warmup", "clip_norm", "weight_decay", "augment", "local")
+LATER = (
+    "class_weights",
+    "learning_rate_schedule",
+    "warmup",
+    "clip_norm",
+    "weight_decay",
+    "augment",
+    "local",
+    "site_rates",
+    "precision",
+)
 _POLICIES = "`charity policies` lists policies and their options"
 
 
@@ -109,6 +120,8 @@ class Terms:
     weight_decay: float | None = term(None, number(least=0), "Decay of weights, with adamw or sgd.", "X")
     augment: str = term("none", Form(_augment), f"Change training images: {','.join(AUGMENTS)}.", "KINDS")
     local: str = term("none", one_of(*LOCALS), "In rounds: batch normalisation stays at the sites (FedBN).")
+    site_rates: float = term(1.0, number(above=0, most=1), "Least part of rate and batch size a site may take.", "X")
+    precision: str = term("float32", one_of(*PRECISIONS), "mixed: layers compute in bfloat16.")
     submissions_per_hour: int = term(600, whole(0), "Bundles of a site that get a record; 0: no limit.", "N")
     invalid_per_hour: int = term(60, whole(0), "Invalid ones among them; 0: no limit.", "N")
 

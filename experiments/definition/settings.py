@@ -3,7 +3,8 @@
 [federation]   architecture, sites, policy, schedule, gate, margin, metric, sessions (or rounds), attack, straggler,
                score_sites
 [plan]         optimizer, learning_rate, momentum, batch_size, epochs, patience, publish, proximal, class_weights,
-               learning_rate_schedule, warmup, clip_norm, weight_decay, augment, local
+               learning_rate_schedule, warmup, clip_norm, weight_decay, augment, local,
+               site_rates, precision
 [data]         dataset, partition, coordinator, weights, per_label, outliers, train, holdout, test, folds, fold,
                validation
 """

@@ -22,6 +22,7 @@ from fedssh.alice import memory, terms
 from fedssh.alice.exchange import Exchange
 from fedssh.alice.learner import Network
 from fedssh.alice.limits import Limits
+from fedssh.alice.own_rates import OwnRates
 from fedssh.alice.replicas import Replicas
 from fedssh.alice.train import Alice
 from fedssh.errors import BundleError, SettingsError, UnreachableError, UntrustedError, WeightsError
@@ -273,6 +274,7 @@ def test_several_devices_train_together(site: SmallSite) -> None:
         ("augmentation", {"augment": "flips"}),
         ("learning-rate schedule", {"learning_rate_schedule": "step"}),
         ("warm-up", {"warmup": 3}),
+        ("mixed precision", {"precision": "mixed"}),
     ],
 )
 def test_several_devices_say_what_they_cannot_train_with(what: str, entry: dict[str, Any]) -> None:
@@ -316,6 +318,18 @@ def test_a_site_may_train_another_number_of_epochs(site: SmallSite) -> None:
     site.release(1, plan=SESSION)
     alice(site, epochs=2).run(sessions=1)
     assert [claim.epoch for claim in site.claims()] == [2]
+
+
+def test_a_site_may_train_at_a_lower_rate_where_that_is_agreed(site: SmallSite, told: Told) -> None:
+    site.release(1, plan=written_loss({"site_rates": 0.5, "epochs": 1}, "auto"))
+    lower = alice(site)
+    lower.rates = OwnRates(0.5, 8)
+    lower.run(sessions=1)
+    (said,) = told("own-rates")
+    assert (said["learning_rate"], said["batch"]) == (PLAN["learning_rate"] / 2, 8)
+    lower.rates = OwnRates(0.25)
+    with pytest.raises(SettingsError, match=r"the federation allows 0\.5\.\.1"):
+        lower.run(sessions=1)
 
 
 def test_weights_that_are_not_finite_are_never_published(site: SmallSite, told: Told) -> None:

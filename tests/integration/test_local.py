@@ -17,10 +17,12 @@ from fedssh import models
 from fedssh.alice import local
 from fedssh.charity.judge.process import genesis
 from fedssh.errors import BundleError, SettingsError
+from fedssh.keys import PrivateKey
 from fedssh.models import own
 from fedssh.rules.plan import read_plan
 from fedssh.rules.terms import written_loss
 from tests.harness.alice import PLAN as PLAIN
+from tests.integration.test_alice import SmallSite, alice, in_round
 from tests.integration.test_engines import PLAN, a_run, images_of
 from tests.integration.test_engines import models as models_of
 
@@ -70,6 +72,29 @@ def test_what_counts_is_the_newest_session_that_was_counted(tmp_path: Path) -> N
     assert local.load(tmp_path, HASH, 2) is None
     local.keep(tmp_path, HASH, 3, {}, SPEC)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_site_that_lost_its_folder_begins_with_the_release_and_says_so(
+    tmp_path: Path, keys: dict[str, PrivateKey], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="alice")
+    site = SmallSite(tmp_path, keys["coordinator"])
+    spec = models.check_spec({**SPEC, "input": [6, 6, 1], "classes": 2})
+    plan = written_loss({"publish": "session", "epochs": 1, "local": "batchnorm"}, "auto")
+
+    def session(number: int) -> list[str]:
+        caplog.clear()
+        site.release(number, spec, plan, **in_round(number, "alice-1"))
+        alice(site).run(sessions=1)
+        return [one.getMessage() for one in caplog.records if "batch normalisation" in one.getMessage()]
+
+    begins = "batch normalisation begins as in release {}: this site has none of its own"
+    assert session(1) == [begins.format(1)]
+    assert session(2) == []
+    for path in site.state.glob("local-*"):
+        path.unlink()
+    assert session(3) == [f"{begins.format(3)}; what 2 sessions left is not in {site.state}"]
+    assert len(list(site.state.glob("local-*"))) == 1
 
 
 @pytest.mark.parametrize(

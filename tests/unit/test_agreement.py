@@ -73,6 +73,7 @@ OLD_PLAN = {
 LATER_TERMS: dict[str, Any] = {
     "class_weights": "balanced", "learning_rate_schedule": "cosine", "warmup": "2 epochs", "clip_norm": 1.0,
     "weight_decay": 0.01, "augment": "flips,contrast", "local": "batchnorm",
+    "site_rates": 0.25, "precision": "mixed",
 }  # fmt: skip
 
 
