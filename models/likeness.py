@@ -54,7 +54,8 @@ def difference(agreed: Mapping[str, Any], here: Mapping[str, Any]) -> str | None
     """How a network differs from what was agreed, for people; None where it does not."""
     if here["sha256"] == agreed.get("sha256"):
         return None
-    built = f" (Keras {here['keras']} here, {agreed['keras']} as agreed)" if "keras" in agreed else ""
+    other = "keras" in agreed and agreed["keras"] != here["keras"]
+    built = f" (Keras {here['keras']} here, {agreed['keras']} as agreed)" if other else ""
     lines, marks = agreed.get("lines"), agreed.get("marks")
     ours = here["lines"]
     if isinstance(lines, Sequence) and not isinstance(lines, str):
