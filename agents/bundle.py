@@ -33,15 +33,18 @@ from fedssh.files import BLOCK, adopt, open_regular, part_of, sha256_of, whole_f
 from fedssh.forms import MAX_BYTES as MAX_MANIFEST_BYTES
 from fedssh.forms import check_id, parse, shown
 from fedssh.keys import PrivateKey, PublicKey
-from fedssh.manifest import Release, Report, Submission, judged_once
+from fedssh.manifest import Release, Report, Scores, Submission, judged_once
 from fedssh.rules.events import Blob
 
 Sealed = TypeVar("Sealed", Submission, Release)
-Message = TypeVar("Message", bound=Submission | Release | Report)
-Other = TypeVar("Other", bound=Submission | Release | Report)
+Message = TypeVar("Message", bound=Submission | Release | Report | Scores)
+Other = TypeVar("Other", bound=Submission | Release | Report | Scores)
 
 MAX_BYTES = weights.MAX_BYTES + (16 << 20)
-NAMESPACES = {Submission: signature.SUBMISSION, Release: signature.RELEASE, Report: signature.REPORT}
+NAMESPACES = {
+    Submission: signature.SUBMISSION, Release: signature.RELEASE, Report: signature.REPORT, Scores: signature.SCORES,
+}  # fmt: skip
+_PLAIN = (Report, Scores)  # travel without a model
 
 _NAMES = ("manifest.json", "manifest.json.sig", "model.age")
 _LIMITS = (MAX_MANIFEST_BYTES, signature.MAX_BYTES, MAX_BYTES)
@@ -116,7 +119,7 @@ def seal(
     return manifest
 
 
-def seal_report(report: Report, sender: PrivateKey, bundle: Path) -> None:
+def seal_report(report: Report | Scores, sender: PrivateKey, bundle: Path) -> None:
     """Sign a report into a bundle without a model.
 
     Raises:
@@ -181,7 +184,7 @@ class Arrived:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self._file = file
-        self._verified: Submission | Release | Report | None = None
+        self._verified: Submission | Release | Report | Scores | None = None
 
     @property
     def size(self) -> int:
@@ -267,9 +270,9 @@ class Arrived:
         """
         self._verified = None
         found: type[Any] = self._one_of((kind, *others)) if others else kind
-        if found is Report and len(self._members) != 2:
-            raise BundleError("a report travels without a model, this one has three members")
-        if found is not Report and len(self._members) != 3:
+        if found in _PLAIN and len(self._members) != 2:
+            raise BundleError(f"a {found.kind} travels without a model, this one has three members")
+        if found not in _PLAIN and len(self._members) != 3:
             raise BundleError(f"a {found.kind} has three members, this bundle has two")
         signature.verify(self.message, self.signature, NAMESPACES[found], signer)
         manifest: Message | Other = found.of(self.said)
@@ -304,7 +307,7 @@ class Arrived:
 
     def _decrypt(self, plain: BinaryIO, key: PrivateKey, max_bytes: int) -> weights.Header:
         manifest = self._verified
-        if manifest is None or isinstance(manifest, Report):
+        if manifest is None or isinstance(manifest, _PLAIN):
             raise ValueError("only a verified manifest says which model a bundle holds")
         sealed = self._members[2]
         _check_recipients(manifest)
@@ -445,7 +448,7 @@ def _decrypt(
         raise BundleError("the model file does not have the hash and size its manifest says")
 
 
-def _write_signed(file: BinaryIO, manifest: Submission | Release | Report, sender: PrivateKey) -> None:
+def _write_signed(file: BinaryIO, manifest: Submission | Release | Report | Scores, sender: PrivateKey) -> None:
     message = manifest.to_bytes()
     armored = signature.sign(message, sender, NAMESPACES[type(manifest)]).encode()
     for name, content in zip(_NAMES, (message, armored), strict=False):

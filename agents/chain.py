@@ -22,7 +22,7 @@ from fedssh.keys import PublicKey
 from fedssh.manifest import Release
 from fedssh.rules.events import START, Record
 from fedssh.rules.gate import impossible, is_number
-from fedssh.rules.vocabulary import JUDGED
+from fedssh.rules.vocabulary import JUDGED, PLAIN
 from fedssh.signature import LEDGER, verify
 
 MAX_LINE_BYTES = 4 * MAX_BYTES  # the record, escaped, and its signature
@@ -299,7 +299,7 @@ def check_verdict(record: Record, site: str, id: str, model: str | None, bundle:
     if record.event == "invalid":
         if not about_bundle:
             raise LedgerError(f"{what} is about other bytes than those that were sent")
-    elif record.event != "refused" and (record.event == "report") != (model is None):
+    elif record.event != "refused" and (record.event in PLAIN) != (model is None):
         raise LedgerError(f"{what} is {record.event!r}")
     elif sha256_of(fields.get("candidate", fields.get("model"))) != model:  # `model` may be a mix with the candidate
         raise LedgerError(f"{what} is about another model")

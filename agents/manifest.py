@@ -5,6 +5,7 @@ serialise back to the same bytes is refused, so a signature covers exactly one m
 
     submission   a site's checkpoint for the coordinator, sealed for her
     report       a site's session is over; travels without a model
+    scores       what a release scores at a site, where the terms ask for it; likewise
     release      the coordinator's current model, sealed for all sites
     claim        what Alice says of a checkpoint, to Bob only; never leaves the site
 """
@@ -24,7 +25,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from fedssh.errors import BundleError
 from fedssh.forms import _ID, _SITE, canonical, matched, parse, shown
-from fedssh.rules.events import Blob, Local
+from fedssh.rules.events import Blob, Local, Measured
 from fedssh.rules.typed import plain, said
 
 FORMAT = 1
@@ -134,6 +135,19 @@ class SessionOver(_Message):
 
 
 @dataclass(frozen=True)
+class SiteScored(_Message):
+    """What Alice tells Bob of a release that she took, where that was agreed; becomes `Scores`."""
+
+    kind = "scores"
+    travels = False
+
+    builds_on: int = said("The record of the release.")
+    examples: int = said("How many validation images it was scored on.")
+    metrics: Measured = said("What it scored on them.")
+    created: str = said("When this was written.")
+
+
+@dataclass(frozen=True)
 class Submission(Claim):
     """A site's checkpoint for the coordinator: Alice's claim, and what Bob adds to it."""
 
@@ -149,6 +163,15 @@ class Submission(Claim):
 @dataclass(frozen=True)
 class Report(SessionOver):
     """A site's session is over: after how many epochs, with how many checkpoints, how good."""
+
+    travels = True
+
+    sender: str = said("The site's name.")
+
+
+@dataclass(frozen=True)
+class Scores(SiteScored):
+    """What a release scores on the validation images of a site."""
 
     travels = True
 

@@ -27,6 +27,7 @@ from fedssh.keys import PrivateKey, PublicKey, parse_public
 SUBMISSION = "submission@fedssh"
 RELEASE = "release@fedssh"
 REPORT = "report@fedssh"
+SCORES = "scores@fedssh"
 LEDGER = "ledger@fedssh"
 
 MAX_BYTES = 8192

@@ -17,16 +17,19 @@ from typing import Any
 
 from fedssh import bundle, errors, forms, manifest, models, signature, weights
 from fedssh.history import verbs
-from fedssh.rules import events, options, policies, standing, terms, vocabulary
+from fedssh.rules import events, options, policies, standing, terms, thresholds, vocabulary
 from fedssh.rules.typed import members
 from scripts import environment
 
 ROOT = environment.ROOT
 PAGE = ROOT / "docs" / "reference" / "formats.md"
 COLUMNS = 120
-MESSAGES = (manifest.Claim, manifest.SessionOver, manifest.Submission, manifest.Report, manifest.Release)
+MESSAGES = (
+    manifest.Claim, manifest.SessionOver, manifest.SiteScored, manifest.Submission, manifest.Report, manifest.Scores,
+    manifest.Release,
+)  # fmt: skip
 OBJECTS = (
-    events.Blob, events.Local, events.Part, standing.Standing, standing.OpenRound, standing.LastRound,
+    events.Blob, events.Local, events.Measured, events.Part, standing.Standing, standing.OpenRound, standing.LastRound,
 )  # fmt: skip
 FORMS = {
     forms._SITE: "site name", forms._ID: "id", manifest._HEX: "hash", manifest._TIME: "time",
@@ -178,12 +181,14 @@ def _history() -> Iterator[str]:
         yield _members(one)
     yield "### Scores"
     told = _section("models/score.py", "score", "Returns").partition(": ")[2].replace("None", "null")
-    yield f"The object `metrics`, but for that of a report: {told}"
+    yield f"The object `metrics`, but for that of a report and of what a site scored: {told}"
     yield (
         "What cannot be computed is null, but for `loss`. Shares (`accuracy`, `precision`, `recall`, `auc`, "
         "`balanced_accuracy`, `f1`) are in 0..1; with the gate `ladder` up to half a margin above, for it tells the "
         "nearest of its steps."
     )
+    yield "Where genesis has a `decision`, scores on the holdout say more:"
+    yield _table(("member", "meaning"), [(f"`{name}`", means) for name, means in thresholds.NAMES.items()])
 
 
 def _agreed() -> Iterator[str]:

@@ -2,7 +2,7 @@
 
     incoming/                                               see `incoming`
     outgoing/<id>.safetensors, then <id>.json               a checkpoint and its claim
-    outgoing/<id>.json                                      the report of a finished session
+    outgoing/<id>.json                                      the report of a finished session, or a release's scores
 
 The json comes last and goes first, so whatever has its json is whole. Bob removes what he took and keeps only the
 newest releases, so any file may be gone by the time it is opened.
@@ -23,7 +23,7 @@ from fedssh.chain import Seen
 from fedssh.errors import UntrustedError
 from fedssh.files import check_folder, fsync_folder, is_part, read_shared, sweep, write_whole
 from fedssh.forms import MAX_BYTES
-from fedssh.manifest import Claim, SessionOver
+from fedssh.manifest import Claim, SessionOver, SiteScored
 from fedssh.weights import architecture_hash, write_weights
 
 if TYPE_CHECKING:
@@ -105,6 +105,11 @@ class Exchange:
         """Lay the report of a finished session out for Bob. Doing it again changes nothing."""
         check_folder(self.outgoing)
         write_whole(self.outgoing / f"{report.id}.json", report.to_bytes(), mode=0o640)
+
+    def say_scores(self, scores: SiteScored) -> None:
+        """Lay out for Bob what a release scores here."""
+        check_folder(self.outgoing)
+        write_whole(self.outgoing / f"{scores.id}.json", scores.to_bytes(), mode=0o640)
 
     def waiting(self) -> list[Path]:
         """The checkpoints that Bob has not taken yet, oldest first (an id begins with its time)."""

@@ -14,6 +14,7 @@ import numpy as np
 from fedssh import models
 from fedssh.alice.fitting import Epoch, fit, loss_of, made_for, new_trainer
 from fedssh.alice.incoming import Received
+from fedssh.alice.measuring import measured, threshold_of
 from fedssh.alice.replicas import Replicas
 from fedssh.alice.session import session_seed
 from fedssh.errors import SettingsError
@@ -27,7 +28,7 @@ from fedssh.models.data.pixel_file import Store
 from fedssh.models.data.reading import Reading
 from fedssh.models.firing import Singled, Watch
 from fedssh.models.training import Interrupted, Trainer, resident
-from fedssh.rules.events import Local
+from fedssh.rules.events import Local, Measured
 from fedssh.rules.plan import Plan
 from fedssh.rules.shapes import match_shapes
 from fedssh.weights import read_weights
@@ -178,6 +179,12 @@ class Network:
                 )
             self._measured = spec
         return self._shapes
+
+    def measure(self, received: Received, loss: float) -> Measured:
+        """What the release that was taken over scores on the validation images, by its threshold where it has one."""
+        assert self._trainer is not None
+        threshold, classes = threshold_of(received.release.metrics), received.header.spec["classes"]
+        return measured(self._trainer.network, loss, self._val, classes, threshold)
 
     def singled(self) -> list[Singled]:
         """How many training images single themselves out in each layer, with the weights as they are now."""

@@ -1,12 +1,13 @@
 """What Alice remembers across restarts.
 
-    state/alice.json   {"federation", "sessions", "turns", "passed", "over", "genesis", "seen"}
+    state/alice.json   {"federation", "sessions", "turns", "passed", "over", "genesis", "seen", "scored"}
     state/logs/        TensorBoard logs, a folder per session
     state/lock         held by the one Alice that works here
 
 `over` is the report of a session that has ended: it stands here before it is published and until it is counted, so a
 kill in between neither loses a session nor counts it twice. `genesis` and `seen` are the federation's genesis and the
 newest release taken from it, {"sequence", "head"}; a file without them was written before they were remembered.
+`scored` is the newest release whose score here was told; it is there where the terms ask for such scores.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Memory:
         over: The report of a session that is over but not counted in `trained` yet.
         genesis: Hash of the federation's first record; None before the first release.
         seen: The newest release taken: there is no way back behind it.
+        scored: The newest release of which was told what it scores here; 0 before the first.
     """
 
     federation: str | None = None
@@ -44,6 +46,7 @@ class Memory:
     over: SessionOver | None = None
     genesis: str | None = None
     seen: Seen = field(default_factory=Seen)
+    scored: int = 0
 
 
 def load(state: Path) -> Memory:
@@ -59,7 +62,8 @@ def load(state: Path) -> Memory:
         trained = Trained(int(fields["sessions"]), fields["turns"], bool(fields["passed"]))
         seen = fields.get("seen") or dataclasses.asdict(Seen())
         newest = Seen(int(seen["sequence"]), str(seen["head"]))
-        return Memory(fields["federation"], trained, over, fields.get("genesis"), newest)
+        scored = int(fields.get("scored", 0))
+        return Memory(fields["federation"], trained, over, fields.get("genesis"), newest, scored)
     except FileNotFoundError:
         return Memory()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -69,7 +73,8 @@ def load(state: Path) -> Memory:
 def save(state: Path, memory: Memory) -> None:
     """Remember, durably."""
     over = memory.over.to_bytes().decode() if memory.over else None
-    more = {"over": over, "genesis": memory.genesis, "seen": dataclasses.asdict(memory.seen)}
+    more: dict[str, object] = {"over": over, "genesis": memory.genesis, "seen": dataclasses.asdict(memory.seen)}
+    more |= {"scored": memory.scored} if memory.scored else {}
     fields = {"federation": memory.federation, **dataclasses.asdict(memory.trained), **more}
     write_whole(state / "alice.json", canonical(fields))
 

@@ -327,6 +327,8 @@ def rows(terms: Terms, weights: int | None = None) -> dict[str, str]:
         "gate": f"{fields.get('gate', 'off')}, margin {fields.get('margin', 0.0)}",
         "schedule": fields.get("schedule"),
         "sessions": fields.get("sessions") or "until the coordinator ends it",
+        **({"site scores": fields["site_scores"]} if "site_scores" in fields else {}),
+        **{f"decision: {name}": value for name, value in sorted((fields.get("decision") or {}).items())},
         "rates": fields.get("rates"),
     }
     return {name: _text(value) for name, value in shown.items()}

@@ -26,7 +26,8 @@ from fedssh.alice.trainee import Trainee
 from fedssh.chain import Seen
 from fedssh.commands import tell
 from fedssh.errors import UnreachableError, UntrustedError
-from fedssh.manifest import Claim, SessionOver, new_id, now
+from fedssh.manifest import Claim, SessionOver, SiteScored, new_id, now
+from fedssh.rules import site_scores
 from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan, read_plan
 
@@ -96,6 +97,7 @@ class Alice:
         self._last_said = ""
         self._last_round: int | None = None  # the one of which we said last how it ended
         self._shut_out: str | None = None
+        self._scores_agreed = False
         self._known_at_last: int | None = None  # the newest release when the last checkpoint was published
 
     def run(self, sessions: int | None = None, wait_seconds: float = 0) -> int:
@@ -154,10 +156,12 @@ class Alice:
             if seen is None:
                 self._wait_for_first(time.monotonic() - begun, wait_seconds, waiting_for)
             elif self._is_over(seen):
+                self._score(seen)
                 return None
             elif self._may_train(seen):
                 return seen
             elif not session.is_over(seen.standing, self.memory.trained):
+                self._score(seen)
                 self._say_waiting(messages.waiting(seen.standing, seen.site), seen.site)
             self.stop.wait(POLL_SECONDS)
         raise Stopped("stopped while waiting")
@@ -169,6 +173,7 @@ class Alice:
         terms, received = found
         self.network.class_names, self.network.agreed = terms.class_names, terms.network
         self.network.table = terms.table
+        self._scores_agreed = site_scores.agreed(terms.record.fields)
         self._recall(terms, received)
         self._say_last_round(received)
         return received
@@ -181,6 +186,11 @@ class Alice:
             self._say("finished", text, site=received.site, sessions=self.memory.trained.sessions)
             return True
         if not session.is_over(received.standing, self.memory.trained):
+            return False
+        if self._scores_agreed and not received.standing.finished:
+            self._score(received)
+            text = "all sessions trained; waiting for the federation's last release, to say what it scores here"
+            self._say_waiting(text, received.site)
             return False
         if self.news.is_the_newest(sequence):
             self._say_over(received)
@@ -234,6 +244,7 @@ class Alice:
             self._end_session(received, tally, early=False)  # so that nobody waits for it
             hint = "ask the coordinator how this model came about; nothing was trained from it, and nothing left"
             raise UntrustedError(f"release {release.sequence} is not trained from: {reason}", hint)
+        self._say_scores(received, score)
         self._say_session(received, tally)
         early = self.network.fit(
             tally.number, plan, score, lambda epoch: self._epoch_over(received, tally, epoch), self.stop
@@ -251,6 +262,38 @@ class Alice:
             where = f"batch normalisation begins as in release {received.release.sequence}"
             self._say("local", f"{where}: this site has none of its own{lost}", site=received.site, sessions=sessions)
         return own
+
+    # what releases score here, where that was agreed
+
+    def _score(self, received: Received) -> None:
+        """Score a release that is not trained from now, once."""
+        if not self._scores_agreed or received.release.sequence <= self.memory.scored:
+            return
+        plan = read_plan(received.release.plan)
+        score = self.network.adopt(received, plan, self.stop, self._own(received, plan))
+        if not leaving.tells_of_images(self.network.singled()):
+            self._say_scores(received, score)
+
+    def _say_scores(self, received: Received, score: Local) -> None:
+        """Tell what the release at hand scores here, once."""
+        sequence = received.release.sequence
+        if not self._scores_agreed or sequence <= self.memory.scored or not math.isfinite(score.loss):
+            return
+        found = self.network.measure(received, score.loss)
+        if found is None:
+            return
+        count = self.network.validation_examples
+        said = SiteScored(id=new_id(), builds_on=sequence, examples=count, metrics=found, created=now())
+        try:
+            self.exchange.say_scores(said)
+        except OSError as error:  # of no weight: the next release is scored again
+            text = f"what release {sequence} scores here could not be told: {error}"
+            self._say("not-published", text, logging.WARNING)
+            return
+        self._remember(dataclasses.replace(self.memory, scored=sequence))
+        where = f"here on {count:,} images; bob tells the coordinator"
+        text = f"release {sequence} scores accuracy {found.accuracy:.4f} {where}"
+        self._say("scored", text, site=received.site, sequence=sequence, accuracy=found.accuracy, id=said.id)
 
     def _epoch_over(self, received: Received, tally: Tally, epoch: Epoch) -> bool:
         """Say how it went, and publish what is due; whether it was published."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fedssh.alice.incoming import Received
     from fedssh.models.data.columns import Columns
     from fedssh.models.firing import Singled
-    from fedssh.rules.events import Local
+    from fedssh.rules.events import Local, Measured
     from fedssh.rules.plan import Plan
 
     Weights = Mapping[str, np.ndarray]
@@ -48,6 +48,10 @@ class Trainee(Protocol):
 
     def staying(self, plan: Plan) -> Weights:
         """Of the weights as they are now, what stays at the site by the plan."""
+        ...
+
+    def measure(self, received: Received, loss: float) -> Measured | None:
+        """What the release that was taken over scores here, as the terms may ask; None where that cannot be told."""
         ...
 
     def singled(self) -> Sequence[Singled]:

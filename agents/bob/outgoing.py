@@ -1,7 +1,7 @@
 """What Alice publishes, taken over: `exchange/outgoing/` into the spool, signed and sealed.
 
     outgoing/<id>.safetensors, then <id>.json   a checkpoint and what is claimed of it
-    outgoing/<id>.json                          the report of a finished session
+    outgoing/<id>.json                          the report of a finished session, or what a release scores here
     rejected/<id>.…, <id>.reason                what is not well-formed, for the site's operator
 
 A checkpoint is taken when its bundle stands in the spool; only then are Alice's files removed, the json first.
@@ -32,7 +32,7 @@ from fedssh.bundle import pending, seal, seal_report
 from fedssh.errors import BundleError, UntrustedError
 from fedssh.forms import MAX_BYTES, check_id, parse, shown
 from fedssh.keys import PrivateKey
-from fedssh.manifest import Claim, Report, SessionOver, Submission
+from fedssh.manifest import Claim, Report, Scores, SessionOver, SiteScored, Submission
 from fedssh.weights import header_of
 
 KEEP_REJECTED = 10
@@ -120,15 +120,17 @@ class Outgoing:
         if message.id != id:
             raise BundleError(f"{id}{_CLAIM} says that it is {message.id}")
         epoch = message.epoch if isinstance(message, Claim) else None
-        kind = Submission.kind if isinstance(message, Claim) else Report.kind
-        entry = Entry(id, kind, message.session, epoch, message.created, published)
+        session = 0 if isinstance(message, SiteScored) else message.session
+        kind = Submission.kind if isinstance(message, Claim) else message.kind
+        entry = Entry(id, kind, session, epoch, message.created, published)
         bundle = self._spool.bundle(id)
         if isinstance(message, Claim):
             with folder.open(id + _MODEL) as model:
                 self._seal_checkpoint(model, message, entry, bundle)
         else:
             self._spool.describe(entry)
-            seal_report(Report(sender=self._site.name, **vars(message)), self._key, bundle)
+            plain = Scores if isinstance(message, SiteScored) else Report
+            seal_report(plain(sender=self._site.name, **vars(message)), self._key, bundle)
         size, took = bundle.stat().st_size, 1000 * (time.monotonic() - start)
         self._say(
             "sealed", f"sealed {entry}: {in_megabytes(size)} in {took:.0f} ms", id=id, session=entry.session,
@@ -187,9 +189,10 @@ def _name_for(stem: str) -> str:
     return hashlib.sha256(stem.encode(errors="surrogateescape")).hexdigest()
 
 
-def _read(claim: BinaryIO) -> Claim | SessionOver:
+def _read(claim: BinaryIO) -> Claim | SessionOver | SiteScored:
     text = claim.read(MAX_BYTES + 1)
-    return SessionOver.from_bytes(text) if parse(text).get("kind") == SessionOver.kind else Claim.from_bytes(text)
+    kinds = {one.kind: one for one in (SessionOver, SiteScored)}
+    return kinds.get(str(parse(text).get("kind")), Claim).from_bytes(text)
 
 
 def in_megabytes(size: int) -> str:

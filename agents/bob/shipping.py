@@ -28,6 +28,7 @@ from fedssh.files import sha256_file
 from fedssh.manifest import now
 from fedssh.rules.events import Record
 from fedssh.rules.gate import is_number
+from fedssh.rules.vocabulary import PLAIN
 from fedssh.transport import Call, Connection
 
 SEND_AGAIN_SECONDS = 3600.0
@@ -222,7 +223,7 @@ class Shipping:
 def verdict_text(entry: Entry, record: Record) -> str:
     """A verdict for people."""
     metrics, reason = record.fields.get("metrics"), record.fields.get("reason")
-    if record.event == "report":
+    if record.event in PLAIN:
         return f"{entry} is on record as {record.sequence}"
     accuracy = metrics.get("accuracy") if isinstance(metrics, dict) else None
     scored = f"holdout accuracy {accuracy:.4f}" if is_number(accuracy) else ""

@@ -27,8 +27,9 @@ class Entry:
 
     Attributes:
         id: Given by Alice; sorts by time.
-        kind: `submission` or `report`.
-        epoch: None for a report.
+        kind: `submission`, `report` or `scores`.
+        session: 0 for scores, which belong to none.
+        epoch: None for a report and for scores.
         published: When Alice's claim got its name, in seconds since 1970.
         attempts: How often it was sent without success.
         shipped: When the door had it, in seconds since 1970; None before that.
@@ -44,6 +45,8 @@ class Entry:
     shipped: float | None = None
 
     def __str__(self) -> str:
+        if self.kind == "scores":
+            return "scores of a release"
         return (
             f"session {self.session} epoch {self.epoch}"
             if self.epoch is not None
@@ -138,4 +141,6 @@ class Spool:
         except (FileNotFoundError, ValueError, TypeError):
             with bundle.read(path) as sealed:
                 said = sealed.said
-            return Entry(path.stem, said["kind"], said["session"], said.get("epoch"), said["created"], time.time())
+            return Entry(
+                path.stem, said["kind"], said.get("session", 0), said.get("epoch"), said["created"], time.time()
+            )

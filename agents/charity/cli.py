@@ -248,6 +248,7 @@ def serve(settings: ServeSettings) -> None:
     from fedssh.charity.door_child import DoorChild
     from fedssh.charity.judge.client import Judge, judge_command
     from fedssh.charity.judge.own_images import reading_of
+    from fedssh.rules.thresholds import asked
 
     folders = folders_of(settings.state)
     genesis, private = ledger_of(folders).record(1).fields, private_settings(folders)
@@ -255,7 +256,7 @@ def serve(settings: ServeSettings) -> None:
     data = settings.data or Path(private["data"])
     stop = stop_event()
     judge = Judge(
-        judge_command(data, genesis["spec"], reading=reading_of(genesis, private)),
+        judge_command(data, genesis["spec"], reading=reading_of(genesis, private), decision=asked(genesis)),
         settings.judge_start_timeout,
         settings.judge_timeout,
         restarted=server.tell_restart,

@@ -159,8 +159,8 @@ def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
 @settings_options(StateSettings, "charity")
 def best(settings: StateSettings, as_json: bool) -> None:
     """Show the current model: where it comes from and what it scores."""
+    from fedssh.history import figures, views
     from fedssh.history import text as texts
-    from fedssh.history import views
 
     value = views.best(totals_of(settings.state), Recorded(ledger_of(folders_of(settings.state))).row)
     if as_json:
@@ -169,6 +169,7 @@ def best(settings: StateSettings, as_json: bool) -> None:
     text = texts.best_text(value)
     width = text.index(value["model"]["sha256"])  # the model's hash stands on the first line
     click.echo(f"{text}{'stored at':<{width}}{folders_of(settings.state).model(value['model']['sha256'])}")
+    click.echo(figures.text(value["holdout"], "ON THE HOLDOUT"), nl=False)
 
 
 @click.command(
@@ -215,6 +216,7 @@ def verify(settings: StateSettings, export: Path | None, signers: Path | None, h
 @settings_options(StateSettings, "charity")
 def score(settings: StateSettings, n: int, split: str, data: Path | None, classes: str | None, as_json: bool) -> None:
     """Score the current model, or that of record N, on images that nobody selected on."""
+    from fedssh.charity import assess
     from fedssh.charity.judge.client import Judge, judge_command
     from fedssh.charity.judge.own_images import reading_of
 
@@ -229,15 +231,15 @@ def score(settings: StateSettings, n: int, split: str, data: Path | None, classe
     judge = Judge(judge_command(where, genesis["spec"], split, reading_of(genesis, private, data)))
     try:
         examples = judge.start()["holdout"]["examples"]
-        metrics = judge.score(model)
+        found = assess.assess(judge, model, split, genesis, record.fields.get("metrics") or {}, hers=data is None)
     finally:
         judge.stop()
     if as_json:
-        show_value(
-            "show", {"sequence": record.sequence, "split": split, "examples": examples, "metrics": metrics}, True
-        )
+        shown = {"sequence": record.sequence, "split": split, "examples": examples, "metrics": found.metrics}
+        show_value("show", shown | found.value, True)
     else:
-        show_value("show", {"record": record.sequence, "split": split, "images": examples, **metrics}, False)
+        show_value("show", {"record": record.sequence, "split": split, "images": examples, **found.metrics}, False)
+        click.echo(found.text, nl=False)
 
 
 @click.command(epilog=example("charity export best best.keras", "charity export 17 seventeen.keras"))

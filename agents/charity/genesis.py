@@ -26,6 +26,7 @@ from fedssh.ledger import Ledger
 from fedssh.models import loss_name
 from fedssh.rules.events import Genesis, Record
 from fedssh.rules.gate import Gate, told
+from fedssh.rules.thresholds import asked
 
 _OTHER_FIELDS_BYTES = 8192
 
@@ -140,7 +141,8 @@ def _coordinator_key(folders: Folders) -> PrivateKey:
 
 
 def _judge(data: Path, agreement: Mapping[str, Any], private: Mapping[str, Any]) -> Judge:
-    command = judge_command(data, agreement["spec"], reading=reading_of(agreement, private))
+    reading = reading_of(agreement, private)
+    command = judge_command(data, agreement["spec"], reading=reading, decision=asked(agreement))
     return Judge(command, answer_seconds=24 * 3600)
 
 

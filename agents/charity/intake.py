@@ -20,7 +20,7 @@ from fedssh.files import move_whole
 from fedssh.forms import check_site
 from fedssh.keys import PrivateKey, parse_public
 from fedssh.ledger import Ledger
-from fedssh.manifest import Report, Submission
+from fedssh.manifest import Release, Report, Scores, Submission
 from fedssh.rules.events import Record, Released
 from fedssh.rules.federation import Federation, Member
 
@@ -99,7 +99,7 @@ def done(taken: Taken) -> None:
     taken.arrived.path.with_suffix(".tries").unlink(missing_ok=True)
 
 
-def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submission | Report, Released]:
+def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submission | Report | Scores, Released]:
     """Check the form, signature, sender and origin of what a bundle says. Its model is not looked at.
 
     Args:
@@ -117,7 +117,8 @@ def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submis
         signer = parse_public(member.key, "it")
     except SettingsError as error:  # enrolled before its form was looked at so closely
         raise UntrustedError(f"the key of {member.name} cannot be used: {error}") from None
-    manifest = taken.arrived.verify(signer, Submission, Report)
+    manifest = taken.arrived.verify(signer, Submission, Report, Scores)
+    assert not isinstance(manifest, Release)
     if manifest.sender != member.name:
         raise BundleError(f"the manifest names {manifest.sender} as its sender, it came from {member.name}")
     newest = ledger.head()

@@ -234,6 +234,9 @@ def tell_verdict(settled: Settled) -> None:
         counts = f"{fields['epochs']} epochs, {fields['checkpoints']} checkpoints"
         text = f"{site} ended session {fields['session']}: {counts}"
         about |= {"epochs": fields["epochs"], "checkpoints": fields["checkpoints"]}
+    elif event == "scored":
+        score = fields["metrics"]["accuracy"]
+        text = f"release {fields['builds_on']} scores accuracy {score:.4f} at {site}, on {fields['examples']:,} images"
     elif event == "invalid":
         text = f"invalid bundle from {site}: {fields['reason']}"
     else:

@@ -19,9 +19,9 @@ from fedssh.charity.bench import FileBench, Judge
 from fedssh.charity.intake import Taken
 from fedssh.charity.vault import Vault
 from fedssh.errors import LedgerError, UntrustedError
-from fedssh.manifest import Report, Submission
+from fedssh.manifest import Report, Scores, Submission
 from fedssh.rules import coordinator
-from fedssh.rules.events import Invalid, Record, Released
+from fedssh.rules.events import Invalid, Record, Released, Scored
 from fedssh.rules.records import Over, Sent
 from fedssh.rules.standing import Started
 
@@ -70,7 +70,10 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
         clock.lap("open_ms")
         return Settled(record, timings=clock.laps)
     clock.lap("open_ms")
-    if isinstance(manifest, Report):
+    if isinstance(manifest, Scores):
+        found, why = coordinator.scored(vault, _scored(manifest))
+        record = found or record_invalid(vault, taken, why)
+    elif isinstance(manifest, Report):
         record = coordinator.report(vault, _over(manifest, release.federation.started))
     elif opened is None:
         refused = coordinator.refuse(vault, _sent(manifest, release))
@@ -120,6 +123,17 @@ def _over(report: Report, started: Started) -> Over:
         builds_on=report.builds_on,
         started=started,
         metrics=report.metrics,
+    )
+
+
+def _scored(scores: Scores) -> Scored:
+    """What a site says of a release, as the rules want it."""
+    return Scored(
+        site=scores.sender,
+        submission=scores.id,
+        builds_on=scores.builds_on,
+        examples=scores.examples,
+        metrics=scores.metrics,
     )
 
 

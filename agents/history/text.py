@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from fedssh.history import figures
 from fedssh.history.table import clock, decimal, few, named_lines, number, short, table, table_lines
 from fedssh.history.totals import plain
 from fedssh.history.verbs import help_text
@@ -214,7 +215,8 @@ def verify_text(value: Row) -> str:
 TEXTS: dict[str, Callable[[Any], str]] = {
     "show": show_text,
     "diff": diff_text,
-    "best": best_text,
+    "best": lambda value: best_text(value) + figures.text(value["holdout"], "ON THE HOLDOUT"),
+    "scores": figures.scores,
     "nodes": nodes_text,
     "status": status_text,
     "verify": verify_text,

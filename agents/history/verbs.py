@@ -18,6 +18,8 @@ VERBS: dict[str, Verb] = {
     "diff": ({"--json": False}, 2, "diff [--json] A B", {"diff A B": "what changed from record A to record B"}),
     "best": ({"--json": False}, 0, "best [--json]",
              {"best": "the current model: where it comes from and what it scores"}),
+    "scores": ({"--json": False}, 0, "scores [--json]",
+               {"scores": "what each release scores at the sites, where that was agreed"}),
     "nodes": ({"--json": False}, 0, "nodes [--json]", {"nodes": "the sites and auditors, and what each has sent"}),
     "status": ({"--json": False}, 0, "status [--json]", {"status": "where the federation stands"}),
     "verify": ({"--json": False}, 0, "verify [--json]",

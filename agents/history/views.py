@@ -18,6 +18,7 @@ from fedssh.history.published import NoRecord
 from fedssh.history.table import few, number
 from fedssh.history.totals import fold, headline, plain
 from fedssh.history.totals import read as read_summary
+from fedssh.rules.vocabulary import PLAIN
 
 Fields = Mapping[str, Any]
 Row = dict[str, Any]
@@ -88,7 +89,7 @@ def escaped(text: str) -> str:
 
 def history_row(record: Fields) -> Row:
     """The row of one record."""
-    reported = record["event"] == "report"
+    reported = record["event"] in PLAIN
     return {
         "sequence": record["sequence"],
         "time": record["time"],
@@ -126,6 +127,8 @@ def why(record: Fields) -> str:
     if event == "report":
         checkpoints, epochs = number(record.get("checkpoints"), "checkpoint"), number(record.get("epochs"), "epoch")
         return f"session over, {checkpoints} in {epochs}"
+    if event == "scored":
+        return f"what release {record['builds_on']} scores there, on {number(record['examples'], 'image')}"
     if event == "rollback":
         return f"back to {record.get('to')}"
     return ""
@@ -197,6 +200,39 @@ def best(totals: Row, record: Callable[[int], Fields]) -> Row:
         "reason": why(made),
         "releases": totals["releases"],
         "judged_since": totals["judged_since"],
+        "holdout": _assessed(made.get("metrics") or {}, record),
+    }
+
+
+def _assessed(metrics: Fields, record: Callable[[int], Fields]) -> Row | None:
+    """What scores say of each class, with intervals."""
+    if not metrics.get("confusion"):
+        return None
+    from fedssh.rules.figures import assessed
+
+    first = record(1)
+    return assessed(metrics, first.get("class_names"), (first.get("decision") or {}).get("threshold"))
+
+
+def scores(history: History) -> Row:
+    """What each release scores at the sites by their own word, beside the holdout; whoever said two is at the later."""
+    first = history.row(1)
+    releases: dict[int, Row] = {}
+    sites: dict[str, None] = {}
+    for record in history.rows():
+        if record["event"] == "release":
+            releases[record["sequence"]] = {
+                "release": record["sequence"], "of": record["of"], "holdout": record["metrics"], "sites": {},
+            }  # fmt: skip
+        elif record["event"] == "scored" and record["builds_on"] in releases:
+            sites.setdefault(record["site"])
+            said = {"examples": record["examples"], **record["metrics"], "record": record["sequence"]}
+            releases[record["builds_on"]]["sites"][record["site"]] = said
+    return {
+        "agreed": first.get("site_scores") == "on",
+        "metric": "balanced_accuracy" if first["plan"].get("metric") == "balanced_accuracy" else "accuracy",
+        "sites": list(sites),
+        "releases": [row for row in releases.values() if row["sites"]],
     }
 
 
@@ -253,6 +289,7 @@ VIEWS: dict[str, Callable[[Asked], Any]] = {
     "show": lambda asked: show(asked.history.row(asked.numbers[0])),
     "diff": lambda asked: diff(*map(asked.history.row, asked.numbers)),
     "best": lambda asked: best(asked.totals(), asked.history.row),
+    "scores": lambda asked: scores(asked.history),
     "nodes": lambda asked: nodes(asked.totals()),
     "status": lambda asked: status(asked.totals(), asked.waiting(), asked.now),
 }

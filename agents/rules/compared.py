@@ -12,7 +12,7 @@ from typing import Any
 
 from fedssh.errors import DecisionError
 from fedssh.forms import canonical
-from fedssh.rules import rates, records
+from fedssh.rules import rates, records, thresholds
 from fedssh.rules.events import Blob, Event, Genesis, Metrics, Record, Released, RoundClosed, Verdict
 from fedssh.rules.federation import Federation, advance
 from fedssh.rules.gate import Decision, decide, impossible
@@ -89,6 +89,9 @@ def check_scores(record: Record, state: Federation, metrics: Metrics) -> None:
     """Check that a model can score so."""
     if (name := impossible(metrics, state.gate.most)) is not None:
         raise wrong(record, f"no model can score the {name} {short(metrics[name])}")
+    agreed = known(state.genesis.decision, None)
+    if why := thresholds.objection(agreed, metrics, steps=state.gate.kind == "ladder"):
+        raise wrong(record, why)
 
 
 def check_updates(record: Record, said: RoundClosed, current: Round) -> None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from fedssh.errors import JudgeError
-from fedssh.rules import records
-from fedssh.rules.events import Blob, Counted, Event, Metrics, Record
+from fedssh.rules import records, site_scores
+from fedssh.rules.events import Blob, Counted, Event, Metrics, Record, Scored
 from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Decision, decide, gone_on
 from fedssh.rules.records import Over, Sent
@@ -166,6 +166,14 @@ def report(store: Store[Model], over: Over) -> Record:
         if state.policy.steps:
             store.end_round()  # nothing starts from what that session sent
         return record
+
+
+def scored(store: Store[Model], said: Scored) -> tuple[Record | None, str]:
+    """Record what a release scores at a site; else nothing, and why not."""
+    with store.locked() as state:
+        if reason := site_scores.objection(state, said):
+            return None, reason
+        return store.append(said), ""
 
 
 def conduct(store: Store[Model], bench: Bench[Model], now: float) -> Done | None:

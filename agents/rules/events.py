@@ -43,6 +43,17 @@ class Local(Typed):
     accuracy: float = said("The accuracy, in 0..1.")
 
 
+@dataclass(frozen=True)
+class Measured(Typed):
+    """What a release scored on a site's own validation images."""
+
+    loss: float = said("The loss.")
+    accuracy: float = said(
+        "The accuracy, in 0..1: by the release's threshold where it has one, else of the most probable."
+    )
+    balanced_accuracy: float = said("The mean recall of the classes that there are, likewise.")
+
+
 class Event(Typed):
     """What a record says, beside its number, its time and the record before it."""
 
@@ -88,6 +99,14 @@ class Genesis(Event):
     epochs: int | Absent = said("For how many epochs; 1 where it is missing.", absent=True)
     holdout: Mapping[str, Any] | Absent = said(
         "The holdout: `examples`, and the `sha256` of its images and labels.", absent=True
+    )
+    decision: Mapping[str, Any] | Absent = said(
+        "What is found on the holdout beside the scores: `threshold`, a rule, and `temperature`, true; without it "
+        "an image is called what is most probable.",
+        absent=True,
+    )
+    site_scores: str | Absent = said(
+        "`on`: each site says what every release that it takes scores on its own validation images.", absent=True
     )
     weights: Mapping[str, Any] | Absent = said(
         "Given weights that it began from: the file's `sha256`, `tensors` taken, and `of` how many.", absent=True
@@ -206,6 +225,19 @@ class Report(Event):
     examples: int = said("How many images the site trains on.")
     builds_on: int = said("The record of the release that it started from.")
     metrics: Local | None = said("What the last of them scored at the site; null where there was none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Event):
+    """A site said what a release scores there."""
+
+    name = "scored"
+
+    site: str = said("Whose.")
+    submission: str = said("The message's id.")
+    builds_on: int = said("The record of the release.")
+    examples: int = said("On how many validation images.")
+    metrics: Measured = said("What it scored there.")
 
 
 @dataclass(frozen=True, kw_only=True)

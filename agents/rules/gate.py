@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedssh.forms import checked, nearest, number
+from fedssh.rules.thresholds import COOLEST, HOTTEST
 
 if TYPE_CHECKING:
     from fedssh.rules.policies import Policy
@@ -23,7 +24,8 @@ Metrics = Mapping[str, Any]
 GATES = ("on", "off", "ladder")
 MARGIN = number(least=0, below=1)
 _UNDEFINED = -1.0
-_SHARES = ("accuracy", "precision", "recall", "auc", "balanced_accuracy", "f1")
+_SHARES = ("accuracy", "precision", "recall", "auc", "balanced_accuracy", "f1", "calibration_error")
+_IN_STEPS = ("threshold", "temperature")  # under a ladder these are of few values from the beginning
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,10 @@ def told(gate: Gate, metrics: Metrics | None) -> dict[str, Any] | None:
     if metrics is None or gate.kind != "ladder":
         return None if metrics is None else dict(metrics)
     plain = {name: value for name, value in metrics.items() if value is None or isinstance(value, float)}
-    return {name: value if value is None else _rounded(value, gate.margin) for name, value in plain.items()}
+    return {
+        name: value if value is None or name in _IN_STEPS else _rounded(value, gate.margin)
+        for name, value in plain.items()
+    }
 
 
 def impossible(metrics: Metrics, most: float = 1.0) -> str | None:
@@ -181,7 +186,7 @@ def impossible(metrics: Metrics, most: float = 1.0) -> str | None:
 
 
 def _is_score(name: str, value: Any, most: float) -> bool:
-    if name == "confusion":
+    if name in ("confusion", "confusion_at_threshold"):
         rows = value if isinstance(value, list) else [None]
         return all(
             isinstance(row, list) and len(row) == len(rows) and all(type(n) is int and 0 <= n < 2**53 for n in row)
@@ -189,6 +194,8 @@ def _is_score(name: str, value: Any, most: float) -> bool:
         )
     if name == "per_class_accuracy":
         return isinstance(value, list) and all(_is_score("accuracy", share, most) for share in value)
+    if name in _IN_STEPS:
+        return is_number(value) and (0 <= value <= 1 if name == "threshold" else COOLEST <= value <= HOTTEST)
     if value is None:
         return name != "loss"
     if name in _SHARES:

@@ -16,6 +16,13 @@ LIKELY = 0.9  # an accuracy to say a width for
 FEW = 300  # on fewer images, two models must differ by almost 5 % to be told apart
 
 
+def wilson(right: int, of: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, of 1 or more."""
+    share, more = right / of, Z**2 / of
+    middle, half = (share + more / 2) / (1 + more), half_width(of, share)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def half_width(images: int, accuracy: float = LIKELY) -> float:
     """Half the width of the 95 % interval of an accuracy that was measured on so many images, 1 or more."""
     spread = accuracy * (1 - accuracy) / images + Z**2 / (4 * images**2)

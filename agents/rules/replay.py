@@ -8,6 +8,7 @@ So a coordinator cannot record a verdict, a round or a release that her own poli
 without whoever reads the history seeing it. What stays hers:
 
     a score             she may say another one than the judge found, and the verdict follows from it
+    a threshold         she may say another one than the agreed rule finds, as far as it keeps what the rule promises
     the judge           she may say that it could not score a model, or that sites cannot go on from one (`but ...`)
     under a ladder      she need not say what a refused model scored
     a bundle            she may say that it was damaged, or drop it; its site gets no other receipt then
@@ -34,7 +35,7 @@ from typing import Any, TypeVar
 
 from fedssh.errors import LedgerError
 from fedssh.forms import canonical
-from fedssh.rules import orders, rates, records
+from fedssh.rules import orders, rates, records, site_scores
 from fedssh.rules.compared import (
     STEP_SECONDS,
     check_genesis,
@@ -71,6 +72,7 @@ from fedssh.rules.events import (
     RoundExtended,
     RoundOpened,
     RoundRefused,
+    Scored,
     SiteAdded,
     SiteRevoked,
     TurnPassed,
@@ -91,11 +93,12 @@ ENDED = re.compile(f"{orders.FINISHED}|{orders.ROLLED_BACK}([1-9][0-9]{{0,15}})"
 NO_JUDGE = ("revoked", "round ", orders.FINISHED, orders.ROLLED_BACK)  # other reasons than a judge's
 TOO_FEW = re.compile(r"[0-9]+ of [0-9]+ updates")
 
-JUDGE, UNSOUND, HIDDEN, CHOSEN, NEAR, MADE, BUNDLE, OPERATOR, CLOCK, RATE, OLDER, NEWER = WORDS = (
+JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, MADE, BUNDLE, OPERATOR, CLOCK, RATE, OLDER, NEWER = WORDS = (
     "that the judge could not do it",
     "whether sites can go on from a model",
     "what the ladder hides",
     "that no other mix scores better",
+    "that a threshold or temperature is what the holdout gives",
     "shares that depend on the weights",
     "that a model is made of what it says",
     "what was wrong with a bundle",
@@ -144,6 +147,7 @@ class Replay:
         try:
             if self.state is None:
                 check_genesis(record, record.said)
+                self._word(CUT, _decided(record.said))
             else:
                 self._check(self.state, record, record.said)
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
@@ -191,6 +195,10 @@ class Replay:
         match said:
             case Report():
                 self._check_report(state, record, said)
+            case Scored():
+                if why := site_scores.objection(state, said):
+                    raise wrong(record, why)
+                self._started_from(record, said.builds_on)
             case Verdict():
                 self._check_verdict(state, record, said)
             case RoundOpened():
@@ -250,7 +258,7 @@ class Replay:
 
     def _check_rates(self, state: Federation, record: Record, said: Event) -> None:
         """Count what is above a rate, but for what a clock that was put back explains."""
-        if not any(state.rates) or not isinstance(said, Verdict | Report | Invalid | Garbage):
+        if not any(state.rates) or not isinstance(said, Verdict | Report | Scored | Invalid | Garbage):
             return
         used, now = state.used.get(said.site, rates.NEVER), rates.seconds(record.time) + STEP_SECONDS
         if isinstance(said, Garbage):  # told of once an hour
@@ -306,6 +314,7 @@ class Replay:
             decided, scored = self._unscored(state, record, said, possible)
         else:
             check_scores(record, state, said.metrics)
+            self._word(CUT, _decided(said))
             share = share_of(state, record, said, wanted)
             self._word(CHOSEN, len(wanted) > 1)
             decided = self._gone_on(
@@ -385,6 +394,7 @@ class Replay:
             decided, scored = self._unscored(state, record, said, [gated])
         else:
             check_scores(record, state, said.metrics)
+            self._word(CUT, _decided(said))
             decided, scored = self._gone_on(state, record, said, gated(could_score(state, said.metrics))), True
         shares = self._shares(state, record, said) if scored else None
         if not isinstance(said, RoundAccepted):
@@ -451,11 +461,17 @@ class Replay:
 def _subject(said: Event) -> str | None:
     """Whose it is, and what is judged once; None of what is no verdict."""
     match said:
-        case Verdict() | Report() | Invalid():
+        case Verdict() | Report() | Scored() | Invalid():
             id = known(said.submission, None)
             bundle = f"bundle {said.bundle}" if isinstance(said, Invalid) and said.bundle else None
             return f"{said.site} {id or bundle}" if id or bundle else None
     return None
+
+
+def _decided(said: Event) -> bool:
+    """Whether a record says more of a score than the score."""
+    metrics = getattr(said, "metrics", None) or {}
+    return "threshold" in metrics or "temperature" in metrics
 
 
 def _made_current(said: Event) -> str | None:

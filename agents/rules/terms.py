@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedssh.errors import SettingsError
-from fedssh.forms import Expected, Form, checked, number, one_of, text, whole
+from fedssh.forms import Expected, Form, checked, number, one_of, text, whole, yes_or_no
+from fedssh.rules import thresholds
 from fedssh.rules.gate import GATES, MARGIN, Gate
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ LATER = (
     "site_rates",
     "precision",
 )
+DECIDING = ("threshold", "temperature", "site_scores")  # terms of scores, which stand in genesis beside the plan
 _POLICIES = "`charity policies` lists policies and their options"
 
 
@@ -67,6 +69,11 @@ def _policy(value: Any) -> str:
     words = text(value).strip()
     read_policy(words)
     return words
+
+
+def _threshold(value: Any) -> str:
+    """A rule, in one way of writing it."""
+    return thresholds.read_rule(value).text
 
 
 def _warmup(value: Any) -> int | str:
@@ -122,6 +129,9 @@ class Terms:
     local: str = term("none", one_of(*LOCALS), "In rounds: batch normalisation stays at the sites (FedBN).")
     site_rates: float = term(1.0, number(above=0, most=1), "Least part of rate and batch size a site may take.", "X")
     precision: str = term("float32", one_of(*PRECISIONS), "mixed: layers compute in bfloat16.")
+    threshold: str = term("0.5", Form(_threshold), "Or youden, sensitivity>=X, specificity>=X, on the holdout.", "RULE")
+    temperature: bool = term(False, yes_or_no, "Find what calibrates probabilities.")
+    site_scores: str = term("off", one_of("off", "on"), "Whether sites say what releases score there.")
     submissions_per_hour: int = term(600, whole(0), "Bundles of a site that get a record; 0: no limit.", "N")
     invalid_per_hour: int = term(60, whole(0), "Invalid ones among them; 0: no limit.", "N")
 
@@ -155,6 +165,8 @@ def agree(
         schedule = schedule_of(terms.schedule, policy)
     except ValueError as error:
         raise SettingsError(str(error), "leave --schedule out, or take another policy") from None
+    decision = thresholds.written(terms.threshold, temperature=terms.temperature)
+    _check_decision(decision, spec)
     return {
         "federation": terms.name,
         "spec": spec,
@@ -166,6 +178,8 @@ def agree(
         "schedule": schedule,
         "sessions": terms.sessions,
         "rates": {name: getattr(terms, name) for name in RATES},
+        **({"decision": decision} if decision else {}),
+        **({"site_scores": "on"} if terms.site_scores == "on" else {}),
     }
 
 
@@ -231,10 +245,24 @@ def check_weight_decay(weight_decay: float | None, optimizer: str) -> None:
         raise ValueError(f"weight-decay belongs to {' and '.join(DECAYING)}, not to {optimizer}")
 
 
+def _check_decision(decision: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    """Check that there is such a decision in what a network gives.
+
+    Raises:
+        SettingsError: It has another number of classes, or no classes at all.
+    """
+    if decision and spec.get("task"):
+        raise SettingsError(
+            f"--{next(iter(decision))} is for classes of which one is right, the task is {spec['task']}", "leave it out"
+        )
+    if "threshold" in decision and spec["classes"] != 2:
+        raise SettingsError(f"--threshold is for two classes, here are {spec['classes']}", "leave it out")
+
+
 def _checked(settings: Mapping[str, Any]) -> Terms:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Terms):
-        value = settings.get(field.name, field.default) if field.name in LATER else settings[field.name]
+        value = settings.get(field.name, field.default) if field.name in (*LATER, *DECIDING) else settings[field.name]
         form = FORMS[field.name]
         open_ = value is None and field.default is None
         try:

@@ -1,6 +1,14 @@
 """The names of events, and which of them do what. Constants only: the forced command reads them, too."""
 
-JUDGED = ("accepted", "refused", "counted", "invalid", "report")  # what is judged once, and has a verdict's file
+JUDGED = (
+    "accepted",
+    "refused",
+    "counted",
+    "invalid",
+    "report",
+    "scored",
+)  # what is judged once, and has a verdict's file
+PLAIN = ("report", "scored")  # judged, but no word on a model
 VERDICTS = ("accepted", "refused", "counted", "invalid")  # on a model
 ROLES = ("site", "auditor")  # a site trains, an auditor reads
 MAKES_CURRENT = ("genesis", "accepted", "round-accepted", "rollback")

@@ -34,6 +34,11 @@ class Origin:
     sites: Sequence[str]
     created: str
 
+    @property
+    def rule(self) -> str | None:
+        """How the threshold was found, where one was agreed."""
+        return (self.genesis.get("decision") or {}).get("threshold")
+
     def short(self) -> dict[str, Any]:
         """By which a file can be traced."""
         return {

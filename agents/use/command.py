@@ -32,7 +32,7 @@ def predict_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--key", metavar="NAME", help="The array of an .npz file.  [images, x, test_images or x_test]"),
         click.option(
             "--threshold", type=click.FloatRange(0, 1), metavar="P",
-            help="With two classes: the second one from this probability on.",
+            help="With two classes: the second one from this on.  [as recorded]",
         ),
         click.option("--max-value", type=click.IntRange(min=1), metavar="N", help="White in integer pixels."),
         click.option("--columns", metavar="NAMES", help="Of a table, what is called otherwise here: AGREED=HERE,…"),
@@ -52,6 +52,7 @@ def predict(
     Raises:
         SettingsError: There are no images, or the threshold does not go with the classes.
     """
+    from fedssh.use.decide import Decision
     from fedssh.use.predict import Predictor, class_names, write_csv
 
     spec, names = origin.genesis["spec"], class_names(origin.genesis)
@@ -61,14 +62,15 @@ def predict(
         images = _examples(origin, data, key, max_value, columns)
     except (ValueError, FileNotFoundError) as error:
         raise SettingsError(str(error), getattr(error, "hint", None)) from None
-    predictor = Predictor(spec, model)
+    predictor, decision = Predictor(spec, model), Decision.recorded(origin.metrics, threshold)
     with _sink(csv) as sink, _Progress(len(images), images.unit) as progress:
-        totals = write_csv(predictor.predict(images, progress), names, sink, threshold, FIRST[images.unit])
+        totals = write_csv(predictor.predict(images, progress), names, sink, decision, FIRST[images.unit])
     passed = {name: number for name, number in images.passed.items() if not name.startswith("the empty folder")}
     if as_json:
-        print_json({**origin.short(), "called": totals.called, "unreadable": totals.unreadable, "passed_over": passed})
+        found = {"called": totals.called, "unreadable": totals.unreadable, "passed_over": passed}
+        print_json({**origin.short(), **decision.value(), **found})
     else:
-        _say(origin, totals.called, passed, csv, images.unit)
+        _say(origin, totals.called, passed, csv, decision.told(names, origin.rule), images.unit)
     if totals.unreadable:
         raise AgentError(
             f"{totals.unreadable:,} of {len(images):,} {images.unit} could not be read; the table says why"
@@ -91,10 +93,14 @@ def _examples(
     return NewRows(data, read_columns_record(table), read_columns(columns))
 
 
-def _say(origin: Origin, called: Mapping[str, int], passed: Mapping[str, int], csv: Path | None, unit: str) -> None:
+def _say(
+    origin: Origin, called: Mapping[str, int], passed: Mapping[str, int], csv: Path | None, decided: str, unit: str
+) -> None:
     counts = ", ".join(f"{number:,} {name}" for name, number in sorted(called.items())) or f"no {unit}"
     where = f", in {csv}" if csv else ""
     click.echo(f"by the model of record {origin.record}: {counts}{where}", err=True)
+    if decided:
+        click.echo(decided, err=True)
     if passed:
         click.echo(
             f"passed over: {', '.join(f'{name} ({number:,})' for name, number in sorted(passed.items()))}", err=True

@@ -13,12 +13,14 @@ import numpy as np
 
 from fedssh.models import build, get_weights, set_weights
 from fedssh.models.backend import compiled, load_keras
+from fedssh.use.decide import Decision
 from fedssh.weights import read_weights
 
 if TYPE_CHECKING:
     from fedssh.models.data.unlabelled import One
 
 BATCH = 64
+MOST_PROBABLE = Decision()
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,13 @@ class Totals:
 
 
 def write_csv(
-    rows: Iterable[Said], names: Sequence[str], sink: IO[str], threshold: float | None = None, first: str = "file"
+    rows: Iterable[Said], names: Sequence[str], sink: IO[str], decision: Decision = MOST_PROBABLE, first: str = "file"
 ) -> Totals:
     """Write a table: file, class, a probability for each class, and why a file could not be read.
 
     Args:
         names: What the classes are called, in label order.
-        threshold: With two classes: call an image the second one from this probability on; None is more than 0.5.
+        decision: What an image is called, and how probabilities are shown.
         first: What the column of names is called.
     """
     writer = csv.writer(sink, lineterminator="\n")
@@ -121,9 +123,9 @@ def write_csv(
             totals.unreadable += 1
             writer.writerow([one.name, "", *("" for _ in names), one.error])
             continue
-        label = one.label if threshold is None else int(one.probabilities[1] >= threshold)
+        label, shown = decision.label(one.probabilities), decision.shown(one.probabilities)
         totals.called[names[label]] += 1
-        writer.writerow([one.name, names[label], *(f"{value:.6f}" for value in one.probabilities), ""])
+        writer.writerow([one.name, names[label], *(f"{value:.6f}" for value in shown), ""])
     return totals
 
 

@@ -20,8 +20,9 @@ from fedssh.rules.terms import Terms
 from fedssh.rules.typed import Typed, members
 
 KINDS = (
-    *events.EVENTS.values(), events.Blob, events.Local, events.Part, Standing, OpenRound, LastRound, manifest.Claim,
-    manifest.SessionOver, manifest.Submission, manifest.Report, manifest.Release,
+    *events.EVENTS.values(), events.Blob, events.Local, events.Measured, events.Part, Standing, OpenRound, LastRound,
+    manifest.Claim, manifest.SessionOver, manifest.SiteScored, manifest.Submission, manifest.Report, manifest.Scores,
+    manifest.Release,
 )  # fmt: skip
 
 

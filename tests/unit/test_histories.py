@@ -172,6 +172,11 @@ def test_what_is_shown_of_a_folder_is_what_was_shown(
             whole = f"{count} records: every hash, link, signature and decision is right; head {head}"
             assert said == whole if isinstance(said, str) else json.loads(text).items() <= said.items()
             continue
+        if line.startswith("best"):  # since then it says more of each class
+            said = json.loads(result.stdout) if line.endswith("--json") else result.stdout
+            same = json.loads(text).items() <= said.items() if isinstance(said, dict) else said.startswith(text)
+            assert (result.exit_code, same) == (0, True), f"charity {line}"
+            continue
         assert (result.exit_code, result.stdout) == (0, text), f"charity {line}"
     exported = CliRunner().invoke(charity, ["history", "--export", "--state", "coordinator"], catch_exceptions=False)
     assert exported.stdout_bytes == Path("coordinator/outbox/ledger.jsonl").read_bytes()

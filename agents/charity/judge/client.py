@@ -36,9 +36,18 @@ class JudgeDownError(AgentError):
 
 
 def judge_command(
-    data: Path, spec: dict[str, Any], split: str = "val", reading: Mapping[str, Any] | None = None
+    data: Path,
+    spec: dict[str, Any],
+    split: str = "val",
+    reading: Mapping[str, Any] | None = None,
+    decision: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """How to start the real judge on one split of the coordinator's images; `reading` as of `own_images`."""
+    """How to start the real judge on one split of the coordinator's images.
+
+    Args:
+        reading: As of `own_images`.
+        decision: As of `rules.thresholds.asked`.
+    """
     return [
         sys.executable,
         "-P",  # or a file keras.py in the current folder would be taken for Keras
@@ -52,6 +61,7 @@ def judge_command(
         json.dumps(spec),
         "--reading",
         json.dumps(dict(reading or {})),
+        *(["--decision", json.dumps(dict(decision))] if decision else []),
     ]
 
 

@@ -7,6 +7,7 @@ it is ready; a score then costs loading the weights and one pass over the images
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedssh import weights
-from fedssh.charity.judge import combining
+from fedssh.charity.judge import assessing, combining
 from fedssh.charity.judge.own_images import to_reading
 from fedssh.charity.judge.probe import Probe
 from fedssh.charity.judge.scorer import Scorer, fingerprint
@@ -43,6 +44,7 @@ def genesis(
     epochs: int = 1,
     given: Path | None = None,
     reading: Reading = AS_IT_IS,
+    decision: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make the federation's first model: random or given weights, then epochs on the coordinator's own images.
 
@@ -55,6 +57,7 @@ def genesis(
         epochs: How many; 0 takes the weights as they are.
         given: A file with weights for some or all tensors.
         reading: What the images' files do not say.
+        decision: What is found on the holdout beside scores.
 
     Returns:
         `metrics`, `examples` trained on; `network`, what is agreed of one that does not come with fedssh; with `given`
@@ -63,7 +66,7 @@ def genesis(
     keras = load_keras()
     start: dict[str, Any] = {"network": likeness.recorded(likeness.describe(spec))} if is_own(spec["name"]) else {}
     keras.utils.set_random_seed(seed)
-    scorer = Scorer(spec, holdout)
+    scorer = Scorer(spec, holdout, decision)
     if plan.get("local", "none") != "none" and not batch_normalisation(scorer.network):
         return {"unfit": f"--local {plan['local']}: {spec['name']} has no batch normalisation"}
     if given is not None:
@@ -119,6 +122,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the coordinator's images")
     parser.add_argument("--split", default="val", help="what to score on (val)")
     parser.add_argument("--spec", type=json.loads, required=True, help="the architecture as JSON")
+    parser.add_argument("--decision", type=json.loads, help="what to find beside scores, see `rules.thresholds`")
     parser.add_argument("--reading", type=json.loads, default={}, help="class names and white, see `own_images`")
     arguments = parser.parse_args()
 
@@ -151,29 +155,38 @@ def main() -> None:
         own = functools.partial(to_train_on, arguments.data, spec, reading)
         return probes.setdefault(json.dumps(plan), Probe(spec, plan, own))
 
+    def load(split: str) -> images.Images | None:
+        """Another split of the same images; None where there is none."""
+        if split not in images.splits(arguments.data, reading):
+            return None
+        return images.load(arguments.data, spec["input"], spec["classes"], split, reading)
+
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         nonlocal scorer
         if wanted := request.get("genesis"):
             given = Path(wanted["weights"]) if wanted.get("weights") else None
             return genesis(
                 spec, arguments.data, holdout, wanted["seed"], wanted["plan"], Path(wanted["out"]),
-                wanted.get("epochs", 1), given, reading,
+                wanted.get("epochs", 1), given, reading, arguments.decision,
             )  # fmt: skip
-        scorer = scorer or Scorer(spec, holdout)
+        scorer = scorer or Scorer(spec, holdout, arguments.decision)
         if "mix" in request:
             return combining.mix(scorer, request["mix"])
         if "round" in request:
             return combining.combine(scorer, request["round"])
+        if wanted := request.get("assess"):
+            return assessing.assess(scorer, wanted, {arguments.split: holdout}, load)
         if wanted := request.get("check"):
             return check(scorer, probe_for(wanted["plan"]), wanted)
         return {"metrics": scorer.score_file(Path(request["model"]))}
 
     try:
-        warm = Scorer(spec, holdout)
+        warm = Scorer(spec, holdout, arguments.decision)
     except ValueError as error:  # layers that are to be frozen and are not there, or a network of one's own
         say({"error": str(error)})
         return
-    warm.score()
+    with contextlib.suppress(ValueError):  # of random weights, to which no threshold may belong
+        warm.score()
     scorer = warm
     say({"ready": True, "holdout": {"sha256": fingerprint(holdout), "examples": len(holdout)}})
     serve(answer, say)

@@ -6,6 +6,8 @@
 {"metrics": [{…}, …]}
 {"round": {"policy": TEXT, "base": PATH, "updates": [[PATH, EXAMPLES], …], "server": [PATH, …], "out": PATH}}
 {"metrics": {…}, "shares": [S, …], "server": N}
+{"assess": {"model": PATH, "splits": [NAME, …], "threshold": P|null, "temperature": T|null}}
+{"assessed": {NAME: {"loss", …, "auc_interval": [LOW, HIGH]|null, "calibration_error", "calibration_interval", …}, …}}
 {"check": {"model": PATH, "current": PATH, "first": PATH, "plan": {…}}}          {"sound": BOOL, "text": TEXT}
 {"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null}}
 {"metrics": {…}, "examples": N, "weights": {…}, "told": LINE} or {"unfit": reason}

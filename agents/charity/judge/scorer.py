@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedssh import weights
+from fedssh.charity.judge.deciding import decided
 from fedssh.models import build, get_weights, score, set_weights, statistics
 from fedssh.models.backend import compiled
 from fedssh.models.data import images
@@ -24,13 +25,15 @@ class Scorer:
     Args:
         spec: The architecture.
         holdout: The images.
+        decision: What else is found than scores, as of `rules.thresholds.asked`.
     """
 
-    def __init__(self, spec: dict[str, Any], holdout: images.Images) -> None:
+    def __init__(self, spec: dict[str, Any], holdout: images.Images, decision: Mapping[str, Any] | None = None) -> None:
         import tensorflow
 
         self.spec = spec
         self.holdout = holdout
+        self._decision = decision
         self.network = build(spec)
         self.shapes = {name: tuple(array.shape) for name, array in get_weights(self.network).items()}
         self.statistics = statistics(self.network)
@@ -52,9 +55,16 @@ class Scorer:
         """The tensors of a model file of this architecture, read as they are used."""
         return weights.map_weights(path, self.shapes)
 
+    def outputs_of(self, path: Path, others: images.Images) -> np.ndarray:
+        """What the model in a file gives for other images."""
+        set_weights(self.network, weights.read_weights(path, self.shapes))
+        return self._predict(others.images)
+
     def score(self) -> dict[str, Any]:
         """What the weights at hand score."""
-        return score.score(self._predict(self.holdout.images), self.holdout.labels, self.spec["classes"])
+        outputs, labels, classes = self._predict(self.holdout.images), self.holdout.labels, self.spec["classes"]
+        metrics = score.score(outputs, labels, classes)
+        return metrics | (decided(self._decision, outputs, labels, classes) if self._decision else {})
 
     def _predict(self, pixels: np.ndarray) -> np.ndarray:
         """float32 [n, height, width, channels] -> float32 [n, outputs]."""
