@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from experiments.results.differences import table_of_differences
 from experiments.results.file import Results
 from experiments.results.measure import SLACK, Measured
 from experiments.results.plots import draw_all
@@ -83,7 +84,10 @@ def section(found: Results, measured: Measured, plots: Sequence[tuple[str, str]]
     if experiment.figures:
         parts.append(published(experiment, measured))
     parts.append(table_of_rows([measured.row(group) for group in measured.groups]))
-    more = (table_of_folds(measured), table_of_sites(measured.groups), table_of_attacks(measured.groups))
+    more = (
+        table_of_differences(measured), table_of_folds(measured), table_of_sites(measured.groups),
+        table_of_attacks(measured.groups),
+    )  # fmt: skip
     parts += [table for table in more if table]
     parts += [f"![{title}]({name})\n" for title, name in plots]
     return parts

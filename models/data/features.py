@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ def read(path: Path, reading: Reading) -> Frame:
         return found
     own = [*found.features, *([found.target] if found.target else [])]
     target = columns.hold_target(agreed.target, own, given)
+    if target is None:  # a column that is only called as labels are may well be another one
+        return replace(found, target=None, targets=())
     return found if target == found.target else frame.read(path, target, roles, taken)
 
 
@@ -74,8 +77,7 @@ def whole(path: Path, reading: Reading) -> Frame:
     for split, side in zip(holdout.POOL, sides, strict=True):
         for place in side:
             splits[pool[place]] = split
-    return Frame(found.features, found.lines, found.target, found.targets, splits, found.patients, found.names,
-                 found.numbered, found.odd)  # fmt: skip
+    return replace(found, splits=splits)
 
 
 def rows_of(path: Path, found: Frame, reading: Reading) -> list[Row]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedssh.models.data import arrays, cells, table
@@ -65,14 +65,14 @@ class Frame:
 
     def take(self, places: Sequence[int]) -> Frame:
         """The rows with these places."""
-        return Frame(
-            {name: [column[at] for at in places] for name, column in self.features.items()},
-            [self.lines[at] for at in places], self.target,
-            [self.targets[at] for at in places] if self.targets else (),
-            [self.splits[at] for at in places],
-            None if self.patients is None else [self.patients[at] for at in places],
-            self.names, self.numbered, self.odd, self.wrong,
-        )  # fmt: skip
+        return replace(
+            self,
+            features={name: [column[at] for at in places] for name, column in self.features.items()},
+            lines=[self.lines[at] for at in places],
+            targets=[self.targets[at] for at in places] if self.targets else (),
+            splits=[self.splits[at] for at in places],
+            patients=None if self.patients is None else [self.patients[at] for at in places],
+        )
 
 
 def is_table(path: Path, columns: Mapping[str, str], known: bool) -> bool:

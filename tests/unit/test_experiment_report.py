@@ -332,6 +332,16 @@ def test_folds_are_shown_beside_centralised_training_on_the_same_fold(tmp_path: 
     assert "| merge | 0.7500 (-0.0500) | 0.7400 (+0.0400) |" in shown
 
 
+def test_a_difference_is_paired_by_seed_and_its_interval_is_students(tmp_path: Path) -> None:
+    text = 'seeds = [1, 2]\n[data]\nfolds = 2\n[[runs]]\nschedule = "centralised"\nfold = [1]\n'
+    found = loaded(tmp_path, text + '[[runs]]\npolicy = "merge"\nfold = [1]\n', 0.9, 0.8, 0.85, 0.84)
+    shown = "\n".join(section(found, Measured(found.results), []))
+    # of -0.05 and 0.04: t(0.975, 1) = 12.7062, times 0.09 / 2
+    assert "| merge | accuracy | 0.7450 | 0.7500 | -0.0050 ± 0.5718 | -0.7 % | 2 |" in shown
+    one = loaded(tmp_path, 'seeds = [1]\n[[runs]]\nschedule = "centralised"\n[[runs]]\npolicy = "best"\n', 0.9, 0.8)
+    assert "Student" not in "\n".join(section(one, Measured(one.results), []))
+
+
 # the command
 
 

@@ -168,6 +168,11 @@ def test_a_site_is_held_against_what_was_agreed(tmp_path: Path) -> None:
         load(path, "outcome=result")
     assert caught.value.hint.endswith("--columns 'age=?,Smoker=smokes'")
     assert len(load(path, "outcome=result,age=years,Smoker=smokes")) == 1
+    other = put(tmp_path, "age,smoker,label\n50,yes,ill\n", "other.csv")
+    with pytest.raises(
+        ColumnsError, match="lacks 1 column: outcome"
+    ):  # what is called a label may be of something else
+        load(other)
     assert len(load(path, "label=result,age=years,Smoker=smokes", given={"ill": "well"})) == 1
     with pytest.raises(ColumnsError, match="no column smoked; its columns are age, Smoker"):
         load(path, "label=result,smoked=smokes")
