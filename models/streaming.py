@@ -7,6 +7,8 @@ that trains is the same, and so is every number that it sees. So are the weights
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from fedssh.models.data.pixel_file import PixelFile
 if TYPE_CHECKING:
     from fedssh.models.training import Examples
 
-SLICE_BYTES = 8 << 20  # of float32; small enough to stay near the processor, large beside the cost of a call
+SLICE_BYTES = 16 << 20  # of float32; one is trained on, one is being read, and each is copied once
 
 
 def streams(examples: Examples) -> bool:
@@ -34,7 +36,25 @@ def images_at(images: Any, at: np.ndarray) -> Any:
         return tensorflow.gather(images, at)
 
 
-def batches_at_once(examples: Examples, batch_size: int) -> int:
-    """How many batches one slice holds: at least one."""
-    image_bytes: int = 4 * math.prod(examples.images.shape[1:])
-    return max(SLICE_BYTES // (image_bytes * batch_size), 1)
+def slices(examples: Examples, order: np.ndarray, batch_size: int) -> Iterator[tuple[Any, Any, Any, int]]:
+    """An epoch in parts: images and labels, the order in which they come, and how many batches they are.
+
+    What is in memory is one part. Of what is in a file, the next part is read while the graphs work on this one.
+    """
+    import tensorflow
+
+    if not isinstance(examples.images, PixelFile):
+        yield examples.images, examples.labels, tensorflow.constant(order, "int64"), -(-len(order) // batch_size)
+        return
+    image_bytes = 4 * math.prod(examples.images.shape[1:])
+    many = max(SLICE_BYTES // (image_bytes * batch_size), 1) * batch_size
+    parts = [order[begin : begin + many] for begin in range(0, len(order), many)]
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(examples.images.read, parts[0])
+        for number, part in enumerate(parts, 1):
+            pixels = coming.result()
+            if number < len(parts):
+                coming = ahead.submit(examples.images.read, parts[number])
+            with tensorflow.device("/CPU:0"):
+                found = tensorflow.constant(pixels), tensorflow.gather(examples.labels, part)
+            yield *found, tensorflow.constant(np.arange(len(part)), "int64"), -(-len(part) // batch_size)

@@ -29,7 +29,7 @@ from fedssh.models.backend import compiled, load_keras
 from fedssh.models.data.pixel_file import PixelFile
 from fedssh.models.recipe import PLAIN, Recipe, balanced
 from fedssh.models.schedule import Rate
-from fedssh.models.streaming import batches_at_once, images_at, streams
+from fedssh.models.streaming import slices
 
 if TYPE_CHECKING:
     from fedssh.models.data.images import Images
@@ -327,32 +327,27 @@ class _Loop:
         signature = [TensorSpec([None, *shape], float32), whole, whole, number, number, number]
         self._graph = compiled(loop, [*signature, TensorSpec([], float64), TensorSpec(counts, int64)])
         self._none = np.zeros(counts, np.int64)
-        self._constant, self._gather = tensorflow.constant, tensorflow.gather
+        self._constant = tensorflow.constant
         self._at_once = 1
 
     def run(
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None
     ) -> tuple[float, np.ndarray]:
         """Mean loss over `order`, and what was counted."""
-        batches, done = -(-len(order) // batch_size), 0
-        most = batches_at_once(examples, batch_size) if streams(examples) else batches
-        where, size = self._constant(order, "int64"), self._constant(batch_size, "int64")
+        size = self._constant(batch_size, "int64")
         loss, right = self._constant(0.0, "float64"), self._constant(self._none)
-        while done < batches:
-            if stop is not None and stop.is_set():
-                raise Interrupted
-            count = min(batches - done, most if stop is None else min(self._at_once, most))
-            begun = time.perf_counter()
-            images, labels, first, last = examples.images, examples.labels, done, done + count
-            if streams(examples):
-                at = order[done * batch_size : last * batch_size]
-                images, labels, first, last = images_at(images, at), self._gather(labels, at), 0, count
-                where = self._constant(np.arange(len(at)), "int64")
-            numbers = (self._constant(number, "int64") for number in (first, last))
-            loss, right = self._graph(images, labels, where, size, *numbers, loss, right)
-            right.numpy()  # waits for the device
-            self._at_once = max(1, int(count * SLICE_SECONDS / (time.perf_counter() - begun)))
-            done += count
+        for images, labels, where, batches in slices(examples, order, batch_size):
+            done = 0
+            while done < batches:
+                if stop is not None and stop.is_set():
+                    raise Interrupted
+                count = batches - done if stop is None else min(self._at_once, batches - done)
+                begun = time.perf_counter()
+                first, last = (self._constant(number, "int64") for number in (done, done + count))
+                loss, right = self._graph(images, labels, where, size, first, last, loss, right)
+                right.numpy()  # waits for the device
+                self._at_once = max(1, int(count * SLICE_SECONDS / (time.perf_counter() - begun)))
+                done += count
         return float(loss) / len(order), right.numpy()
 
 
