@@ -26,7 +26,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 from fedssh.errors import BundleError
 from fedssh.forms import _ID, _SITE, canonical, matched, parse, shown
 from fedssh.rules.events import Blob, Local, Measured
-from fedssh.rules.typed import plain, said
+from fedssh.rules.typed import ABSENT, Absent, plain, said
 
 FORMAT = 1
 
@@ -201,11 +201,15 @@ def _build(cls: type[Any], value: dict[str, Any], where: str) -> Any:
     """Fill a dataclass from JSON, checking every field's presence, type and form."""
     types = get_type_hints(cls)
     wanted = {field.name for field in dataclasses.fields(cls) if "means" in field.metadata}
-    if missing := sorted(wanted - value.keys()):
+    optional = {field.name for field in dataclasses.fields(cls) if field.default is ABSENT}
+    if missing := sorted(wanted - optional - value.keys()):
         raise BundleError(f"the {where} lacks {missing[0]!r}")
     if unknown := sorted(value.keys() - wanted):
         raise BundleError(f"the {where} has the unknown field {unknown[0][:40]!r}")
-    return cls(**{name: _checked(name, types[name], value[name]) for name in wanted})
+    found = cls(**{name: _checked(name, types[name], value[name]) for name in wanted & value.keys()})
+    if isinstance(found, Local) and (why := found.objection()):
+        raise BundleError(f"the {where} {why}")
+    return found
 
 
 def _checked(name: str, wanted: Any, value: Any) -> Any:
@@ -219,7 +223,7 @@ def _checked(name: str, wanted: Any, value: Any) -> Any:
         if type(value) is not int or not 0 <= value < 2**53:
             raise BundleError(f"{name!r} of the manifest is {str(value)[:40]}, expected a whole number from 0")
         return value
-    if wanted is float:
+    if wanted in (float, float | Absent):
         # A whole number too large for a float is as absurd here as an infinite one, and arithmetic raises on it.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
             raise BundleError(f"{name!r} of the manifest is {str(value)[:40]}, expected a number")

@@ -36,14 +36,14 @@ from typing import Any
 
 from fedssh.errors import BundleError, SettingsError
 from fedssh.forms import Form, check_site, checked, named, nearest, number, one_of, printable, text, whole, yes_or_no
-from fedssh.rules.terms import FORMS, Terms, agree
+from fedssh.rules.terms import FORMS, TASKS, Terms, agree, least_spec
 
 ROOMS = {"coordinator": ("charity", "door"), "site": ("alice", "bob")}
 DOOR_PORT = 2222
 _TERMS = {name: form for name, form in FORMS.items() if name != "name"}
 _INIT = {
-    "architecture": text, "size": text, "classes": text, "max_value": whole(1), "seed": whole(0),
-    "genesis_epochs": whole(0), "patient": text, "columns": text, "holdout": number(0),
+    "architecture": text, "size": text, "task": one_of(*TASKS), "classes": text, "max_value": whole(1),
+    "seed": whole(0), "genesis_epochs": whole(0), "patient": text, "columns": text, "holdout": number(0),
     "frozen": text, "target": text, "features": text, "leave_out": text,
 }  # fmt: skip
 _ALICE = {"classes": text, "max_value": whole(1), "seed": whole(0), "patient": text, "columns": text}
@@ -381,7 +381,7 @@ def _settings(where: str, table: Mapping[str, Any], forms: Mapping[str, Form[Any
 def _check_terms(settings: Mapping[str, Any]) -> None:
     """Whether `charity init` would begin with these: better said here than on a machine that bills."""
     try:
-        agree({**asdict(Terms()), **settings}, {}, "")
+        agree({**asdict(Terms()), **settings}, least_spec(settings.get("metric")), "")
     except SettingsError as error:
         raise ValueError(f"coordinator: {error}") from None
 

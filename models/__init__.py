@@ -10,8 +10,8 @@ A *spec* names one network: {"name": "cnn", "depth": 4, "input": [28, 28, 1], "c
 file's name, `input` is height, width and channels, and everything else is of the kind of its default: a whole number,
 a number, yes or no, or a short text. Networks of one's own lie elsewhere, see `own`; those of `keras.applications` are
 called `keras:MobileNetV2` and so on, see `applications`. Of any network, `frozen` says which layers are not trained,
-see `freezing`; a spec without it trains all. Of a table of features `kind` is `table`, and `input` is 1, how many
-numbers a row has, and 1.
+see `freezing`; a spec without it trains all. Another task may stand in the place of `classes`, see `tasks`. Of a table
+of features `kind` is `table`, and `input` is 1, how many numbers a row has, and 1.
 
 Nothing here imports Keras before `build` is called.
 """
@@ -25,7 +25,7 @@ import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from fedssh.models import applications, freezing, networks, own
+from fedssh.models import applications, freezing, networks, own, tasks
 
 if TYPE_CHECKING:
     import keras
@@ -35,6 +35,7 @@ TABLE = "table"  # a spec's `kind`; images have none
 MAX_PIXELS = 4096 * 4096
 MAX_CHANNELS = 16
 MAX_CLASSES = 10_000
+MAX_TARGETS = 100
 MAX_PARAMETER = 65_536
 MAX_NUMBER = 1e12
 MAX_TEXT = 200
@@ -70,7 +71,8 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return `spec` with every default written out, so that equal networks have equal specs. Loads no Keras.
 
     Args:
-        spec: Needs `name`, `input` and `classes`; may come from a stranger, so every number is bounded.
+        spec: Needs `name`, `input` and `classes`, or what another task has in its place; may come from a stranger, so
+            every number is bounded.
 
     Raises:
         ValueError: The spec names no network that can be built here; the message says which part is wrong.
@@ -81,16 +83,21 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     architecture = _architecture(name) if isinstance(name, str) else None
     if architecture is None:
         raise ValueError(f"no architecture is called {name!r}{_near(str(name))}")
-    for key in ("input", "classes"):
+    task = tasks.task_of(spec)
+    of_task = tasks.members(task)
+    for key in ("input", *of_task):
         if key not in spec:
             raise ValueError(f"the spec of {name} lacks {key!r}")
-    known = ("name", "input", "classes", *architecture.PARAMETERS, "frozen", "kind")
+    known = ("name", "input", *of_task, *architecture.PARAMETERS, "frozen", "kind")
     for key in spec:
         if key not in known:
             raise ValueError(f"{name} has no parameter {key!r}{_nearest(str(key), known)}")
 
     checked: dict[str, Any] = {"name": name, "input": _check_input(spec["input"])}
-    checked["classes"] = _whole("classes", spec["classes"], 2, MAX_CLASSES)
+    if task == tasks.CLASSES:
+        checked["classes"] = _whole("classes", spec["classes"], 2, MAX_CLASSES)
+    else:
+        checked |= {"task": task, "targets": tasks.check_targets(spec["targets"], MAX_TARGETS)}
     for key, default in architecture.PARAMETERS.items():
         checked[key] = _parameter(key, spec.get(key, default), default)
     if "frozen" in spec and "frozen" not in checked:  # else it is a parameter of the network's own
@@ -111,8 +118,8 @@ def is_table(spec: Mapping[str, Any]) -> bool:
 def build(spec: Mapping[str, Any], precision: str = "float32") -> keras.Model:
     """Build the network that `spec` names, with random weights and not compiled.
 
-    Two classes end in one sigmoid unit (the probability of class 1), more in a softmax over all classes. Layer
-    names are fixed, so the same spec always gives the same variable paths.
+    Two classes end in one sigmoid unit (the probability of class 1), more in a softmax over all classes, targets of a
+    regression in a linear unit each. Layer names are fixed, so the same spec always gives the same variable paths.
 
     Args:
         precision: `mixed` has all layers but the output compute in bfloat16; weights are float32 all the same.
@@ -137,7 +144,9 @@ def _build(keras: Any, spec: Mapping[str, Any]) -> keras.Model:
     assert architecture is not None
     images = keras.Input(shape=tuple(spec["input"]), name="images")
     hidden = architecture.hidden(images, spec)
-    if spec["classes"] == 2:
+    if tasks.task_of(spec) == tasks.REGRESSION:
+        output = keras.layers.Dense(len(spec["targets"]), name="output", dtype="float32")(hidden)
+    elif spec["classes"] == 2:
         output = keras.layers.Dense(1, activation="sigmoid", name="output", dtype="float32")(hidden)
     else:
         output = keras.layers.Dense(spec["classes"], activation="softmax", name="output", dtype="float32")(hidden)
@@ -169,7 +178,9 @@ def shapes(spec: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def loss_name(spec: Mapping[str, Any]) -> str:
-    """The Keras loss that fits the output of `build(spec)` and labels that are class numbers."""
+    """The Keras loss that fits the output of `build(spec)` and labels: class numbers, or standardised targets."""
+    if tasks.task_of(spec) == tasks.REGRESSION:
+        return "mean_squared_error"
     return "binary_crossentropy" if spec["classes"] == 2 else "sparse_categorical_crossentropy"
 
 

@@ -1,16 +1,31 @@
-"""The metrics by which everybody compares models, from probabilities and labels alone.
+"""The metrics by which everybody compares models, from outputs and labels alone.
 
-Loss is what Keras computes (cross-entropy of probabilities clipped to 1e-7..1 - 1e-7); the rest is scikit-learn's.
+Loss is what Keras computes (cross-entropy of probabilities clipped to 1e-7..1 - 1e-7, or the mean squared error of
+standardised targets); the rest is scikit-learn's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from fedssh.models import tasks
 
 if TYPE_CHECKING:
     import numpy as np
 
 CLIP = 1e-7  # keras.config.epsilon(): keeps one confident mistake from making the loss infinite
+
+
+def measured(outputs: np.ndarray, labels: np.ndarray, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure the outputs of a network against the truth, by its task: `score` or `regression`.
+
+    Raises:
+        ValueError: As these.
+    """
+    if tasks.task_of(spec) == tasks.REGRESSION:
+        return regression(outputs, labels, spec)
+    return score(outputs, labels, spec["classes"])
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Any]:
@@ -60,6 +75,48 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> dict[s
             float(right / total) if total else None for right, total in zip(confusion.diagonal(), totals, strict=True)
         ],
     }
+
+
+def regression(outputs: np.ndarray, targets: np.ndarray, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure predicted numbers against the truth.
+
+    Args:
+        outputs: float [n, targets], of the network.
+        targets: float [n, targets], in their own units.
+        spec: Whose targets say how these are standardised.
+
+    Returns:
+        Only plain Python values, ready for JSON: `loss`, the mean squared error of the standardised targets; `mae` and
+        `rmse`, mean absolute error and root of the mean squared error in the targets' own units, with several targets
+        their means; `r2`, the coefficient of determination, with several targets the mean, None where the truth is the
+        same for all; with several targets also `per_target_mae`.
+
+    Raises:
+        ValueError: Shapes do not fit, there is no example, or a number is not finite.
+    """
+    import numpy as np
+
+    found, truth = np.asarray(outputs, np.float64), np.asarray(targets, np.float64)
+    if found.shape != truth.shape or found.ndim != 2 or not len(truth):
+        raise ValueError(f"predictions have shape {found.shape}, the targets {truth.shape}")
+    for what, array in (("predictions", found), ("targets", truth)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{int((~np.isfinite(array)).sum())} of the {what} are not finite numbers")
+    errors = tasks.in_units(found, spec) - truth
+    squares, absolute = (errors**2).mean(axis=0), np.abs(errors).mean(axis=0)
+    deviations = np.array([one["deviation"] for one in spec["targets"]])
+    spread = truth.var(axis=0)
+    metrics: dict[str, Any] = {
+        "loss": float((squares / deviations**2).mean()),
+        "mae": float(absolute.mean()),
+        "rmse": float(np.sqrt(squares).mean()),
+        "r2": float((1 - squares / spread).mean()) if (spread > 0).all() else None,
+    }
+    if len(absolute) > 1:
+        metrics["per_target_mae"] = [float(one) for one in absolute]
+    if not all(np.isfinite(one) for one in metrics.values() if isinstance(one, float)):
+        raise ValueError("the errors are too large to be measured")
+    return metrics
 
 
 def balanced_accuracy(confusion: np.ndarray) -> float:

@@ -6,7 +6,7 @@ after the other: `load` brings a site's weights, `fresh` makes the optimizer and
 
     images   float32 [n, height, width, channels], in 0..1     resident: made once, see `resident`; or in a file, and
              read while they are used, see `streaming`
-    labels   int64 [n], in 0..classes-1
+    labels   int64 [n], in 0..classes-1; of a regression float32 [n, targets], standardised
     order    int [m], indices into both: what an epoch goes through, batch by batch, the last batch may be short
 
 Keras' own `fit` does the same arithmetic, but enters the graph once per batch and prepares each call anew, which for a
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedssh.models import build, check_spec, get_weights, is_table, loss_name, set_weights
+from fedssh.models import build, check_spec, get_weights, is_table, loss_name, set_weights, tasks
 from fedssh.models.augment import augmented
 from fedssh.models.backend import compiled, load_keras
 from fedssh.models.data.pixel_file import PixelFile
@@ -48,7 +48,7 @@ class Examples:
 
     Attributes:
         images: float32 [n, height, width, channels], in 0..1; or a `PixelFile` of them.
-        labels: int64 [n].
+        labels: int64 [n]; of a regression float32 [n, targets], standardised.
         count: n.
     """
 
@@ -60,10 +60,13 @@ class Examples:
         return self.count
 
 
-def resident(images: Images) -> Examples:
+def resident(images: Images, spec: Mapping[str, Any] | None = None) -> Examples:
     """Put images where the graphs read them, in main memory. Do it once and keep the result.
 
     Those that stand in a file stay there.
+
+    Args:
+        spec: Of the network, where it predicts numbers: its figures standardise the targets.
     """
     load_keras()
     import tensorflow
@@ -71,7 +74,11 @@ def resident(images: Images) -> Examples:
     with tensorflow.device("/CPU:0"):
         in_file = isinstance(images.images, PixelFile)
         pixels = images.images if in_file else tensorflow.constant(np.asarray(images.images, np.float32))
-        return Examples(pixels, tensorflow.constant(np.asarray(images.labels, np.int64)), len(images))
+        if spec is not None and tasks.task_of(spec) == tasks.REGRESSION:
+            labels = tensorflow.constant(tasks.standardised(images.labels, spec))
+        else:
+            labels = tensorflow.constant(np.asarray(images.labels, np.int64))
+        return Examples(pixels, labels, len(images))
 
 
 def new_optimizer(
@@ -133,8 +140,12 @@ class Trainer:
         loss: The name of a Keras loss; None is the one that fits the number of classes.
         recipe: What else belongs to a step.
 
+    Attributes:
+        measure: What `epoch` and `evaluate` tell beside the loss: `accuracy`, or `mae`, in the targets' own units.
+
     Raises:
-        ValueError: The spec names no network that can be built here, or the optimizer has no momentum.
+        ValueError: The spec names no network that can be built here, the optimizer has no momentum, or targets of a
+            regression shall be weighted as classes.
     """
 
     def __init__(
@@ -154,6 +165,7 @@ class Trainer:
         self.spec = check_spec(spec)
         if recipe.augment != "none" and is_table(self.spec):
             raise ValueError(f"augment changes images ({recipe.augment}), and this network takes a table")
+        self.measure = tasks.measure_of(self.spec)
         self.network = build(self.spec, recipe.precision)
         self._loss = keras.losses.get(loss or loss_name(self.spec))
         self._rate = Rate(learning_rate, recipe)
@@ -165,11 +177,18 @@ class Trainer:
         self._loaded = [tensorflow.Variable(variable, trainable=False) for variable in self._trained if proximal]
         self._weights_of = None  # of each class: float32 [classes], filled for every epoch
         if recipe.class_weights == "balanced":
+            if tasks.task_of(self.spec) != tasks.CLASSES:
+                raise ValueError(f"class weights need classes, but the network {tasks.shown(self.spec)}")
             self._weights_of = tensorflow.Variable(tensorflow.ones(self.spec["classes"]), trainable=False)
         self._changes = () if recipe.augment == "none" else tuple(recipe.augment.split(","))
         self._session = tensorflow.Variable(0, dtype="int64", trainable=False) if self._changes else None
-        self._training = _Loop(self._train_batches, self.spec["input"])
-        self._scoring = _Loop(self._score_batches, self.spec["input"])
+        self._units: Any = None  # float64 [targets]: what an error of 1 is in the targets' own units
+        kind = _Kind()
+        if tasks.task_of(self.spec) == tasks.REGRESSION:
+            units = [one["deviation"] for one in self.spec["targets"]]
+            self._units, kind = tensorflow.constant(units, "float64"), _Kind((len(units),), "float32", "float64")
+        self._training = _Loop(self._train_batches, self.spec["input"], kind=kind)
+        self._scoring = _Loop(self._score_batches, self.spec["input"], kind=kind)
         self._confusing: _Loop | None = None  # translated when somebody asks for it
 
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
@@ -210,7 +229,7 @@ class Trainer:
 
         Returns:
             Mean loss (weighted by class where the recipe says so, with what regularizers add, without the proximal
-            term) and accuracy of the examples, each as its batch found it.
+            term) and `measure` of the examples, each as its batch found it.
 
         Raises:
             Interrupted: `stop` was set.
@@ -218,16 +237,16 @@ class Trainer:
         if self._weights_of is not None:
             self._weights_of.assign(balanced(examples.labels.numpy(), self.spec["classes"]))
         loss, right = self._training.run(examples, np.asarray(order, np.int64), batch_size, stop)
-        return loss, int(right) / len(order)
+        return loss, right.item() / len(order)
 
     def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]:
-        """Mean loss and accuracy of all examples, as Keras' `evaluate` has them: with what regularizers add.
+        """Mean loss and `measure` of all examples, as Keras' `evaluate` has them: with what regularizers add.
 
         Raises:
             Interrupted: `stop` was set.
         """
         loss, right = self._scoring.run(examples, np.arange(len(examples)), SCORED_AT_ONCE, stop)
-        return loss, int(right) / len(examples)
+        return loss, right.item() / len(examples)
 
     def confusion(self, examples: Examples, stop: threading.Event | None = None) -> np.ndarray:
         """How many examples of each class (rows) are taken for which (columns): int64 [classes, classes].
@@ -240,7 +259,7 @@ class Trainer:
         return self._confusing.run(examples, np.arange(len(examples)), SCORED_AT_ONCE, stop)[1]
 
     def _train_batches(self, images: Any, labels: Any) -> tuple[Any, Any]:
-        """A step on one batch, in a graph. Returns its mean loss and how many it had right."""
+        """A step on one batch, in a graph. Returns its mean loss and the sum of `_right`."""
         import tensorflow
 
         if self._session is not None:
@@ -271,7 +290,7 @@ class Trainer:
         """As Keras has it: weighted losses are divided by the number of examples, not by the sum of the weights."""
         import tensorflow
 
-        truth = tensorflow.cast(labels[:, None], outputs.dtype) if self.spec["classes"] == 2 else labels
+        truth = tensorflow.cast(labels[:, None], outputs.dtype) if self.spec.get("classes") == 2 else labels
         losses = self._loss(truth, outputs)
         if weights_of is not None:
             losses *= tensorflow.gather(weights_of, labels)
@@ -280,9 +299,12 @@ class Trainer:
         return tensorflow.add_n([mean, *map(tensorflow.reduce_sum, penalties)]) if penalties else mean
 
     def _right(self, labels: Any, outputs: Any) -> Any:
-        """How many predictions are right."""
+        """How many predictions are right; of a regression the sum of the absolute errors, in the targets' units."""
         import tensorflow
 
+        if self._units is not None:
+            errors = tensorflow.cast(tensorflow.abs(outputs - labels), "float64") * self._units
+            return tensorflow.reduce_sum(tensorflow.reduce_mean(errors, axis=1))
         return tensorflow.math.count_nonzero(self._predicted(outputs) == labels)
 
     def _predicted(self, outputs: Any) -> Any:
@@ -294,18 +316,29 @@ class Trainer:
         return tensorflow.argmax(outputs, axis=1, output_type=tensorflow.int64)
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """Shape and type of an example's label, and the type of what is counted of it."""
+
+    shape: tuple[int, ...] = ()
+    labels: str = "int64"
+    counted: str = "int64"
+
+
 class _Loop:
     """A compiled loop over batches. Translated once: images and batches may come in any number.
 
     Args:
-        batch: What is done with the images and labels of one batch; returns mean loss and what is counted, int64.
+        batch: What is done with the images and labels of one batch; returns mean loss and what is counted.
         shape: Height, width and channels.
         counts: The shape of what is counted; none is a number, of right ones.
+        kind: Of labels, and of what is counted.
     """
 
     def __init__(
-        self, batch: Callable[[Any, Any], tuple[Any, Any]], shape: list[int], counts: Sequence[int] = ()
-    ) -> None:
+        self, batch: Callable[[Any, Any], tuple[Any, Any]], shape: list[int], counts: Sequence[int] = (),
+        kind: _Kind = _Kind(),
+    ) -> None:  # fmt: skip
         import tensorflow
         from tensorflow import TensorSpec, float32, float64, int64
 
@@ -324,9 +357,10 @@ class _Loop:
             return end[1], end[2]
 
         whole, number = TensorSpec([None], int64), TensorSpec([], int64)
-        signature = [TensorSpec([None, *shape], float32), whole, whole, number, number, number]
-        self._graph = compiled(loop, [*signature, TensorSpec([], float64), TensorSpec(counts, int64)])
-        self._none = np.zeros(counts, np.int64)
+        labelled = TensorSpec([None, *kind.shape], kind.labels)
+        signature = [TensorSpec([None, *shape], float32), labelled, whole, number, number, number]
+        self._graph = compiled(loop, [*signature, TensorSpec([], float64), TensorSpec(counts, kind.counted)])
+        self._none = np.zeros(counts, kind.counted)
         self._constant = tensorflow.constant
         self._at_once = 1
 

@@ -141,6 +141,7 @@ def _travels() -> Iterator[str]:
     yield "### Networks"
     [spec] = (part for part in _docstring("models/__init__.py").split("\n\n") if part.startswith("A *spec*"))
     yield spec
+    yield _module("models/tasks.py")
     yield "Tensors are named by layer and variable, in the order in which the network is built."
     rows = []
     for name in models.architectures():
@@ -182,8 +183,10 @@ def _history() -> Iterator[str]:
     yield "### Scores"
     told = _section("models/score.py", "score", "Returns").partition(": ")[2].replace("None", "null")
     yield f"The object `metrics`, but for that of a report and of what a site scored: {told}"
+    numbers = _section("models/score.py", "regression", "Returns").partition(": ")[2].replace("None", "null")
+    yield f"In a regression: {numbers} Lower errors are better, so the best is the smallest."
     yield (
-        "What cannot be computed is null, but for `loss`. Shares (`accuracy`, `precision`, `recall`, `auc`, "
+        "What cannot be computed is null, but for `loss` and errors. Shares (`accuracy`, `precision`, `recall`, `auc`, "
         "`balanced_accuracy`, `f1`) are in 0..1; with the gate `ladder` up to half a margin above, for it tells the "
         "nearest of its steps."
     )

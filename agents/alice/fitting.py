@@ -16,16 +16,22 @@ import numpy as np
 from fedssh import models
 from fedssh.alice.session import Patience, finite, improved
 from fedssh.errors import SettingsError
-from fedssh.models import score
+from fedssh.models import score, tasks
 from fedssh.models.recipe import Recipe
 from fedssh.models.training import Examples, Trainer
 from fedssh.rules.events import Local
+from fedssh.rules.metrics import CLASSES, OF_TASK
 from fedssh.rules.plan import Plan
 from fedssh.rules.terms import BY_CLASS
 
 
 class Trains(Protocol):
     """What a session needs of a trainer: `models.training.Trainer`, or one that spreads over several GPUs."""
+
+    @property
+    def measure(self) -> str:
+        """What is told of weights beside the loss: `accuracy` or `mae`."""
+        ...
 
     def weights(self) -> dict[str, np.ndarray]:
         """All weights by variable path, in build order: float32, and nobody else's to change."""
@@ -38,11 +44,11 @@ class Trains(Protocol):
     def epoch(
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
     ) -> tuple[float, float]:
-        """Train once through `order`; mean loss and accuracy. `Interrupted` once `stop` is set."""
+        """Train once through `order`; mean loss and `measure`. `Interrupted` once `stop` is set."""
         ...
 
     def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]:
-        """Mean loss and accuracy of all examples; changes no weight. `Interrupted` once `stop` is set."""
+        """Mean loss and `measure` of all examples; changes no weight. `Interrupted` once `stop` is set."""
         ...
 
     def confusion(self, examples: Examples, stop: threading.Event | None = None) -> np.ndarray:
@@ -56,7 +62,7 @@ class Epoch:
 
     Attributes:
         number: From 1.
-        training: Loss and accuracy on the training images, each as its batch found it.
+        training: Loss and accuracy, or mean absolute error, on the training images, each as its batch found it.
         metrics: On the validation images; None when they are not scored. May be infinite or NaN after a divergence.
         better: Whether these weights are better than the best of the session so far, the start included: by loss and
             accuracy, or what the plan's metric puts in its place.
@@ -81,7 +87,7 @@ def new_trainer(spec: Mapping[str, Any], plan: Plan) -> Trainer:
     """The trainer for a plan.
 
     Raises:
-        SettingsError: The plan's loss does not fit the network.
+        SettingsError: The plan's loss, or its class weights, do not fit the network.
     """
     loss = loss_of(spec, plan)
     return Trainer(spec, plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, loss, recipe_of(plan))
@@ -101,11 +107,15 @@ def loss_of(spec: Mapping[str, Any], plan: Plan) -> str:
     """The name of the loss that a plan means for a network.
 
     Raises:
-        SettingsError: It does not fit the number of classes.
+        SettingsError: It, the metric or the class weights do not fit the network's task.
     """
-    fitting = models.loss_name(spec)
+    fitting, task = models.loss_name(spec), tasks.task_of(spec)
     if plan.loss not in ("auto", fitting):
-        raise SettingsError(f"the loss {plan.loss} does not fit {spec['classes']} classes")
+        raise SettingsError(f"the loss {plan.loss} does not fit a network that {tasks.shown(spec)}")
+    if plan.metric not in OF_TASK[task]:
+        raise SettingsError(f"the metric {plan.metric} does not fit a network that {tasks.shown(spec)}")
+    if plan.class_weights != "none" and task != CLASSES:
+        raise SettingsError(f"class weights do not fit a network that {tasks.shown(spec)}")
     return fitting
 
 
@@ -150,12 +160,12 @@ def fit(
     best, patience = _ranked(trainer, val, plan, start, stop), Patience(plan.patience)
     for number in range(1, plan.epochs + 1):
         training = trainer.epoch(train, epoch_order(seed, number, len(train)), plan.batch_size, stop)
-        metrics = Local(*trainer.evaluate(val, stop)) if val is not None else None
+        metrics = Local.of(trainer.measure, *trainer.evaluate(val, stop)) if val is not None else None
         ranked = _ranked(trainer, val, plan, metrics, stop)
         better = ranked is not None and (improved(ranked, best) if best else finite(ranked))
         due = number == plan.epochs if by_session else better
         diverged = due and not ((metrics is None or finite(metrics)) and _all_finite(trainer.weights()))
-        epoch = Epoch(number, Local(*training), metrics, better, due, diverged)
+        epoch = Epoch(number, Local.of(trainer.measure, *training), metrics, better, due, diverged)
         if (ended(epoch) and epoch.publish) or (by_session and better):
             best = ranked
         if not by_session and metrics is not None and patience.over(metrics.loss):

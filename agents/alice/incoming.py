@@ -25,6 +25,7 @@ from fedssh.errors import BundleError, WeightsError
 from fedssh.files import BLOCK, is_part, open_shared, part_of, read_shared
 from fedssh.forms import canonical, check_site, shown
 from fedssh.manifest import Release
+from fedssh.rules.metrics import FIRST, task_of
 from fedssh.rules.standing import Standing
 from fedssh.rules.typed import ABSENT
 from fedssh.signature import RELEASE, verify
@@ -34,7 +35,6 @@ MAX_NOTE_BYTES = 4 * MAX_LINE_BYTES  # the ledger line, escaped once more, the m
 MAX_STATUS_BYTES = 64 * 1024
 COORDINATOR = "charity"
 COPY = "release.safetensors"
-_METRICS = ("loss", "accuracy")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
@@ -185,7 +185,8 @@ def _read_note(path: Path, sequence: int, terms: Terms) -> tuple[str, Release, S
     if release.sequence != sequence:
         raise BundleError(f"{path} holds release {release.sequence}")
     check_release(release, read_line(record, terms.coordinator), terms.record)
-    if missing := [name for name in _METRICS if name not in release.metrics]:
+    needed = ("loss", FIRST.get(task_of(terms.spec), "loss"))
+    if missing := [name for name in needed if name not in release.metrics]:
         raise BundleError(f"{path}: the release's metrics lacks {missing[0]!r}")
     standing = Standing.read(release.federation, f"{path}: the release's federation")
     if standing.schedule == "rounds" and ABSENT in (standing.turns, standing.round):

@@ -18,7 +18,7 @@ from fedssh.alice.measuring import measured, threshold_of
 from fedssh.alice.replicas import Replicas
 from fedssh.alice.session import session_seed
 from fedssh.errors import SettingsError
-from fedssh.models import likeness
+from fedssh.models import likeness, tasks
 from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
@@ -154,7 +154,7 @@ class Network:
         trainer = self._trainer_for(spec, plan)
         trainer.load(read_weights(received.model, self._shapes) | dict(own or {}))
         with _stopping("stopped before the session began"):
-            return Local(*trainer.evaluate(self._val, stop))
+            return Local.of(trainer.measure, *trainer.evaluate(self._val, stop))
 
     def shapes(self, spec: dict[str, Any]) -> Mapping[str, tuple[int, ...]]:
         """The shapes of a network's weights by name. Nothing is built for it, so it may be of any size.
@@ -240,20 +240,23 @@ class Network:
             raise SettingsError(str(error), error.hint) from None
         except (OSError, ValueError) as error:
             taken = "a table's rows" if models.is_table(spec) else "images"
-            hint = f"the network takes {taken} of {spec['input']} in {spec['classes']} classes"
+            hint = f"the network takes {taken} of {spec['input']} and {tasks.shown(spec)}"
             raise SettingsError(str(error), hint) from None
-        self._train = resident(train)
-        self._val = self._train if val is None else resident(val)
+        self._train = resident(train, spec)
+        self._val = self._train if val is None else resident(val, spec)
         self._taken = (spec, self.class_names, self.table)
 
     def _load(self, spec: dict[str, Any]) -> tuple[Images, Images | None]:
         if self._reading.store is not None:
             self._reading.store.begin()
         said: dict[str, None] = {}  # once, when it is the same for both splits
-        reading = dataclasses.replace(self._reading, names=self.class_names, table=self.table, tell=said.setdefault)
-        train = images.load(self._data, spec["input"], spec["classes"], "train", reading)
+        task, number = tasks.task_of(spec), tasks.number_of(spec)
+        reading = dataclasses.replace(
+            self._reading, names=self.class_names, table=self.table, tell=said.setdefault, task=task
+        )
+        train = images.load(self._data, spec["input"], number, "train", reading)
         splits = self._splits if self.table is None else images.splits(self._data, reading)
-        val = images.load(self._data, spec["input"], spec["classes"], "val", reading) if "val" in splits else None
+        val = images.load(self._data, spec["input"], number, "val", reading) if "val" in splits else None
         for line in said:
             self._tell(line)
         if val is not None:
@@ -310,7 +313,7 @@ def _logging(folder: Path | None) -> Iterator[Callable[[Epoch], None]]:
                 continue
             with writer.as_default(step=epoch.number - 1):  # Keras counts from 0
                 tensorflow.summary.scalar("epoch_loss", score.loss)
-                tensorflow.summary.scalar("epoch_accuracy", score.accuracy)
+                tensorflow.summary.scalar(f"epoch_{score.measure}", score.value)
             writer.flush()
 
     try:

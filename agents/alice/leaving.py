@@ -7,7 +7,6 @@ gradient of the session is taken at weights that begin there. Pure; what units d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,8 +23,8 @@ class Guard:
     """A site's bounds; no release widens them.
 
     Attributes:
-        max_loss: Of a model that is published, in units of what guessing costs, ln(classes). More may only leave if it
-            is less than the release had here.
+        max_loss: Of a model that is published, in units of what guessing costs, `models.tasks.guessing`. More may only
+            leave if it is less than the release had here.
         max_worse: By how much its loss may be above the release's, in the same unit, when training has not lowered it
             on the training images either. A site with few images may overfit: that raises one and lowers the other.
         max_alone: Which share of the training images may single themselves out in a layer (`models.firing.Singled`),
@@ -58,15 +57,16 @@ def tells_of_images(found: Sequence[Singled], guard: Guard = GUARD) -> str:
     return ""
 
 
-def too_bad(start: Local, epoch: Epoch, classes: int, guard: Guard = GUARD) -> str:
+def too_bad(start: Local, epoch: Epoch, guessing: float, guard: Guard = GUARD) -> str:
     """Why a model at the end of an epoch is too bad to be published, in words; empty when it is not.
 
     Args:
         start: What the release scored on the same images as `epoch.metrics`.
+        guessing: The loss of whoever has learned nothing, ln(classes) or 1.
     """
     if epoch.metrics is None:
         return ""
-    loss, guessing = epoch.metrics.loss, math.log(classes)
+    loss = epoch.metrics.loss
     if loss > guard.max_loss * guessing and not loss < start.loss:
         return f"its loss of {loss:.4g} is more than {guard.max_loss:g} times that of guessing, {guessing:.4f}"
     learned = epoch.training.loss < start.loss

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedssh.errors import UntrustedError
 from fedssh.rules.events import Local
+from fedssh.rules.metrics import CLASSES, task_of
 from fedssh.rules.plan import Plan
 
 _HINT = "the limits are this site's own: `alice train --help`"
@@ -50,6 +51,8 @@ class Limits:
         if self.architectures and spec["name"] not in self.architectures:
             allowed = ", ".join(self.architectures)
             raise UntrustedError(f"the federation trains {spec['name']}, this site allows {allowed}", _HINT)
+        if self.min_accuracy and (task := task_of(spec)) != CLASSES:
+            raise UntrustedError(f"the task is {task}, of which no --min-accuracy can be asked; leave it out", _HINT)
         _at_most("a learning rate", plan.learning_rate, self.max_learning_rate, "--max-learning-rate")
         _at_most("a batch size", plan.batch_size, self.max_batch_size, "--max-batch-size")
         _at_most("a number of epochs", plan.epochs, self.max_epochs, "--max-epochs")
@@ -73,8 +76,8 @@ class Limits:
         steps = epoch * math.ceil(examples / plan.batch_size)
         if steps < self.min_steps:
             return f"{steps} of the {self.min_steps} steps that a model takes here before it leaves (--min-steps)"
-        if metrics.accuracy < self.min_accuracy:
-            return f"accuracy {metrics.accuracy:.4f} is below {self.min_accuracy:g} (--min-accuracy)"
+        if metrics.measure == "accuracy" and metrics.value < self.min_accuracy:
+            return f"accuracy {metrics.value:.4f} is below {self.min_accuracy:g} (--min-accuracy)"
         return None
 
 

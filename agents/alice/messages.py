@@ -45,7 +45,7 @@ def release(manifest: Release, score: Local, examples: int) -> str:
     """What a release scores, there and here."""
     there = manifest.metrics
     return (
-        f"release {manifest.sequence} scores loss {there['loss']:.4f}, accuracy {there['accuracy']:.4f} "
+        f"release {manifest.sequence} scores loss {there['loss']:.4f}, {score.measure} {there[score.measure]:.4f} "
         f"at the coordinator; here {scored(score)} on {examples} images"
     )
 
@@ -71,8 +71,8 @@ def trained_here(sessions_trained: int) -> str:
 
 
 def scored(score: Local) -> str:
-    """Loss and accuracy."""
-    return f"loss {score.loss:.4f}, accuracy {score.accuracy:.4f}"
+    """Loss and accuracy, or mean absolute error."""
+    return f"loss {score.loss:.4f}, {score.measure} {score.value:.4f}"
 
 
 def sessions(number: int) -> str:

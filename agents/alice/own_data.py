@@ -13,6 +13,7 @@ from fedssh.errors import SettingsError
 from fedssh.models.data.pixel_file import Store
 from fedssh.models.data.reading import Reading
 from fedssh.models.data.remarks import NOTE, Remark
+from fedssh.rules.metrics import task_of
 from fedssh.use.check import Agreed, Checked, site_data, tell_warnings
 from fedssh.use.streamed import most_bytes
 from fedssh.use.usable import SHARE
@@ -51,7 +52,9 @@ def _agreed(exchange: Path, state: Path) -> Terms | None:
 
 
 def _held(reading: Reading, terms: Terms | None) -> Reading:
-    return dataclasses.replace(reading, names=terms.class_names, table=terms.table) if terms else reading
+    if terms is None:
+        return reading
+    return dataclasses.replace(reading, names=terms.class_names, table=terms.table, task=task_of(terms.spec))
 
 
 def store_in(state: Path, share: float, tell: Callable[[str], None]) -> Store:

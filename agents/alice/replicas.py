@@ -14,6 +14,7 @@ import numpy as np
 
 from fedssh import models
 from fedssh.errors import SettingsError
+from fedssh.models import tasks
 from fedssh.models.backend import load_keras
 from fedssh.models.streaming import streams
 from fedssh.models.training import Examples, Interrupted, new_optimizer, seed_generators
@@ -35,11 +36,17 @@ class Replicas:
         SettingsError: The plan has a proximal term, or something else that only one device can train with.
     """
 
+    measure = "accuracy"
+
     def __init__(self, strategy: Any, spec: Mapping[str, Any], plan: Plan, loss: str) -> None:
         for what in _needs_one(plan):
             number = strategy.num_replicas_in_sync
             hint = "show alice one of them, as with CUDA_VISIBLE_DEVICES=0"
             raise SettingsError(f"the plan's {what} needs one device, found {number} GPUs", hint)
+        if tasks.task_of(spec) != tasks.CLASSES:
+            number = strategy.num_replicas_in_sync
+            hint = "show alice one of them, as with CUDA_VISIBLE_DEVICES=0"
+            raise SettingsError(f"the task {tasks.task_of(spec)} needs one device, found {number} GPUs", hint)
         self._strategy = strategy
         self._classes = spec["classes"]
         with strategy.scope():

@@ -40,6 +40,7 @@ from fedssh.commands import log_events, stop_event
 from fedssh.errors import SettingsError
 from fedssh.models.firing import Singled
 from fedssh.rules.events import Local
+from fedssh.rules.metrics import CLASSES, task_of
 from fedssh.rules.plan import Plan
 from fedssh.rules.shapes import match_shapes
 from fedssh.weights import read_weights
@@ -277,6 +278,8 @@ class _Adapted:
             )
         shapes = self.shapes(received.header.spec)
         match_shapes(received.header.tensors, shapes)
+        if (task := task_of(received.header.spec)) != CLASSES:
+            raise SettingsError(f"a script trains classes, the federation's task is {task}", "use `alice train`")
         self._learner.load(read_weights(received.model, shapes))
         return Local(*self._learner.evaluate())
 

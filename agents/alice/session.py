@@ -31,16 +31,17 @@ class Patience:
 
 
 def improved(candidate: Local, best: Local) -> bool:
-    """Whether both accuracy and loss of a checkpoint are better than those of the best so far.
+    """Whether both loss and accuracy (or mean absolute error) of a checkpoint are better than those of the best so far.
 
-    An accuracy of 1 cannot be beaten, so there it is enough to hold it. What is not a finite number is never better,
-    and anything finite is better than that.
+    An accuracy of 1 or an error of 0 cannot be beaten, so there it is enough to hold it. What is not a finite number is
+    never better, and anything finite is better than that.
     """
     if not finite(candidate):
         return False
     if not finite(best):
         return True
-    more_accurate = candidate.accuracy > best.accuracy or candidate.accuracy == best.accuracy == 1.0
+    perfect = {"accuracy": 1.0, "mae": 0.0}[candidate.measure]
+    more_accurate = candidate.gain > best.gain or candidate.value == best.value == perfect
     return more_accurate and candidate.loss < best.loss
 
 
@@ -95,4 +96,4 @@ def session_seed(seed: int, session: int) -> int:
 
 def finite(metrics: Local) -> bool:
     """Whether both are finite numbers."""
-    return math.isfinite(metrics.loss) and math.isfinite(metrics.accuracy)
+    return math.isfinite(metrics.loss) and math.isfinite(metrics.value)

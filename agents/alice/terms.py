@@ -143,7 +143,7 @@ def read_terms(line: bytes) -> Terms:
 
 
 def _check_names(fields: Mapping[str, Any]) -> None:
-    names, classes = fields.get("class_names"), fields["spec"].get("classes")
+    names, classes = fields.get("class_names"), _outputs(fields["spec"])
     if names is None:
         return
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) != classes:
@@ -162,6 +162,12 @@ def _check_table(fields: Mapping[str, Any]) -> None:
         raise LedgerError(f"the genesis record's table cannot be used: {error}") from None
     if (table is None) == is_table(spec) or (width is not None and spec.get("input") != [1, width, 1]):
         raise LedgerError("the genesis record's table is not what its network takes")
+
+
+def _outputs(spec: Mapping[str, Any]) -> int | None:
+    """How many classes there are, or targets; None where the spec does not say, which building it will."""
+    targets = spec.get("targets")
+    return len(targets) if isinstance(targets, list) else spec.get("classes")
 
 
 def read_invitation(path: Path) -> Pin:

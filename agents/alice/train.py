@@ -27,6 +27,7 @@ from fedssh.chain import Seen
 from fedssh.commands import tell
 from fedssh.errors import UnreachableError, UntrustedError
 from fedssh.manifest import Claim, SessionOver, SiteScored, new_id, now
+from fedssh.models import tasks
 from fedssh.rules import site_scores
 from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan, read_plan
@@ -299,7 +300,7 @@ class Alice:
         """Say how it went, and publish what is due; whether it was published."""
         assert epoch.metrics is not None
         tally.done = epoch.number
-        loss, accuracy, of = epoch.metrics.loss, epoch.metrics.accuracy, tally.plan.epochs
+        of = tally.plan.epochs
         where: dict[str, Any] = {"site": received.site, "session": tally.number, "epoch": epoch.number}
         self._say(
             "epoch",
@@ -307,8 +308,7 @@ class Alice:
             + ("  improved" if epoch.better else ""),
             **where,
             epochs=of,
-            loss=loss if math.isfinite(loss) else None,
-            accuracy=accuracy if math.isfinite(accuracy) else None,
+            **_finite(epoch.metrics),
             improved=epoch.better,
         )
         if epoch.diverged:
@@ -333,7 +333,7 @@ class Alice:
         assert epoch.metrics is not None
         if reason := self.limits.keeps_back(tally.plan, self.network.examples, epoch.number, epoch.metrics):
             return reason
-        return leaving.too_bad(tally.start, epoch, received.header.spec["classes"])
+        return leaving.too_bad(tally.start, epoch, tasks.guessing(received.header.spec))
 
     def _publish(self, received: Received, tally: Tally, epoch: Epoch, metrics: Local) -> bool:
         release = received.release
@@ -388,8 +388,7 @@ class Alice:
             epochs=tally.done,
             checkpoints=tally.checkpoints,
             early=early,
-            loss=report.metrics.loss if report.metrics else None,
-            accuracy=report.metrics.accuracy if report.metrics else None,
+            **_finite(report.metrics),
         )
 
     def _result(self, tally: Tally) -> str:
@@ -459,9 +458,8 @@ class Alice:
             messages.release(release, score, self.network.validation_examples),
             site=received.site,
             sequence=release.sequence,
-            holdout={"loss": there["loss"], "accuracy": there["accuracy"]},
-            loss=score.loss if math.isfinite(score.loss) else None,
-            accuracy=score.accuracy if math.isfinite(score.accuracy) else None,
+            holdout={"loss": there["loss"], score.measure: there[score.measure]},
+            **_finite(score),
         )
 
     def _say_session(self, received: Received, tally: Tally) -> None:
@@ -479,3 +477,11 @@ class Alice:
     def _say_over(self, received: Received) -> None:
         count = self.memory.trained.sessions
         self._say("finished", messages.over(received.standing, count), site=received.site, sessions=count)
+
+
+def _finite(metrics: Local | None) -> dict[str, Any]:
+    """What was measured, by name; None where there was nothing, or no finite number."""
+    if metrics is None:
+        return {"loss": None, "accuracy": None}
+    found = {"loss": metrics.loss, metrics.measure: metrics.value}
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}

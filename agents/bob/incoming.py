@@ -34,6 +34,7 @@ from fedssh.forms import canonical
 from fedssh.keys import PrivateKey
 from fedssh.manifest import Release
 from fedssh.rules.events import Record
+from fedssh.rules.metrics import headline
 from fedssh.rules.replay import Replay
 from fedssh.rules.vocabulary import JUDGED
 from fedssh.transport import Answer
@@ -277,12 +278,12 @@ class Incoming:
 
     def _tell(self, release: Release) -> None:
         state = release.federation.get("state")
-        accuracy = release.metrics.get("accuracy")
-        scored = f": holdout accuracy {accuracy:.4f}" if accuracy is not None else ""
+        name, value = headline(release.metrics) or ("accuracy", None)
+        scored = f": holdout {name} {value:.4f}" if value is not None else ""
         over = "; the federation is finished" if state == "finished" else ""
         self._say(
-            "release", f"release {release.sequence}{scored}{over}", sequence=release.sequence, accuracy=accuracy,
-            state=state, bytes=release.model.size,
+            "release", f"release {release.sequence}{scored}{over}", sequence=release.sequence,
+            state=state, bytes=release.model.size, **{name: value},
         )  # fmt: skip
         self._tell_round(release.federation.get("last"))
 

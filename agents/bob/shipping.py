@@ -28,6 +28,7 @@ from fedssh.files import sha256_file
 from fedssh.manifest import now
 from fedssh.rules.events import Record
 from fedssh.rules.gate import is_number
+from fedssh.rules.metrics import headline
 from fedssh.rules.vocabulary import PLAIN
 from fedssh.transport import Call, Connection
 
@@ -225,8 +226,8 @@ def verdict_text(entry: Entry, record: Record) -> str:
     metrics, reason = record.fields.get("metrics"), record.fields.get("reason")
     if record.event in PLAIN:
         return f"{entry} is on record as {record.sequence}"
-    accuracy = metrics.get("accuracy") if isinstance(metrics, dict) else None
-    scored = f"holdout accuracy {accuracy:.4f}" if is_number(accuracy) else ""
+    name, value = (headline(metrics) if isinstance(metrics, dict) else None) or ("", None)
+    scored = f"holdout {name} {value:.4f}" if is_number(value) else ""
     return f"{record.event} {entry}: {reason or scored or 'no reason given'} (record {record.sequence})"
 
 

@@ -21,6 +21,7 @@ from fedssh.errors import SettingsError, UntrustedError
 from fedssh.files import read_shared
 from fedssh.forms import canonical, fingerprint
 from fedssh.manifest import Release
+from fedssh.rules.metrics import headline
 
 
 def describe_site(state: Path, exchange: Path) -> dict[str, Any]:
@@ -112,8 +113,8 @@ def _release(exchange: Path, sequence: int) -> dict[str, Any] | None:
 
 
 def _release_text(release: dict[str, Any]) -> str:
-    accuracy = release.get("metrics", {}).get("accuracy")
-    scored = f", holdout accuracy {accuracy:.4f}" if isinstance(accuracy, float) else ""
+    name, value = headline(release.get("metrics", {})) or ("", None)
+    scored = f", holdout {name} {value:.4f}" if isinstance(value, float) else ""
     current = release.get("federation", {}).get("round")
     number = current.get("number") if isinstance(current, dict) else None
     opened = f", round {number} is open" if isinstance(number, int) else ""

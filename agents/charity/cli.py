@@ -6,6 +6,7 @@ Nothing here imports what a command does not need: `--help` comes at once, and o
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from fedssh.charity.cli_read import (
 from fedssh.commands import entry, new_group, path_argument, settings_options, stop_event
 from fedssh.door.cli import door
 from fedssh.errors import SettingsError
+from fedssh.rules.metrics import OF_TASK, headline
 from fedssh.rules.terms import Terms, agree
 from fedssh.rules.vocabulary import ROLES
 from fedssh.settings import REQUIRED, describe, setting, settings_file
@@ -43,6 +45,7 @@ class ImageSettings:
     size: str | None = setting(None, "The network's images, such as 64x64.  [as hers]", metavar="HxW[xC]")
     classes: str | None = setting(None, "What hers are called: OLD=NEW,…", metavar="NAMES")
     max_value: int | None = setting(None, "White in integer pixels, such as 4095.", metavar="N", at_least=1)
+    task: str | None = setting(None, "What her labels are.  [as they look]", choices=tuple(OF_TASK))
     patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", metavar="REGEX")
     columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", metavar="NAMES")
     target: str | None = setting(None, "Of a table of features: the column to predict.", metavar="NAME")
@@ -145,7 +148,7 @@ def init(settings: InitSettings) -> None:
     use_networks(settings.networks)
     said = own_images.to_record(
         settings.data, settings.patient, settings.columns, settings.holdout, settings.seed, settings.target,
-        settings.features, settings.leave_out,
+        settings.features, settings.leave_out, settings.task,
     )  # fmt: skip
     reading = own_images.to_reading(said)
     architecture, frozen = settings.architecture, settings.frozen
@@ -163,9 +166,8 @@ def init(settings: InitSettings) -> None:
     private |= {"networks": str(settings.networks.resolve())} if settings.networks else {}
     record = genesis.begin(folders, settings.data, agreement, settings.seed, private, start=start)
     metrics = record.fields["metrics"]
-    click.echo(
-        f"genesis of {settings.name}: accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f} on the holdout"
-    )
+    name, value = headline(metrics) or ("accuracy", math.nan)
+    click.echo(f"genesis of {settings.name}: {name} {value:.4f}, loss {metrics['loss']:.4f} on the holdout")
 
 
 @charity.command(epilog=example("charity check xrays --holdout 0.2 --patient '(person\\d+)_'"))
@@ -184,7 +186,7 @@ def check(settings: ReadSettings, data: Path, as_json: bool) -> None:
     folders = folders_of(settings.state)
     said = own_check.Said(
         settings.size, settings.classes, settings.max_value, settings.patient, settings.columns, settings.holdout,
-        settings.seed, settings.target, settings.features, settings.leave_out,
+        settings.seed, settings.target, settings.features, settings.leave_out, settings.task,
     )  # fmt: skip
     if folders.ledger.is_file():
         checked = own_check.recorded(data, ledger_of(folders).record(1).fields, private_settings(folders), said)
@@ -210,7 +212,8 @@ def _look(settings: InitSettings, taken: Taken, said: dict[str, Any]) -> None:
     from fedssh.use import check
 
     private = said | {"classes": settings.classes, "max_value": settings.max_value}
-    reading = to_reading(reading_of({"class_names": taken.class_names, "table": taken.table}, private))
+    begun = {"class_names": taken.class_names, "table": taken.table, "spec": taken.spec}
+    reading = to_reading(reading_of(begun, private))
     checked = check.coordinator_data(settings.data, reading, check.Agreed(taken.spec), unpack=False)
     if checked.found.total and "val" not in checked.found.counts:
         raise SettingsError(f"{settings.data} has no val split to score models on", check.NO_VAL)

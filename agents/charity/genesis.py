@@ -93,7 +93,9 @@ def begin(
             "coordinator": key.public.line,
             "architecture": weights.architecture_hash(agreement["spec"]),
             "model": model,
-            "metrics": told(Gate(agreement["gate"], agreement["margin"]), answer["metrics"]),
+            "metrics": told(
+                Gate(agreement["gate"], agreement["margin"], agreement["plan"]["metric"]), answer["metrics"]
+            ),
             "examples": answer["examples"],
             "seed": seed,
             "epochs": start.epochs,

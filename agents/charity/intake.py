@@ -21,8 +21,9 @@ from fedssh.forms import check_site
 from fedssh.keys import PrivateKey, parse_public
 from fedssh.ledger import Ledger
 from fedssh.manifest import Release, Report, Scores, Submission
-from fedssh.rules.events import Record, Released
+from fedssh.rules.events import Genesis, Record, Released
 from fedssh.rules.federation import Federation, Member
+from fedssh.rules.metrics import FIRST, task_of
 
 ARRIVAL = re.compile(r"\d{20}-[0-9a-f]{8}\.bundle")
 MAX_TRIES = 3
@@ -121,6 +122,8 @@ def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submis
     assert not isinstance(manifest, Release)
     if manifest.sender != member.name:
         raise BundleError(f"the manifest names {manifest.sender} as its sender, it came from {member.name}")
+    if isinstance(manifest, Submission | Report):
+        _check_claim(manifest, ledger)
     newest = ledger.head()
     known = newest is not None and 0 < manifest.builds_on <= newest.sequence
     source = ledger.record(manifest.builds_on).said if known else None
@@ -128,6 +131,14 @@ def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submis
         what = source.name if source else "no record"
         raise BundleError(f"it builds on release {manifest.builds_on}, which is {what} in the history")
     return manifest, source
+
+
+def _check_claim(manifest: Submission | Report, ledger: Ledger) -> None:
+    """Raise BundleError where a site has measured something else than the federation's task has."""
+    first = ledger.record(1).said
+    wanted = FIRST.get(task_of(first.spec)) if isinstance(first, Genesis) else None
+    if manifest.metrics is not None and wanted not in (None, manifest.metrics.measure):
+        raise BundleError(f"it tells the {manifest.metrics.measure}, a site of this federation the {wanted}")
 
 
 def open_model(taken: Taken, manifest: Submission, state: Federation, folders: Folders, key: PrivateKey) -> Path:

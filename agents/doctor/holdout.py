@@ -36,6 +36,8 @@ def holdout(subject: Subject) -> Finding:
         return Finding("holdout", FAILED, found, "--data takes an .npz file or a folder of images per class")
     if genesis and (finding := _changed(where, genesis, images)):
         return finding
+    if images.labels.ndim == 2:
+        return _numbers(where, split, len(images), bool(genesis))
     return judged(where, split, Counter(int(label) for label in images.labels), _classes(where, genesis), bool(genesis))
 
 
@@ -49,6 +51,14 @@ def judged(where: Path, split: str, counts: Mapping[int, int], classes: int, rec
         found = f"{text}; none of {'class' if len(missing) == 1 else 'classes'} {', '.join(map(str, missing))}"
         return Finding("holdout", FAILED, found, "add images of every class: what is missing is never scored")
     text += f"{', as recorded' if recorded else ''}; an accuracy of {LIKELY:.0%} is known to ±{width:.1f} %"
+    if total < FEW:
+        return Finding("holdout", FAILED if total < TOO_FEW else WARNING, text, f"take {FEW} images or more")
+    return Finding("holdout", OK, text)
+
+
+def _numbers(where: Path, split: str, total: int, recorded: bool) -> Finding:
+    """What so many images are good for whose labels are numbers to predict."""
+    text = f"{where}, {split}: {total:,} images with numbers to predict{', as recorded' if recorded else ''}"
     if total < FEW:
         return Finding("holdout", FAILED if total < TOO_FEW else WARNING, text, f"take {FEW} images or more")
     return Finding("holdout", OK, text)
@@ -85,6 +95,8 @@ def _classes(where: Path, genesis: Mapping[str, Any]) -> int:
 
 def _load(where: Path, subject: Subject, genesis: Mapping[str, Any], kept: Mapping[str, Any]) -> tuple[str, Images]:
     from fedssh.models.data import images
+    from fedssh.models.data.reading import Reading
+    from fedssh.models.tasks import number_of
 
     if genesis:
         from fedssh.charity.judge.own_images import reading_of, to_reading
@@ -92,11 +104,12 @@ def _load(where: Path, subject: Subject, genesis: Mapping[str, Any], kept: Mappi
         reading = to_reading(reading_of(genesis, kept))
         there = images.splits(where, reading)
         split = "val" if "val" in there else there[0]
-        return split, images.load(where, genesis["spec"]["input"], genesis["spec"]["classes"], split, reading)
+        return split, images.load(where, genesis["spec"]["input"], number_of(genesis["spec"]), split, reading)
     there = images.splits(where)
     split = "train" if subject.works_with_a_door and "train" in there else "val" if "val" in there else there[0]
     found = images.describe(where)
-    return split, images.load(where, found.input or (28, 28, 1), found.classes, split)
+    reading = Reading(task=found.task)
+    return split, images.load(where, found.input or (28, 28, 1), found.classes, split, reading)
 
 
 def _changed(where: Path, genesis: Mapping[str, Any], images: Images) -> Finding | None:

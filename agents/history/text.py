@@ -18,8 +18,27 @@ def history(records: Callable[[], Iterable[Fields]], *, as_json: bool = False) -
     """The history as the lines of a table or as JSON, piece by piece; `records` gives it as often as it is called."""
     if as_json:
         return json_lines(map(history_row, records()))
-    columns = ("#", "TIME (UTC)", "EVENT", "SITE", "SESSION", "EPOCH", "CLAIMED ACC / LOSS", "SCORED ACC / LOSS", "WHY")
+    of = _measure(
+        pair for record in records() for row in [history_row(record)] for pair in (row["score"], row["claim"])
+    )
+    columns = (
+        "#",
+        "TIME (UTC)",
+        "EVENT",
+        "SITE",
+        "SESSION",
+        "EPOCH",
+        f"CLAIMED {of} / LOSS",
+        f"SCORED {of} / LOSS",
+        "WHY",
+    )
     return table_lines(columns, lambda: (_history_cells(history_row(record)) for record in records()), right=(0, 4, 5))
+
+
+def _measure(scores: Iterable[Row | None]) -> str:
+    """What the first of some scores has beside its loss, as a heading."""
+    first: Row = next((score for score in scores if score), {})
+    return "MAE" if "mae" in first else "ACC"
 
 
 def _history_cells(row: Row) -> Sequence[object]:
@@ -106,9 +125,9 @@ def _share(share: object) -> str:
 
 def nodes_text(rows: Sequence[Row]) -> str:
     """Sites and auditors as a table; what is scored in rounds are not the sites, so then other columns tell more."""
-    rounds = any(row["counted"] for row in rows)
+    rounds, best = any(row["counted"] for row in rows), f"BEST {_measure(row['best'] for row in rows)} / LOSS"
     columns = ("SITE", "ROLE", "STATE", "SINCE (UTC)", "COUNTED" if rounds else "ACCEPTED", "REFUSED", "INVALID",
-               "SESSIONS", "LAST ROUND" if rounds else "BEST ACC / LOSS", "LAST HEARD (UTC)", "KEY")  # fmt: skip
+               "SESSIONS", "LAST ROUND" if rounds else best, "LAST HEARD (UTC)", "KEY")  # fmt: skip
     return table(
         columns,
         [
@@ -283,7 +302,7 @@ def _words(name: str, value: object) -> str | None:
 
 
 def _pair(score: Row | None) -> str | None:
-    return f"{decimal(score.get('accuracy'))} / {decimal(score.get('loss'))}" if score else None
+    return f"{decimal(score.get('accuracy', score.get('mae')))} / {decimal(score.get('loss'))}" if score else None
 
 
 def _named(metrics: Row | None) -> str | None:

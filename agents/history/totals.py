@@ -135,10 +135,10 @@ def _hear(row: Row, record: Fields) -> None:
 
 
 def headline(metrics: object) -> Row | None:
-    """Accuracy and loss of a metrics object; None when it has neither."""
+    """Accuracy (of numbers: the mean absolute error) and loss of a metrics object; None when it has neither."""
     if not isinstance(metrics, dict):
         return None
-    found = {name: metrics[name] for name in ("accuracy", "loss") if plain(metrics.get(name)) is not None}
+    found = {name: metrics[name] for name in ("accuracy", "mae", "loss") if plain(metrics.get(name)) is not None}
     return found or None
 
 
@@ -148,4 +148,4 @@ def plain(value: object) -> float | None:
 
 
 def _rank(score: Row) -> tuple[float, float]:
-    return score.get("accuracy", -1.0), -score.get("loss", float("inf"))
+    return score.get("accuracy", -score.get("mae", 1.0)), -score.get("loss", float("inf"))

@@ -16,6 +16,7 @@ from fedssh.rules import rates, records, thresholds
 from fedssh.rules.events import Blob, Event, Genesis, Metrics, Record, Released, RoundClosed, Verdict
 from fedssh.rules.federation import Federation, advance
 from fedssh.rules.gate import Decision, decide, impossible
+from fedssh.rules.metrics import gain
 from fedssh.rules.records import Sent
 from fedssh.rules.rounds import Round
 from fedssh.rules.standing import Standing, Started
@@ -65,10 +66,11 @@ def decided_on(state: Federation, wanted: Sequence[float], share: float, metrics
 
 
 def could_score(state: Federation, metrics: Metrics) -> Metrics:
-    """What a model may have scored: what is told, or under a ladder the most that is told in the same way."""
+    """What a model may have scored: what is told, or under a ladder the best that is told in the same way."""
     if state.gate.kind != "ladder" or metrics.get(state.metric) is None:
         return metrics
-    return {**metrics, state.metric: metrics[state.metric] + state.gate.margin / 2 + 1e-9}
+    better = gain(state.metric, state.gate.margin / 2 + 1e-9)
+    return {**metrics, state.metric: metrics[state.metric] + better}
 
 
 def check_genesis(record: Record, said: Event) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from typing import Any, ClassVar
 
 from fedssh.errors import LedgerError
 from fedssh.forms import canonical
+from fedssh.rules.metrics import gain
 from fedssh.rules.standing import Standing
-from fedssh.rules.typed import Absent, Typed, said
+from fedssh.rules.typed import ABSENT, Absent, Typed, known, said
 
 START = "0" * 64
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+MEASURES = ("accuracy", "mae")  # of which a site tells one
 HEAD = ("sequence", "previous", "event", "time")
 
 Metrics = Mapping[str, Any]  # name: number, null where it is undefined, or a list; see `models.score`
@@ -37,10 +40,51 @@ class Blob(Typed):
 
 @dataclass(frozen=True)
 class Local(Typed):
-    """What the trainer measured on the site's own validation split."""
+    """What the trainer measured on the site's own validation split: the loss, and one of the others."""
 
     loss: float = said("The loss.")
-    accuracy: float = said("The accuracy, in 0..1.")
+    accuracy: float | Absent = said("The accuracy, in 0..1.", absent=True)
+    mae: float | Absent = said("Of a regression: the mean absolute error, in the target's own units.", absent=True)
+
+    @classmethod
+    def of(cls, measure: str, loss: float, value: float) -> Local:
+        """What was measured beside the loss, by the name of the metric."""
+        found: dict[str, Any] = {measure: value}
+        return cls(loss=loss, **found)
+
+    @classmethod
+    def read(cls, value: object, where: str) -> Local:
+        """As of any `Typed`.
+
+        Raises:
+            LedgerError: Also where not exactly one of the others is there.
+        """
+        found = super().read(value, where)
+        if why := found.objection():
+            raise LedgerError(f"{where} {why}")
+        return found
+
+    def objection(self) -> str:
+        """What is wrong with it, as the end of a sentence; empty when nothing is."""
+        there = [name for name in MEASURES if getattr(self, name) is not ABSENT]
+        if len(there) == 1:
+            return ""
+        return "says both accuracy and mae" if there else "lacks 'accuracy'"
+
+    @property
+    def measure(self) -> str:
+        """What was measured beside the loss."""
+        return "accuracy" if self.mae is ABSENT else "mae"
+
+    @property
+    def value(self) -> float:
+        """How much of it there was."""
+        return float(known(getattr(self, self.measure), math.nan))
+
+    @property
+    def gain(self) -> float:
+        """The same so that higher is better."""
+        return gain(self.measure, self.value)
 
 
 @dataclass(frozen=True)
@@ -71,8 +115,12 @@ class Genesis(Event):
     name = "genesis"
 
     federation: str = said("Its name.")
-    spec: Mapping[str, Any] = said("The architecture: `name`, `input`, `classes`, and its own parameters.")
-    class_names: tuple[str, ...] | Absent | None = said("What its classes are called, in label order.", absent=True)
+    spec: Mapping[str, Any] = said(
+        "The architecture: `name`, `input`, its own parameters, and `classes`; or `task` and `targets`, see below."
+    )
+    class_names: tuple[str, ...] | Absent | None = said(
+        "What its classes, or targets, are called, in label order.", absent=True
+    )
     plan: Mapping[str, Any] = said("The training plan that every release repeats.")
     policy: str = said("How models become one, with every option written out.")
     gate: str | Absent = said("`on`, `off` or `ladder`; a federation that began without one has none.", absent=True)

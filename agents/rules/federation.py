@@ -40,6 +40,7 @@ from fedssh.rules.events import (
     TurnPassed,
 )
 from fedssh.rules.gate import Gate
+from fedssh.rules.metrics import best as better_of
 from fedssh.rules.policies import Policy, read_policy
 from fedssh.rules.rounds import Round, Update, ends_waiting
 from fedssh.rules.standing import LastRound, OpenRound, Standing, Started
@@ -158,7 +159,7 @@ class Federation:
     def gate(self) -> Gate:
         """The gate as agreed; a federation that began without one had none."""
         try:
-            return Gate(known(self.genesis.gate, "off"), known(self.genesis.margin, 0.0))
+            return Gate(known(self.genesis.gate, "off"), known(self.genesis.margin, 0.0), self.metric)
         except ValueError as error:
             raise LedgerError(f"record 1: {error}", "this federation needs a newer fedssh") from None
 
@@ -378,7 +379,7 @@ def _next(state: Federation, record: Record, said: Accepted | RolledBack | Round
         raise LedgerError(f"record {record.sequence} makes a model current without scores")
     bar = _bar(state.genesis, said.metrics)
     if not isinstance(said, RolledBack):  # after a rollback the bar is what the operator went back to
-        bar = max(bar, state.current.bar)
+        bar = better_of(main_metric(state.genesis), bar, state.current.bar)
     maker = said.site if isinstance(said, Accepted) else ""
     server = said.state if isinstance(said, RoundAccepted) else ()
     return Current(record.sequence, said.model, said.metrics, (*state.current.makers, maker), bar, server)

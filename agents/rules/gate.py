@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedssh.forms import checked, nearest, number
+from fedssh.rules import metrics as known_metrics
+from fedssh.rules.metrics import IN_UNITS, gain, worse
 from fedssh.rules.thresholds import COOLEST, HOTTEST
 
 if TYPE_CHECKING:
@@ -23,8 +25,10 @@ Metrics = Mapping[str, Any]
 
 GATES = ("on", "off", "ladder")
 MARGIN = number(least=0, below=1)
+_IN_UNITS = number(least=0)  # a margin of a metric that may be of any size
 _UNDEFINED = -1.0
-_SHARES = ("accuracy", "precision", "recall", "auc", "balanced_accuracy", "f1", "calibration_error")
+_SHARES = (*known_metrics.OF_TASK[known_metrics.CLASSES], "calibration_error")
+_ERRORS = ("loss", *IN_UNITS)  # a number from 0 on, always
 _IN_STEPS = ("threshold", "temperature")  # under a ladder these are of few values from the beginning
 
 
@@ -51,15 +55,17 @@ class Gate:
         kind: `on`: not worse than the best release so far by more than `margin`. `ladder`: better than the current one
             by more than `margin`, and scores are told in steps of it (Blum and Hardt 2015, figure 1). `off`: anything.
         margin: In units of the main metric.
+        metric: The main one.
     """
 
     kind: str = "on"
     margin: float = 0.01
+    metric: str = "accuracy"
 
     def __post_init__(self) -> None:
         if self.kind not in GATES:
             raise ValueError(f"no gate is called {self.kind!r}{nearest(self.kind, GATES)}")
-        checked("the margin of the gate", self.margin, MARGIN)
+        checked("the margin of the gate", self.margin, _IN_UNITS if self.metric in IN_UNITS else MARGIN)
         if self.kind == "ladder" and self.margin == 0:
             raise ValueError("the margin of the gate is 0, expected a number above 0 for a ladder")
 
@@ -79,7 +85,7 @@ def decide(
     """Judge a candidate, for a policy without rounds.
 
     Args:
-        metric: The main one; higher is better.
+        metric: The main one.
         current: What the current model scored, as the federation knows it.
         bar: The best value of the main metric among the releases so far.
         mixes: What the mixes of `shares` scored, with the share of each.
@@ -88,7 +94,7 @@ def decide(
         share, metrics = min(mixes, key=lambda mix: mix[1]["loss"])
         accept, reason = lower(gate, metric, metrics, current, bar)
         return Decision(accept, f"{reason} (part {share:.3g} of the step)", share, metrics)
-    share, metrics = max(mixes, key=lambda mix: (_main(mix[1], metric), -mix[1]["loss"]))
+    share, metrics = max(mixes, key=lambda mix: (gain(metric, _main(mix[1], metric)), -mix[1]["loss"]))
     if policy.by_gate or gate.kind == "ladder":
         accept, reason = passes(gate, metric, metrics, current, bar)
     else:
@@ -100,12 +106,12 @@ def decide(
 
 
 def best(candidate: Metrics, current: Metrics, metric: str) -> tuple[bool, str]:
-    """Whether the candidate is better: the higher metric; at equal metric the lower loss; else the current stays."""
+    """Whether the candidate is better: by the metric; at equal metric by the lower loss; else the current stays."""
     offered, have = _main(candidate, metric), _main(current, metric)
-    if offered > have:
+    if gain(metric, offered) > gain(metric, have):
         return True, f"{metric} {offered:.4f} beats {have:.4f}"
-    if offered < have:
-        return False, f"{metric} {offered:.4f} is below the current {have:.4f}"
+    if offered != have:
+        return False, f"{metric} {offered:.4f} is {worse(metric)} the current {have:.4f}"
     loss, new_loss = current["loss"], candidate["loss"]
     if new_loss < loss:
         return True, f"{metric} {offered:.4f} is equal, loss {new_loss:.4f} beats {loss:.4f}"
@@ -139,14 +145,15 @@ def passes(gate: Gate, metric: str, candidate: Metrics, current: Metrics, bar: f
     if gate.kind == "off":
         return True, f"{metric} {offered:.4f} after {have:.4f}, without a gate"
     if gate.kind == "ladder":
-        if offered > have + gate.margin:
+        if gain(metric, offered) > gain(metric, have) + gate.margin:
             return True, f"{metric} beats {have:.4f} by more than {gate.margin:g}"
         return False, f"{metric} does not beat {have:.4f} by more than {gate.margin:g}"
-    if offered >= bar:
-        return True, f"{metric} {offered:.4f} {'beats' if offered > bar else 'equals'} the best so far, {bar:.4f}"
-    if offered >= bar - gate.margin:
+    if gain(metric, offered) >= gain(metric, bar):
+        return True, f"{metric} {offered:.4f} {'equals' if offered == bar else 'beats'} the best so far, {bar:.4f}"
+    if gain(metric, offered) >= gain(metric, bar) - gate.margin:
         return True, f"{metric} {offered:.4f} is within {gate.margin:g} of the best so far, {bar:.4f}"
-    return False, f"{metric} {offered:.4f} is more than {gate.margin:g} below the best so far, {bar:.4f}"
+    where = worse(metric)
+    return False, f"{metric} {offered:.4f} is more than {gate.margin:g} {where} the best so far, {bar:.4f}"
 
 
 def gone_on(decision: Decision, sound: bool, text: str) -> Decision:
@@ -196,11 +203,15 @@ def _is_score(name: str, value: Any, most: float) -> bool:
         return isinstance(value, list) and all(_is_score("accuracy", share, most) for share in value)
     if name in _IN_STEPS:
         return is_number(value) and (0 <= value <= 1 if name == "threshold" else COOLEST <= value <= HOTTEST)
+    if name == "per_target_mae":
+        return isinstance(value, list) and all(_is_score("mae", error, most) for error in value)
     if value is None:
-        return name != "loss"
+        return name not in _ERRORS
     if name in _SHARES:
         return is_number(value) and 0 <= value <= most
-    return is_number(value) and (value >= 0 or name != "loss")
+    if name == "r2":
+        return is_number(value) and value <= most
+    return is_number(value) and (value >= 0 or name not in _ERRORS)
 
 
 def is_number(value: Any) -> bool:

@@ -11,7 +11,7 @@ from fedssh.forms import checked, one_of, shown
 from fedssh.rules.terms import FORMS, LATER, check_momentum, check_weight_decay, written_loss
 
 _UPDATE = "update fedssh here, and start again"
-LOSSES = ("auto", "binary_crossentropy", "sparse_categorical_crossentropy")
+LOSSES = ("auto", "binary_crossentropy", "sparse_categorical_crossentropy", "mean_squared_error")
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Plan:
         patience: Epochs without a lower validation loss after which a session ends.
         optimizer: Of Keras.
         learning_rate: Greater than 0.
-        loss: `binary_crossentropy`, `sparse_categorical_crossentropy`, or `auto`: the one that fits the number of
-            classes.
+        loss: `binary_crossentropy`, `sparse_categorical_crossentropy`, of a regression `mean_squared_error` of the
+            standardised targets, or `auto`: the one that fits the network.
         publish: `improved`: every checkpoint that is better than the best so far, until patience is over. `session`:
             the weights at the end of the session, once, whatever they score.
         momentum: Of the optimizer sgd, in 0..1 without 1.

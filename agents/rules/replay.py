@@ -81,6 +81,7 @@ from fedssh.rules.events import (
 )
 from fedssh.rules.federation import Federation, advance
 from fedssh.rules.gate import Decision
+from fedssh.rules.metrics import gain
 from fedssh.rules.options import server_start
 from fedssh.rules.orders import Order
 from fedssh.rules.records import Over, Sent
@@ -347,7 +348,7 @@ class Replay:
         if isinstance(said, Accepted | RoundAccepted):
             raise wrong(record, "nothing is accepted without a score")
         decided = Decision(False, said.reason)
-        low, high = ({state.metric: end * math.inf, "loss": 0.0} for end in (-1, 1))
+        low, high = ({state.metric: gain(state.metric, end * math.inf), "loss": 0.0} for end in (-1, 1))
         for made_of in possible if state.gate.kind == "ladder" else ():
             unsound = said.reason.startswith(f"{made_of(high).reason}, but ")
             if unsound or said.reason == made_of(low).reason:

@@ -10,8 +10,8 @@ layer is compared with that of the current model and of the first one. Training 
 
 The short training is that of the plan, on images of the coordinator's own split `train` (`probe`), and done twice from
 each model: with the labels as they are, where a model may have nothing left to learn, but must not be ruined; and with
-every label moved on by one, where any model that can learn has much to learn. What the candidate comes to is held
-against what the current and the first model come to in the same training.
+every label moved on by one (numbers mirrored at their mean), where any model that can learn has much to learn. What the
+candidate comes to is held against what the current and the first model come to in the same training.
 """
 
 from __future__ import annotations
@@ -126,13 +126,13 @@ def beyond(current: Change) -> bool:
     return current.size > BOUND and (math.isfinite(current.size) or not current.times)
 
 
-def tried(candidate: Trial, others: Sequence[Trial], classes: int) -> str:
+def tried(candidate: Trial, others: Sequence[Trial], guessing: float) -> str:
     """What a short training has shown against a candidate; empty when it can be trained.
 
     Args:
         others: The same training from the current and from the first model. Of the two, the one that the plan suits
             less sets the measure: where it ruins even an honest model, a candidate cannot be blamed for it.
-        classes: Guessing one of them costs a loss of ln(classes).
+        guessing: The loss of a model that has learned nothing, such as ln(classes).
     """
     if not all(map(math.isfinite, (*candidate.kept, *candidate.moved))):
         return "training from it ends in numbers that are not finite"
@@ -140,7 +140,7 @@ def tried(candidate: Trial, others: Sequence[Trial], classes: int) -> str:
     if len(finite) < len(others):
         return ""
     risen = max(0.0, *(one.kept[1] - one.kept[0] for one in others))
-    if candidate.kept[1] - candidate.kept[0] > risen + RUINED * math.log(classes):
+    if candidate.kept[1] - candidate.kept[0] > risen + RUINED * guessing:
         return "training ruins it"
     learned = min(one.learned for one in others)
     if learned > 0 and candidate.learned < LEARNED * learned:

@@ -17,12 +17,12 @@ from fedssh.errors import SettingsError
 from fedssh.forms import Expected, Form, checked, number, one_of, text, whole, yes_or_no
 from fedssh.rules import thresholds
 from fedssh.rules.gate import GATES, MARGIN, Gate
+from fedssh.rules.metrics import CLASSES, FIRST, IN_UNITS, METRICS, OF_TASK, task_of
 
 if TYPE_CHECKING:
     from fedssh.rules.policies import Policy
 
 SCHEDULES = ("free", "relay")  # where sites train in rounds, "rounds" is the only one
-METRICS = ("accuracy", "auc", "precision", "recall", "balanced_accuracy", "f1")
 BY_CLASS = ("balanced_accuracy", "f1")  # by these a site, too, tells what improved; by the others, by accuracy
 RATE_SCHEDULES = ("constant", "step", "cosine")
 LOCALS = ("none", "batchnorm")
@@ -30,6 +30,7 @@ PRECISIONS = ("float32", "mixed")
 AUGMENTS = ("flips", "shifts", "rotations", "contrast")
 DECAYING = ("adamw", "sgd")  # where a decay of weights is no part of the gradient
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adamax", "nadam")
+TASKS = tuple(OF_TASK)
 EPOCHS = {"improved": 100, "session": 1}  # what sites may publish, and the most epochs of a session unless agreed
 RATES = ("submissions_per_hour", "invalid_per_hour")
 # Terms of training that came later. They stand in a plan only where they are not as by default, so that a plan without
@@ -111,7 +112,7 @@ class Terms:
     policy: str = term("best", Form(_policy), "How models become one: `charity policies`.", "POLICY", _POLICIES)
     gate: str = term("on", one_of(*GATES), "Whether a release must hold on the holdout.")
     margin: float = term(0.01, MARGIN, "How far below the best a release may score; ladder: above the current.", "X")
-    metric: str = term("accuracy", one_of(*METRICS), "What the policy compares first.")
+    metric: str | None = term(None, one_of(*METRICS), "What the policy compares first.  [accuracy; mae in regression]")
     publish: str | None = term(None, one_of(*EPOCHS), "What a site sends of a session.  [improved; session in rounds]")
     batch_size: int = term(64, whole(1), "Images per training step.", "N")
     epochs: int | None = term(None, whole(1), "Most epochs of a session.  [100; 1 in rounds]", "N")
@@ -146,9 +147,10 @@ def agree(
 
     Args:
         settings: Those of `Terms`, by name; others are left alone.
-        spec: The architecture, checked.
+        spec: The architecture, checked. Its task says which metrics there are; a margin of one in the target's units is
+            agreed as so many of the target's deviations (of several targets, of their mean).
         loss: The loss that fits it.
-        class_names: What its classes are called, in label order; None where nobody says.
+        class_names: What its classes or targets are called, in label order; None where nobody says.
 
     Raises:
         SettingsError: A value is out of range, or two do not go together.
@@ -160,7 +162,10 @@ def agree(
         gate = Gate(settings["gate"], float(settings["margin"]))
     except ValueError as error:
         raise SettingsError(str(error), _POLICIES) from None
-    terms = _checked(settings)
+    terms = _of_task(_checked(settings), task_of(spec))
+    if terms.metric in IN_UNITS:
+        units = sum(one["deviation"] for one in spec["targets"]) / len(spec["targets"])
+        gate = Gate(gate.kind, float(f"{gate.margin * units:.6g}"), terms.metric)
     try:
         schedule = schedule_of(terms.schedule, policy)
     except ValueError as error:
@@ -181,6 +186,13 @@ def agree(
         **({"decision": decision} if decision else {}),
         **({"site_scores": "on"} if terms.site_scores == "on" else {}),
     }
+
+
+def least_spec(metric: str | None) -> dict[str, Any]:
+    """As much of a spec as `agree` looks at, of the task that a metric belongs to: for who has seen no images."""
+    if metric in OF_TASK[CLASSES] or metric is None:
+        return {}
+    return {"task": next(task for task, names in OF_TASK.items() if metric in names), "targets": [{"deviation": 1.0}]}
 
 
 def schedule_of(wanted: str, policy: Policy) -> str:
@@ -257,6 +269,28 @@ def _check_decision(decision: Mapping[str, Any], spec: Mapping[str, Any]) -> Non
         )
     if "threshold" in decision and spec["classes"] != 2:
         raise SettingsError(f"--threshold is for two classes, here are {spec['classes']}", "leave it out")
+
+
+def _of_task(terms: Terms, task: str) -> Terms:
+    """The terms with the metric that goes with the task where nobody says another.
+
+    Raises:
+        SettingsError: What is said belongs to another task.
+    """
+    if terms.metric not in (None, *OF_TASK[task]):
+        other = next(name for name, fitting in OF_TASK.items() if terms.metric in fitting)
+        raise SettingsError(
+            f"--metric is {terms.metric!r}, which is for the task {other}, and the task is {task}",
+            f"--metric {' or '.join(OF_TASK[task])}",
+        )
+    if task != CLASSES and terms.class_weights != "none":
+        raise SettingsError(
+            f"--class-weights is {terms.class_weights!r}, but the task is {task}: there are no classes to weigh",
+            "leave --class-weights out",
+        )
+    if task != CLASSES and terms.site_scores == "on":
+        raise SettingsError(f"--site-scores tells of classes, and the task is {task}", "leave --site-scores out")
+    return dataclasses.replace(terms, metric=terms.metric or FIRST[task])
 
 
 def _checked(settings: Mapping[str, Any]) -> Terms:

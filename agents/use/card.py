@@ -75,7 +75,13 @@ def _about(origin: Origin) -> str:
 def _contract(genesis: Mapping[str, Any], said: Mapping[str, Any]) -> str:
     names = genesis.get("class_names") or ()
     called = ", ".join(f"{label} is {_text(name)}" for label, name in enumerate(names)) or "without names"
-    lines = [f"- input: {_text(said['input'])}", f"- output: {_text(said['output'])}", f"- classes: {called}"]
+    lines = [f"- input: {_text(said['input'])}", f"- output: {_text(said['output'])}"]
+    if targets := genesis["spec"].get("targets"):
+        called = ", ".join(map(_text, names)) or "without names"
+        figures = "; ".join(f"mean {one['mean']:g}, deviation {one['deviation']:g}" for one in targets)
+        lines.append(f"- targets: {called}; of what the coordinator trained on: {figures}")
+    else:
+        lines.append(f"- classes: {called}")
     return "\n".join(["## What goes in and what comes out", "", *lines, *_columns(genesis.get("table"))])
 
 

@@ -19,6 +19,7 @@ from fedssh.models.data.folders import SPLITS
 from fedssh.models.data.pixels import sizes
 from fedssh.models.data.reading import Reading
 from fedssh.models.data.remarks import ERROR, NOTE, WARNING, Remark, agreement, memory, ratio, remarks, resizing
+from fedssh.models.tasks import CLASSES, number_of
 from fedssh.rules.precision import FEW, difference, half_width, sentence
 from fedssh.use import streamed
 from fedssh.use.streamed import Planned
@@ -87,9 +88,10 @@ def coordinator_data(data: Path, reading: Reading, agreed: Agreed, unpack: bool 
     else:
         number = counts["val"].total()
         few, more = number < FEW, MORE.format(checked.found.unit)
-        checked.said.append(
-            Remark(WARNING if few else NOTE, sentence(number, checked.found.unit), more if few else None)
-        )
+        text = f"val has {number:,} {checked.found.unit} to score models on"
+        if checked.found.task == CLASSES:
+            text = sentence(number, checked.found.unit)
+        checked.said.append(Remark(WARNING if few else NOTE, text, more if few else None))
     if "train" not in counts:
         hint = "`charity init --weights FILE --genesis-epochs 0` begins without"
         checked.said.append(Remark(WARNING, "there is no train split for the first model", hint))
@@ -134,7 +136,7 @@ def _look(data: Path, reading: Reading, agreed: Agreed, unpack: bool, share: flo
         return checked
     height, width, channels = agreed.spec["input"]
     checked.input = (height, width, channels)
-    checked.said += agreement(found, agreed.spec["classes"], reading)
+    checked.said += agreement(found, number_of(agreed.spec), reading)
     checked.said += resizing(found, checked.input) if found.unit != ROWS else ()
     if share is not None and found.unit != ROWS:
         checked.planned = streamed.planned(found, checked.input, share)
@@ -154,6 +156,7 @@ def _value(checked: Checked) -> dict[str, Any]:
     return {
         "data": str(checked.data),
         "kind": _kind(checked.data),
+        "task": found.task,
         "classes": found.names,
         "splits": {split: dict(counts) for split, counts in found.counts.items()},
         "imbalance": {split: ratio(counts) for split, counts in found.counts.items()},
@@ -168,7 +171,7 @@ def _value(checked: Checked) -> dict[str, Any]:
         "memory_bytes": memory(found, checked.input) if checked.input else None,
         "streaming": checked.planned.value() if checked.planned else None,
         "holdout": {"images": val.total(), "accuracy": half_width(val.total()), "difference": difference(val.total())}
-        if val
+        if val and found.task == CLASSES
         else None,
         "remarks": [asdict(one) for one in checked.said],
         "errors": checked.errors,
@@ -230,6 +233,7 @@ def print_line(one: Remark) -> None:
 
 def _print_counts(found: Contents) -> None:
     names = list(found.names or sorted({name for counts in found.counts.values() for name in counts}, key=_number))
+    names = names if found.task == CLASSES else []
     more = names[SHOWN:]
     columns = ["SPLIT", found.unit.upper(), *names[:SHOWN], *([f"{len(more)} MORE"] if more else [])]
     rows = []

@@ -52,19 +52,27 @@ def predict(
     Raises:
         SettingsError: There are no images, or the threshold does not go with the classes.
     """
+    from fedssh.models import tasks
     from fedssh.use.decide import Decision
-    from fedssh.use.predict import Predictor, class_names, write_csv
+    from fedssh.use.predict import Predictor, class_names, target_names, write_csv, write_numbers
 
-    spec, names = origin.genesis["spec"], class_names(origin.genesis)
-    if threshold is not None and len(names) != 2:
-        raise SettingsError(f"--threshold is for two classes, here are {len(names)}")
+    spec = origin.genesis["spec"]
+    regression = tasks.task_of(spec) == tasks.REGRESSION
+    names = (target_names if regression else class_names)(origin.genesis)
+    if threshold is not None and (regression or len(names) != 2):
+        here = "is a regression" if regression else f"are {len(names)}"
+        raise SettingsError(f"--threshold is for two classes, here {here}")
     try:
         images = _examples(origin, data, key, max_value, columns)
     except (ValueError, FileNotFoundError) as error:
         raise SettingsError(str(error), getattr(error, "hint", None)) from None
     predictor, decision = Predictor(spec, model), Decision.recorded(origin.metrics, threshold)
     with _sink(csv) as sink, _Progress(len(images), images.unit) as progress:
-        totals = write_csv(predictor.predict(images, progress), names, sink, decision, FIRST[images.unit])
+        said, first = predictor.predict(images, progress), FIRST[images.unit]
+        if regression:
+            totals = write_numbers(said, names, sink, first)
+        else:
+            totals = write_csv(said, names, sink, decision, first)
     passed = {name: number for name, number in images.passed.items() if not name.startswith("the empty folder")}
     if as_json:
         found = {"called": totals.called, "unreadable": totals.unreadable, "passed_over": passed}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fedssh import weights
-from fedssh.models import build, get_weights, loss_name, set_weights
+from fedssh.models import build, get_weights, loss_name, set_weights, tasks
 from fedssh.models.backend import load_keras
 from fedssh.models.data.columns import read_columns_record
 from fedssh.models.training import optimizer_of
@@ -59,16 +59,21 @@ def export_keras(
     shapes = {name: tuple(array.shape) for name, array in get_weights(network).items()}
     set_weights(network, weights.read_weights(model, shapes))
     columns = None if table is None else read_columns_record(table)
+    regression = tasks.task_of(spec) == tasks.REGRESSION
     if columns is not None:
         exported = on_features(network, columns, f"{spec['name']}_on_features")
     else:
         pixels = keras.Input(shape=tuple(spec["input"]), name="pixels")
         scaled = keras.layers.Rescaling(1 / white, name="scaling")(pixels)
         exported = keras.Model(pixels, network(scaled), name=f"{spec['name']}_on_pixels")
+    if regression:  # in the targets' own units
+        figures = [[one[name] for one in spec["targets"]] for name in ("deviation", "mean")]
+        in_units = keras.layers.Rescaling(*figures, name="units")(exported.output)
+        exported = keras.Model(exported.input, in_units, name=exported.name)
     optimizer = optimizer_of(plan)
     # Its variables are made now: loading would warn of an optimizer whose state does not fit.
     optimizer.build(exported.trainable_variables)
-    exported.compile(optimizer=optimizer, loss=loss_name(spec), metrics=["accuracy"])
+    exported.compile(optimizer=optimizer, loss=loss_name(spec), metrics=["mae" if regression else "accuracy"])
     said = {
         "class_names": list(class_names) if class_names is not None else None,
         "input": input_of(columns) if columns else f"pixels 0..{white}, [n, {', '.join(map(str, spec['input']))}]",
@@ -91,6 +96,10 @@ def export_keras(
 
 
 def _output(spec: dict[str, Any], names: Sequence[str] | None, one: str) -> str:
+    if tasks.task_of(spec) == tasks.REGRESSION:
+        number = tasks.number_of(spec)
+        called = f": {', '.join(names)}" if names else ""
+        return f"{number} number{'s'[: number != 1]} {one}, in the target's own units{called}"
     if spec["classes"] == 2:
         return f"one number {one}: the probability of class 1{f', {names[1]}' if names else ''}"
     order = ", in the order of the names" if names else ""

@@ -1,4 +1,4 @@
-"""What a model says of images: one row for each, with the probability of every class."""
+"""What a model says of images: one row for each, with the probability of every class, or the numbers predicted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedssh.models import build, get_weights, set_weights
+from fedssh.models import build, get_weights, set_weights, tasks
 from fedssh.models.backend import compiled, load_keras
 from fedssh.use.decide import Decision
 from fedssh.weights import read_weights
@@ -29,8 +29,8 @@ class Said:
 
     Attributes:
         name: Of the image.
-        label: The class with the largest probability; None where the image could not be read.
-        probabilities: float [classes]; empty as above.
+        label: The class with the largest probability; None where the image could not be read, or there are no classes.
+        probabilities: float [classes]; of a regression the numbers, in their own units; empty as above.
         error: Why it could not be read.
     """
 
@@ -52,7 +52,8 @@ class Predictor:
         load_keras()  # first: it keeps to the log what native code says while it loads
         import tensorflow
 
-        self.classes: int = spec["classes"]
+        self._spec = spec
+        self._regression = tasks.task_of(spec) == tasks.REGRESSION
         self._network = build(spec)
         shapes = {name: tuple(array.shape) for name, array in get_weights(self._network).items()}
         set_weights(self._network, read_weights(model, shapes))
@@ -85,14 +86,17 @@ class Predictor:
                 yield Said(one.name, None, (), one.error)
                 continue
             row = next(table)
-            yield Said(one.name, int(row.argmax()), tuple(float(value) for value in row))
+            label = None if self._regression else int(row.argmax())
+            yield Said(one.name, label, tuple(float(value) for value in row))
 
     def _probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """float32 [n, height, width, channels] -> float64 [n, classes]."""
+        """float32 [n, height, width, channels] -> float64 [n, classes] or [n, targets]."""
         filled = np.zeros((BATCH, *pixels.shape[1:]), np.float32)
         filled[: len(pixels)] = pixels
         found = np.asarray(self._forward(filled).numpy()[: len(pixels)], np.float64)
-        if self.classes == 2 and found.shape[1] == 1:
+        if self._regression:
+            return tasks.in_units(found, self._spec)
+        if self._spec["classes"] == 2 and found.shape[1] == 1:
             return np.concatenate([1 - found, found], axis=1)
         return found
 
@@ -119,7 +123,7 @@ def write_csv(
     writer.writerow([first, "class", *(f"p({name})" for name in names), "error"])
     totals = Totals(Counter())
     for one in rows:
-        if one.label is None:
+        if one.error is not None:
             totals.unreadable += 1
             writer.writerow([one.name, "", *("" for _ in names), one.error])
             continue
@@ -127,6 +131,34 @@ def write_csv(
         totals.called[names[label]] += 1
         writer.writerow([one.name, names[label], *(f"{value:.6f}" for value in shown), ""])
     return totals
+
+
+def write_numbers(rows: Iterable[Said], names: Sequence[str], sink: IO[str], first: str = "file") -> Totals:
+    """Write a table of a regression: file, a number for each target, and why a file could not be read.
+
+    Args:
+        names: What the targets are called.
+        first: What the column of names is called.
+    """
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow([first, *names, "error"])
+    totals = Totals(Counter())
+    for one in rows:
+        if one.error is not None:
+            totals.unreadable += 1
+        else:
+            totals.called["predicted"] += 1
+        numbers = [f"{value:.7g}" for value in one.probabilities] if one.error is None else ["" for _ in names]
+        writer.writerow([one.name, *numbers, one.error or ""])
+    return totals
+
+
+def target_names(genesis: Mapping[str, Any]) -> list[str]:
+    """What a federation calls its targets; numbered where it has no names, and just so where there is one."""
+    number = tasks.number_of(genesis["spec"])
+    return list(
+        genesis.get("class_names") or (["target"] if number == 1 else [f"target {n + 1}" for n in range(number)])
+    )
 
 
 def class_names(genesis: Mapping[str, Any]) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.definition.config import Prepared, Run
 from fedssh.errors import SettingsError
-from fedssh.models import TABLE, check_spec
+from fedssh.models import TABLE, check_spec, tasks
 
 if TYPE_CHECKING:
     from fedssh.models.data.datasets import Dataset
@@ -35,13 +35,18 @@ def prepare(run: Run, folder: Path) -> Prepared:
     wanted = run.data
     try:
         dataset = _open(wanted["dataset"], folder)
-        kind = {"kind": TABLE} if dataset.columns else {}
-        spec = check_spec({**run.architecture, "input": list(dataset.input), "classes": dataset.classes, **kind})
+        if dataset.task != tasks.CLASSES:
+            _check_task(dataset.task, run)
         if dataset.columns and "augment" in run.plan:
             raise ValueError(f"augment changes images, and {dataset.name} is a table")
         train, holdout, test = _splits(dataset, run)
         train = _reduced(train, run)
         own, shared = _shared_out(train, wanted["coordinator"], run.seed)
+        of_task: dict[str, Any] = {"classes": dataset.classes}
+        if dataset.task == tasks.REGRESSION:
+            of_task = {"task": dataset.task, "targets": tasks.figures((own or holdout).labels)}
+        kind = {"kind": TABLE} if dataset.columns else {}
+        spec = check_spec({**run.architecture, "input": list(dataset.input), **of_task, **kind})
         parts = _parts(own, shared, run, dataset.classes)
         weights = _given(wanted["weights"], folder)
     except (ValueError, OSError) as error:
@@ -69,6 +74,17 @@ def _standardised(rows: Prepared) -> Prepared:
     train = parts.pop() if rows.train is not None else None
     named = dict(zip(rows.parts, parts, strict=True))
     return dataclasses.replace(rows, train=train, holdout=holdout, test=test, parts=named, as_they_stand=rows)
+
+
+def _check_task(task: str, run: Run) -> None:
+    """Raise ValueError where a run divides by classes what has none."""
+    by_class = {
+        "folds": run.data["folds"], "per_label": run.data["per_label"], "outliers": run.data["outliers"],
+        "a partition": run.data["partition"].startswith("dirichlet"),
+        "the attack label-flip": bool(run.attack and run.attack.kind == "label-flip"),
+    }  # fmt: skip
+    if named := [name for name, wanted in by_class.items() if wanted]:
+        raise ValueError(f"{named[0]} by class needs classes, but the task of {run.data['dataset']} is {task}")
 
 
 @lru_cache(maxsize=1)
@@ -128,7 +144,12 @@ def _parts(own: Images | None, shared: Images, run: Run, classes: int) -> dict[s
     if run.schedule == "centralised":
         return {run.site_names[0]: shared if own is None else _joined(own, shared)}
     indices = partition.split(
-        run.data["partition"], shared.labels, run.sites, run.seed, shared.patients, LEAST_PER_SITE
+        run.data["partition"],
+        shared.labels if shared.labels.ndim == 1 else shared.labels[:, 0],
+        run.sites,
+        run.seed,
+        shared.patients,
+        LEAST_PER_SITE,
     )
     parts = {name: shared.take(part) for name, part in zip(run.site_names, indices, strict=True)}
     if run.attack and run.attack.kind == "label-flip":

@@ -19,7 +19,8 @@ from experiments.definition import attack
 from experiments.definition.config import ENGINES, SCHEDULES
 from fedssh import forms
 from fedssh.forms import Expected, Form, named, nearest, number, one_of, whole, yes_or_no
-from fedssh.rules.terms import FORMS, LATER, METRICS, Terms
+from fedssh.rules.metrics import METRICS
+from fedssh.rules.terms import FORMS, LATER, Terms
 
 Check = Callable[[Any], Any]
 Known = Mapping[str, tuple[Check, Any]]
@@ -92,7 +93,7 @@ FEDERATION: Known = {
     "schedule": (_or_usual(one_of(*SCHEDULES)), ""),  # "": rounds where the policy has them, else free
     "gate": _term("gate"),
     "margin": _term("margin"),
-    "metric": _term("metric"),
+    "metric": _term("metric", "accuracy"),
     "sessions": _term("sessions", 3),
     "attack": (_attack, "none"),
     "straggler": (number(1, 1000), 1.0),

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 MAX_LETTERS = 100  # of a name: the history shows them
 MAX_BYTES = 16_384  # of all names together: they stand in one record
 SHOWN = 12  # names in a message
+BETWEEN = "\x1f"  # several numbers of one image, where labels are texts
 
 
 class NamesError(ValueError):

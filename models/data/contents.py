@@ -19,13 +19,14 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from fedssh.models.data import column_report, features, npz, pictures
+from fedssh.models.data import column_report, features, labels, npz, pictures
 from fedssh.models.data.classes import NamesError
 from fedssh.models.data.column_report import ColumnFound
 from fedssh.models.data.folders import SPLITS
 from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixels import PictureError, Size, White, measure_image, read_image
 from fedssh.models.data.reading import AS_IT_IS, Reading
+from fedssh.models.tasks import CLASSES, REGRESSION
 
 UNREADABLE = "no readable images"
 
@@ -52,6 +53,8 @@ class Contents:
         ignored: One line on what was passed over, or None.
         alike: Names of images that are the same, with their splits and classes; only where images were unpacked.
         patients: Who has images in which split; empty where nobody is known.
+        task: What its labels are, see `labels`.
+        targets: Numbers to predict, by split: float64 [n, targets] of its images, in the set's own order.
         told: Lines that were told while looking.
         failure: Why no more could be found out, or None; and what would do, as far as that is known.
         unpacked: Whether images were unpacked.
@@ -67,6 +70,8 @@ class Contents:
     ignored: str | None = None
     alike: list[list[tuple[str, str, str]]] = field(default_factory=list)
     patients: dict[str, set[str]] = field(default_factory=dict)
+    task: str = CLASSES
+    targets: dict[str, np.ndarray] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     failure: str | None = None
     hint: str | None = None
@@ -170,7 +175,12 @@ def _files(path: Path, reading: Reading, found: Contents) -> Iterator[One]:
     there = pictures.explore(path, reading)
     found.names, found.ignored = there.names, there.ignored
     found.wrong = {kind: list(names) for kind, names in there.wrong.items()}
-    listed = pictures.listed(path, there, reading)
+    found.task = reading.task or pictures.task_of(path, there)
+    listed = pictures.listed(path, there, dataclasses.replace(reading, task=found.task))
+    if found.task == REGRESSION:
+        found.names = there.called
+        for split, those in listed.items():
+            found.targets[split] = labels.numbers([there.names[one.label] for one in those], str(path))
     for split in SPLITS:
         for one in listed.get(split, ()):
             yield One(one.row._replace(split=split), there.named(one.file), *_opened(there, one))
@@ -189,12 +199,15 @@ def _opened(there: pictures.Pictures, one: pictures.Listed) -> tuple[Callable[[]
 
 
 def _arrays(path: Path, reading: Reading, found: Contents) -> Iterator[One]:
-    described = npz.describe(path)
-    found.names = described.names
+    described = npz.describe(path, reading.task)
+    found.names, found.task = described.names, described.task
+    reading = dataclasses.replace(reading, task=found.task)
     stored, rows = npz.stored(path, len(described.names) if described.names else npz.MAX_LABEL, reading)
+    if found.task == REGRESSION:
+        found.targets = {split: stored[split].labels for split in stored}
     for split in SPLITS:
         for at, row in enumerate(rows.get(split, ())):
-            category = found.names[int(row.category)] if found.names else row.category
+            category = found.names[int(row.category)] if found.names and row.category else row.category
             here = row._replace(split=split, category=category)
             image = stored[split].images[at]
             yield One(here, f"{row.split} {row.name}", partial(_size, image), partial(_deep, image))

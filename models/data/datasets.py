@@ -33,6 +33,7 @@ from fedssh.models.data.images import Images
 from fedssh.models.data.pixels import Size
 from fedssh.models.data.published import DIGITS, SOURCES, Source, digest
 from fedssh.models.data.reading import Description, Reading
+from fedssh.models.tasks import CLASSES
 
 TIMEOUT_SECONDS = 20
 BLOCK = 1 << 18
@@ -57,11 +58,12 @@ class Dataset:
         name: For people and file names.
         splits: train, val and test; images float32 of size `input`, in 0..1.
         input: Height, width and channels, as in a spec.
-        classes: How many classes there are; 0..classes-1 are the labels.
+        classes: How many classes there are; 0..classes-1 are the labels. Of a regression, how many targets.
         class_names: What they are called, in label order; None when nobody says.
         note: One line for people on where this came from and what was done to it; may be empty.
         columns: Of a table what its features are called; its rows are then float64 [n, 1, features, 1] as they stand,
             and become what a network takes by figures that are agreed, see `standardised`.
+        task: What the labels are, see `labels`.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Dataset:
     class_names: tuple[str, ...] | None
     note: str = field(default="")
     columns: tuple[str, ...] | None = None
+    task: str = CLASSES
 
 
 def open_dataset(source: str, folder: Path, progress: Progress | None = None) -> Dataset:
@@ -105,7 +108,7 @@ def open_dataset(source: str, folder: Path, progress: Progress | None = None) ->
             f"{path} is a table of features; `charity init --data` and `alice train --data` take such ones"
         )
     there = images.describe(path)
-    return _complete(path.stem, path, _size(path, there), there.classes, there.names, [])
+    return _complete(path.stem, path, _size(path, there), there.classes, there.names, [], there.task)
 
 
 def open_or_digits(source: str, folder: Path, progress: Progress | None = None) -> Dataset:
@@ -215,7 +218,7 @@ def save(
     for split, content in splits.items():
         stored = content.images if columns is not None else np.rint(content.images * 255).astype(np.uint8)
         arrays[f"{split}_images"] = stored
-        arrays[f"{split}_labels"] = content.labels.astype(np.int64)
+        arrays[f"{split}_labels"] = content.labels if content.labels.ndim == 2 else content.labels.astype(np.int64)
         if content.patients is not None:
             arrays[f"{split}_patients"] = content.patients
     if class_names is not None:
@@ -232,15 +235,21 @@ def save(
 
 
 def _complete(
-    name: str, path: Path, wanted: Size, classes: int, names: tuple[str, ...] | None, notes: list[str]
+    name: str,
+    path: Path,
+    wanted: Size,
+    classes: int,
+    names: tuple[str, ...] | None,
+    notes: list[str],
+    task: str = CLASSES,
 ) -> Dataset:
     # The names that its own name promises are held against those that it has itself.
-    reading = Reading(names if images.names(path) else None, tell=notes.append)
+    reading = Reading(names if images.names(path) else None, tell=notes.append, task=task)
     found = {split: images.load(path, wanted, classes, split, reading) for split in images.splits(path)}
     if "train" not in found:
         raise ValueError(f"{path} has no train split")
     note = "; ".join(dict.fromkeys(filter(None, notes)))
-    return Dataset(name, _with_all_splits(found), wanted, classes, names, note)
+    return Dataset(name, _with_all_splits(found), wanted, classes, names, note, task=task)
 
 
 def _size(path: Path, there: Description) -> Size:

@@ -28,6 +28,7 @@ from fedssh.models.data.archive import Picture
 from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixels import Size
 from fedssh.models.data.reading import AS_IT_IS, Description, Reading
+from fedssh.models.tasks import CLASSES
 
 SPLITS = folders.SPLITS
 ARCHIVE = pictures.ARCHIVE
@@ -39,7 +40,7 @@ class Images:
 
     Attributes:
         images: float32 [n, height, width, channels], in 0..1; of a table [n, 1, width, 1], standardised.
-        labels: int64 [n], in 0..classes-1.
+        labels: int64 [n], in 0..classes-1; of a regression float32 [n, targets], in their own units.
         patients: [n], equal for images of one patient; None when the data does not say.
     """
 
@@ -93,6 +94,31 @@ def rows(path: Path, reading: Reading = AS_IT_IS) -> list[Row]:
     return [row for split in holdout.POOL for row in stored.get(split, ())]
 
 
+def targets(path: Path, number: int, reading: Reading) -> np.ndarray:
+    """The numbers to predict of the training images, without unpacking these; of `val` where none are to be trained on.
+
+    Args:
+        number: How many there are for each image.
+        reading: How they are read, for a regression; with the names that its targets shall have.
+
+    Returns:
+        float32 [n, targets], in the order of `reading.names`.
+    """
+    split = "train" if "train" in splits(path, reading) else "val"
+    if pictures.has_pictures(path):
+        return pictures.targets(path, number, split, reading)
+    return npz.targets(path, number, split, reading)
+
+
+def task(path: Path, reading: Reading = AS_IT_IS) -> str:
+    """What the labels are: as `reading` says, else what they look like, see `labels`."""
+    if reading.task is not None:
+        return reading.task
+    if features.is_table(path, reading):
+        return CLASSES
+    return pictures.task(path, reading) if pictures.has_pictures(path) else npz.task(path)
+
+
 def names(path: Path, reading: Reading = AS_IT_IS) -> tuple[str, ...] | None:
     """What a data set calls its classes, in label order; None when it does not say.
 
@@ -117,7 +143,7 @@ def load(
     Args:
         path: An .npz file, a folder or a .tar archive.
         spec_input: Height, width and channels that the images shall have.
-        number: How many classes the network tells apart.
+        number: How many classes the network tells apart, or how many numbers it predicts.
         split: train, val or test.
         reading: What the files do not say.
 
@@ -141,7 +167,7 @@ def hold_out(
     """Divide examples in two: whole patients where patients are known, else keeping the shares of the classes.
 
     Args:
-        labels: int [n].
+        labels: int [n], or float [n, targets], of which the first is taken for a class.
         share: Of the second part, in 0..1.
         seed: The same seed gives the same parts.
         patients: [n], equal for images of one patient.
@@ -159,7 +185,8 @@ def hold_out(
     random = np.random.default_rng(seed)
     order = random.permutation(owners)
     if patients is None:  # every so manieth of the examples in order of their class
-        by_class = order[np.argsort(labels[order], kind="stable")]
+        kinds = labels if labels.ndim == 1 else labels[:, 0]
+        by_class = order[np.argsort(kinds[order], kind="stable")]
         number = min(max(round(share * owners), 1), owners - 1)
         chosen = by_class[(2 * np.arange(number) + 1) * owners // (2 * number)]
     else:
@@ -177,10 +204,14 @@ def describe(path: Path, reading: Reading = AS_IT_IS) -> Description:
         ValueError: It is no data set, has files that are no images, or fewer than two classes.
     """
     if features.is_table(path, reading):
+        if reading.task not in (None, CLASSES):
+            raise ValueError(f"{path} is a table of features, of which the task is classes, not {reading.task}")
         found = features.describe(path, reading)
+    elif pictures.has_pictures(path):
+        found = pictures.describe(path, reading)
     else:
-        found = pictures.describe(path, reading) if pictures.has_pictures(path) else npz.describe(path)
-    if found.classes < 2:
+        found = npz.describe(path, reading.task)
+    if found.task == CLASSES and found.classes < 2:
         raise ValueError(f"{path} has {found.classes} class{_only(found)}, expected at least 2")
     return found
 

@@ -9,20 +9,24 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from fedssh.models.data import arrays, classes, holdout, published
+from fedssh.models.data import arrays, classes, holdout, labels, published
 from fedssh.models.data.arrays import Array, Unread
 from fedssh.models.data.folders import SPLITS
 from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixel_file import Pieces, Store, digest, stamp
 from fedssh.models.data.pixels import Changes, Size, as_images, convert
 from fedssh.models.data.reading import Description, Reading
+from fedssh.models.tasks import CLASSES, REGRESSION
 
 NAMES = "class_names"
 MAX_LABEL = 10_000
 
 
 class Arrays(NamedTuple):
-    """Images of one split as they are stored: any numbers [n, …], own labels int64 [n], patients [n] or None."""
+    """Images of one split as they are stored: any numbers [n, …], own labels int64 [n], patients [n] or None.
+
+    Numbers to predict are float32 [n, targets].
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -50,18 +54,32 @@ def load(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Images, labels and patients of one split, see `images.load`."""
     own = names(path)
+    if reading.task == REGRESSION:
+        return _targets(path, wanted, number, split, reading)
     most = (len(own) if own else MAX_LABEL) if reading.held else number
     found, where = _split(path, split, most, reading, None if reading.raw else wanted)
     counts = np.bincount(found.labels, minlength=len(own or ()))
     numbers = reading.numbers(own, number, split, counts.tolist())
-    labels = np.array([-1 if one is None else one for one in numbers])[found.labels]
-    if len(kept := np.flatnonzero(labels >= 0)) < len(labels):
-        found, labels = found.take(kept.tolist()), labels[kept]
-    if not len(labels):
+    agreed = np.array([-1 if one is None else one for one in numbers])[found.labels]
+    if len(kept := np.flatnonzero(agreed >= 0)) < len(agreed):
+        found, agreed = found.take(kept.tolist()), agreed[kept]
+    if not len(agreed):
         raise ValueError(f"{path} has no images of the federation's classes in {split}")
     if reading.raw:
-        return found.images.astype(np.float32), labels, found.patients
-    return _as_wanted(path, found.images, wanted, split, reading, where), labels, found.patients
+        return found.images.astype(np.float32), agreed, found.patients
+    return _as_wanted(path, found.images, wanted, split, reading, where), agreed, found.patients
+
+
+def _targets(
+    path: Path, wanted: Size, number: int, split: str, reading: Reading
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Images, targets and patients of one split."""
+    found, where = _split(path, split, MAX_LABEL, reading)
+    there, named = found.labels.shape[1], names(path)
+    order = labels.in_order(named, number, reading.names, reading.given, there, f"{path}: {split}")
+    if reading.raw:
+        return found.images.astype(np.float32), found.labels[:, order], found.patients
+    return _as_wanted(path, found.images, wanted, split, reading, where), found.labels[:, order], found.patients
 
 
 def _as_wanted(
@@ -89,6 +107,20 @@ def _tell_changes(images: np.ndarray | Unread, wanted: Size, tell: Callable[[str
         tell(line)
 
 
+def targets(path: Path, number: int, split: str, reading: Reading) -> np.ndarray:
+    """The numbers to predict of one split, in the federation's order: float32 [n, targets]."""
+    found = _split(path, split, MAX_LABEL, reading)[0].labels
+    order = labels.in_order(names(path), number, reading.names, reading.given, found.shape[1], f"{path}: {split}")
+    return found[:, order]
+
+
+def task(path: Path) -> str:
+    """What the labels look like, see `labels`."""
+    held = arrays.headers(path)
+    keys = [found[1] for split in SPLITS if (found := _keys(held, split))]
+    return labels.task_of(list(arrays.read(path, keys).values()))
+
+
 def stored(path: Path, most: int, reading: Reading) -> tuple[dict[str, Arrays], dict[str, list[Row]]]:
     """All splits as they are stored, after the holdout was cut where one is to be, and a row for each image.
 
@@ -99,7 +131,8 @@ def stored(path: Path, most: int, reading: Reading) -> tuple[dict[str, Arrays], 
         ValueError: An array does not fit the others, or a holdout cannot be cut.
     """
     _check_nameless(path, reading)
-    found = {split: _read(path, split, most)[0] for split in splits(path)}
+    kind = reading.task or task(path)
+    found = {split: _read(path, split, most, kind)[0] for split in splits(path)}
     rows = {split: _rows(split, one) for split, one in found.items()}
     if reading.cut is None:
         return found, rows
@@ -112,7 +145,7 @@ def stored(path: Path, most: int, reading: Reading) -> tuple[dict[str, Arrays], 
 
 def read_split(path: Path, split: str) -> Arrays:
     """One split as it is stored, whatever its classes are."""
-    return _read(path, split, MAX_LABEL)[0]
+    return _read(path, split, MAX_LABEL, CLASSES)[0]
 
 
 def _split(path: Path, split: str, most: int, reading: Reading, wanted: Size | None = None) -> tuple[Arrays, str]:
@@ -120,7 +153,7 @@ def _split(path: Path, split: str, most: int, reading: Reading, wanted: Size | N
     _check_nameless(path, reading)
     if reading.cut is not None and split in holdout.POOL:
         return stored(path, most, reading)[0][split], f"{path}: images of {split}"
-    return _read(path, split, most, reading.store, wanted)
+    return _read(path, split, most, reading.task, reading.store, wanted)
 
 
 def _check_nameless(path: Path, reading: Reading) -> None:
@@ -129,7 +162,7 @@ def _check_nameless(path: Path, reading: Reading) -> None:
 
 
 def _read(
-    path: Path, split: str, most: int, store: Store | None = None, wanted: Size | None = None
+    path: Path, split: str, most: int, kind: str | None, store: Store | None = None, wanted: Size | None = None
 ) -> tuple[Arrays, str]:
     held = arrays.headers(path)
     keys = _keys(held, split)
@@ -137,13 +170,13 @@ def _read(
         raise ValueError(f"{path} has no {split} split; it holds {', '.join(held) or 'nothing'}")
     unread = store is not None and wanted is not None and store.takes(_length(held[keys[0]]), wanted)
     found = arrays.read(path, [key for key in keys if key and not (unread and key == keys[0])])
-    labels = _check_labels(found[keys[1]], most, f"{path}: {keys[1]}")
+    known = _labels_of(found[keys[1]], kind, most, f"{path}: {keys[1]}")
     images = cast(np.ndarray, Unread(path, keys[0], held[keys[0]])) if unread else found[keys[0]]
     patients = found[keys[2]] if keys[2] else None
     for key, array in zip((keys[0], keys[2]), (images, patients), strict=True):
-        if array is not None and (array.ndim == 0 or len(array) != len(labels)):
-            raise ValueError(f"{path}: {key} has shape {array.shape}, but there are {len(labels)} labels")
-    return Arrays(images, labels, patients), f"{path}: {keys[0]}"
+        if array is not None and (array.ndim == 0 or len(array) != len(known)):
+            raise ValueError(f"{path}: {key} has shape {array.shape}, but there are {len(known)} labels")
+    return Arrays(images, known, patients), f"{path}: {keys[0]}"
 
 
 def _length(header: Array) -> int:
@@ -152,8 +185,11 @@ def _length(header: Array) -> int:
 
 def _rows(split: str, found: Arrays) -> list[Row]:
     patients = [None] * len(found.labels) if found.patients is None else [str(one) for one in found.patients.tolist()]
-    labels = map(str, found.labels.tolist())
-    return [Row(split, label, str(at), known) for at, (label, known) in enumerate(zip(labels, patients, strict=True))]
+    if found.labels.ndim == 2:  # numbers are no classes: they belong to what tells one image from another
+        each = ("=".join([str(at), *map(repr, row)]) for at, row in enumerate(found.labels.tolist()))
+        return [Row(split, "", name, known) for name, known in zip(each, patients, strict=True)]
+    own = map(str, found.labels.tolist())
+    return [Row(split, label, str(at), known) for at, (label, known) in enumerate(zip(own, patients, strict=True))]
 
 
 def _joined(path: Path, parts: Sequence[Arrays]) -> Arrays:
@@ -169,8 +205,12 @@ def _joined(path: Path, parts: Sequence[Arrays]) -> Arrays:
     )
 
 
-def describe(path: Path) -> Description:
-    """What the file says of itself; of its images only the headers are read."""
+def describe(path: Path, kind: str | None = None) -> Description:
+    """What the file says of itself; of its images only the headers are read.
+
+    Args:
+        kind: What its labels are; None is what they look like.
+    """
     held = arrays.headers(path)
     keys = [found for split in SPLITS if (found := _keys(held, split))]
     if not keys:
@@ -183,16 +223,23 @@ def describe(path: Path) -> Description:
         sizes[_size(shape)] += shape[0]
     read = arrays.read(path, [key[1] for key in keys])
     own = _own_names(path, held)
+    kind = kind or labels.task_of(list(read.values()))
     most = len(own) if own else MAX_LABEL
-    labels = [_check_labels(read[key[1]], most, f"{path}: {key[1]}") for key in keys]
-    return Description(sizes, len(own) if own else int(max(array.max() for array in labels)) + 1, own)
+    every = [_labels_of(read[key[1]], kind, most, f"{path}: {key[1]}") for key in keys]
+    if kind == REGRESSION:
+        widths = {array.shape[1] for array in every}
+        if len(widths) > 1 or (own and len(own) not in widths):
+            called = f", and {len(own)} names" if own else ""
+            raise ValueError(f"{path} has {' and '.join(map(str, sorted(widths)))} numbers for each image{called}")
+        return Description(sizes, widths.pop(), own, task=kind)
+    return Description(sizes, len(own) if own else int(max(array.max() for array in every)) + 1, own)
 
 
 def _keys(held: Mapping[str, Array], split: str) -> tuple[str, str, str | None] | None:
     patients = f"{split}_patients" if f"{split}_patients" in held else None
-    for images, labels in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
-        if images in held and labels in held:
-            return images, labels, patients
+    for images, known in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
+        if images in held and known in held:
+            return images, known, patients
     return None
 
 
@@ -216,6 +263,10 @@ def _own_names(path: Path, held: Mapping[str, Array]) -> tuple[str, ...] | None:
     return tuple(classes.plain(name) for name in texts.tolist())
 
 
+def _labels_of(found: np.ndarray, kind: str | None, number: int, where: str) -> np.ndarray:
+    return labels.targets(found, where) if kind == REGRESSION else _check_labels(found, number, where)
+
+
 def _check_labels(labels: np.ndarray, number: int, where: str) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -228,7 +279,9 @@ def _check_labels(labels: np.ndarray, number: int, where: str) -> np.ndarray:
     if not len(labels):
         raise ValueError(f"{where} is empty")
     if labels.dtype.kind not in "iubf" or (labels.dtype.kind == "f" and not np.all(labels == np.floor(labels))):
-        raise ValueError(f"{where} is {labels.dtype}, expected whole class numbers")
+        raise ValueError(
+            f"{where} is {labels.dtype}: numbers to predict (regression), expected whole class numbers (classes)"
+        )
     wrong = labels[(labels < 0) | (labels >= number)]
     if len(wrong):
         raise ValueError(f"{where} has the label {wrong[0]:g} ({len(wrong)} such), expected 0..{number - 1}")

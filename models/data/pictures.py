@@ -11,12 +11,13 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from fedssh.models.data import archive, classes, folders, holdout, table
+from fedssh.models.data import archive, classes, folders, holdout, labels, table
 from fedssh.models.data.archive import Picture
 from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixel_file import Pieces, digest, stamp
 from fedssh.models.data.pixels import Changes, PictureError, Size, White, fit, measure_image, most_pixels, read_image
 from fedssh.models.data.reading import AS_IT_IS, Description, Reading
+from fedssh.models.tasks import CLASSES, REGRESSION
 
 ARCHIVE, TABLE = ".tar", ".csv"
 _Opener = Callable[[Any], tuple[str, Path | BinaryIO]]
@@ -34,6 +35,7 @@ class Pictures:
         named: Its name or path below the data set.
         patient: Who it is of, where the data set says so itself.
         wrong: What cannot be used: names by kind.
+        called: What the columns of labels are called, where each has its own; None elsewhere.
     """
 
     files: Mapping[str, Mapping[str, Sequence[Any]]]
@@ -43,6 +45,7 @@ class Pictures:
     named: Callable[[Any], str]
     patient: Callable[[Any], str | None] | None = None
     wrong: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    called: tuple[str, ...] | None = None
 
 
 class Listed(NamedTuple):
@@ -82,7 +85,7 @@ def explore(path: Path, reading: Reading = AS_IT_IS) -> Pictures:
         found = table.read(path, reading.columns)
         return Pictures(
             found.files, found.names, found.ignored, lambda one: (one.name, one.path), lambda one: one.name,
-            (lambda one: one.patient) if found.has_patients else None, found.wrong,
+            (lambda one: one.patient) if found.has_patients else None, found.wrong, found.called,
         )  # fmt: skip
     members, passed = archive.listed(path)
     by_class: dict[str, dict[str, list[Picture]]] = {}
@@ -116,7 +119,8 @@ def listed(path: Path, there: Pictures, reading: Reading) -> dict[str, list[List
     own = [there.patient(one) for *_, one in every] if there.patient else reading.patients(called, str(path))
     found: dict[str, list[Listed]] = {}
     for (split, name, label, one), known, patient in zip(every, called, own, strict=True):
-        found.setdefault(split, []).append(Listed(Row(split, name, known, patient), label, one))
+        category = name if reading.task != REGRESSION else ""  # numbers are no classes
+        found.setdefault(split, []).append(Listed(Row(split, category, known, patient), label, one))
     if reading.cut is None:
         return found
     pool = [one for split in holdout.POOL for one in found.get(split, ())]
@@ -134,6 +138,9 @@ def load(
         raise ValueError(f"{path} has no {split} split")
     if there.ignored:
         reading.tell(there.ignored)
+    if reading.task == REGRESSION:
+        images = unpack(path, [one.file for one in every], there.opened, wanted, reading)
+        return images, _targets(path, there, every, number, reading), _owners([one.row for one in every])
     counts = Counter(one.label for one in every)
     numbers = reading.numbers(there.names, number, split, [counts[label] for label in range(len(there.names))])
     if not reading.held and len(there.names) != number:
@@ -148,6 +155,30 @@ def load(
     else:
         images = unpack(path, files, there.opened, wanted, reading)
     return images, np.array([label for _, label in kept], dtype=np.int64), _owners([one.row for one, _ in kept])
+
+
+def targets(path: Path, number: int, split: str, reading: Reading) -> np.ndarray:
+    """The numbers to predict of one split, in the federation's order: float32 [n, targets]."""
+    there = find(path, reading)
+    return _targets(path, there, listed(path, there, reading).get(split, ()), number, reading)
+
+
+def _targets(path: Path, there: Pictures, every: Sequence[Listed], number: int, reading: Reading) -> np.ndarray:
+    found = labels.numbers([there.names[one.label] for one in every], str(path))
+    order = labels.in_order(there.called, number, reading.names, reading.given, found.shape[1], str(path))
+    return found[:, order]
+
+
+def task(path: Path, reading: Reading) -> str:
+    """What the labels look like, see `labels`: names of folders are classes, whatever they are."""
+    return task_of(path, find(path, reading))
+
+
+def task_of(path: Path, there: Pictures) -> str:
+    """The same of files that were found."""
+    if path.suffix.lower() != TABLE:
+        return CLASSES
+    return REGRESSION if there.called and len(there.called) > 1 else labels.task_of_texts(there.names)
 
 
 def _owners(rows: Sequence[Row]) -> np.ndarray | None:
@@ -227,4 +258,7 @@ def describe(path: Path, reading: Reading = AS_IT_IS) -> Description:
         except PictureError as error:
             wrong.append(f"{name}: {error}")
     folders.refuse(path, {"no readable images": wrong} if wrong else {})
+    if (kind := reading.task or task_of(path, there)) == REGRESSION:
+        width = labels.numbers(there.names, str(path)).shape[1]
+        return Description(sizes, width, there.called, there.ignored, task=kind)
     return Description(sizes, len(there.names), there.names, there.ignored)

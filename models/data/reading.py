@@ -12,6 +12,7 @@ from fedssh.models.data.columns import Columns
 from fedssh.models.data.holdout import Cut
 from fedssh.models.data.pixel_file import Store
 from fedssh.models.data.pixels import Size, White
+from fedssh.models.tasks import CLASSES
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Reading:
         table: What is agreed of such a table.
         raw: The numbers of an .npz file are as the network takes them.
         store: Where images stand that would take too much memory, see `pixel_file`; None keeps all in memory.
+        task: What labels are, see `labels`; None is what they look like, and where images are loaded, classes.
     """
 
     names: Sequence[str] | None = None
@@ -48,6 +50,7 @@ class Reading:
     table: Columns | None = None
     raw: bool = False
     store: Store | None = None
+    task: str | None = None
 
     def numbers(
         self, own: Sequence[str] | None, number: int, split: str, counts: Sequence[int]
@@ -127,10 +130,11 @@ class Description:
 
     Attributes:
         found: How many images of which height, width and channels.
-        classes: How many classes there are.
+        classes: How many classes there are, or targets.
         names: Theirs, in label order; None where it has none.
         ignored: One line on what was passed over, or None.
         table: Of a table of features, what would be agreed.
+        task: What its labels are, see `labels`.
     """
 
     found: Counter[Size]
@@ -138,6 +142,7 @@ class Description:
     names: tuple[str, ...] | None
     ignored: str | None = None
     table: Columns | None = None
+    task: str = CLASSES
 
     @property
     def input(self) -> Size | None:

@@ -11,12 +11,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedssh.models.data import classes, dicom
 from fedssh.models.data.classes import NamesError, shown
 from fedssh.models.data.contents import Contents
 from fedssh.models.data.folders import DICOM, SPLITS
+from fedssh.models.data.labels import in_order
 from fedssh.models.data.pixels import Changes, Size
 from fedssh.models.data.reading import Reading
+from fedssh.models.tasks import CLASSES, REGRESSION
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 UNEVEN = 10.0  # the largest class to the smallest, from which on it is said
@@ -44,7 +48,7 @@ def remarks(found: Contents) -> Iterator[Remark]:
             hint = "a folder of images per class, an .npz file or a table"
             yield Remark(ERROR, f"there are no {found.unit} that can be read", hint)
         return
-    yield from _uneven(found)
+    yield from _uneven(found) if found.task == CLASSES else spread(found)
     yield from _alike(found)
     if both := [name for name, splits in found.patients.items() if len(splits) > 1]:
         who = _number(both, "patient has", "patients have")
@@ -62,6 +66,9 @@ def agreement(found: Contents, number: int, reading: Reading) -> Iterator[Remark
         number: How many classes the network tells apart.
     """
     own = found.names
+    if REGRESSION in (found.task, reading.task):
+        yield from _targets(found, number, reading)
+        return
     totals = _by_class(found)
     labels = [name for name in totals if name.isdecimal()] if own is None else []
     try:
@@ -78,6 +85,31 @@ def agreement(found: Contents, number: int, reading: Reading) -> Iterator[Remark
     there = len(own) if own is not None else max(map(int, labels), default=0) + 1
     if there > number or (own is not None and there != number):
         yield Remark(ERROR, f"there are {there} classes here, the network tells {number} apart")
+
+
+def _targets(found: Contents, number: int, reading: Reading) -> Iterator[Remark]:
+    """What becomes of numbers to predict."""
+    there = next((table.shape[1] for table in found.targets.values()), 0)
+    try:
+        in_order(found.names, number, reading.names, reading.given, there, "the data here")
+    except NamesError as error:
+        yield Remark(ERROR, str(error), error.hint)
+    except ValueError as error:
+        yield Remark(ERROR, str(error))
+
+
+def spread(found: Contents) -> Iterator[Remark]:
+    """What the numbers to predict are."""
+    for split in SPLITS:
+        table = found.targets.get(split, np.empty((0, 0)))
+        for at, column in enumerate(table.astype(np.float64).T if len(table) else ()):
+            unnamed = "the target" if table.shape[1] == 1 else f"target {at + 1}"
+            name = shown(found.names[at]) if found.names else unnamed
+            text = (
+                f"{split}: {name} is {column.min():g} to {column.max():g}, mean {column.mean():.4g}, deviation "
+                f"{column.std():.4g}"
+            )
+            yield Remark(NOTE, text)
 
 
 def resizing(found: Contents, wanted: Size) -> Iterator[Remark]:

@@ -10,6 +10,8 @@
                `folders`
     patient    patient, patient_id, patientid, subject, subject_id, person
 
+A label may be a number to predict, and several columns may have one each: --columns label=height+weight.
+
 The column `file` and the column `label` must be there. Columns are separated by commas, semicolons or tabs, whichever
 is most frequent in the first line; the text is UTF-8. Files outside the table's folder are refused, also where a link
 or `..` leads there; so are files that are missing, stand there twice, or are no images.
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from fedssh.models.data.classes import plain, shown
+from fedssh.models.data.classes import BETWEEN, plain, shown
 from fedssh.models.data.folders import SPLITS, sort_of, split_called
 
 COLUMNS = {
@@ -54,6 +56,7 @@ class Table:
         has_patients: Whether there is a column of patients.
         wrong: What cannot be used: names by kind.
         ignored: One line on columns that were not looked at, or None.
+        called: What the columns of labels are called, where somebody named them; None elsewhere.
     """
 
     files: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
@@ -61,6 +64,7 @@ class Table:
     has_patients: bool = False
     wrong: dict[str, list[str]] = field(default_factory=dict)
     ignored: str | None = None
+    called: tuple[str, ...] | None = None
 
 
 def read_columns(text: str | None) -> dict[str, str]:
@@ -97,8 +101,10 @@ def read(path: Path, columns: Mapping[str, str]) -> Table:
     found, root, seen = Table(), path.parent.resolve(), set[Path]()
     every = lines(path)
     header = next(every, [])
-    places = _places(path, header, columns)
+    places, several = _places(path, header, columns)
     found.has_patients = "patient" in places
+    if "label" in columns:
+        found.called = tuple(plain(header[place]) for place in several)
     for number, line in enumerate(every, 2):
         if not any(map(str.strip, line)):
             continue
@@ -107,11 +113,15 @@ def read(path: Path, columns: Mapping[str, str]) -> Table:
         if len(line) != len(header):
             found.wrong.setdefault("lines with another number of columns", []).append(f"line {number}")
             continue
-        _add(found, root, seen, {name: line[place].strip() for name, place in places.items()}, number)
+        cells = {name: line[place].strip() for name, place in places.items()}
+        if len(several) > 1:
+            each = [line[place].strip() for place in several]
+            cells["label"] = BETWEEN.join(each) if all(each) else ""
+        _add(found, root, seen, cells, number)
     found.names = tuple(sorted({name for kinds in found.files.values() for name in kinds}))
     if not found.files and not found.wrong:
         raise ValueError(f"{path} lists no files")
-    others = [shown(name) for place, name in enumerate(header) if place not in places.values()]
+    others = [shown(name) for place, name in enumerate(header) if place not in (*places.values(), *several)]
     found.ignored = f"columns not looked at: {', '.join(others[:12])}" if others else None
     return found
 
@@ -163,20 +173,26 @@ def lines(path: Path) -> Iterator[list[str]]:
         raise ValueError(f"{path} is no readable table: {error}") from None
 
 
-def _places(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, int]:
-    """Which column is which."""
+def _places(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> tuple[dict[str, int], list[int]]:
+    """Which column is which, and all of those with labels."""
     called = [plain(name) for name in header]
     there = f"its columns are {', '.join(map(shown, called)) or 'none'}"
-    places = {}
+    places, several = {}, list[int]()
     for name, usual in COLUMNS.items():
-        if name in columns:
+        if name == "label" and plain(columns.get(name, "")) not in called and "+" in columns.get(name, ""):
+            wanted = [plain(one) for one in columns[name].split("+")]
+            if missing := [one for one in wanted if called.count(one) != 1]:
+                raise ValueError(f"{path} has not one column {shown(missing[0])} for label; {there}")
+            several = [called.index(one) for one in wanted]
+            fitting = several[:1]
+        elif name in columns:
             fitting = [place for place, one in enumerate(called) if one == plain(columns[name])]
         else:
             fitting = [place for place, one in enumerate(called) if one.lower() in usual]
         if len(fitting) > 1 or (not fitting and (name in NEEDED or name in columns)):
             problem = "several columns" if fitting else "no column"
-            wanted = shown(columns[name]) if name in columns else " or ".join(usual)
-            raise ValueError(f"{path} has {problem} for {name} ({wanted}); {there}: --columns {name}=NAME says which")
+            asked = shown(columns[name]) if name in columns else " or ".join(usual)
+            raise ValueError(f"{path} has {problem} for {name} ({asked}); {there}: --columns {name}=NAME says which")
         if fitting:
             places[name] = fitting[0]
-    return places
+    return places, several or [places["label"]]

@@ -13,7 +13,8 @@ from experiments.definition.read import read
 from fedssh.charity.cli import InitSettings
 from fedssh.errors import AgentError, SettingsError
 from fedssh.rules import plan as alice
-from fedssh.rules.terms import BY_CLASS, FORMS, LATER, METRICS, OPTIMIZERS, Terms, agree, written_loss
+from fedssh.rules.metrics import OF_TASK
+from fedssh.rules.terms import BY_CLASS, FORMS, LATER, OPTIMIZERS, Terms, agree, written_loss
 from fedssh.settings import load
 
 SETTINGS: dict[str, Any] = {
@@ -93,7 +94,7 @@ def test_what_came_later_stands_in_the_plan_and_is_refused_by_programs_from_befo
     assert getattr(alice.read_plan(found), name) == value
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", OF_TASK["classes"])
 def test_a_metric_that_sites_go_by_is_newer_than_the_others(metric: str) -> None:
     found = agreed(metric=metric)["plan"]
     loss = "binary_crossentropy with metric" if metric in BY_CLASS else "binary_crossentropy"
@@ -185,7 +186,7 @@ def test_whoever_reads_a_term_takes_the_same_values(name: str, tmp_path: Path) -
 def test_a_term_has_a_flag_with_its_words() -> None:
     for field in dataclasses.fields(Terms):
         assert field in dataclasses.fields(InitSettings)
-        assert field.metadata["help"].rstrip("]").endswith((".", "rounds")), field.name
+        assert field.metadata["help"].rstrip("]").endswith((".", "rounds", "regression")), field.name
         assert field.default is None or FORMS[field.name](field.default) == field.default
 
 

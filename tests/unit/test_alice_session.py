@@ -237,7 +237,7 @@ def test_what_a_plan_has_beyond_the_first_version_is_named_by_its_loss() -> None
         ("learning_rate", NAN),
         ("learning_rate", "0.1"),
         ("learning_rate", math.inf),
-        ("loss", "mean_squared_error"),
+        ("loss", "hinge"),
         ("publish", "always"),
         ("publish", None),
         ("metric", "kappa"),

@@ -32,12 +32,12 @@ def ended(loss: float, training: float) -> Epoch:
     ],
 )
 def test_what_is_too_bad(release: float, loss: float, training: float, words: str) -> None:
-    assert too_bad(Local(release, 0.5), ended(loss, training), 2) == words
+    assert too_bad(Local(release, 0.5), ended(loss, training), math.log(2)) == words
 
 
 def test_a_site_sets_its_own_bounds() -> None:
-    assert too_bad(Local(0.1, 0.5), ended(0.5, 0.3), 2, Guard(max_worse=1)) == ""
-    assert too_bad(Local(0.1, 0.5), ended(0.5, 0.3), 10) == ""
+    assert too_bad(Local(0.1, 0.5), ended(0.5, 0.3), math.log(2), Guard(max_worse=1)) == ""
+    assert too_bad(Local(0.1, 0.5), ended(0.5, 0.3), math.log(10)) == ""
     assert tells_of_images([Singled("dense", 1000, 0, 11)], Guard(max_measured=0.02)) == ""
 
 

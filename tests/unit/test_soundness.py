@@ -87,14 +87,14 @@ NAN = math.nan
     ],
 )
 def test_what_a_training_shows(candidate: Trial, trouble: str) -> None:
-    assert tried(candidate, [HONEST, Trial((0.5, 0.5), (1.2, 0.6))], 2) == trouble
+    assert tried(candidate, [HONEST, Trial((0.5, 0.5), (1.2, 0.6))], math.log(2)) == trouble
 
 
 def test_a_plan_that_ruins_honest_models_blames_no_candidate() -> None:
     ruined, broken = Trial((0.1, 9.0), (4.4, 8.0)), Trial((0.1, NAN), (4.4, 1.0))
-    assert tried(Trial((0.1, 8.0), (4.4, 5.0)), [HONEST, ruined], 2) == ""
-    assert tried(Trial((0.1, 8.0), (4.4, 5.0)), [HONEST, broken], 2) == ""
-    assert tried(broken, [HONEST, ruined], 2) != ""
+    assert tried(Trial((0.1, 8.0), (4.4, 5.0)), [HONEST, ruined], math.log(2)) == ""
+    assert tried(Trial((0.1, 8.0), (4.4, 5.0)), [HONEST, broken], math.log(2)) == ""
+    assert tried(broken, [HONEST, ruined], math.log(2)) != ""
 
 
 def test_what_the_record_says() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from fedssh.charity.judge.own_images import reading_of, take, to_reading, to_record
 from fedssh.charity.judge.scorer import fingerprint
 from fedssh.errors import SettingsError
+from fedssh.models import tasks
 from fedssh.models.data import images
 from fedssh.models.data.holdout import Cut
 from fedssh.models.data.reading import Reading
@@ -31,6 +32,7 @@ class Said:
     target: str | None = None
     features: str | None = None
     leave_out: str | None = None
+    task: str | None = None
 
 
 def unrecorded(data: Path, said: Said) -> Checked:
@@ -47,12 +49,14 @@ def unrecorded(data: Path, said: Said) -> Checked:
     _reading(private)
     try:
         private |= to_record(data, said.patient, said.columns, said.holdout, said.seed, said.target, said.features,
-                             said.leave_out)  # fmt: skip
+                             said.leave_out, said.task)  # fmt: skip
         taken = take(data, _ANY, said.size, said.classes, to_reading(private))
         spec, names, table = taken.spec, taken.class_names, taken.table
     except SettingsError as error:
         problem = error
-    checked = coordinator_data(data, to_reading(private | {"names": names, "table": table}), Agreed(spec))
+    task = tasks.task_of(spec) if spec else said.task
+    reading = to_reading(private | {"names": names, "table": table, "task": task})
+    checked = coordinator_data(data, reading, Agreed(spec))
     if problem is not None and not checked.errors:  # else it says the same
         checked.said.append(Remark(ERROR, str(problem), problem.hint))
     return checked
@@ -64,7 +68,7 @@ def recorded(data: Path, genesis: Mapping[str, Any], private: Mapping[str, Any],
     Raises:
         SettingsError: An option cannot be read, or belongs to `charity init`.
     """
-    settled = ("holdout", "size", "target", "features", "leave_out")
+    settled = ("holdout", "size", "target", "features", "leave_out", "task")
     if over := [name for name in settled if getattr(said, name) is not None]:
         option = f"--{over[0].replace('_', '-')}"
         raise SettingsError(f"{option} was settled when the federation began", "give another --state to try others")
@@ -78,7 +82,7 @@ def recorded(data: Path, genesis: Mapping[str, Any], private: Mapping[str, Any],
 
 
 _ANY = "mlp"  # which architecture, `charity init` says; every size and number of classes suits this one
-_SAME = ("classes", "max_value", "patient", "columns", "target", "features", "leave_out")
+_SAME = ("classes", "max_value", "patient", "columns", "target", "features", "leave_out", "task")
 
 
 def _as_recorded(said: Said) -> dict[str, Any]:
@@ -99,7 +103,7 @@ def _held_against(data: Path, genesis: Mapping[str, Any], reading: Reading, hers
     if not isinstance(wanted := genesis.get("holdout"), dict):
         return []
     spec = genesis["spec"]
-    holdout = images.load(data, spec["input"], spec["classes"], "val", reading)
+    holdout = images.load(data, spec["input"], tasks.number_of(spec), "val", reading)
     if {"examples": len(holdout), "sha256": fingerprint(holdout)} == wanted:
         return [Remark(NOTE, "the holdout is the one that the genesis record names")]
     text = f"val has {len(holdout):,} images, but not those that the genesis record names ({wanted['examples']:,})"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedssh.errors import SettingsError
-from fedssh.models import TABLE, check_spec, freezing
+from fedssh.models import TABLE, check_spec, freezing, tasks
 from fedssh.models.data import classes, images
 from fedssh.models.data.cells import CATEGORY, few
 from fedssh.models.data.columns import Columns, read_columns_record
@@ -36,7 +36,7 @@ class Taken:
 
     Attributes:
         spec: The architecture, written out in full.
-        class_names: In label order; None where nobody says.
+        class_names: Of classes or targets, in label order; None where nobody says.
         told: Lines for people.
         table: Of a table of features, what is agreed of its columns, as JSON.
     """
@@ -75,6 +75,12 @@ def take(
         names = list(held.names) if held else None
         number = len(names) if names else found.classes
         shape = _input(data, wanted.get("input"), size, found)
+        if wanted.get("task", found.task) != found.task:
+            raise ValueError(f"--architecture has the task {wanted['task']}, the labels of {data} are {found.task}")
+        if found.task == tasks.REGRESSION:
+            of_task = {"task": found.task, **({} if "targets" in wanted else _targets(data, found, names, reading))}
+        else:
+            of_task = {"classes": wanted.get("classes", number)}
     except classes.NamesError as error:
         raise SettingsError(str(error), error.hint) from None
     except SettingsError:
@@ -84,13 +90,13 @@ def take(
     usual, kind = (TABLES, {"kind": TABLE}) if found.table else (IMAGES, {})
     wanted = wanted if "name" in wanted else {**usual, **wanted}
     try:
-        spec = check_spec({**wanted, "input": shape, "classes": wanted.get("classes", number), **kind})
+        spec = check_spec({**wanted, "input": shape, **of_task, **kind})
     except ValueError as error:
         hint = "leave it out, or take mlp" if found.table else "--size has images resized, as --size 64x64"
         raise SettingsError(f"--architecture: {error}", hint) from None
-    if names and spec["classes"] != len(names):
+    if names and tasks.number_of(spec) != len(names):
         raise SettingsError(
-            f"--architecture has {spec['classes']} classes, {data} has {len(names)}: {meaning(names)}",
+            f"--architecture has {tasks.number_of(spec)} classes, {data} has {len(names)}: {meaning(names)}",
             "leave the classes out of --architecture, or rename them with --classes",
         )
     if found.table:
@@ -113,6 +119,7 @@ def to_record(
     target: str | None = None,
     features: str | None = None,
     leave_out: str | None = None,
+    task: str | None = None,
 ) -> dict[str, Any]:
     """What vault/charity.json says of files that do not say it themselves; nothing where nobody said anything.
 
@@ -123,12 +130,14 @@ def to_record(
         share: Of `train`, to be cut out as the holdout, beside a `val` that there may be; None cuts nothing.
         seed: Which images are cut.
         target, features, leave_out: What the options of these names say of a table of features.
+        task: What `--task` says.
 
     Raises:
         SettingsError: The images or the settings do not suit each other.
     """
     texts = {
         "patient": patient, "columns": columns, "target": target, "features": features, "leave_out": leave_out,
+        "task": task,
     }  # fmt: skip
     said: dict[str, Any] = {key: value for key, value in texts.items() if value}
     try:
@@ -173,6 +182,8 @@ def reading_of(genesis: Mapping[str, Any], private: Mapping[str, Any], other: Pa
         "dark": "max_value" not in private,
     }
     value |= {"table": genesis["table"]} if genesis.get("table") is not None else {}
+    if task := genesis["spec"].get("task", tasks.CLASSES) if "spec" in genesis else private.get("task"):
+        value["task"] = task
     said = {key: private[key] for key in (*_OF_TABLE, "patient", "columns", "holdout") if private.get(key) is not None}
     if "holdout" in said and other is not None and not _hers(other, said):
         said = {key: said[key] for key in said if key in (*_OF_TABLE, "columns")}
@@ -186,7 +197,7 @@ def to_reading(value: Mapping[str, Any]) -> Reading:
         value.get("names"), given, value.get("max_value"), dark=value.get("dark", False),
         patient=value.get("patient"), columns=read_columns(value.get("columns")), cut=read_cut(value.get("holdout")),
         target=value.get("target"), features=_listed(value.get("features")), leave_out=_listed(value.get("leave_out")),
-        table=None if value.get("table") is None else read_columns_record(value["table"]),
+        table=None if value.get("table") is None else read_columns_record(value["table"]), task=value.get("task"),
     )  # fmt: skip
 
 
@@ -210,9 +221,8 @@ def _read(architecture: str | None) -> dict[str, Any]:
     try:
         text = Path(architecture[1:]).read_text() if architecture.startswith("@") else architecture
         value = json.loads(text) if text.lstrip().startswith("{") else {"name": text.strip()}
-        check_spec(
-            {"input": [224, 224, 3], "classes": 2, **value}
-        )  # large enough for all; hers are held against it later
+        of_task = {} if "task" in value else {"classes": 2}
+        check_spec({"input": [224, 224, 3], **of_task, **value})  # large enough for all; hers are held against it later
     except (ValueError, OSError) as error:
         raise SettingsError(f"--architecture: {error}", 'such as cnn, or {"name":"cnn","depth":8}') from None
     named: dict[str, Any] = value
@@ -265,14 +275,31 @@ def _channels(data: Path, found: Description) -> int:
     return kinds.pop()
 
 
+def _targets(data: Path, found: Description, names: list[str] | None, reading: Reading) -> dict[str, Any]:
+    """The figures that standardise what is predicted: of the training images."""
+    if found.names is not None and names != list(found.names):
+        raise ValueError("--classes: numbers to predict have the names of their columns; they cannot be renamed here")
+    read = dataclasses.replace(reading, task=tasks.REGRESSION)
+    return {"targets": tasks.figures(images.targets(data, found.classes, read))}
+
+
 def _told(data: Path, spec: Mapping[str, Any], found: Description, names: list[str] | None) -> list[str]:
     height, width, channels = spec["input"]
     kind = {1: "grey", 3: "coloured"}.get(channels, f"{channels}-channel")
     called = f": {meaning(names)}" if names else " without names, so no site is held to what a label means"
-    lines = [f"the network takes {height}x{width} {kind} images in {spec['classes']} classes{called}"]
+    if found.task == tasks.REGRESSION:
+        shown = [f"mean {one['mean']:.4g}, deviation {one['deviation']:.4g}" for one in spec["targets"]]
+        each = [f"{name}: {text}" for name, text in zip(names or [""], shown, strict=True)] if names else shown
+        number = tasks.number_of(spec)
+        lines = [
+            f"the network takes {height}x{width} {kind} images and predicts {number} number{'s'[: number != 1]} "
+            f"({'; '.join(each)}): the labels are numbers, so the task is regression"
+        ]
+    else:
+        lines = [f"the network takes {height}x{width} {kind} images in {spec['classes']} classes{called}"]
     if change := Changes(found.found).told((height, width, channels)):
         lines.append(f"of {data}, {change}")
-    if not names:
+    if not names and found.task == tasks.CLASSES:
         lines.append("--classes 0=NAME,1=NAME,… names them")
     if found.ignored:
         lines.append(f"of {data}, {found.ignored}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedssh.models import tasks
 from fedssh.models.data.images import Images
 from fedssh.models.recipe import Recipe
 from fedssh.models.training import Examples, Trainer, resident
@@ -64,7 +65,9 @@ class Probe:
         if not self._ready():
             return Finding(True, f"{conspicuous}; not tried, the coordinator has no images to train on")
         others = [self._trial_of(*other) for other in (current, first)]
-        return soundness.concluded(conspicuous, soundness.tried(self._trial(candidate), others, self._spec["classes"]))
+        return soundness.concluded(
+            conspicuous, soundness.tried(self._trial(candidate), others, tasks.guessing(self._spec))
+        )
 
     def _norms_of(self, name: str, weights: Weights) -> Norms:
         if name not in self._norms:
@@ -87,13 +90,13 @@ class Probe:
             return False
         chosen = np.sort(np.random.default_rng(0).permutation(len(found))[:IMAGES])
         kept = found.take(chosen)
-        moved = Images(kept.images, (kept.labels + 1) % self._spec["classes"])
+        moved = Images(kept.images, _moved(kept.labels, self._spec))
         plan = self._plan
         recipe = Recipe(clip_norm=plan.get("clip_norm", 0.0), weight_decay=plan.get("weight_decay"))
         self._trainer = Trainer(
             self._spec, plan["optimizer"], plan["learning_rate"], plan.get("momentum", 0.0), recipe=recipe
         )
-        self._examples = resident(kept), resident(moved)
+        self._examples = resident(kept, self._spec), resident(moved, self._spec)
         return True
 
     def _trial(self, weights: Weights) -> Trial:
@@ -112,6 +115,14 @@ class Probe:
         self._trainer.epoch(examples, order, size)
         after, _ = self._trainer.evaluate(examples)
         return before, after if _finite(self._trainer.weights()) else math.nan
+
+
+def _moved(labels: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
+    """Labels that a good model has much to learn from: the class after each, or targets mirrored at their mean."""
+    if tasks.task_of(spec) == tasks.CLASSES:
+        after: np.ndarray = (labels + 1) % spec["classes"]
+        return after
+    return tasks.in_units(-tasks.standardised(labels, spec), spec)
 
 
 def _finite(weights: Weights) -> bool:

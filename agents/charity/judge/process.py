@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -24,7 +25,7 @@ from fedssh.charity.judge.scorer import Scorer, fingerprint
 from fedssh.charity.judge.starting_weights import read_given
 from fedssh.commands import log_events
 from fedssh.errors import AgentError, SettingsError
-from fedssh.models import batch_normalisation, get_weights, is_own, likeness, loss_name, set_weights
+from fedssh.models import batch_normalisation, get_weights, is_own, likeness, loss_name, set_weights, tasks
 from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
@@ -64,6 +65,7 @@ def genesis(
         also `weights` for the record and the line `told`, or only `unfit` with the reason why it cannot be used.
     """
     keras = load_keras()
+    reading = dataclasses.replace(reading, task=tasks.task_of(spec))
     start: dict[str, Any] = {"network": likeness.recorded(likeness.describe(spec))} if is_own(spec["name"]) else {}
     keras.utils.set_random_seed(seed)
     scorer = Scorer(spec, holdout, decision)
@@ -78,15 +80,17 @@ def genesis(
         start |= {"weights": found.record, "told": found.told(str(given))}
     examples = 0
     if epochs:
-        train = images.load(data, spec["input"], spec["classes"], "train", reading)
+        train = images.load(data, spec["input"], tasks.number_of(spec), "train", reading)
         examples = len(train)
         optimizer = optimizer_of(plan)
         scorer.network.compile(optimizer=optimizer, loss=loss_name(spec))
         weights_of = None
         if plan.get("class_weights") == "balanced":
             weights_of = dict(enumerate(balanced(train.labels, spec["classes"]).tolist()))
+        numbers = tasks.task_of(spec) == tasks.REGRESSION
+        labels = tasks.standardised(train.labels, spec) if numbers else train.labels
         scorer.network.fit(
-            train.images, train.labels, batch_size=plan["batch_size"], epochs=epochs, verbose=0, class_weight=weights_of
+            train.images, labels, batch_size=plan["batch_size"], epochs=epochs, verbose=0, class_weight=weights_of
         )
     weights.write_weights(out, get_weights(scorer.network), spec)
     return {"metrics": scorer.score(), "examples": examples} | start
@@ -96,7 +100,7 @@ def to_train_on(data: Path, spec: dict[str, Any], reading: Reading) -> images.Im
     """The coordinator's split `train`; None where there is none, as in a federation that begins with given weights."""
     if "train" not in images.splits(data, reading):
         return None
-    return images.load(data, spec["input"], spec["classes"], "train", reading)
+    return images.load(data, spec["input"], tasks.number_of(spec), "train", reading)
 
 
 def check(scorer: Scorer, probe: Probe, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +142,8 @@ def main() -> None:
 
     spec = arguments.spec
     try:
-        reading = to_reading(arguments.reading)
-        holdout = images.load(arguments.data, spec["input"], spec["classes"], arguments.split, reading)
+        reading = dataclasses.replace(to_reading(arguments.reading), task=tasks.task_of(spec))
+        holdout = images.load(arguments.data, spec["input"], tasks.number_of(spec), arguments.split, reading)
     except NamesError as error:
         say({"error": f"{error}; {error.hint}"})
         return

@@ -62,9 +62,9 @@ class Scorer:
 
     def score(self) -> dict[str, Any]:
         """What the weights at hand score."""
-        outputs, labels, classes = self._predict(self.holdout.images), self.holdout.labels, self.spec["classes"]
-        metrics = score.score(outputs, labels, classes)
-        return metrics | (decided(self._decision, outputs, labels, classes) if self._decision else {})
+        outputs, labels = self._predict(self.holdout.images), self.holdout.labels
+        metrics = score.measured(outputs, labels, self.spec)
+        return metrics | (decided(self._decision, outputs, labels, self.spec["classes"]) if self._decision else {})
 
     def _predict(self, pixels: np.ndarray) -> np.ndarray:
         """float32 [n, height, width, channels] -> float32 [n, outputs]."""

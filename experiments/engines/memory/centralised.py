@@ -47,9 +47,10 @@ def train_centralised(
                 progress(epoch.number / plan.epochs, f"epoch {epoch.number} of {plan.epochs}")
                 return True
 
-            timed, images = TimedTrainer(trainer), resident(train)
+            timed, images = TimedTrainer(trainer), resident(train, prepared.spec)
             trainer.load(weights)
-            fit(timed, images, images if held is train else resident(held), plan, session_seed(seed, 1), None, ended)
+            scored = images if held is train else resident(held, prepared.spec)
+            fit(timed, images, scored, plan, session_seed(seed, 1), None, ended)
             return timed.seconds, kept.epochs * len(train)
 
         [(seconds, trained)] = pool_for(prepared.spec, plan, cores).run([job])

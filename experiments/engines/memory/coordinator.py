@@ -269,7 +269,7 @@ class Coordinator:
             **agreement,
             "architecture": architecture_hash(self._spec),
             "model": self._store.blob(weights).fields(),
-            "metrics": told(Gate(agreement["gate"], agreement["margin"]), metrics),
+            "metrics": told(Gate(agreement["gate"], agreement["margin"], agreement["plan"]["metric"]), metrics),
             "examples": examples,
             "seed": seed,
         }

@@ -18,6 +18,7 @@ from experiments.definition.attack import Attack, forge
 from experiments.engines.memory.coordinator import Coordinator, Sent, standing_of
 from experiments.engines.memory.models import Weights
 from fedssh.alice.session import Trained, is_over, may_start, session_seed
+from fedssh.models.tasks import measure_of
 from fedssh.rules.events import Local, Record
 
 
@@ -232,7 +233,8 @@ class Simulation:
         number, weights = site.trained.sessions + 1, self._coordinator.weights
         if site.attack is not None and site.attack.kind == "perturb":  # it only adds noise, in no time worth naming
             result: Future[Session] = Future()
-            result.set_result(Session((Checkpoint(1, Local(0.0, 0.0), weights),), 1))
+            measure = measure_of(self._coordinator.state.genesis.spec)
+            result.set_result(Session((Checkpoint(1, Local.of(measure, 0.0, 0.0), weights),), 1))
             images = 1
         else:
             result, images = self._trainers.train(site.name, number, weights), site.examples

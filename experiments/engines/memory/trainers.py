@@ -6,7 +6,6 @@ The images of all sites are resident, and the networks stay compiled for the run
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
 import time
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from fedssh.alice.fitting import Epoch, fit, made_for, new_trainer
 from fedssh.alice.leaving import GUARD, too_bad
 from fedssh.alice.session import session_seed
 from fedssh.forms import canonical
-from fedssh.models import batch_normalisation
+from fedssh.models import batch_normalisation, tasks
 from fedssh.models.data.images import Images, hold_out
 from fedssh.models.pool import Pool
 from fedssh.models.training import Examples, Interrupted, Trainer, resident
@@ -47,7 +46,9 @@ def pool_for(spec: dict[str, Any], plan: Plan, size: int) -> Pool:
 def _warm(trainer: Trainer, plan: Plan) -> Trainer:
     """Train once on nothing of worth, so that no session pays for what TensorFlow does only at the first call."""
     shape = tuple(trainer.spec["input"])
-    nothing = resident(Images(np.zeros((2, *shape), np.float32), np.array([0, 1])))
+    numbers = tasks.task_of(trainer.spec) == tasks.REGRESSION
+    labels = np.zeros((2, tasks.number_of(trainer.spec))) if numbers else np.array([0, 1])
+    nothing = resident(Images(np.zeros((2, *shape), np.float32), labels), trainer.spec)
     trainer.epoch(nothing, np.arange(2), plan.batch_size)
     trainer.evaluate(nothing)
     return trainer
@@ -66,7 +67,7 @@ class TimedTrainer:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self.seconds = 0.0
+        self.seconds, self.measure = 0.0, trainer.measure
         self.weights, self.fresh = trainer.weights, trainer.fresh
         self.evaluate, self.confusion = trainer.evaluate, trainer.confusion
 
@@ -95,9 +96,9 @@ class Crew:
         self._images: dict[str, tuple[Examples, Examples]] = {}
         for name, seed in self._seeds.items():
             train, held = divided(prepared.parts[name], run.validation, seed)
-            examples = resident(train)
-            self._images[name] = examples, (examples if held is train else resident(held))
-        self._classes = prepared.spec["classes"]
+            examples = resident(train, prepared.spec)
+            self._images[name] = examples, (examples if held is train else resident(held, prepared.spec))
+        self._guessing = tasks.guessing(prepared.spec)
         self._pool = pool_for(prepared.spec, self._plan, cores)
         self._asked = ThreadPoolExecutor(cores)
         self._stop = threading.Event()
@@ -130,7 +131,7 @@ class Crew:
         scored = None if held is train and plan.publish == "session" else held
         weights = {**weights, **self._staying.get(site, {})}
         trainer.load(weights)
-        start = Local(*trainer.evaluate(held)) if plan.publish == "improved" else None
+        start = Local.of(trainer.measure, *trainer.evaluate(held)) if plan.publish == "improved" else None
 
         def ended(epoch: Epoch) -> bool:
             nonlocal epochs
@@ -155,12 +156,12 @@ class Crew:
 
         What units tell of images, she asks of a release that somebody may have made for it, as nobody does here.
         """
-        if (epoch.metrics or epoch.training).loss <= GUARD.max_worse * math.log(self._classes):
+        if (epoch.metrics or epoch.training).loss <= GUARD.max_worse * self._guessing:
             return False
-        metrics = epoch.metrics or Local(*trainer.evaluate(held))
+        metrics = epoch.metrics or Local.of(trainer.measure, *trainer.evaluate(held))
         if start is None:  # the session is over, so the trainer need not go on from where it is
             trained = trainer.weights()
             trainer.load(begun)
-            start = Local(*trainer.evaluate(held))
+            start = Local.of(trainer.measure, *trainer.evaluate(held))
             trainer.load(trained)
-        return bool(too_bad(start, dataclasses.replace(epoch, metrics=metrics), self._classes))
+        return bool(too_bad(start, dataclasses.replace(epoch, metrics=metrics), self._guessing))

@@ -83,6 +83,8 @@ def _agreement(federation: Federation, run: Run, prepared: Prepared) -> list[str
     }  # fmt: skip
     if prepared.weights is not None:
         words["weights"] = prepared.weights
+    if task := prepared.spec.get("task"):
+        words["task"] = task
     if prepared.train is None:
         words["genesis_epochs"] = 0
     return [federation.state, *(f"--{name.replace('_', '-')}={value}" for name, value in words.items())]
