@@ -82,4 +82,4 @@ def _width(found: Contents, size: tuple[int, int, int]) -> int:
 
 
 def _shown(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

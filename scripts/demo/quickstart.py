@@ -234,7 +234,7 @@ def tell_learned(federation: Federation) -> None:
     print(f"\n== {metric} on the holdout over time: {_near(picture)}")
     print("\n".join(chart.in_characters(points, learned.WIDTH, ascii_only=not _draws())))
     print(f"\n== what each site contributed\n{learned.contributions(value)}", end="")
-    print("\n== use the model: on these images, on an image, or on a folder of them")
+    print("\n== use the model: on this data, or on your own")
     for command in commands(federation):
         print(f"  {command}")
     print(f"\nall of this for programs: {_near(summary)}", flush=True)
