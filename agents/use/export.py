@@ -65,7 +65,7 @@ def export_keras(
     else:
         pixels = keras.Input(shape=tuple(spec["input"]), name="pixels")
         scaled = keras.layers.Rescaling(1 / white, name="scaling")(pixels)
-        exported = keras.Model(pixels, network(scaled), name=f"{spec['name']}_on_pixels")
+        exported = keras.Model(pixels, network(scaled), name=f"{network.name}_on_pixels")
     if regression:  # in the targets' own units
         figures = [[one[name] for one in spec["targets"]] for name in ("deviation", "mean")]
         in_units = keras.layers.Rescaling(*figures, name="units")(exported.output)

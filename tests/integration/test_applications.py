@@ -146,6 +146,10 @@ def test_a_federation_begins_with_one_and_weights_from_a_file(tmp_path: Path) ->
     record = json.loads(shown.stdout)
     assert record["spec"] == models.check_spec({"input": [32, 32, 3], "classes": 2, **spec})
     assert record["network"] == likeness.recorded(likeness.describe(record["spec"]))
+    subprocess.run([charity, "export", "best", tmp_path / "m.keras", words[0]], check=True, timeout=120)
+    exported = load_keras().models.load_model(tmp_path / "m.keras")
+    right = (exported.predict(arrays["val_images"].astype(np.float32), verbose=0)[:, 0] > 0.5) == arrays["val_labels"]
+    assert right.mean() == pytest.approx(record["metrics"]["accuracy"])
 
 
 def _saved(network: Any, path: Path, former: bool = False) -> Path:
