@@ -32,7 +32,7 @@ class Assessed:
 
     Attributes:
         metrics: The plain scores.
-        value: For programs: `assessed`, `holdout` and `compared`, null where there is none.
+        value: For programs: `assessed`, `holdout` and `compared`, null where there is none; empty of numbers predicted.
         text: The same for people.
     """
 

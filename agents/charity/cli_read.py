@@ -219,6 +219,7 @@ def score(settings: StateSettings, n: int, split: str, data: Path | None, classe
     from fedssh.charity import assess
     from fedssh.charity.judge.client import Judge, judge_command
     from fedssh.charity.judge.own_images import reading_of
+    from fedssh.rules.metrics import CLASSES, task_of
 
     folders = folders_of(settings.state)
     ledger = ledger_of(folders)
@@ -231,7 +232,10 @@ def score(settings: StateSettings, n: int, split: str, data: Path | None, classe
     judge = Judge(judge_command(where, genesis["spec"], split, reading_of(genesis, private, data)))
     try:
         examples = judge.start()["holdout"]["examples"]
-        found = assess.assess(judge, model, split, genesis, record.fields.get("metrics") or {}, hers=data is None)
+        if task_of(genesis["spec"]) == CLASSES:
+            found = assess.assess(judge, model, split, genesis, record.fields.get("metrics") or {}, hers=data is None)
+        else:  # figures and intervals are of classes
+            found = assess.Assessed(judge.score(model), {}, "")
     finally:
         judge.stop()
     if as_json:

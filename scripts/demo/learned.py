@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedssh.history.table import named_lines, number, printable, table
+from fedssh.rules.metrics import gain
 from fedssh.rules.vocabulary import MAKES_CURRENT
 from scripts.demo.bar import clock
 from scripts.demo.chart import Point
@@ -31,13 +32,13 @@ def learned(records: Sequence[Row], divided: Mapping[str, Any], test: Mapping[st
     genesis = records[0]
     main = str(genesis["plan"]["metric"])
     times = _times(records)
-    classes = genesis["spec"]["classes"]
+    number_of = genesis["spec"].get("classes") or len(genesis["spec"]["targets"])
     reports = [record for record in records if record["event"] == "report"]
     return {
         "record": test["sequence"],
         "data": {
             "name": divided.get("dataset"),
-            "classes": list(genesis.get("class_names") or map(str, range(classes))),
+            "classes": list(genesis.get("class_names") or map(str, range(number_of))),
             "input": genesis["spec"]["input"],
             "holdout": divided.get("holdout"),
             "test": test["examples"],
@@ -105,7 +106,7 @@ def _sites(records: Sequence[Row], divided: Mapping[str, Any], main: str) -> lis
 def _gain(record: Row, main: str) -> float | None:
     """By how much an accepted model is better than the one that it replaced."""
     after, before = record["metrics"][main], record["current_metrics"][main]
-    return None if after is None or before is None else after - before
+    return None if after is None or before is None else gain(main, after) - gain(main, before)
 
 
 def about(value: Row) -> str:
@@ -114,7 +115,9 @@ def about(value: Row) -> str:
     spec = dict(network["spec"])
     images = [f"{row['images']:,} at {row['site']}" for row in value["sites"] if row["images"] is not None]
     rest = [f"{data[name]:,} {what}" for name, what in (("holdout", "as holdout"), ("test", "to test")) if data[name]]
-    parts = ", ".join(f"{name} {spec[name]}" for name in spec if name not in ("name", "input", "classes", "kind"))
+    parts = ", ".join(
+        f"{name} {spec[name]}" for name in spec if name not in ("name", "input", "classes", "kind", "task", "targets")
+    )
     table = spec.get("kind") == "table"
     taken = f"rows of {data['input'][1]} numbers" if table else f"images of {'x'.join(map(str, data['input']))}"
     return named_lines(
@@ -122,7 +125,7 @@ def about(value: Row) -> str:
             ("data", data["name"]),
             ("rows" if table else "images",
              f"{', '.join(images)}; {', '.join(rest)}" if len(images) <= 5 else _many(value, rest)),
-            ("classes", _few(data["classes"])),
+            ("predicts" if "targets" in spec else "classes", _few(data["classes"])),
             ("network", f"{spec['name']}{f' ({parts})' if parts else ''} for {taken}, a file of "
                         f"{network['bytes'] / 1e6:.2f} MB"),
             ("trained", f"{number(training['sessions'], 'session')}, {number(training['epochs'], 'epoch')} at "

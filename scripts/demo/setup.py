@@ -17,6 +17,7 @@ from pathlib import Path
 from fedssh.charity.judge.own_images import TABLES
 from fedssh.models import TABLE
 from fedssh.models.data import datasets, images, partition, published
+from fedssh.models.tasks import CLASSES
 from scripts import terms
 from scripts.demo.enrolment import enrol_auditor, enrol_site
 
@@ -94,7 +95,8 @@ def divide(options: argparse.Namespace, names: list[str]) -> str:
     train = dataset.splits["train"]
     rest, own = images.hold_out(train.labels, GENESIS_SHARE, options.seed, train.patients)
     shared = train.take(rest)
-    parts = partition.split(options.partition, shared.labels, len(names), options.seed, shared.patients)
+    labels = shared.labels if shared.labels.ndim == 1 else shared.labels[:, 0]
+    parts = partition.split(options.partition, labels, len(names), options.seed, shared.patients)
     options.holdout.parent.mkdir(parents=True, exist_ok=True)
     for path, part in zip(paths.values(), parts, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,8 @@ def divide(options: argparse.Namespace, names: list[str]) -> str:
     }
     options.holdout.with_name("divided.json").write_text(json.dumps(made, indent=2) + "\n")
     network = {"name": "cnn", "depth": 4} if dataset.columns is None else {**TABLES, "kind": TABLE}
-    spec = json.dumps({**network, "input": list(dataset.input), "classes": dataset.classes})
+    of_task = {"classes": dataset.classes} if dataset.task == CLASSES else {"task": dataset.task}
+    spec = json.dumps({**network, "input": list(dataset.input), **of_task})
     spec_path.write_text(spec)  # last: it says that the rest is whole
     sizes = " + ".join(str(len(part)) for part in parts)
     unit = "images" if dataset.columns is None else "rows"

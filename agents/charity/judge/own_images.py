@@ -69,6 +69,7 @@ def take(
         SettingsError: The images cannot be used, or do not say what is needed.
     """
     wanted, left_out = _read(architecture) | _frozen(frozen), list[str]()
+    reading = dataclasses.replace(reading, task=reading.task or wanted.get("task"))
     try:
         found = images.describe(data, dataclasses.replace(reading, tell=left_out.append))
         held = classes.settle(found.names, found.classes, classes.read_classes(given))
@@ -221,7 +222,9 @@ def _read(architecture: str | None) -> dict[str, Any]:
     try:
         text = Path(architecture[1:]).read_text() if architecture.startswith("@") else architecture
         value = json.loads(text) if text.lstrip().startswith("{") else {"name": text.strip()}
-        of_task = {} if "task" in value else {"classes": 2}
+        of_task: dict[str, Any] = {} if "task" in value else {"classes": 2}
+        if value.get("task") == tasks.REGRESSION:  # the figures may come from the images
+            of_task = {"targets": [{"mean": 0.0, "deviation": 1.0}]}
         check_spec({"input": [224, 224, 3], **of_task, **value})  # large enough for all; hers are held against it later
     except (ValueError, OSError) as error:
         raise SettingsError(f"--architecture: {error}", 'such as cnn, or {"name":"cnn","depth":8}') from None

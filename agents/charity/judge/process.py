@@ -163,7 +163,7 @@ def main() -> None:
         """Another split of the same images; None where there is none."""
         if split not in images.splits(arguments.data, reading):
             return None
-        return images.load(arguments.data, spec["input"], spec["classes"], split, reading)
+        return images.load(arguments.data, spec["input"], tasks.number_of(spec), split, reading)
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         nonlocal scorer
