@@ -74,7 +74,7 @@ def _targets(
     path: Path, wanted: Size, number: int, split: str, reading: Reading
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Images, targets and patients of one split."""
-    found, where = _split(path, split, MAX_LABEL, reading)
+    found, where = _split(path, split, MAX_LABEL, reading, None if reading.raw else wanted)
     there, named = found.labels.shape[1], names(path)
     order = labels.in_order(named, number, reading.names, reading.given, there, f"{path}: {split}")
     if reading.raw:

@@ -139,7 +139,7 @@ def load(
     if there.ignored:
         reading.tell(there.ignored)
     if reading.task == REGRESSION:
-        images = unpack(path, [one.file for one in every], there.opened, wanted, reading)
+        images = _as_wanted(path, split, there, [one.file for one in every], wanted, reading)
         return images, _targets(path, there, every, number, reading), _owners([one.row for one in every])
     counts = Counter(one.label for one in every)
     numbers = reading.numbers(there.names, number, split, [counts[label] for label in range(len(there.names))])
@@ -149,11 +149,7 @@ def load(
     kept = [(one, label) for one in every if (label := numbers[one.label]) is not None]
     if not kept:
         raise ValueError(f"{path} has no images of the federation's classes in {split}")
-    files = [one.file for one, _ in kept]
-    if reading.store is not None and reading.store.takes(len(files), wanted):
-        images = _stored(path, split, [(there.named(one), one) for one in files], there.opened, wanted, reading)
-    else:
-        images = unpack(path, files, there.opened, wanted, reading)
+    images = _as_wanted(path, split, there, [one.file for one, _ in kept], wanted, reading)
     return images, np.array([label for _, label in kept], dtype=np.int64), _owners([one.row for one, _ in kept])
 
 
@@ -195,6 +191,15 @@ def unpack(path: Path, chosen: Sequence[Any], opened: _Opener, wanted: Size, rea
     for index, (where, pixels) in enumerate(_decoded(path, chosen, opened, wanted, white, reading.tell)):
         images[index] = fit(white.scale(pixels[0], where), wanted, where)
     return images
+
+
+def _as_wanted(
+    path: Path, split: str, there: Pictures, files: Sequence[Any], wanted: Size, reading: Reading
+) -> np.ndarray:
+    """Pictures as the network takes them, in memory or in a file of the store."""
+    if reading.store is not None and reading.store.takes(len(files), wanted):
+        return _stored(path, split, [(there.named(one), one) for one in files], there.opened, wanted, reading)
+    return unpack(path, files, there.opened, wanted, reading)
 
 
 def _stored(

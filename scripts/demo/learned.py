@@ -87,7 +87,7 @@ def _sites(records: Sequence[Row], divided: Mapping[str, Any], main: str) -> lis
         own = [record for record in records if record.get("site") == name]
         models = [one["event"] for one in own if one.get("model")]  # a report is refused without one
         counts = {event: models.count(event) for event in ("accepted", "refused", "counted")}
-        gains = [gain for one in own if one["event"] == "accepted" and (gain := _gain(one, main)) is not None]
+        gains = [by for one in own if one["event"] == "accepted" and (by := _gain(one, main)) is not None]
         found.append(
             {
                 "site": name,
@@ -198,8 +198,8 @@ def contributions(value: Row) -> str:
         if in_rounds:
             rows.append([*shared, row["counted"], row["refused"], row["rounds"]])
         else:
-            gain = "–" if row["gain"] is None else f"{row['gain']:+.4f}"
-            rows.append([*shared, row["accepted"], row["refused"], gain])
+            by = "–" if row["gain"] is None else f"{row['gain']:+.4f}"
+            rows.append([*shared, row["accepted"], row["refused"], by])
     last = ["COUNTED", "REFUSED", "ROUNDS ACCEPTED WITH IT"]
     if not in_rounds:
         last = ["ACCEPTED", "REFUSED", f"GAIN IN {metric.upper().replace('_', ' ')}"]

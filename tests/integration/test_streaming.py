@@ -210,3 +210,31 @@ def test_alice_check_says_what_either_way_takes(arrays: Path, tmp_path: Path) ->
     assert not [one for one in stays.said if "streams" in one.text]
     [remark] = [one for one in streams.said if "streams" in one.text]
     assert remark.level == "note" and "`alice train` streams train from disk" in remark.text
+
+
+def test_numbers_to_predict_stream_too(tmp_path: Path) -> None:
+    targets = np.random.default_rng(4).random((30, 2), dtype=np.float32)
+    spec: dict[str, Any] = {
+        "name": "mlp", "input": [6, 6, 1], "width": 8, "task": "regression",
+        "targets": [{"mean": 0.5, "deviation": 0.3}] * 2,
+    }  # fmt: skip
+    pixels = stored(30, (6, 6))
+    np.savez(tmp_path / "set.npz", train_images=pixels, train_labels=targets)
+    rows = ["file,age,weight"]
+    for number, (picture, target) in enumerate(zip(pixels, targets, strict=True)):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{target[0]},{target[1]}")
+    (tmp_path / "files.csv").write_text("\n".join(rows))
+    for name, columns in (("set.npz", {}), ("files.csv", {"label": "age+weight"})):
+        reading = Reading(task="regression", columns=columns)
+        file = dataclasses.replace(reading, store=Store(tmp_path / name.replace(".", "-"), 0))
+        sets = [images.load(tmp_path / name, spec["input"], 2, "train", one) for one in (reading, file)]
+        assert isinstance(sets[1].images, PixelFile)
+        trainer = Trainer(spec, "adam", 0.01)
+        start, found = trainer.weights(), []
+        for one in sets:
+            trainer.load(start)
+            trainer.fresh(1, 1, 4)
+            said = trainer.epoch(resident(one, spec), np.arange(30)[::-1], 8)
+            found.append((digest(trainer), said))
+        assert found[0] == found[1]
