@@ -152,7 +152,7 @@ def _build(keras: Any, spec: Mapping[str, Any]) -> keras.Model:
         output = keras.layers.Dense(spec["classes"], activation="softmax", name="output", dtype="float32")(hidden)
     network = keras.Model(images, output, name=spec["name"].replace(":", "_"))
     if isinstance(architecture, applications.Application):
-        network = architecture.settled(network)
+        network = architecture.settled(network, spec)
     if "frozen" in spec and "frozen" not in architecture.PARAMETERS:
         freezing.freeze(network, spec["frozen"])
     return network

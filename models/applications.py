@@ -7,6 +7,9 @@
     pooling   the average of each map, or its maximum
     dropout   then the usual output layer
 
+`norm_momentum` is that of batch normalisation's moving statistics; 0 is what Keras has, 0.99 or 0.999, by which they
+follow slowly where a session between two releases is a few hundred steps.
+
 Which networks there are, and what may be said of each, stands here, since nothing may be asked of Keras before it is
 loaded. Layers that Keras numbers through in a process are numbered from the network's first one, so equal specs have
 equal names. The layers of another version of Keras may differ: genesis records them, see `likeness`.
@@ -59,7 +62,7 @@ class Application:
     @property
     def PARAMETERS(self) -> Mapping[str, Any]:  # noqa: N802 - as modules call it
         """Its own, and those of what follows it."""
-        return {**self.own, "pooling": "avg", "dropout": 0.2}
+        return {**self.own, "pooling": "avg", "dropout": 0.2, "norm_momentum": 0.0}
 
     def check(self, spec: Mapping[str, Any]) -> None:
         """Refuse images and parameters that it cannot be built for."""
@@ -73,6 +76,8 @@ class Application:
             raise ValueError(f"pooling must be {' or '.join(POOLINGS)}, found {spec['pooling']!r}")
         if not 0 <= spec["dropout"] < 1:
             raise ValueError(f"dropout must be at least 0 and less than 1, found {spec['dropout']:g}")
+        if not 0 <= spec["norm_momentum"] < 1:
+            raise ValueError(f"norm_momentum must be at least 0 and less than 1, found {spec['norm_momentum']:g}")
         if not 0.01 <= spec.get("alpha", 1.0) <= 8:
             raise ValueError(f"alpha must be in 0.01..8, found {spec['alpha']:g}")
 
@@ -93,7 +98,7 @@ class Application:
         pool = keras.layers.GlobalAveragePooling2D if spec["pooling"] == "avg" else keras.layers.GlobalMaxPooling2D
         return keras.layers.Dropout(spec["dropout"], name="dropout")(pool(name="pooling")(x))
 
-    def settled(self, network: keras.Model) -> keras.Model:
+    def settled(self, network: keras.Model, spec: Mapping[str, Any]) -> keras.Model:
         """The same network, with a fixed name for each layer, and without scaling of its own, which EfficientNet has.
 
         Part of that would be statistics which Keras reads when a network is built and not when weights are set.
@@ -113,7 +118,10 @@ class Application:
             own_scaling = isinstance(layer, (keras.layers.Normalization, keras.layers.Rescaling))
             if own_scaling and name != "scaling":
                 return keras.layers.Identity(name=name)
-            return type(layer).from_config(layer.get_config() | {"name": name})
+            config = layer.get_config() | {"name": name}
+            if spec["norm_momentum"] and isinstance(layer, keras.layers.BatchNormalization):
+                config["momentum"] = spec["norm_momentum"]
+            return type(layer).from_config(config)
 
         return keras.models.clone_model(network, clone_function=again)
 

@@ -43,6 +43,7 @@ def test_the_list_is_what_keras_has() -> None:
         ({"name": "keras:InceptionV3", "alpha": None}, "keras:InceptionV3 has no parameter 'alpha'"),
         ({"input": [32, 32, 2]}, "takes grey or colour images, 1 or 3 channels, found 2"),
         ({"pooling": "mean"}, "pooling must be avg or max, found 'mean'"),
+        ({"norm_momentum": 1.0}, "norm_momentum must be at least 0 and less than 1, found 1"),
         ({"dropout": 1.0}, "dropout must be at least 0 and less than 1, found 1"),
         ({"alpha": 0.0}, "alpha must be in 0.01..8, found 0"),
         ({"name": "mobilenet_v2"}, "no architecture is called 'mobilenet_v2'; did you mean 'keras:MobileNetV2'?"),
@@ -64,6 +65,13 @@ def test_equal_specs_have_equal_names_whatever_was_built_before() -> None:
     assert [one.path for one in first.weights] == [one.path for one in again.weights] == list(models.shapes(spec))
     assert [one.name for one in first.layers] == [one.name for one in again.layers]
     assert any(name.startswith("auto_") for name in (one.name for one in first.layers))
+
+
+def test_statistics_may_follow_faster_than_keras_has_them() -> None:
+    kind = load_keras().layers.BatchNormalization
+    for asked, found in ((0.0, 0.999), (0.9, 0.9)):
+        network = models.build({**SMALL, "norm_momentum": asked})
+        assert {layer.momentum for layer in network.layers if isinstance(layer, kind)} == {found}
 
 
 @pytest.mark.parametrize("former", [False, True])
