@@ -134,7 +134,7 @@ def train(settings: TrainSettings) -> None:
         warn = functools.partial(tell, logger, "data", level=logging.WARNING)
         own_data.warn(settings.data, reading, settings.exchange, settings.state, warn)
 
-        store = own_data.store_in(settings.state, settings.memory, lambda line: tell(logger, "data", line))
+        store = own_data.store_in(settings.state, settings.memory, lambda line: tell(logger, "data", line), stop)
 
         from fedssh.alice.learner import Network
         from fedssh.alice.own_rates import OwnRates

@@ -24,7 +24,7 @@ from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
 from fedssh.models.data.columns import Columns
 from fedssh.models.data.images import Images
-from fedssh.models.data.pixel_file import Store
+from fedssh.models.data.pixel_file import NoRoomError, StoppedError, Store
 from fedssh.models.data.reading import Reading
 from fedssh.models.firing import Singled, Watch
 from fedssh.models.training import Interrupted, Trainer, resident
@@ -238,6 +238,10 @@ class Network:
             train, val = self._load(spec)
         except NamesError as error:
             raise SettingsError(str(error), error.hint) from None
+        except StoppedError:
+            raise Stopped("stopped while images were decoded; that begins again at the next start") from None
+        except NoRoomError as error:
+            raise SettingsError(str(error)) from None
         except (OSError, ValueError) as error:
             taken = "a table's rows" if models.is_table(spec) else "images"
             hint = f"the network takes {taken} of {spec['input']} and {tasks.shown(spec)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def _held(reading: Reading, terms: Terms | None) -> Reading:
     return dataclasses.replace(reading, names=terms.class_names, table=terms.table, task=task_of(terms.spec))
 
 
-def store_in(state: Path, share: float, tell: Callable[[str], None]) -> Store:
+def store_in(state: Path, share: float, tell: Callable[[str], None], stop: threading.Event | None = None) -> Store:
     """Where images stand that take more than a share of the memory.
 
     Raises:
@@ -65,4 +66,4 @@ def store_in(state: Path, share: float, tell: Callable[[str], None]) -> Store:
     """
     if not 0 <= share <= 1:
         raise SettingsError(f"--memory is {share:g}, expected at least 0 and at most 1")
-    return Store(state / "pixels", most_bytes(share), tell)
+    return Store(state / "pixels", most_bytes(share), tell, stop)

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -128,10 +129,17 @@ class Store:
         folder: Of this purpose alone, in the state of the one process that uses it.
         most_bytes: Of images in memory, all splits together.
         tell: Called with one line on what is kept there.
+        stop: When it is set, decoding ends after the images at hand.
     """
 
-    def __init__(self, folder: Path, most_bytes: int, tell: Callable[[str], None] = lambda line: None) -> None:
-        self._folder, self._most, self._tell = folder, most_bytes, tell
+    def __init__(
+        self,
+        folder: Path,
+        most_bytes: int,
+        tell: Callable[[str], None] = lambda line: None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._folder, self._most, self._tell, self._stop = folder, most_bytes, tell, stop
         self._taken = 0
 
     def begin(self) -> None:
@@ -158,6 +166,7 @@ class Store:
                 they are stored. What it tells is kept, and told again when nothing has to be decoded.
 
         Raises:
+            StoppedError: Somebody asked to stop; nothing is left behind.
             OSError: The disk cannot be written to; nothing is left behind.
             ValueError: They are no images, or there is no room for them on the disk.
         """
@@ -187,6 +196,8 @@ class Store:
         try:
             with writer:
                 for where, images in pieces:
+                    if self._stop is not None and self._stop.is_set():
+                        raise StoppedError
                     writer.add(images, where)
                 writer.end()
             os.replace(writer.part, pixels)
@@ -206,6 +217,10 @@ class Store:
         os.replace(half, about)
         self._tell(f"{pixels.stem}: decoded, {_shown(pixels.stat().st_size)} in {pixels}")
         return known
+
+
+class StoppedError(Exception):
+    """Somebody asked to stop while images were decoded."""
 
 
 class NoRoomError(ValueError):

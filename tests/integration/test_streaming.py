@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fedssh import models
-from fedssh.alice.learner import Network
+from fedssh.alice.learner import Network, Stopped
 from fedssh.models import streaming
 from fedssh.models.backend import load_keras
 from fedssh.models.data import datasets, images, pixel_file
@@ -197,6 +197,12 @@ def test_a_site_chooses_by_itself_and_trains_the_same(tmp_path: Path) -> None:
         assert (network.examples, network.validation_examples) == (102, 18)  # both are views of one file
         assert bool(told) == (most == 100)
     assert weights[0] == weights[1]
+    stop = threading.Event()
+    stop.set()
+    network = Network(tmp_path / "site.npz", 1, 1, None, store=Store(tmp_path / "other", 100, stop=stop))
+    with pytest.raises(Stopped, match="stopped while images were decoded"):
+        network.adopt(release, plan)
+    assert not list((tmp_path / "other").iterdir())
     assert told[0].startswith("train: 120 images would take 17.3 kB of memory, more than may be used; they are decoded")
 
 
