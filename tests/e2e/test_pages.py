@@ -32,7 +32,8 @@ SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbi
 def blocks(root: Path, page: str, kind: str) -> list[str]:
     """The code blocks of a kind on a page, in order."""
     text = (root / "docs" / page).read_text()
-    return re.findall(rf"^```{kind}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [code for its, code in found if its == kind]
 
 
 def test_the_units_start_commands_that_there_are(root: Path) -> None:
@@ -226,6 +227,15 @@ def test_a_folder_of_ones_own(root: Path, tmp_path: Path) -> None:
     told.shell(make)
     assert "no errors" in told.shell(look)
     assert "no errors" in told.shell("alice check hospital")
+
+
+def test_numbers_instead_of_classes(root: Path, tmp_path: Path) -> None:
+    told = Told(tmp_path, root)
+    (program,) = blocks(root, "how-to/tasks.md", "python")
+    told.shell(f"python - <<'END'\n{program}END")
+    said = told.shell("charity check angles.npz --holdout 0.2")
+    (shown_check,) = [one for one in blocks(root, "how-to/tasks.md", "") if one.startswith("$ charity check")]
+    assert said.splitlines()[:4] == shown_check.splitlines()[1:5]
 
 
 def test_beginning_with_rounds(root: Path, tmp_path: Path) -> None:
