@@ -343,10 +343,12 @@ def status(settings: PlaceSettings, as_json: bool) -> None:
 @settings_options(PlaceSettings, "alice")
 def export(settings: PlaceSettings, file: Path, max_value: int) -> None:
     """Write the newest release that this site holds as a Keras FILE.keras. It takes raw pixels."""
-    from fedssh.alice.newest import newest_release
+    from fedssh.alice.newest import average_told, newest_release
 
     _use(settings.networks)
     with newest_release(settings.exchange, settings.state) as (origin, model):
+        for line in average_told(origin):
+            click.echo(line, err=True)
         command.export(origin, model, file, max_value)
 
 
@@ -358,10 +360,12 @@ def predict(settings: PlaceSettings, data: Path, **options: Any) -> None:
 
     Exit code 1: some images could not be read; their rows say why.
     """
-    from fedssh.alice.newest import newest_release
+    from fedssh.alice.newest import average_told, newest_release
 
     _use(settings.networks)
     with newest_release(settings.exchange, settings.state) as (origin, model):
+        for line in average_told(origin):
+            click.echo(line, err=True)
         command.predict(origin, model, data, **options)
 
 

@@ -48,3 +48,12 @@ def newest_release(exchange: Path, state: Path) -> Iterator[tuple[Origin, Path]]
             ),
             found.model,
         )  # fmt: skip
+
+
+def average_told(origin: Origin) -> Iterator[str]:
+    """A line for people where sites train with more than a release; its scores and thresholds are of it as it is."""
+    if origin.genesis["plan"].get("local", "none") != "none":
+        yield (
+            f"warning: the model of record {origin.record} has the average of all sites' batch normalisation, "
+            "not this site's own"
+        )

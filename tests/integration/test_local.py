@@ -15,12 +15,14 @@ from experiments.engines.memory import engine as memory
 from experiments.engines.ssh import engine as ssh
 from fedssh import models
 from fedssh.alice import local
+from fedssh.alice.newest import average_told
 from fedssh.charity.judge.process import genesis
 from fedssh.errors import BundleError, SettingsError
 from fedssh.keys import PrivateKey
 from fedssh.models import own
 from fedssh.rules.plan import read_plan
 from fedssh.rules.terms import written_loss
+from fedssh.use.card import Origin
 from tests.harness.alice import PLAN as PLAIN
 from tests.integration.test_alice import SmallSite, alice, in_round
 from tests.integration.test_engines import PLAN, a_run, images_of
@@ -117,3 +119,10 @@ def test_a_network_without_batch_normalisation_is_refused(tmp_path: Path) -> Non
     (tmp_path / "run").mkdir()
     with pytest.raises(SettingsError, match="mlp has no batch normalisation"):
         memory.run(run, dataclasses.replace(prepared, spec=spec), tmp_path / "run", lambda share, text: None, 1)
+
+
+@pytest.mark.parametrize("plan", [{}, {"local": "batchnorm"}])
+def test_a_release_in_use_says_whose_batch_normalisation_it_has(plan: dict[str, Any]) -> None:
+    origin = Origin({"plan": plan}, HASH, 7, HASH, HASH, {}, (), "2026-01-01T00:00:00Z")
+    said = "warning: the model of record 7 has the average of all sites' batch normalisation, not this site's own"
+    assert list(average_told(origin)) == ([said] if plan else [])
