@@ -342,7 +342,11 @@ def status(settings: PlaceSettings, as_json: bool) -> None:
 )
 @settings_options(PlaceSettings, "alice")
 def export(settings: PlaceSettings, file: Path, max_value: int) -> None:
-    """Write the newest release that this site holds as a Keras FILE.keras. It takes raw pixels."""
+    """Write the newest release that this site holds as FILE.keras, FILE.onnx or a TensorFlow FOLDER.savedmodel.
+
+    It takes raw pixels, and carries class names, threshold, the record's hash and a model card. ONNX needs the extra
+    onnx.
+    """
     from fedssh.alice.newest import average_told, newest_release
 
     _use(settings.networks)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from fedssh.history import figures
 from fedssh.rules.differing import compared
 from fedssh.rules.figures import assessed
+from fedssh.rules.metrics import CLASSES, task_of
 
 HOLDOUT = "val"
 WORTH = 10  # scores: two splits, and 2,000 samples of each
@@ -56,6 +57,8 @@ def assess(
     Raises:
         JudgeError: As `judge.client.Judge.ask`.
     """
+    if task_of(genesis["spec"]) != CLASSES:  # figures and intervals are of classes
+        return Assessed(judge.ask({"model": str(model)})["metrics"], {}, "")
     names, rule = genesis.get("class_names"), (genesis.get("decision") or {}).get("threshold")
     splits = [split, *([HOLDOUT] if hers and split == "test" else [])]
     answer = judge.ask({"assess": {

@@ -5,6 +5,7 @@ Every command is added to the group in cli.py. Nothing here imports what a comma
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -22,6 +23,7 @@ from fedssh.settings import setting
 from fedssh.use import command
 
 if TYPE_CHECKING:
+    from fedssh.charity.assess import Assessed
     from fedssh.charity.folders import Folders
     from fedssh.ledger import Ledger
     from fedssh.rules.events import Record
@@ -216,28 +218,8 @@ def verify(settings: StateSettings, export: Path | None, signers: Path | None, h
 @settings_options(StateSettings, "charity")
 def score(settings: StateSettings, n: int, split: str, data: Path | None, classes: str | None, as_json: bool) -> None:
     """Score the current model, or that of record N, on images that nobody selected on."""
-    from fedssh.charity import assess
-    from fedssh.charity.judge.client import Judge, judge_command
-    from fedssh.charity.judge.own_images import reading_of
-    from fedssh.rules.metrics import CLASSES, task_of
-
-    folders = folders_of(settings.state)
-    ledger = ledger_of(folders)
     record = _chosen(settings, n)
-    model = _model(folders, record)
-    genesis, private = ledger.record(1).fields, private_settings(folders)
-    use_networks(private.get("networks"))
-    private = {**private, **({"classes": classes} if classes else {})}
-    where = data or Path(private["data"])
-    judge = Judge(judge_command(where, genesis["spec"], split, reading_of(genesis, private, data)))
-    try:
-        examples = judge.start()["holdout"]["examples"]
-        if task_of(genesis["spec"]) == CLASSES:
-            found = assess.assess(judge, model, split, genesis, record.fields.get("metrics") or {}, hers=data is None)
-        else:  # figures and intervals are of classes
-            found = assess.Assessed(judge.score(model), {}, "")
-    finally:
-        judge.stop()
+    examples, found = _assess(settings, record, _model(folders_of(settings.state), record), split, data, classes)
     if as_json:
         shown = {"sequence": record.sequence, "split": split, "examples": examples, "metrics": found.metrics}
         show_value("show", shown | found.value, True)
@@ -246,16 +228,47 @@ def score(settings: StateSettings, n: int, split: str, data: Path | None, classe
         click.echo(found.text, nl=False)
 
 
-@click.command(epilog=example("charity export best best.keras", "charity export 17 seventeen.keras"))
+def _assess(
+    settings: StateSettings, record: Record, model: Path, split: str, data: Path | None, classes: str | None
+) -> tuple[int, Assessed]:
+    """Score a record's model on a split, in a judge of its own; on how many images, and what was found."""
+    from fedssh.charity import assess
+    from fedssh.charity.judge.client import Judge, judge_command
+    from fedssh.charity.judge.own_images import reading_of
+
+    folders = folders_of(settings.state)
+    genesis, private = ledger_of(folders).record(1).fields, private_settings(folders)
+    use_networks(private.get("networks"))
+    private = {**private, **({"classes": classes} if classes else {})}
+    where = data or Path(private["data"])
+    judge = Judge(judge_command(where, genesis["spec"], split, reading_of(genesis, private, data)))
+    try:
+        examples = judge.start()["holdout"]["examples"]
+        metrics = record.fields.get("metrics") or {}
+        return examples, assess.assess(judge, model, split, genesis, metrics, hers=data is None)
+    finally:
+        judge.stop()
+
+
+@click.command(epilog=example("charity export best best.keras --test", "charity export 17 seventeen.onnx"))
 @click.argument("n", type=RecordNumber())
 @click.argument("file", type=path_argument(exists=False))
 @click.option(
     "--max-value", type=click.IntRange(1, 65535), default=255, show_default=True, help="White in the pixels it takes."
 )
+@click.option("--test", is_flag=True, help="Score it on her split test first, for the card.")
 @settings_options(StateSettings, "charity")
-def export(settings: StateSettings, n: int, file: Path, max_value: int) -> None:
-    """Write the model of record N as a Keras FILE.keras, for your own use. It takes raw pixels."""
+def export(settings: StateSettings, n: int, file: Path, max_value: int, test: bool) -> None:
+    """Write the model of record N as FILE.keras, FILE.onnx or a TensorFlow FOLDER.savedmodel, for your own use.
+
+    It takes raw pixels, and carries class names, threshold, the record's hash and a model card. ONNX needs the extra
+    onnx. With --test the card says how it does on her split test, and whether the holdout spoke for it.
+    """
     origin, model = _origin(settings, n)
+    if test:
+        record = _chosen(settings, n)
+        _, found = _assess(settings, record, model, "test", None, None)
+        origin = dataclasses.replace(origin, tested=found.value)
     command.export(origin, model, file, max_value)
 
 

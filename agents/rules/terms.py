@@ -267,8 +267,8 @@ def _check_decision(decision: Mapping[str, Any], spec: Mapping[str, Any]) -> Non
         raise SettingsError(
             f"--{next(iter(decision))} is for classes of which one is right, the task is {spec['task']}", "leave it out"
         )
-    if "threshold" in decision and spec["classes"] != 2:
-        raise SettingsError(f"--threshold is for two classes, here are {spec['classes']}", "leave it out")
+    if "threshold" in decision and (classes := spec.get("classes", 2)) != 2:  # who has seen no images cannot tell
+        raise SettingsError(f"--threshold is for two classes, here are {classes}", "leave it out")
 
 
 def _of_task(terms: Terms, task: str) -> Terms:

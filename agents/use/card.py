@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedssh.forms import printable
+from fedssh.use.decided import section
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Origin:
         metrics: What it scored on the coordinator's holdout.
         sites: Whoever the federation consists of.
         created: The time of the record.
+        tested: What was found on the coordinator's split `test`; None where nobody has looked.
     """
 
     genesis: Mapping[str, Any]
@@ -33,6 +35,7 @@ class Origin:
     metrics: Mapping[str, Any]
     sites: Sequence[str]
     created: str
+    tested: Mapping[str, Any] | None = None
 
     @property
     def rule(self) -> str | None:
@@ -54,7 +57,8 @@ def card(origin: Origin, said: Mapping[str, Any]) -> str:
     """
     genesis = origin.genesis
     title = f"# {_text(genesis['federation'])}, the model of record {origin.record}"
-    return "\n\n".join([title, _about(origin), _USE, _contract(genesis, said), _scored(origin), _trained(genesis),
+    return "\n\n".join([title, _about(origin), _USE, _contract(genesis, said), _scored(origin),
+                        *filter(None, [section(genesis, origin.metrics, origin.tested, _text)]), _trained(genesis),
                         _ancestry(origin)]) + "\n"  # fmt: skip
 
 
@@ -82,6 +86,7 @@ def _contract(genesis: Mapping[str, Any], said: Mapping[str, Any]) -> str:
         lines.append(f"- targets: {called}; of what the coordinator trained on: {figures}")
     else:
         lines.append(f"- classes: {called}")
+    lines += [f"- decision: {_text(said['decision'])}"] if said.get("decision") else []
     return "\n".join(["## What goes in and what comes out", "", *lines, *_columns(genesis.get("table"))])
 
 

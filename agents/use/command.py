@@ -152,13 +152,17 @@ class _Progress:
 
 
 def export(origin: Origin, model: Path, file: Path, max_value: int) -> None:
-    """Write a model as FILE.keras with its card.
+    """Write a model as FILE.keras, FILE.onnx or FOLDER.savedmodel with its card.
 
     Raises:
-        SettingsError: The file's name does not end so.
+        SettingsError: The file's name does not end so, or the extra `onnx` is missing.
     """
-    if file.suffix != ".keras":
-        raise SettingsError(f"{file} does not end in .keras")
+    shown = {
+        ".keras": f"unzip -p {file} README.md", ".savedmodel": f"{file}/assets.extra/README.md",
+        ".onnx": "README.md of its metadata",
+    }  # fmt: skip
+    if file.suffix not in shown:
+        raise SettingsError(f"{file} does not end in .keras, .onnx or .savedmodel")
     from fedssh.use.export import export_keras
 
     genesis = origin.genesis
@@ -167,4 +171,6 @@ def export(origin: Origin, model: Path, file: Path, max_value: int) -> None:
         model, genesis["spec"], genesis["plan"], genesis.get("class_names"), file, max_value, origin, table
     )
     click.echo(f"wrote {file}: takes {said['input']}; gives {said['output']}")
-    click.echo(f"its model card: unzip -p {file} README.md")
+    if "decision" in said:
+        click.echo(said["decision"])
+    click.echo(f"its model card: {shown[file.suffix]}")

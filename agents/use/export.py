@@ -4,8 +4,9 @@ The exported network takes pixels as files have them, 0..255 and of the agreed s
 cells of a table, see `on_features`. Beside Keras's own members the file, which is a zip archive, has
 
     class_names.json    {"class_names": [NAME, …] | null, "input": TEXT, "output": TEXT, "federation", "record": NUMBER,
-                        "hash": of that record, "model": SHA-256 of the model file that the record names}
-                        of a table also "table": the columns that it takes, as in record 1
+                        "hash": of that record, "model": SHA-256 of the model file that the record names; where
+                        they were agreed "threshold": of that output, "temperature", and "decision": both in words;
+                        of a table also "table": the columns that it takes, as in record 1}
     README.md           the model card, see `card`
 
 which Keras passes over; `unzip -p FILE.keras class_names.json` shows it.
@@ -26,8 +27,11 @@ from fedssh.models import build, get_weights, loss_name, set_weights, tasks
 from fedssh.models.backend import load_keras
 from fedssh.models.data.columns import read_columns_record
 from fedssh.models.training import optimizer_of
+from fedssh.use import served
 from fedssh.use.card import Origin, card
+from fedssh.use.decide import Decision
 from fedssh.use.on_features import input_of, on_features
+from fedssh.use.predict import class_names as names_of
 
 ENTRY = "class_names.json"
 CARD = "README.md"
@@ -43,7 +47,7 @@ def export_keras(
     origin: Origin | None = None,
     table: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a stored model as a `.keras` file, compiled as the sites train it, whole or not at all.
+    """Write a stored model, compiled as the sites train it, whole or not at all: as its name ends, see `served`.
 
     Args:
         class_names: In label order; None where the federation has none.
@@ -81,18 +85,41 @@ def export_keras(
         **({"table": table} if table is not None else {}),
     }
     if origin is not None:
-        said |= origin.short()
+        said |= origin.short() | _decision(origin)
+    entries = {ENTRY: json.dumps(said, ensure_ascii=False, indent=2) + "\n"}
+    if origin is not None:
+        entries[CARD] = card(origin, said)
+    if out.suffix == ".onnx":
+        served.write_onnx(exported, entries, out)
+    elif out.suffix == served.FOLDER:
+        served.write_saved_model(exported, entries, out)
+    else:
+        _write_keras(exported, entries, out)
+    return said
+
+
+def _write_keras(exported: Any, entries: Mapping[str, str], out: Path) -> None:
     part = out.with_name(f".{secrets.token_hex(4)}.{out.name}")
     try:
         exported.save(part)
         with zipfile.ZipFile(part, "a") as archive:
-            archive.writestr(ENTRY, json.dumps(said, ensure_ascii=False, indent=2) + "\n")
-            if origin is not None:
-                archive.writestr(CARD, card(origin, said))
+            for name, text in entries.items():
+                archive.writestr(name, text)
         os.replace(part, out)
     finally:
         part.unlink(missing_ok=True)
-    return said
+
+
+def _decision(origin: Origin) -> dict[str, Any]:
+    """From which probability on an image is called what, where that was agreed."""
+    decision = Decision.recorded(origin.metrics)
+    said: dict[str, Any] = {name: value for name, value in decision.value().items() if value is not None}
+    if not said:
+        return {}
+    words = [Decision(decision.threshold).told(names_of(origin.genesis), origin.rule)]
+    if decision.temperature is not None:
+        words.append(f"logits divided by {decision.temperature:.4g} give calibrated probabilities")
+    return said | {"decision": "; ".join(filter(None, words))}
 
 
 def _output(spec: dict[str, Any], names: Sequence[str] | None, one: str) -> str:

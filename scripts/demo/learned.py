@@ -1,11 +1,13 @@
 """What was learned: from the history and a score on the test split to values, `summary.json`, and texts. Pure.
 
-{"record": N, "data": {…}, "network": {…}, "training": {…}, "test": {…}, "over_time": [{…}], "sites": [{…}]}
+{"record": N, "data": {…}, "network": {…}, "training": {…}, "test": {…}, "compared": {…},
+"over_time": [{…}], "sites": [{…}]}
 """
 
 from __future__ import annotations
 
 import datetime
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,6 +55,7 @@ def learned(records: Sequence[Row], divided: Mapping[str, Any], test: Mapping[st
             "seconds": round(times[-1], 3),
         },
         "test": dict(test["metrics"]),
+        "compared": test.get("compared"),
         "over_time": [point._asdict() for point in _points(records, times, main)],
         "sites": _sites(records, divided, main),
     }
@@ -150,7 +153,9 @@ def scores(value: Row) -> str:
     plain = {name: found for name, found in value["test"].items() if isinstance(found, int | float)}
     head = named_lines((name.replace("_", " "), f"{found:.4f}") for name, found in plain.items())
     confusion = value["test"].get("confusion")
-    return head + ("\n" + matrix(confusion, value["data"]["classes"]) if confusion else "")
+    table = "\n" + matrix(confusion, value["data"]["classes"]) if confusion else ""
+    both = value.get("compared")
+    return head + table + ("\n" + textwrap.fill(both["sentence"], WIDTH) + "\n" if both else "")
 
 
 def matrix(confusion: Sequence[Sequence[int]], names: Sequence[str], width: int = WIDTH) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import recall_score, roc_auc_score
+from sklearn.metrics import log_loss, recall_score, roc_auc_score
 
 from fedssh.models import decision
+from fedssh.models.backend import load_keras
 from tests.integration.test_in_use import run
 
 SPEC = {"name": "mlp", "depth": 1, "width": 4, "input": [6, 6, 1], "classes": 2}
@@ -112,3 +115,62 @@ def test_what_has_no_threshold_is_refused_before_anything_begins(charity: Path, 
     where = (f"--state={tmp_path / 'state'}", f"--data={tmp_path / 'one.npz'}", f"--architecture={json.dumps(SPEC)}")
     done = run("charity", "init", *where, "--threshold=youden", code=1)
     assert "a threshold needs examples of both classes" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.savedmodel", "model.onnx"])
+def test_what_is_exported_gives_the_scores_of_the_history_and_carries_the_threshold(
+    charity: Path, tmp_path: Path, name: str
+) -> None:
+    if name.endswith(".onnx"):
+        pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    run("charity", "export", "best", tmp_path / name, f"--state={charity}")
+    arrays, metrics = np.load(charity.parent / "data.npz"), json_of(charity, "show", "1")["metrics"]
+    outputs, said, card = READERS[name.partition(".")[2]](tmp_path / name, arrays["val_images"][..., None])
+    labels = arrays["val_labels"]
+    assert decision.at(outputs, labels, 0.5) == metrics["confusion"]
+    assert decision.at(outputs, labels, metrics["threshold"]) == metrics["confusion_at_threshold"]
+    assert log_loss(labels, outputs.astype(np.float64)) == pytest.approx(metrics["loss"], abs=1e-5)
+    found = json.loads(said)
+    assert (found["threshold"], found["temperature"]) == (metrics["threshold"], metrics["temperature"])
+    assert (found["class_names"], found["record"], len(found["hash"])) == (NAMES, 1, 64)
+    assert found["decision"].startswith("called ill from 0.") and "sensitivity>=0.95" in found["decision"]
+    assert "| recall of ill | 0." in card and "the coordinator's `charity score` says it" in card
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+def keras_of(path: Path, images: np.ndarray) -> tuple[np.ndarray, str, str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Keras about NumPy
+        network = load_keras().models.load_model(path)
+    with zipfile.ZipFile(path) as archive:
+        entries = [archive.read(name).decode() for name in ("class_names.json", "README.md")]
+    return network.predict(images.astype(np.float32), verbose=0)[:, 0], *entries
+
+
+def saved_model_of(path: Path, images: np.ndarray) -> tuple[np.ndarray, str, str]:
+    load_keras()
+    import tensorflow
+
+    loaded = tensorflow.saved_model.load(str(path))
+    outputs = loaded.serve(images.astype(np.float32)).numpy()[:, 0]
+    return outputs, *((path / "assets.extra" / name).read_text() for name in ("class_names.json", "README.md"))
+
+
+def onnx_of(path: Path, images: np.ndarray) -> tuple[np.ndarray, str, str]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    entries = session.get_modelmeta().custom_metadata_map
+    [outputs] = session.run(None, {"pixels": images.astype(np.float32)})
+    return outputs[:, 0], entries["class_names.json"], entries["README.md"]
+
+
+READERS = {"keras": keras_of, "savedmodel": saved_model_of, "onnx": onnx_of}
+
+
+def test_a_card_says_whether_the_holdout_spoke_for_the_test_images(charity: Path, tmp_path: Path) -> None:
+    run("charity", "export", "best", tmp_path / "m.keras", "--test", f"--state={charity}")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        card = archive.read("README.md").decode()
+    assert "**the holdout does not speak for the test images: accuracy 0." in card
+    assert "On the test split, 200 images:" in card

@@ -168,6 +168,10 @@ def test_real_sites_say_once_what_each_release_scores_there(tmp_path: Path) -> N
     last = max(one["sequence"] for one in records if one["event"] == "release")
     assert {(site, last) for site in SITES} <= set(said), "also of the last one, which nobody trains from"
     [row] = [one for one in found["releases"] if one["release"] == last]
+    (right, _), (_, found_ill) = next(one for one in records if one["sequence"] == last)["metrics"][
+        "confusion_at_threshold"
+    ]
+    assert row["holdout"]["accuracy"] == (right + found_ill) / 60, "at the threshold, too"
     check_scores(federation, row, next(one for one in records if one["sequence"] == last))
 
 

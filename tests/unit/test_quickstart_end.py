@@ -135,4 +135,6 @@ def test_what_was_learned_is_added_up_from_the_history() -> None:
     assert "100 at a, 90 at b; 30 as holdout, 20 to test" in about
     assert "NORMAL and ILL" in about and "2 sessions, 6 epochs at 2 sites in 1:10" in about
     assert "true NORMAL" in learned.scores(value)
+    said = learned.learned(records, {}, test | {"compared": {"sentence": "the holdout does not speak " * 5}})
+    assert [len(line) <= learned.WIDTH for line in learned.scores(said).splitlines()[-2:]] == [True, True]
     assert "+0.2000" in learned.contributions(value)

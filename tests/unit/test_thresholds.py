@@ -23,6 +23,7 @@ from fedssh.rules.terms import FORMS, Terms, agree
 
 HISTORIES = Path(__file__).parents[1] / "vectors" / "histories"
 SPEC = {"name": "cnn", "input": [28, 28, 1], "classes": 2}
+OF_NUMBERS = {"task": "regression", "targets": [{"deviation": 1.0}]}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,10 @@ def test_what_is_no_rule_is_refused(text: object) -> None:
         thresholds.read_rule(text)
 
 
+def test_who_has_seen_no_images_may_agree_on_a_threshold() -> None:
+    assert agreed({}, threshold="youden")["decision"] == {"threshold": "youden"}
+
+
 def agreed(spec: dict[str, Any] = SPEC, **settings: Any) -> dict[str, Any]:
     return agree({**vars(Terms()), **settings}, spec, "binary_crossentropy")
 
@@ -57,7 +62,7 @@ def test_a_threshold_is_for_two_classes_of_which_one_is_right() -> None:
     with pytest.raises(SettingsError, match="--threshold is for two classes, here are 3"):
         agreed({**SPEC, "classes": 3}, threshold="youden")
     with pytest.raises(SettingsError, match="--threshold is for classes of which one is right, the task is regression"):
-        agreed({**SPEC, "task": "regression"}, threshold="youden")
+        agreed(OF_NUMBERS, threshold="youden")
 
 
 @pytest.mark.parametrize(("right", "of"), [(0, 5), (5, 5), (16, 20), (437, 500)])
