@@ -235,8 +235,8 @@ def mean(values: Iterable[float | None]) -> Mean | None:
 
 def _scores(scores: Iterable[Mapping[str, Any]]) -> dict[str, Mean | None]:
     every = list(scores)
-    names = ("accuracy", "auc", "loss", "precision", "recall")
-    return {name: mean(one[name] for one in every) for name in names}
+    names = ("accuracy", "auc", "loss", "precision", "recall", "mae", "rmse", "r2")
+    return {name: mean(one.get(name) for one in every) for name in names}
 
 
 def _rates(results: Sequence[Result]) -> dict[str, float]:

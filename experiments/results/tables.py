@@ -61,6 +61,8 @@ def table_of_rows(rows: Sequence[Row]) -> str:
         ("runs", lambda row: str(row.runs)),
         ("accuracy", lambda row: _spread(row.test["accuracy"])),
         ("AUC", lambda row: _one(row.test["auc"], 4)),
+        ("mean absolute error", lambda row: _spread(row.test["mae"])),
+        ("R²", lambda row: _one(row.test["r2"], 4)),
         ("loss", lambda row: _one(row.test["loss"], 3)),
         ("holdout accuracy", lambda row: _one(row.holdout["accuracy"], 4)),
         ("converged", lambda row: NONE if row.converged is None else f"{row.converged} of {row.runs}"),

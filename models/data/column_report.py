@@ -14,6 +14,7 @@ from fedssh.models.data.columns import Column
 from fedssh.models.data.frame import Frame
 from fedssh.models.data.holdout import Row
 from fedssh.models.data.reading import Reading
+from fedssh.models.tasks import CLASSES, REGRESSION
 
 FAR = 20.0  # deviations from the mean
 MANY = 20  # rows of which each has another whole number: perhaps the number of a case
@@ -51,9 +52,15 @@ class ColumnFound:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a table: what each is, what it is called for people, and what its features say."""
+    """The rows of a table: what each is, what it is called for people, and what its features say.
+
+    Attributes:
+        targets: Of a regression, float32 [n, 1].
+    """
 
     names: tuple[str, ...] | None
+    task: str
+    targets: np.ndarray | None
     rows: Sequence[Row]
     lines: Sequence[str]
     digests: Sequence[bytes]
@@ -73,10 +80,14 @@ def look(path: Path, reading: Reading, wrong: dict[str, list[str]]) -> tuple[Row
     """
     wrong.update(features.read(path, reading).wrong)
     if wrong:
-        return Rows(None, (), (), ()), [], 0
+        return Rows(None, CLASSES, None, (), (), ()), [], 0
     found = features.whole(path, reading)
-    own = features.class_names(path, found)
+    task, targets = features.task_of(path, found, reading), None
     table, left_out = features.agreed(path, found, reading)
+    if task == REGRESSION:
+        own, targets = features.target_names(found, table), features.numbers_of(path, found)
+    else:
+        own = features.class_names(path, found)
     for line in left_out:
         reading.tell(line)
     places = features.places_of(path, found, table, reading)
@@ -88,7 +99,7 @@ def look(path: Path, reading: Reading, wrong: dict[str, list[str]]) -> tuple[Row
         reading.tell(f"columns not looked at: {few(ignored)}")
     said = [_column(column, places[column.name], found, encoded.missing) for column in table.columns]
     digests = list(frame.digests(found, list(places.values())))
-    return Rows(own, features.rows_of(path, found, reading), found.lines, digests), said, table.width
+    return Rows(own, task, targets, features.rows_of(path, found, reading), found.lines, digests), said, table.width
 
 
 def _column(column: Column, own: str, found: Frame, missing: Mapping[str, int]) -> ColumnFound:

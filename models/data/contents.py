@@ -137,7 +137,10 @@ def _table(path: Path, reading: Reading, found: Contents) -> None:
         found.hint = error.hint if isinstance(error, NamesError) else None
         return
     found.unpacked = True
-    found.names = rows.names
+    found.names, found.task = rows.names, rows.task
+    if rows.targets is not None:
+        for split in {row.split for row in rows.rows}:
+            found.targets[split] = rows.targets[[row.split == split for row in rows.rows]]
     found.sizes[1, width, 1] = len(rows.rows)
     same: dict[bytes, list[tuple[str, str, str]]] = {}
     for row, line, digest in zip(rows.rows, rows.lines, rows.digests, strict=True):

@@ -6,6 +6,8 @@
     digits           8x8 handwritten digits; 1797, inside scikit-learn, so they need no network (Alpaydin, Kaynak 1998)
     breast_cancer    a table of 569 rows and 30 numbers, of nuclei of cells; malignant or benign; inside scikit-learn
                      (Wolberg, Street, Mangasarian 1995)
+    diabetes         a table of 442 rows and 10 numbers, of people with diabetes; how far it has come a year later, a
+                     number; inside scikit-learn (Efron, Hastie, Johnstone, Tibshirani 2004)
     cats_dogs        128x128 photographs, 0 cats, 1 dogs; 1000 of each to train, 1000 of each to test; a part of Asirra
                      (Elson et al. 2007). They may not be passed on, so there is no download: put a tar archive of
                      train|test/cats|dogs/*.jpg into the data directory
@@ -33,7 +35,7 @@ from fedssh.models.data.images import Images
 from fedssh.models.data.pixels import Size
 from fedssh.models.data.published import DIGITS, SOURCES, Source, digest
 from fedssh.models.data.reading import Description, Reading
-from fedssh.models.tasks import CLASSES
+from fedssh.models.tasks import CLASSES, REGRESSION
 
 TIMEOUT_SECONDS = 20
 BLOCK = 1 << 18
@@ -43,7 +45,7 @@ VAL_SHARE, TEST_SHARE, SPLIT_SEED = 0.1, 0.15, 20240501
 Progress = Callable[[int, int], None]
 
 
-NAMES = (*SOURCES, "digits", "breast_cancer")
+NAMES = (*SOURCES, "digits", "breast_cancer", "diabetes")
 
 
 class DownloadError(ValueError):
@@ -91,8 +93,8 @@ def open_dataset(source: str, folder: Path, progress: Progress | None = None) ->
     """
     if source == "digits":
         return digits()
-    if source == "breast_cancer":
-        return breast_cancer()
+    if source in TABLES:
+        return TABLES[source]()
     if source in SOURCES:
         found = SOURCES[source]
         path, note = obtain(found, folder, progress)
@@ -139,6 +141,21 @@ def breast_cancer() -> Dataset:
     columns, names = (tuple(map(str, found)) for found in (bunch.feature_names, bunch.target_names))
     splits = _with_all_splits({"train": rows})
     return Dataset("breast_cancer", splits, (1, len(columns), 1), len(names), names, columns=columns)
+
+
+def diabetes() -> Dataset:
+    """The table of diabetes inside scikit-learn, in its own units."""
+    from sklearn.datasets import load_diabetes
+
+    bunch = load_diabetes(scaled=False)
+    rows = np.asarray(bunch.data, np.float64)[:, np.newaxis, :, np.newaxis]
+    columns, targets = tuple(map(str, bunch.feature_names)), np.asarray(bunch.target, np.float32)[:, np.newaxis]
+    splits = _with_all_splits({"train": Images(rows, targets)})
+    names = ("progression",)
+    return Dataset("diabetes", splits, (1, len(columns), 1), 1, names, task=REGRESSION, columns=columns)
+
+
+TABLES: Mapping[str, Callable[[], Dataset]] = {"breast_cancer": breast_cancer, "diabetes": diabetes}
 
 
 def standardised(columns: Sequence[str], own: Images, others: Sequence[Images]) -> list[Images]:

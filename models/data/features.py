@@ -13,16 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from fedssh.models.data import columns, figures, frame, holdout
-from fedssh.models.data.cells import SHOWN, ColumnsError, few
+from fedssh.models.data import cells, columns, figures, frame, holdout, labels, npz
+from fedssh.models.data.cells import NUMBER, SHOWN, ColumnsError, few, text_of
 from fedssh.models.data.columns import Columns, Wrong
 from fedssh.models.data.folders import SPLITS
 from fedssh.models.data.frame import Frame
 from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixels import Size
 from fedssh.models.data.reading import Description, Reading
+from fedssh.models.tasks import CLASSES, REGRESSION
 
 MOST_CLASSES = 100  # of a table
+MOST_NUMBERS = 20  # that look like classes; more whole ones look like numbers to predict
 
 
 def is_table(path: Path, reading: Reading) -> bool:
@@ -39,10 +41,10 @@ def read(path: Path, reading: Reading) -> Frame:
     """
     agreed, given = reading.table, reading.columns
     if agreed is None:
-        return frame.read(path, reading.target, given, reading.features)
+        return frame.read(path, reading.target, given, reading.features, reading.task)
     taken = [given.get(name, name) for name in agreed.names]
     roles = {role: given[role] for role in ("split", "patient") if role in given}
-    found = frame.read(path, None, roles, taken)
+    found = frame.read(path, None, roles, taken, reading.task)
     if found.numbered:
         return found
     own = [*found.features, *([found.target] if found.target else [])]
@@ -84,15 +86,60 @@ def rows_of(path: Path, found: Frame, reading: Reading) -> list[Row]:
     """What a holdout is cut out of. Rows are called by what stands in them: equal ones are never on both sides."""
     if reading.patient is not None:
         raise ValueError(f"{path} has no file names for --patient; --columns patient=NAME says which column it is")
-    names = frame.own_names(found)
-    labels = frame.labels_of(found, names) if found.targets else [0] * len(found)
-    called = [str(label) if names is None else names[label] for label in labels]
+    if task_of(path, found, reading) == REGRESSION:
+        called = [""] * len(found)
+    else:
+        names = frame.own_names(found)
+        labels = frame.labels_of(found, names) if found.targets else [0] * len(found)
+        called = [str(label) if names is None else names[label] for label in labels]
     digests = frame.digests(found, sorted(found.features))
     patients = found.patients or [None] * len(found)
     return [
         Row(split, name, digest.hex()[:32], patient)
         for split, name, digest, patient in zip(found.splits, called, digests, patients, strict=True)
     ]
+
+
+def task(path: Path, reading: Reading) -> str:
+    """What is to be predicted: as somebody says, else what it looks like."""
+    return task_of(path, read(path, reading), reading)
+
+
+def task_of(path: Path, found: Frame, reading: Reading) -> str:
+    """The same of a table that was read: many numbers, or some with a fraction or a sign, are no classes."""
+    if reading.task is not None:
+        return reading.task
+    if found.numbered:
+        return npz.task(path)
+    if cells.kind_of(found.targets) != NUMBER:
+        return CLASSES
+    values = cells.numbers(found.targets).numbers
+    there = np.unique(values[~np.isnan(values)])
+    whole = bool(np.all(there >= 0) and np.all(there == np.floor(there)))
+    return CLASSES if whole and len(there) <= MOST_NUMBERS else REGRESSION
+
+
+def targets(path: Path, split: str, reading: Reading) -> np.ndarray:
+    """The numbers to predict of one split: float32 [n, 1]."""
+    found = whole(path, reading)
+    places = [at for at, one in enumerate(found.splits) if one == split]
+    return numbers_of(path, found)[places]
+
+
+def numbers_of(path: Path, found: Frame) -> np.ndarray:
+    """The target of each row as a number: float32 [n, 1].
+
+    Raises:
+        ColumnsError: Some are none.
+    """
+    known = cells.numbers(found.targets)
+    if len(wrong := np.flatnonzero(np.isnan(known.numbers))):
+        lines = few([f"{text_of(found.targets[at])} in {found.lines[at]}" for at in wrong.tolist()], 4)
+        raise ColumnsError(
+            f"the target {found.target} of {path} is to be a number, and is none in {len(wrong):,} rows: {lines}",
+            "mend them, or take these rows out; points, not commas: 3.5",
+        )
+    return labels.targets(known.numbers, f"the target {found.target} of {path}")
 
 
 def splits(path: Path, reading: Reading) -> tuple[str, ...]:
@@ -123,7 +170,7 @@ def class_names(path: Path, found: Frame) -> tuple[str, ...] | None:
         raise ColumnsError(
             f"the target {found.target} of {path} says {len(own):,} different things in {len(found):,} rows, such as "
             f"{few(own, 3)}: at most {MOST_CLASSES} classes are told apart",
-            "--target names a column of classes",
+            "--target names a column of classes; --task regression predicts numbers",
         )
     return own
 
@@ -151,13 +198,19 @@ def load(
     places = [at for at, one in enumerate(found.splits) if one == split]
     if not places:
         raise ValueError(f"{path} has no {split} split")
+    if reading.task == REGRESSION:
+        if number != 1:
+            raise ValueError(f"{path} has one number to predict a row, the network predicts {number}")
+        values = encoded(path, found.take(places), table, reading, split)
+        return values, numbers_of(path, found)[places], _owners(found, places)
     own = class_names(path, found)
-    labels = [frame.labels_of(found, own)[at] for at in places]
-    counts = np.bincount(labels, minlength=len(own or ()))
+    all_labels = frame.labels_of(found, own)
+    here = [all_labels[at] for at in places]
+    counts = np.bincount(here, minlength=len(own or ()))
     numbers = reading.numbers(own, number, split, counts.tolist())
-    if not reading.held and max(labels) >= number:
-        raise ValueError(f"{path} has {max(labels) + 1} classes, expected {number}")
-    kept = [(at, one) for at, label in zip(places, labels, strict=True) if (one := numbers[label]) is not None]
+    if not reading.held and max(here) >= number:
+        raise ValueError(f"{path} has {max(here) + 1} classes, expected {number}")
+    kept = [(at, one) for at, label in zip(places, here, strict=True) if (one := numbers[label]) is not None]
     if not kept:
         raise ValueError(f"{path} has no rows of the federation's classes in {split}")
     for line in told:
@@ -216,12 +269,21 @@ def told(found: Frame, wrong: Sequence[Wrong]) -> list[str]:
 def describe(path: Path, reading: Reading) -> Description:
     """What the table says of itself."""
     found = whole(path, reading)
-    own = class_names(path, found)
     table, left_out = agreed(path, found, reading)
     for line in left_out:
         reading.tell(line)
+    sizes = Counter({(1, table.width, 1): len(found)})
+    if task_of(path, found, reading) == REGRESSION:
+        numbers_of(path, found)
+        return Description(sizes, 1, target_names(found, table), task=REGRESSION, table=table)
+    own = class_names(path, found)
     number = len(own) if own is not None else max(frame.labels_of(found, own)) + 1
-    return Description(Counter({(1, table.width, 1): len(found)}), number, own, table=table)
+    return Description(sizes, number, own, table=table)
+
+
+def target_names(found: Frame, table: Columns) -> tuple[str, ...] | None:
+    """What is predicted, by the name that was agreed; of arrays what they say, if anything."""
+    return found.names if found.numbered else (table.target,)
 
 
 def _owners(found: Frame, places: Sequence[int]) -> np.ndarray | None:
@@ -234,13 +296,13 @@ def _owners(found: Frame, places: Sequence[int]) -> np.ndarray | None:
 def from_numbers(named: Sequence[str], numbers: np.ndarray) -> Columns:
     """What a federation agrees on whose coordinator trains on these rows: float64 [n, 1, features, 1]."""
     flat = numbers.reshape(len(numbers), -1)
-    cells: Mapping[str, list[float]] = {name: flat[:, at].tolist() for at, name in enumerate(named)}
-    made = Frame(cells, [""] * len(flat), "label", (), ["train"] * len(flat))
+    named_cells: Mapping[str, list[float]] = {name: flat[:, at].tolist() for at, name in enumerate(named)}
+    made = Frame(named_cells, [""] * len(flat), "label", (), ["train"] * len(flat))
     return figures.settle(made, range(len(flat)))[0]
 
 
 def encode_numbers(table: Columns, named: Sequence[str], numbers: np.ndarray) -> np.ndarray:
     """Rows of numbers as the network takes them: float64 [n, 1, features, 1] -> float32 [n, 1, width, 1]."""
     flat = numbers.reshape(len(numbers), -1)
-    cells = {name: flat[:, at].tolist() for at, name in enumerate(named)}
-    return table.encode(cells, {name: name for name in named}).values
+    named_cells = {name: flat[:, at].tolist() for at, name in enumerate(named)}
+    return table.encode(named_cells, {name: name for name in named}).values

@@ -44,7 +44,7 @@ class Frame:
         splits: The split of each row.
         patients: Whose each row is; None where no column says so.
         names: The class names that the file itself lists in label order; None where the cells are the names.
-        numbered: Whether the cells of the target are class numbers.
+        numbered: Whether the file's arrays say the classes as numbers, or what is to be predicted.
         odd: A column that is called as splits are and says something else; it is one of the features.
         wrong: What cannot be used: names by kind.
     """
@@ -97,13 +97,20 @@ def is_table(path: Path, columns: Mapping[str, str], known: bool) -> bool:
     return bool(header) and "file" not in columns and not any(plain(name).lower() in usual for name in header)
 
 
-def read(path: Path, target: str | None, columns: Mapping[str, str], taken: Sequence[str] = ()) -> Frame:
+def read(
+    path: Path,
+    target: str | None,
+    columns: Mapping[str, str],
+    taken: Sequence[str] = (),
+    task: str | None = None,
+) -> Frame:
     """Read a table.
 
     Args:
         target: What is to be predicted, where somebody said so.
         columns: What `--columns` says.
         taken: Columns that are features whatever they are called.
+        task: What an .npz file's labels are; None is what they look like.
 
     Raises:
         FileNotFoundError: No such file.
@@ -113,7 +120,7 @@ def read(path: Path, target: str | None, columns: Mapping[str, str], taken: Sequ
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.suffix.lower() == ARRAYS:
-        return _from_arrays(path)
+        return _from_arrays(path, task)
     wrong: dict[str, list[str]] = {}
     if path.suffix.lower() in PARQUET:
         named = _parquet(path)
@@ -240,7 +247,7 @@ def _cell(value: object) -> Cell:
     return str(value).strip()[:1000]
 
 
-def _from_arrays(path: Path) -> Frame:
+def _from_arrays(path: Path, task: str | None) -> Frame:
     """Numbers with names, as the experiments write them."""
     import numpy as np
 
@@ -248,7 +255,8 @@ def _from_arrays(path: Path) -> Frame:
 
     columns = [plain(name) for name in arrays.read(path, [COLUMN_NAMES])[COLUMN_NAMES].tolist()]
     _check_names(path, columns)
-    stored = {split: npz.read_split(path, split) for split in npz.splits(path)}
+    kind = task or npz.task(path)
+    stored = {split: npz.read_split(path, split, kind) for split in npz.splits(path)}
     values, lines, labels, splits, patients = [], list[str](), list[Cell](), list[str](), list[str | None]()
     for split, one in stored.items():
         flat = np.asarray(one.images, np.float64).reshape(len(one.labels), -1)
@@ -256,7 +264,9 @@ def _from_arrays(path: Path) -> Frame:
             raise ValueError(f"{path}: {split} has {flat.shape[1]} numbers a row, {COLUMN_NAMES} has {len(columns)}")
         values.append(flat)
         lines += [f"{split} {at}" for at in range(len(flat))]
-        labels += one.labels.tolist()
+        if one.labels.ndim == 2 and one.labels.shape[1] != 1:
+            raise ValueError(f"{path}: {split} has {one.labels.shape[1]} targets a row, a table of features has one")
+        labels += one.labels.reshape(-1).tolist()
         splits += [split] * len(flat)
         patients += [None] * len(flat) if one.patients is None else list(map(str, one.patients.tolist()))
     every = np.concatenate(values)

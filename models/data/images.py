@@ -105,6 +105,8 @@ def targets(path: Path, number: int, reading: Reading) -> np.ndarray:
         float32 [n, targets], in the order of `reading.names`.
     """
     split = "train" if "train" in splits(path, reading) else "val"
+    if features.is_table(path, reading):
+        return features.targets(path, split, reading)
     if pictures.has_pictures(path):
         return pictures.targets(path, number, split, reading)
     return npz.targets(path, number, split, reading)
@@ -115,7 +117,7 @@ def task(path: Path, reading: Reading = AS_IT_IS) -> str:
     if reading.task is not None:
         return reading.task
     if features.is_table(path, reading):
-        return CLASSES
+        return features.task(path, reading)
     return pictures.task(path, reading) if pictures.has_pictures(path) else npz.task(path)
 
 
@@ -204,8 +206,6 @@ def describe(path: Path, reading: Reading = AS_IT_IS) -> Description:
         ValueError: It is no data set, has files that are no images, or fewer than two classes.
     """
     if features.is_table(path, reading):
-        if reading.task not in (None, CLASSES):
-            raise ValueError(f"{path} is a table of features, of which the task is classes, not {reading.task}")
         found = features.describe(path, reading)
     elif pictures.has_pictures(path):
         found = pictures.describe(path, reading)

@@ -16,7 +16,7 @@ from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixel_file import Pieces, Store, digest, stamp
 from fedssh.models.data.pixels import Changes, Size, as_images, convert
 from fedssh.models.data.reading import Description, Reading
-from fedssh.models.tasks import CLASSES, REGRESSION
+from fedssh.models.tasks import REGRESSION
 
 NAMES = "class_names"
 MAX_LABEL = 10_000
@@ -143,9 +143,9 @@ def stored(path: Path, most: int, reading: Reading) -> tuple[dict[str, Arrays], 
     return found, rows
 
 
-def read_split(path: Path, split: str) -> Arrays:
-    """One split as it is stored, whatever its classes are."""
-    return _read(path, split, MAX_LABEL, CLASSES)[0]
+def read_split(path: Path, split: str, kind: str) -> Arrays:
+    """One split as it is stored, whatever its classes are; `kind` is what its labels are."""
+    return _read(path, split, MAX_LABEL, kind)[0]
 
 
 def _split(path: Path, split: str, most: int, reading: Reading, wanted: Size | None = None) -> tuple[Arrays, str]:

@@ -105,7 +105,7 @@ ROWS = "".join(f"n{at},{at},1.{at % 9},{'ill' if at % 2 else 'well'}\n" for at i
         ("x,x,outcome\n1,2,a\n", "two columns called x", None),
         ("1,2\n3,4\n", "has only numbers, expected the names of the columns", None),
         ("x,result\n1,a\n2,b\n", "has no column outcome; its columns are x, result", "--target=NAME"),
-        ("x,outcome\n" + "".join(f"{at},{at / 7}\n" for at in range(30)), "says 30 different things in 30", "classes"),
+        ("x,outcome\n" + "".join(f"{at},c{at}\n" for at in range(30)), "says 30 different things in 30", "classes"),
         ("x,outcome\n" + "".join(f"{'high' if at == 9 else at},{'ab'[at % 2]}\n" for at in range(60)),
          "has numbers and, among them, texts such as high", "leave a cell empty"),
     ],
@@ -219,6 +219,24 @@ def test_arrays_with_names_of_columns_are_a_table(tmp_path: Path) -> None:
     assert found.table is not None and found.table.names == ("a", "b") and found.classes == 2
     loaded = images.load(tmp_path / "t.npz", (1, 2, 1), 2, "train")
     assert np.array_equal(loaded.images, features.encode_numbers(found.table, ("a", "b"), values))
+
+
+def test_numbers_are_predicted_where_they_are_no_classes(tmp_path: Path) -> None:
+    path = put(tmp_path, "x,y,dose\n1,2,0.5\n2,3,1.5\n4,4,-1\n", "numbers.csv")
+    reading = Reading(target="dose")
+    found = images.describe(path, reading)
+    assert (found.task, found.classes, found.names) == ("regression", 1, ("dose",))
+    held = Reading(("dose",), task="regression", table=found.table)
+    loaded = images.load(path, (1, 2, 1), 1, "train", held)
+    assert loaded.labels.dtype == np.float32 and loaded.labels.tolist() == [[0.5], [1.5], [-1]]
+    assert images.targets(path, 1, held).tolist() == loaded.labels.tolist()
+    few, many = ("x,y,dose\n" + "".join(f"{at},{at % 7},{at % kinds}\n" for at in range(60)) for kinds in (3, 30))
+    assert images.describe(put(tmp_path, few), reading).task == "classes"
+    assert images.describe(put(tmp_path, many), reading).task == "regression"
+    assert images.describe(put(tmp_path, few), Reading(target="dose", task="regression")).names == ("dose",)
+    path = put(tmp_path, "x,y,dose\n1,2,0.5\n2,3,high\n3,3,NA\n")
+    with pytest.raises(ColumnsError, match=r"to be a number, and is none in 2 rows: high in line 3, NA in line 4"):
+        images.load(path, (1, 2, 1), 1, "train", held)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("polars") is None, reason="the extra tables is not installed")

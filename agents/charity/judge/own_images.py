@@ -313,10 +313,15 @@ def _told_of_table(
     data: Path, spec: Mapping[str, Any], table: Columns, names: list[str] | None, left_out: list[str]
 ) -> list[str]:
     called = f": {meaning(names)}" if names else " without names, so no site is held to what a label means"
+    what = f"{table.target} in {spec.get('classes')} classes{called}"
+    if tasks.task_of(spec) == tasks.REGRESSION:
+        (figures,) = spec["targets"]
+        mean, deviation = figures["mean"], figures["deviation"]
+        what = f"{table.target} is a number (regression), mean {mean:.4g}, deviation {deviation:.4g}"
     kinds = [column.kind for column in table.columns]
     each = ", ".join(f"{kinds.count(kind)} of the kind {kind}" for kind in dict.fromkeys(kinds))
     lines = [
-        f"{data} is a table: {table.target} in {spec['classes']} classes{called}",
+        f"{data} is a table: {what}",
         f"by {len(kinds)} columns, {each}: {few(table.names)}",
         f"the network is {spec['name']}, which takes {table.width} numbers a row",
         "the first record tells all sites the columns, the mean and the deviation of each number over her training rows"
