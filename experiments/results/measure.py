@@ -20,6 +20,7 @@ from experiments.definition.config import Point, Run
 from experiments.definition.read import group_name
 from experiments.definition.settings import SETTINGS
 from experiments.results.file import Result
+from fedssh.rules.metrics import LOWER, gain
 from fedssh.rules.policies import Policy, read_policy
 from fedssh.rules.terms import LATER
 
@@ -129,7 +130,9 @@ class Measured:
         if reference is None:
             return None
         value = reference.outcome.final.holdout[reference.run.metric]
-        return None if value is None else float(value) - SLACK
+        if value is None:
+            return None
+        return float(value) * (1 + SLACK) if reference.run.metric in LOWER else float(value) - SLACK
 
     def reached(self, result: Result) -> Point | None:
         """The release with which a run had converged."""
@@ -137,7 +140,8 @@ class Measured:
         if target is None:
             return None
         metric = result.run.metric
-        return next((one for one in result.outcome.points if (one.holdout[metric] or 0) >= target), None)
+        wanted = gain(metric, target)
+        return next((one for one in result.outcome.points if gain(metric, one.holdout[metric] or 0) >= wanted), None)
 
     def speedup(self, result: Result) -> float | None:
         """How many times as long centralised training takes until convergence; None when either never does."""

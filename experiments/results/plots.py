@@ -37,6 +37,7 @@ def draw_all(experiment: Experiment, measured: Measured, folder: Path) -> list[t
     drawn = []
     for plot in experiment.plots or (Plot(title=experiment.question),):
         chosen = [group for group in measured.groups if fnmatchcase(group.label, plot.runs)]
+        chosen = [one for one in chosen if all(plot.metric in got.outcome.final.test for got in one.results)]
         if chosen:
             name = f"{experiment.name}-{re.sub('[^a-z0-9]+', '-', plot.title.lower()).strip('-')[:50].strip('-')}.png"
             draw(plot, measured, chosen[:MOST_CURVES], folder / name)

@@ -24,6 +24,7 @@ from fedssh.models.data import arrays, cells, table
 from fedssh.models.data.cells import Cell, ColumnsError, few, text_of
 from fedssh.models.data.classes import plain, shown
 from fedssh.models.data.folders import SPLITS, split_called
+from fedssh.models.tasks import CLASSES
 
 TEXTS, PARQUET, ARRAYS = (".csv", ".tsv"), (".parquet", ".pq"), ".npz"
 COLUMN_NAMES = "column_names"
@@ -272,7 +273,9 @@ def _from_arrays(path: Path, task: str | None) -> Frame:
     every = np.concatenate(values)
     features = {name: every[:, at].tolist() for at, name in enumerate(columns)}
     known = any(one is not None for one in patients)
-    return Frame(features, lines, "label", labels, splits, patients if known else None, npz.names(path), numbered=True)
+    names = npz.names(path)
+    target = names[0] if kind != CLASSES and names else "label"
+    return Frame(features, lines, target, labels, splits, patients if known else None, names, numbered=True)
 
 
 def own_names(frame: Frame) -> tuple[str, ...] | None:
