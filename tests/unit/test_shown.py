@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fedssh.history.verbs import VERBS
 from fedssh.rules.policies import described
 from scripts.pages import commands
 
@@ -16,7 +17,11 @@ COMPOSE = "tests/e2e/test_compose.py"
 FLEET = "tests/integration/test_fleet.py"
 TABLES = "tests/integration/test_table_federation.py"
 # Pages with commands that a test of their own runs; whoever writes one names the page in the test instead.
-PAGES = {"tables": TABLES, "tasks": "tests/integration/test_tasks.py"}
+PAGES = {
+    "tables": TABLES,
+    "tasks": "tests/integration/test_tasks.py",
+    "thresholds": "tests/integration/test_decision.py",
+}
 # What console blocks show, on whichever other page: the test that does it, or why none does.
 SHOWN = {
     "python3 -m venv .venv && . .venv/bin/activate": HERE,
@@ -182,6 +187,11 @@ def test_every_verb_and_option_exists(root: Path) -> None:
 def test_every_policy_is_explained(root: Path) -> None:
     page = (root / "docs/how-to/policy.md").read_text()
     assert [row["policy"] for row in described() if f"`{row['policy']}" not in page] == []
+
+
+def test_every_verb_over_ssh_is_explained(root: Path) -> None:
+    page = (root / "docs/how-to/read-history.md").read_text()
+    assert [verb for verb in VERBS if f"| `{verb}" not in page] == []
 
 
 def test_a_mistake_would_be_seen() -> None:
