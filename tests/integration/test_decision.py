@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,6 +15,8 @@ from sklearn.metrics import log_loss, recall_score, roc_auc_score
 
 from fedssh.models import decision
 from fedssh.models.backend import load_keras
+from fedssh.rules.differing import compared
+from fedssh.rules.precision import wilson
 from tests.integration.test_in_use import run
 
 SPEC = {"name": "mlp", "depth": 1, "width": 4, "input": [6, 6, 1], "classes": 2}
@@ -174,3 +177,18 @@ def test_a_card_says_whether_the_holdout_spoke_for_the_test_images(charity: Path
         card = archive.read("README.md").decode()
     assert "**the holdout does not speak for the test images: accuracy 0." in card
     assert "On the test split, 200 images:" in card
+
+
+def test_the_page_shows_what_its_tables_give(root: Path) -> None:
+    page = (root / "docs/how-to/thresholds.md").read_text()
+    assert "--threshold 'sensitivity>=0.95' --temperature" in page, "as in the federation above"
+    shown = re.findall(
+        r"^(accuracy|recall of \w+) +([\d.]+) +([\d.]+) to ([\d.]+) +(\d+) of (\d+)$", page, re.MULTILINE
+    )
+    assert len(shown) == 6
+    for _, value, low, high, right, of in shown:
+        expected = [int(right) / int(of), *wilson(int(right), int(of))]
+        assert [float(value), float(low), float(high)] == pytest.approx(expected, abs=5.1e-5)
+    well, ill = (int(right) for what, *_, right, _ in shown[3:] if what.startswith("recall"))
+    holdout, test = [[well, 135 - well], [389 - ill, ill]], [[171, 63], [17, 373]]  # the split test's is not shown
+    assert compared(holdout, test, ["normal", "pneumonia"])["sentence"] in page
