@@ -36,6 +36,7 @@ MAX_PIXELS = 4096 * 4096
 MAX_CHANNELS = 16
 MAX_CLASSES = 10_000
 MAX_TARGETS = 100
+MAX_LABELS = 1000
 MAX_PARAMETER = 65_536
 MAX_NUMBER = 1e12
 MAX_TEXT = 200
@@ -97,7 +98,11 @@ def check_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     if task == tasks.CLASSES:
         checked["classes"] = _whole("classes", spec["classes"], 2, MAX_CLASSES)
     else:
-        checked |= {"task": task, "targets": tasks.check_targets(spec["targets"], MAX_TARGETS)}
+        checked["task"] = task
+        if task == tasks.REGRESSION:
+            checked["targets"] = tasks.check_targets(spec["targets"], MAX_TARGETS)
+        else:
+            checked["labels"] = _whole("labels", spec["labels"], 1, MAX_LABELS)
     for key, default in architecture.PARAMETERS.items():
         checked[key] = _parameter(key, spec.get(key, default), default)
     if "frozen" in spec and "frozen" not in checked:  # else it is a parameter of the network's own
@@ -118,8 +123,9 @@ def is_table(spec: Mapping[str, Any]) -> bool:
 def build(spec: Mapping[str, Any], precision: str = "float32") -> keras.Model:
     """Build the network that `spec` names, with random weights and not compiled.
 
-    Two classes end in one sigmoid unit (the probability of class 1), more in a softmax over all classes, targets of a
-    regression in a linear unit each. Layer names are fixed, so the same spec always gives the same variable paths.
+    Two classes end in one sigmoid unit (the probability of class 1), more in a softmax over all classes, several
+    labels at once in a sigmoid unit each, targets of a regression in a linear unit each. Layer names are fixed, so the
+    same spec always gives the same variable paths.
 
     Args:
         precision: `mixed` has all layers but the output compute in bfloat16; weights are float32 all the same.
@@ -144,7 +150,9 @@ def _build(keras: Any, spec: Mapping[str, Any]) -> keras.Model:
     assert architecture is not None
     images = keras.Input(shape=tuple(spec["input"]), name="images")
     hidden = architecture.hidden(images, spec)
-    if tasks.task_of(spec) == tasks.REGRESSION:
+    if tasks.task_of(spec) == tasks.LABELS:
+        output = keras.layers.Dense(spec["labels"], activation="sigmoid", name="output", dtype="float32")(hidden)
+    elif tasks.task_of(spec) == tasks.REGRESSION:
         output = keras.layers.Dense(len(spec["targets"]), name="output", dtype="float32")(hidden)
     elif spec["classes"] == 2:
         output = keras.layers.Dense(1, activation="sigmoid", name="output", dtype="float32")(hidden)
@@ -181,6 +189,8 @@ def loss_name(spec: Mapping[str, Any]) -> str:
     """The Keras loss that fits the output of `build(spec)` and labels: class numbers, or standardised targets."""
     if tasks.task_of(spec) == tasks.REGRESSION:
         return "mean_squared_error"
+    if tasks.task_of(spec) == tasks.LABELS:
+        return "binary_crossentropy"
     return "binary_crossentropy" if spec["classes"] == 2 else "sparse_categorical_crossentropy"
 
 

@@ -18,13 +18,15 @@ CLIP = 1e-7  # keras.config.epsilon(): keeps one confident mistake from making t
 
 
 def measured(outputs: np.ndarray, labels: np.ndarray, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure the outputs of a network against the truth, by its task: `score` or `regression`.
+    """Measure the outputs of a network against the truth, by its task: `score`, `several` or `regression`.
 
     Raises:
         ValueError: As these.
     """
     if tasks.task_of(spec) == tasks.REGRESSION:
         return regression(outputs, labels, spec)
+    if tasks.task_of(spec) == tasks.LABELS:
+        return several(outputs, labels)
     return score(outputs, labels, spec["classes"])
 
 
@@ -74,6 +76,51 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> dict[s
         "per_class_accuracy": [
             float(right / total) if total else None for right, total in zip(confusion.diagonal(), totals, strict=True)
         ],
+    }
+
+
+def several(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Measure predictions of several labels at once against the truth.
+
+    Args:
+        outputs: float [n, labels], the probability of each.
+        labels: int [n, labels], 0 or 1.
+
+    Returns:
+        Only plain Python values, ready for JSON: `loss`, the mean of the binary cross-entropies of the labels;
+        `accuracy`, the share of all labels that are right (1 - Hamming loss), `subset_accuracy`, the share of images of
+        which every label is right; `f1` and `auc`, the means over the labels (macro), of the AUC over those that some
+        images have and some have not, None where there is none; `per_label_auc`; `confusion_per_label`, for each label
+        how many images are rightly said not to have it, wrongly said to, wrongly said not to, rightly said to.
+
+    Raises:
+        ValueError: Shapes do not fit, there is no example, or a probability is not finite.
+    """
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    found, truth = np.asarray(outputs, np.float64), np.asarray(labels)
+    if found.shape != truth.shape or found.ndim != 2 or not len(truth):
+        raise ValueError(f"predictions have shape {found.shape}, the labels {truth.shape}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{int((~np.isfinite(found)).sum())} of the predictions are not finite numbers")
+    said, true = found > 0.5, truth == 1  # as Keras: 0.5 is no
+    clipped = np.clip(found, CLIP, 1 - CLIP)
+    tables = [
+        [int((~one & ~other).sum()), int((one & ~other).sum()), int((~one & other).sum()), int((one & other).sum())]
+        for one, other in zip(said.T, true.T, strict=True)
+    ]
+    both = [0 < count < len(true) for count in true.sum(axis=0)]
+    each = [float(roc_auc_score(true[:, at], found[:, at])) if ok else None for at, ok in enumerate(both)]
+    known = [one for one in each if one is not None]
+    return {
+        "loss": float(-np.where(true, np.log(clipped), np.log(1 - clipped)).mean()),
+        "accuracy": float((said == true).mean()),
+        "subset_accuracy": float((said == true).all(axis=1).mean()),
+        "f1": float(np.mean([2 * tp / max(2 * tp + fp + fn, 1) for _, fp, fn, tp in tables])),
+        "auc": float(np.mean(known)) if known else None,
+        "per_label_auc": each,
+        "confusion_per_label": tables,
     }
 
 

@@ -1,6 +1,7 @@
 """What a network is trained for, as its spec says it. Pure.
 
     classes       `classes`: 2 or more; an image is of one of them. What a spec without `task` is for
+    labels        "task": "labels", `labels`: 1 or more, each of which an image has or has not
     regression    "task": "regression", `targets`: a list with {"mean", "deviation"} of each number that is predicted
 
 Numbers are predicted in units of the target's deviation above its mean, so that a network trains as well on grams as on
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-CLASSES, REGRESSION = "classes", "regression"
-TASKS = (CLASSES, REGRESSION)
-MEASURES = {CLASSES: "accuracy", REGRESSION: "mae"}  # what a site tells of a model beside its loss
-_MEMBERS = {CLASSES: ("classes",), REGRESSION: ("task", "targets")}
+CLASSES, LABELS, REGRESSION = "classes", "labels", "regression"
+TASKS = (CLASSES, LABELS, REGRESSION)
+SEVERAL = (LABELS, REGRESSION)  # of which an image has a row of labels
+MEASURES = {CLASSES: "accuracy", LABELS: "accuracy", REGRESSION: "mae"}  # what a site tells of a model beside its loss
+_MEMBERS = {CLASSES: ("classes",), LABELS: ("task", "labels"), REGRESSION: ("task", "targets")}
 
 
 def task_of(spec: Mapping[str, Any]) -> str:
@@ -41,8 +43,9 @@ def members(task: str) -> tuple[str, ...]:
 
 
 def number_of(spec: Mapping[str, Any]) -> int:
-    """How many classes a network tells apart, or how many numbers it predicts."""
-    return int(spec["classes"]) if task_of(spec) == CLASSES else len(spec["targets"])
+    """How many classes a network tells apart, or how many labels or numbers it predicts."""
+    task = task_of(spec)
+    return len(spec["targets"]) if task == REGRESSION else int(spec[task])
 
 
 def measure_of(spec: Mapping[str, Any]) -> str:
@@ -52,15 +55,22 @@ def measure_of(spec: Mapping[str, Any]) -> str:
 
 def guessing(spec: Mapping[str, Any]) -> float:
     """The loss of a network that has learned nothing of its images: equal classes, or every target at its mean."""
-    return math.log(spec["classes"]) if task_of(spec) == CLASSES else 1.0
+    task = task_of(spec)
+    return 1.0 if task == REGRESSION else math.log(2 if task == LABELS else spec["classes"])
 
 
 def shown(spec: Mapping[str, Any]) -> str:
     """What a network is for, as the end of `the network tells …` or `the federation …`."""
     number = number_of(spec)
-    if task_of(spec) == CLASSES:
-        return f"tells {number} classes apart"
-    return f"predicts {number} number{'' if number == 1 else 's'} (regression)"
+    task = task_of(spec)
+    return f"tells {number} classes apart" if task == CLASSES else f"predicts {outputs(task, number)}"
+
+
+def outputs(task: str, number: int) -> str:
+    """What is predicted, in words: `2 numbers (regression)`."""
+    if task == LABELS:
+        return f"{number} label{'' if number == 1 else 's'} (several at once)"
+    return f"{number} number{'' if number == 1 else 's'} (regression)"
 
 
 def check_targets(value: Any, most: int) -> list[dict[str, float]]:

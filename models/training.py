@@ -6,7 +6,8 @@ after the other: `load` brings a site's weights, `fresh` makes the optimizer and
 
     images   float32 [n, height, width, channels], in 0..1     resident: made once, see `resident`; or in a file, and
              read while they are used, see `streaming`
-    labels   int64 [n], in 0..classes-1; of a regression float32 [n, targets], standardised
+    labels   int64 [n], in 0..classes-1; of several at once int64 [n, labels], 0 or 1;
+             of a regression float32 [n, targets], standardised
     order    int [m], indices into both: what an epoch goes through, batch by batch, the last batch may be short
 
 Keras' own `fit` does the same arithmetic, but enters the graph once per batch and prepares each call anew, which for a
@@ -48,7 +49,7 @@ class Examples:
 
     Attributes:
         images: float32 [n, height, width, channels], in 0..1; or a `PixelFile` of them.
-        labels: int64 [n]; of a regression float32 [n, targets], standardised.
+        labels: int64 [n]; several at once [n, labels]; of a regression float32 [n, targets], standardised.
         count: n.
     """
 
@@ -142,6 +143,7 @@ class Trainer:
 
     Attributes:
         measure: What `epoch` and `evaluate` tell beside the loss: `accuracy`, or `mae`, in the targets' own units.
+        task: What the network is for, see `tasks`.
 
     Raises:
         ValueError: The spec names no network that can be built here, the optimizer has no momentum, or targets of a
@@ -165,7 +167,7 @@ class Trainer:
         self.spec = check_spec(spec)
         if recipe.augment != "none" and is_table(self.spec):
             raise ValueError(f"augment changes images ({recipe.augment}), and this network takes a table")
-        self.measure = tasks.measure_of(self.spec)
+        self.measure, self.task = tasks.measure_of(self.spec), tasks.task_of(self.spec)
         self.network = build(self.spec, recipe.precision)
         self._loss = keras.losses.get(loss or loss_name(self.spec))
         self._rate = Rate(learning_rate, recipe)
@@ -184,7 +186,9 @@ class Trainer:
         self._session = tensorflow.Variable(0, dtype="int64", trainable=False) if self._changes else None
         self._units: Any = None  # float64 [targets]: what an error of 1 is in the targets' own units
         kind = _Kind()
-        if tasks.task_of(self.spec) == tasks.REGRESSION:
+        if self.task == tasks.LABELS:
+            kind = _Kind((self.spec["labels"],), "int64", "float64")
+        elif self.task == tasks.REGRESSION:
             units = [one["deviation"] for one in self.spec["targets"]]
             self._units, kind = tensorflow.constant(units, "float64"), _Kind((len(units),), "float32", "float64")
         self._training = _Loop(self._train_batches, self.spec["input"], kind=kind)
@@ -291,6 +295,8 @@ class Trainer:
         import tensorflow
 
         truth = tensorflow.cast(labels[:, None], outputs.dtype) if self.spec.get("classes") == 2 else labels
+        if self.task == tasks.LABELS:
+            truth = tensorflow.cast(labels, outputs.dtype)
         losses = self._loss(truth, outputs)
         if weights_of is not None:
             losses *= tensorflow.gather(weights_of, labels)
@@ -305,6 +311,9 @@ class Trainer:
         if self._units is not None:
             errors = tensorflow.cast(tensorflow.abs(outputs - labels), "float64") * self._units
             return tensorflow.reduce_sum(tensorflow.reduce_mean(errors, axis=1))
+        if self.task == tasks.LABELS:  # of each image the share of its labels
+            right = tensorflow.cast((outputs > 0.5) == (labels == 1), "float64")
+            return tensorflow.reduce_sum(tensorflow.reduce_mean(right, axis=1))
         return tensorflow.math.count_nonzero(self._predicted(outputs) == labels)
 
     def _predicted(self, outputs: Any) -> Any:

@@ -29,6 +29,11 @@ class Trains(Protocol):
     """What a session needs of a trainer: `models.training.Trainer`, or one that spreads over several GPUs."""
 
     @property
+    def task(self) -> str:
+        """What the network is for, see `models.tasks`."""
+        ...
+
+    @property
     def measure(self) -> str:
         """What is told of weights beside the loss: `accuracy` or `mae`."""
         ...
@@ -177,7 +182,7 @@ def _ranked(
     trainer: Trains, val: Examples | None, plan: Plan, metrics: Local | None, stop: threading.Event | None
 ) -> Local | None:
     """What the weights at hand score as the rules of what improved take it: with the plan's metric for accuracy."""
-    if metrics is None or val is None or plan.metric not in BY_CLASS:
+    if metrics is None or val is None or plan.metric not in BY_CLASS or trainer.task != CLASSES:
         return metrics
     measure = {"balanced_accuracy": score.balanced_accuracy, "f1": score.f1}[plan.metric]
     return Local(metrics.loss, measure(trainer.confusion(val, stop)))

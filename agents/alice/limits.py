@@ -9,7 +9,7 @@ from typing import Any
 
 from fedssh.errors import UntrustedError
 from fedssh.rules.events import Local
-from fedssh.rules.metrics import CLASSES, task_of
+from fedssh.rules.metrics import FIRST, task_of
 from fedssh.rules.plan import Plan
 
 _HINT = "the limits are this site's own: `alice train --help`"
@@ -51,7 +51,7 @@ class Limits:
         if self.architectures and spec["name"] not in self.architectures:
             allowed = ", ".join(self.architectures)
             raise UntrustedError(f"the federation trains {spec['name']}, this site allows {allowed}", _HINT)
-        if self.min_accuracy and (task := task_of(spec)) != CLASSES:
+        if self.min_accuracy and FIRST.get(task := task_of(spec)) != "accuracy":
             raise UntrustedError(f"the task is {task}, of which no --min-accuracy can be asked; leave it out", _HINT)
         _at_most("a learning rate", plan.learning_rate, self.max_learning_rate, "--max-learning-rate")
         _at_most("a batch size", plan.batch_size, self.max_batch_size, "--max-batch-size")

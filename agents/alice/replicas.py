@@ -36,7 +36,7 @@ class Replicas:
         SettingsError: The plan has a proximal term, or something else that only one device can train with.
     """
 
-    measure = "accuracy"
+    measure, task = "accuracy", tasks.CLASSES
 
     def __init__(self, strategy: Any, spec: Mapping[str, Any], plan: Plan, loss: str) -> None:
         for what in _needs_one(plan):

@@ -165,9 +165,9 @@ def _check_table(fields: Mapping[str, Any]) -> None:
 
 
 def _outputs(spec: Mapping[str, Any]) -> int | None:
-    """How many classes there are, or targets; None where the spec does not say, which building it will."""
+    """How many classes there are, labels or targets; None where the spec does not say, which building it will."""
     targets = spec.get("targets")
-    return len(targets) if isinstance(targets, list) else spec.get("classes")
+    return len(targets) if isinstance(targets, list) else spec.get("labels", spec.get("classes"))
 
 
 def read_invitation(path: Path) -> Pin:

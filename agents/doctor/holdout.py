@@ -58,7 +58,9 @@ def judged(where: Path, split: str, counts: Mapping[int, int], classes: int, rec
 
 def _numbers(where: Path, split: str, total: int, recorded: bool) -> Finding:
     """What so many images are good for whose labels are numbers to predict."""
-    text = f"{where}, {split}: {total:,} images with numbers to predict{', as recorded' if recorded else ''}"
+    text = (
+        f"{where}, {split}: {total:,} images with several labels or numbers each{', as recorded' if recorded else ''}"
+    )
     if total < FEW:
         return Finding("holdout", FAILED if total < TOO_FEW else WARNING, text, f"take {FEW} images or more")
     return Finding("holdout", OK, text)

@@ -27,7 +27,7 @@ GATES = ("on", "off", "ladder")
 MARGIN = number(least=0, below=1)
 _IN_UNITS = number(least=0)  # a margin of a metric that may be of any size
 _UNDEFINED = -1.0
-_SHARES = (*known_metrics.OF_TASK[known_metrics.CLASSES], "calibration_error")
+_SHARES = (*known_metrics.OF_TASK[known_metrics.CLASSES], "subset_accuracy", "calibration_error")
 _ERRORS = ("loss", *IN_UNITS)  # a number from 0 on, always
 _IN_STEPS = ("threshold", "temperature")  # under a ladder these are of few values from the beginning
 
@@ -203,6 +203,11 @@ def _is_score(name: str, value: Any, most: float) -> bool:
         return isinstance(value, list) and all(_is_score("accuracy", share, most) for share in value)
     if name in _IN_STEPS:
         return is_number(value) and (0 <= value <= 1 if name == "threshold" else COOLEST <= value <= HOTTEST)
+    if name == "per_label_auc":
+        return isinstance(value, list) and all(_is_score("auc", one, most) for one in value)
+    if name == "confusion_per_label":
+        tables = value if isinstance(value, list) else [None]
+        return all(isinstance(one, list) and len(one) == 4 and all(map(_is_count, one)) for one in tables)
     if name == "per_target_mae":
         return isinstance(value, list) and all(_is_score("mae", error, most) for error in value)
     if value is None:
@@ -212,6 +217,10 @@ def _is_score(name: str, value: Any, most: float) -> bool:
     if name == "r2":
         return is_number(value) and value <= most
     return is_number(value) and (value >= 0 or name not in _ERRORS)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
 
 
 def is_number(value: Any) -> bool:

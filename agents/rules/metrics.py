@@ -1,8 +1,11 @@
 """What models are compared by: which metric goes with which task, and which way is better. Pure.
 
-classes       accuracy auc precision recall balanced_accuracy f1     higher is better, in 0..1
-regression    mae rmse                                               lower is better, in the target's own units
-r2                                                     higher is better, at most 1
+    classes       accuracy auc precision recall balanced_accuracy f1     higher is better, in 0..1
+    labels        accuracy subset_accuracy auc f1                        higher is better, in 0..1
+    regression    mae rmse                                               lower is better, in the target's own units
+                  r2                                                     higher is better, at most 1
+
+What the numbers are says `models.score`.
 """
 
 from __future__ import annotations
@@ -10,15 +13,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-CLASSES, REGRESSION = "classes", "regression"
+CLASSES, LABELS, REGRESSION = "classes", "labels", "regression"
 OF_TASK = {
     CLASSES: ("accuracy", "auc", "precision", "recall", "balanced_accuracy", "f1"),
+    LABELS: ("accuracy", "subset_accuracy", "auc", "f1"),
     REGRESSION: ("mae", "rmse", "r2"),
 }
-METRICS = tuple(name for names in OF_TASK.values() for name in names)
+METRICS = tuple(dict.fromkeys(name for names in OF_TASK.values() for name in names))
 IN_UNITS = ("mae", "rmse")  # of the target
 LOWER = IN_UNITS  # is better
-FIRST = {CLASSES: "accuracy", REGRESSION: "mae"}  # what the policy compares first unless something else is agreed
+FIRST = {
+    CLASSES: "accuracy",
+    LABELS: "accuracy",
+    REGRESSION: "mae",
+}  # what the policy compares first unless something else is agreed
 
 
 def task_of(spec: Mapping[str, Any]) -> str:

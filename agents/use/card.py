@@ -85,7 +85,8 @@ def _contract(genesis: Mapping[str, Any], said: Mapping[str, Any]) -> str:
         figures = "; ".join(f"mean {one['mean']:g}, deviation {one['deviation']:g}" for one in targets)
         lines.append(f"- targets: {called}; of what the coordinator trained on: {figures}")
     else:
-        lines.append(f"- classes: {called}")
+        several = "labels, of which an image may have several" if "labels" in genesis["spec"] else "classes"
+        lines.append(f"- {several}: {called}")
     lines += [f"- decision: {_text(said['decision'])}"] if said.get("decision") else []
     return "\n".join(["## What goes in and what comes out", "", *lines, *_columns(genesis.get("table"))])
 

@@ -54,13 +54,13 @@ def predict(
     """
     from fedssh.models import tasks
     from fedssh.use.decide import Decision
-    from fedssh.use.predict import Predictor, class_names, target_names, write_csv, write_numbers
+    from fedssh.use.predict import Predictor, class_names, target_names, write_csv, write_labels, write_numbers
 
     spec = origin.genesis["spec"]
-    regression = tasks.task_of(spec) == tasks.REGRESSION
-    names = (target_names if regression else class_names)(origin.genesis)
-    if threshold is not None and (regression or len(names) != 2):
-        here = "is a regression" if regression else f"are {len(names)}"
+    task = tasks.task_of(spec)
+    names = (class_names if task == tasks.CLASSES else target_names)(origin.genesis)
+    if threshold is not None and (task != tasks.CLASSES or len(names) != 2):
+        here = f"are {len(names)}" if task == tasks.CLASSES else f"the task is {task}"
         raise SettingsError(f"--threshold is for two classes, here {here}")
     try:
         images = _examples(origin, data, key, max_value, columns)
@@ -69,8 +69,9 @@ def predict(
     predictor, decision = Predictor(spec, model), Decision.recorded(origin.metrics, threshold)
     with _sink(csv) as sink, _Progress(len(images), images.unit) as progress:
         said, first = predictor.predict(images, progress), FIRST[images.unit]
-        if regression:
-            totals = write_numbers(said, names, sink, first)
+        if task != tasks.CLASSES:
+            write = write_numbers if task == tasks.REGRESSION else write_labels
+            totals = write(said, names, sink, first)
         else:
             totals = write_csv(said, names, sink, decision, first)
     passed = {name: number for name, number in images.passed.items() if not name.startswith("the empty folder")}

@@ -35,6 +35,7 @@ from fedssh.use.predict import class_names as names_of
 
 ENTRY = "class_names.json"
 CARD = "README.md"
+METRICS = {tasks.CLASSES: "accuracy", tasks.LABELS: "binary_accuracy", tasks.REGRESSION: "mae"}  # as Keras has them
 
 
 def export_keras(
@@ -77,7 +78,7 @@ def export_keras(
     optimizer = optimizer_of(plan)
     # Its variables are made now: loading would warn of an optimizer whose state does not fit.
     optimizer.build(exported.trainable_variables)
-    exported.compile(optimizer=optimizer, loss=loss_name(spec), metrics=["mae" if regression else "accuracy"])
+    exported.compile(optimizer=optimizer, loss=loss_name(spec), metrics=[METRICS[tasks.task_of(spec)]])
     said = {
         "class_names": list(class_names) if class_names is not None else None,
         "input": input_of(columns) if columns else f"pixels 0..{white}, [n, {', '.join(map(str, spec['input']))}]",
@@ -127,6 +128,9 @@ def _output(spec: dict[str, Any], names: Sequence[str] | None, one: str) -> str:
         number = tasks.number_of(spec)
         called = f": {', '.join(names)}" if names else ""
         return f"{number} number{'s'[: number != 1]} {one}, in the target's own units{called}"
+    if tasks.task_of(spec) == tasks.LABELS:
+        called = f": {', '.join(names)}" if names else ""
+        return f"{spec['labels']} numbers {one}: the probability of each label{called}"
     if spec["classes"] == 2:
         return f"one number {one}: the probability of class 1{f', {names[1]}' if names else ''}"
     order = ", in the order of the names" if names else ""

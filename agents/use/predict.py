@@ -54,6 +54,7 @@ class Predictor:
 
         self._spec = spec
         self._regression = tasks.task_of(spec) == tasks.REGRESSION
+        self._classes = tasks.task_of(spec) == tasks.CLASSES
         self._network = build(spec)
         shapes = {name: tuple(array.shape) for name, array in get_weights(self._network).items()}
         set_weights(self._network, read_weights(model, shapes))
@@ -86,7 +87,7 @@ class Predictor:
                 yield Said(one.name, None, (), one.error)
                 continue
             row = next(table)
-            label = None if self._regression else int(row.argmax())
+            label = int(row.argmax()) if self._classes else None
             yield Said(one.name, label, tuple(float(value) for value in row))
 
     def _probabilities(self, pixels: np.ndarray) -> np.ndarray:
@@ -96,7 +97,7 @@ class Predictor:
         found = np.asarray(self._forward(filled).numpy()[: len(pixels)], np.float64)
         if self._regression:
             return tasks.in_units(found, self._spec)
-        if self._spec["classes"] == 2 and found.shape[1] == 1:
+        if self._classes and self._spec["classes"] == 2 and found.shape[1] == 1:
             return np.concatenate([1 - found, found], axis=1)
         return found
 
@@ -153,12 +154,34 @@ def write_numbers(rows: Iterable[Said], names: Sequence[str], sink: IO[str], fir
     return totals
 
 
+def write_labels(rows: Iterable[Said], names: Sequence[str], sink: IO[str], first: str = "file") -> Totals:
+    """Write a table of several labels at once: file, yes or no and a probability for each, and why there is none.
+
+    Args:
+        names: What the labels are called.
+        first: What the column of names is called.
+    """
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow([first, *names, *(f"p({name})" for name in names), "error"])
+    totals = Totals(Counter())
+    for one in rows:
+        if one.error is not None:
+            totals.unreadable += 1
+            writer.writerow([one.name, *("" for _ in names), *("" for _ in names), one.error])
+            continue
+        said = [value > 0.5 for value in one.probabilities]
+        totals.called.update(name for name, has in zip(names, said, strict=True) if has)
+        shown = [f"{value:.6f}" for value in one.probabilities]
+        writer.writerow([one.name, *("yes" if has else "no" for has in said), *shown, ""])
+    return totals
+
+
 def target_names(genesis: Mapping[str, Any]) -> list[str]:
-    """What a federation calls its targets; numbered where it has no names, and just so where there is one."""
-    number = tasks.number_of(genesis["spec"])
-    return list(
-        genesis.get("class_names") or (["target"] if number == 1 else [f"target {n + 1}" for n in range(number)])
-    )
+    """What a federation calls its targets or labels; numbered where it has no names, and just so where there is one."""
+    spec = genesis["spec"]
+    number, word = tasks.number_of(spec), "label" if tasks.task_of(spec) == tasks.LABELS else "target"
+    numbered = [word] if number == 1 else [f"{word} {place}" for place in range(1, number + 1)]
+    return list(genesis.get("class_names") or numbered)
 
 
 def class_names(genesis: Mapping[str, Any]) -> list[str]:

@@ -46,6 +46,8 @@ def prepare(run: Run, folder: Path) -> Prepared:
         if dataset.task == tasks.REGRESSION:
             of_task = {"task": dataset.task, "targets": tasks.figures((own or holdout).labels)}
         kind = {"kind": TABLE} if dataset.columns else {}
+        if dataset.task == tasks.LABELS:
+            of_task = {"task": dataset.task, "labels": dataset.classes}
         spec = check_spec({**run.architecture, "input": list(dataset.input), **of_task, **kind})
         parts = _parts(own, shared, run, dataset.classes)
         weights = _given(wanted["weights"], folder)

@@ -26,7 +26,7 @@ from fedssh.models.data.folders import SPLITS
 from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixels import PictureError, Size, White, measure_image, read_image
 from fedssh.models.data.reading import AS_IT_IS, Reading
-from fedssh.models.tasks import CLASSES, REGRESSION
+from fedssh.models.tasks import CLASSES, SEVERAL
 
 UNREADABLE = "no readable images"
 
@@ -180,10 +180,10 @@ def _files(path: Path, reading: Reading, found: Contents) -> Iterator[One]:
     found.wrong = {kind: list(names) for kind, names in there.wrong.items()}
     found.task = reading.task or pictures.task_of(path, there)
     listed = pictures.listed(path, there, dataclasses.replace(reading, task=found.task))
-    if found.task == REGRESSION:
+    if found.task in SEVERAL:
         found.names = there.called
         for split, those in listed.items():
-            found.targets[split] = labels.numbers([there.names[one.label] for one in those], str(path))
+            found.targets[split] = labels.numbers([there.names[one.label] for one in those], str(path), found.task)
     for split in SPLITS:
         for one in listed.get(split, ()):
             yield One(one.row._replace(split=split), there.named(one.file), *_opened(there, one))
@@ -206,7 +206,7 @@ def _arrays(path: Path, reading: Reading, found: Contents) -> Iterator[One]:
     found.names, found.task = described.names, described.task
     reading = dataclasses.replace(reading, task=found.task)
     stored, rows = npz.stored(path, len(described.names) if described.names else npz.MAX_LABEL, reading)
-    if found.task == REGRESSION:
+    if found.task in SEVERAL:
         found.targets = {split: stored[split].labels for split in stored}
     for split in SPLITS:
         for at, row in enumerate(rows.get(split, ())):

@@ -16,7 +16,7 @@ from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixel_file import Pieces, Store, digest, stamp
 from fedssh.models.data.pixels import Changes, Size, as_images, convert
 from fedssh.models.data.reading import Description, Reading
-from fedssh.models.tasks import REGRESSION
+from fedssh.models.tasks import CLASSES, REGRESSION, SEVERAL
 
 NAMES = "class_names"
 MAX_LABEL = 10_000
@@ -54,7 +54,7 @@ def load(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Images, labels and patients of one split, see `images.load`."""
     own = names(path)
-    if reading.task == REGRESSION:
+    if reading.task in SEVERAL:
         return _targets(path, wanted, number, split, reading)
     most = (len(own) if own else MAX_LABEL) if reading.held else number
     found, where = _split(path, split, most, reading, None if reading.raw else wanted)
@@ -76,7 +76,8 @@ def _targets(
     """Images, targets and patients of one split."""
     found, where = _split(path, split, MAX_LABEL, reading, None if reading.raw else wanted)
     there, named = found.labels.shape[1], names(path)
-    order = labels.in_order(named, number, reading.names, reading.given, there, f"{path}: {split}")
+    of = reading.task or REGRESSION
+    order = labels.in_order(named, number, reading.names, reading.given, there, f"{path}: {split}", of)
     if reading.raw:
         return found.images.astype(np.float32), found.labels[:, order], found.patients
     return _as_wanted(path, found.images, wanted, split, reading, where), found.labels[:, order], found.patients
@@ -226,11 +227,11 @@ def describe(path: Path, kind: str | None = None) -> Description:
     kind = kind or labels.task_of(list(read.values()))
     most = len(own) if own else MAX_LABEL
     every = [_labels_of(read[key[1]], kind, most, f"{path}: {key[1]}") for key in keys]
-    if kind == REGRESSION:
+    if kind in SEVERAL:
         widths = {array.shape[1] for array in every}
         if len(widths) > 1 or (own and len(own) not in widths):
             called = f", and {len(own)} names" if own else ""
-            raise ValueError(f"{path} has {' and '.join(map(str, sorted(widths)))} numbers for each image{called}")
+            raise ValueError(f"{path} has {' and '.join(map(str, sorted(widths)))} labels for each image{called}")
         return Description(sizes, widths.pop(), own, task=kind)
     return Description(sizes, len(own) if own else int(max(array.max() for array in every)) + 1, own)
 
@@ -264,7 +265,7 @@ def _own_names(path: Path, held: Mapping[str, Array]) -> tuple[str, ...] | None:
 
 
 def _labels_of(found: np.ndarray, kind: str | None, number: int, where: str) -> np.ndarray:
-    return labels.targets(found, where) if kind == REGRESSION else _check_labels(found, number, where)
+    return labels.rows(found, kind, where) if kind in SEVERAL and kind else _check_labels(found, number, where)
 
 
 def _check_labels(labels: np.ndarray, number: int, where: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixel_file import Pieces, digest, stamp
 from fedssh.models.data.pixels import Changes, PictureError, Size, White, fit, measure_image, most_pixels, read_image
 from fedssh.models.data.reading import AS_IT_IS, Description, Reading
-from fedssh.models.tasks import CLASSES, REGRESSION
+from fedssh.models.tasks import CLASSES, REGRESSION, SEVERAL
 
 ARCHIVE, TABLE = ".tar", ".csv"
 _Opener = Callable[[Any], tuple[str, Path | BinaryIO]]
@@ -119,7 +119,7 @@ def listed(path: Path, there: Pictures, reading: Reading) -> dict[str, list[List
     own = [there.patient(one) for *_, one in every] if there.patient else reading.patients(called, str(path))
     found: dict[str, list[Listed]] = {}
     for (split, name, label, one), known, patient in zip(every, called, own, strict=True):
-        category = name if reading.task != REGRESSION else ""  # numbers are no classes
+        category = name if reading.task not in SEVERAL else ""  # rows are no classes
         found.setdefault(split, []).append(Listed(Row(split, category, known, patient), label, one))
     if reading.cut is None:
         return found
@@ -138,7 +138,7 @@ def load(
         raise ValueError(f"{path} has no {split} split")
     if there.ignored:
         reading.tell(there.ignored)
-    if reading.task == REGRESSION:
+    if reading.task in SEVERAL:
         images = _as_wanted(path, split, there, [one.file for one in every], wanted, reading)
         return images, _targets(path, there, every, number, reading), _owners([one.row for one in every])
     counts = Counter(one.label for one in every)
@@ -160,8 +160,9 @@ def targets(path: Path, number: int, split: str, reading: Reading) -> np.ndarray
 
 
 def _targets(path: Path, there: Pictures, every: Sequence[Listed], number: int, reading: Reading) -> np.ndarray:
-    found = labels.numbers([there.names[one.label] for one in every], str(path))
-    order = labels.in_order(there.called, number, reading.names, reading.given, found.shape[1], str(path))
+    task = reading.task or REGRESSION
+    found = labels.numbers([there.names[one.label] for one in every], str(path), task)
+    order = labels.in_order(there.called, number, reading.names, reading.given, found.shape[1], str(path), task)
     return found[:, order]
 
 
@@ -174,7 +175,7 @@ def task_of(path: Path, there: Pictures) -> str:
     """The same of files that were found."""
     if path.suffix.lower() != TABLE:
         return CLASSES
-    return REGRESSION if there.called and len(there.called) > 1 else labels.task_of_texts(there.names)
+    return labels.task_of_texts(there.names)
 
 
 def _owners(rows: Sequence[Row]) -> np.ndarray | None:
@@ -263,7 +264,7 @@ def describe(path: Path, reading: Reading = AS_IT_IS) -> Description:
         except PictureError as error:
             wrong.append(f"{name}: {error}")
     folders.refuse(path, {"no readable images": wrong} if wrong else {})
-    if (kind := reading.task or task_of(path, there)) == REGRESSION:
-        width = labels.numbers(there.names, str(path)).shape[1]
+    if (kind := reading.task or task_of(path, there)) in SEVERAL:
+        width = labels.numbers(there.names, str(path), kind).shape[1]
         return Description(sizes, width, there.called, there.ignored, task=kind)
     return Description(sizes, len(there.names), there.names, there.ignored)

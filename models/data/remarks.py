@@ -20,7 +20,7 @@ from fedssh.models.data.folders import DICOM, SPLITS
 from fedssh.models.data.labels import in_order
 from fedssh.models.data.pixels import Changes, Size
 from fedssh.models.data.reading import Reading
-from fedssh.models.tasks import CLASSES, REGRESSION
+from fedssh.models.tasks import CLASSES, LABELS, SEVERAL
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 UNEVEN = 10.0  # the largest class to the smallest, from which on it is said
@@ -66,7 +66,7 @@ def agreement(found: Contents, number: int, reading: Reading) -> Iterator[Remark
         number: How many classes the network tells apart.
     """
     own = found.names
-    if REGRESSION in (found.task, reading.task):
+    if found.task in SEVERAL or reading.task in SEVERAL:
         yield from _targets(found, number, reading)
         return
     totals = _by_class(found)
@@ -91,7 +91,7 @@ def _targets(found: Contents, number: int, reading: Reading) -> Iterator[Remark]
     """What becomes of numbers to predict."""
     there = next((table.shape[1] for table in found.targets.values()), 0)
     try:
-        in_order(found.names, number, reading.names, reading.given, there, "the data here")
+        in_order(found.names, number, reading.names, reading.given, there, "the data here", found.task)
     except NamesError as error:
         yield Remark(ERROR, str(error), error.hint)
     except ValueError as error:
@@ -103,6 +103,10 @@ def spread(found: Contents) -> Iterator[Remark]:
     for split in SPLITS:
         table = found.targets.get(split, np.empty((0, 0)))
         for at, column in enumerate(table.astype(np.float64).T if len(table) else ()):
+            if found.task == LABELS:
+                name = shown(found.names[at]) if found.names else f"label {at}"
+                yield Remark(NOTE, f"{split}: {int(column.sum()):,} of {len(column):,} images have {name}")
+                continue
             unnamed = "the target" if table.shape[1] == 1 else f"target {at + 1}"
             name = shown(found.names[at]) if found.names else unnamed
             text = (

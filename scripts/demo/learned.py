@@ -34,7 +34,7 @@ def learned(records: Sequence[Row], divided: Mapping[str, Any], test: Mapping[st
     genesis = records[0]
     main = str(genesis["plan"]["metric"])
     times = _times(records)
-    number_of = genesis["spec"].get("classes") or len(genesis["spec"]["targets"])
+    number_of = genesis["spec"].get("classes") or genesis["spec"].get("labels") or len(genesis["spec"]["targets"])
     reports = [record for record in records if record["event"] == "report"]
     return {
         "record": test["sequence"],
@@ -118,9 +118,8 @@ def about(value: Row) -> str:
     spec = dict(network["spec"])
     images = [f"{row['images']:,} at {row['site']}" for row in value["sites"] if row["images"] is not None]
     rest = [f"{data[name]:,} {what}" for name, what in (("holdout", "as holdout"), ("test", "to test")) if data[name]]
-    parts = ", ".join(
-        f"{name} {spec[name]}" for name in spec if name not in ("name", "input", "classes", "kind", "task", "targets")
-    )
+    of_task = ("name", "input", "classes", "kind", "task", "targets", "labels")
+    parts = ", ".join(f"{name} {spec[name]}" for name in spec if name not in of_task)
     table = spec.get("kind") == "table"
     taken = f"rows of {data['input'][1]} numbers" if table else f"images of {'x'.join(map(str, data['input']))}"
     return named_lines(
@@ -128,7 +127,7 @@ def about(value: Row) -> str:
             ("data", data["name"]),
             ("rows" if table else "images",
              f"{', '.join(images)}; {', '.join(rest)}" if len(images) <= 5 else _many(value, rest)),
-            ("predicts" if "targets" in spec else "classes", _few(data["classes"])),
+            ("predicts" if "task" in spec else "classes", _few(data["classes"])),
             ("network", f"{spec['name']}{f' ({parts})' if parts else ''} for {taken}, a file of "
                         f"{network['bytes'] / 1e6:.2f} MB"),
             ("trained", f"{number(training['sessions'], 'session')}, {number(training['epochs'], 'epoch')} at "

@@ -73,6 +73,58 @@ def test_memory_gives_the_weights_of_real_agents(tmp_path: Path, policy: str, sc
     assert claims and all(set(claim) == {"loss", "mae"} for claim in claims)
 
 
+def traits(number: int, seed: int) -> Images:
+    """The same, of which it is said whether the part is large, and whether its size is odd."""
+    found = bars(number, seed)
+    sizes = np.rint(found.labels[:, 0] / 100.5)
+    return Images(found.images, np.stack([sizes > 4, sizes % 2], axis=1).astype(np.int64))
+
+
+def test_memory_gives_the_weights_of_real_agents_with_several_labels_at_once(tmp_path: Path) -> None:
+    spec = check_spec({"name": "mlp", "width": 8, "depth": 1, "input": [8, 8, 1], "task": "labels", "labels": 2})
+    wanted = a_run("fedavg", "rounds", 2, plan={**PLAN, "metric": "f1"}, metric="f1")
+    parts = {name: traits(50 + 10 * number, 10 + number) for number, name in enumerate(wanted.site_names)}
+    prepared = Prepared(spec, traits(60, 1), traits(60, 2), traits(60, 3), parts)
+    here, there = tmp_path / "memory", tmp_path / "ssh"
+    outcomes = []
+    for engine, folder in ((memory, here), (ssh, there)):
+        folder.mkdir()
+        done: Any = engine.run(wanted, prepared, folder, lambda share, text: None, 1)
+        outcomes.append(done)
+    assert models(here) == models(there) and len(models(here)) > 1
+    simulated, real = outcomes
+    assert [point.test for point in simulated.points] == [point.test for point in real.points]
+    assert simulated.points[-1].test["loss"] < simulated.points[0].test["loss"]
+    replay = Replay()
+    for record in read_history(there / HISTORY):
+        replay.follow(record)
+
+
+def test_predictions_of_several_labels_are_yes_and_no_by_name(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {"class_names": np.array(["large", "odd"])}
+    for split, number in (("train", 60), ("val", 40)):
+        content = traits(number, number)
+        arrays |= {f"{split}_images": np.rint(content.images * 255).astype(np.uint8), f"{split}_labels": content.labels}
+    np.savez(tmp_path / "data.npz", allow_pickle=False, **arrays)
+    np.savez(tmp_path / "raw.npz", images=arrays["val_images"])
+    state = f"--state={tmp_path / 'state'}"
+    network = '--architecture={"name":"mlp","depth":1}'
+    told = run("charity", "init", state, f"--data={tmp_path / 'data.npz'}", network, "--genesis-epochs=4")
+    assert "says of each of 2 labels whether an image has it (large, odd): the task is labels" in told.stdout
+    run("charity", "predict", tmp_path / "raw.npz", "--csv", tmp_path / "said.csv", state)
+    with (tmp_path / "said.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "large", "odd", "p(large)", "p(odd)", "error"]
+    said = np.array([[row["large"] == "yes", row["odd"] == "yes"] for row in rows])
+    scored = json.loads(run("charity", "show", 1, "--json", state).stdout)["metrics"]
+    assert (said == arrays["val_labels"]).mean() == pytest.approx(scored["accuracy"])
+    run("charity", "export", "best", tmp_path / "model.keras", state)
+    command = [sys.executable, "-W", "error", "-c", LOAD, str(tmp_path / "model.keras"), str(tmp_path / "raw.npz")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    expected = [float(row["p(large)"]) for row in rows]
+    assert [float(one) for one in shown.split()] == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.fixture(scope="module")
 def charity(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A federation that has just begun."""

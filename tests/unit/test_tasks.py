@@ -102,6 +102,40 @@ def test_what_no_model_can_score(metrics: dict[str, Any], name: str | None) -> N
     assert impossible(metrics) == name
 
 
+LABELS = {"name": "mlp", "depth": 1, "width": 2, "input": [2, 2, 1], "task": "labels", "labels": 3}
+
+
+def test_several_labels_are_scored_as_scikit_learn_does() -> None:
+    random = np.random.default_rng(4)
+    truth, outputs = random.integers(0, 2, (60, 3)), random.random((60, 3))
+    truth[:, 2] = 1
+    found, said = score.measured(outputs, truth, check_spec(LABELS)), outputs > 0.5
+    assert found["accuracy"] == pytest.approx(1 - reference.hamming_loss(truth, said))
+    assert found["subset_accuracy"] == pytest.approx(reference.accuracy_score(truth, said))
+    assert found["f1"] == pytest.approx(reference.f1_score(truth, said, average="macro"))
+    assert found["auc"] == pytest.approx(reference.roc_auc_score(truth[:, :2], outputs[:, :2], average="macro"))
+    assert found["per_label_auc"][2] is None
+    one = [reference.log_loss(truth[:, at], outputs[:, at], labels=[0, 1]) for at in range(3)]
+    assert found["loss"] == pytest.approx(np.mean(one))
+    tables = reference.multilabel_confusion_matrix(truth, said)
+    assert found["confusion_per_label"] == tables.reshape(3, 4).tolist()
+    assert impossible(json.loads(json.dumps(found))) is None
+    assert impossible({"loss": 1.0, "confusion_per_label": [[1, 2, 3]]}) == "confusion_per_label"
+    assert (tasks.number_of(LABELS), tasks.measure_of(LABELS)) == (3, "accuracy")
+
+
+def test_what_several_labels_agree_on() -> None:
+    found = agree({**SETTINGS, "metric": None}, LABELS, "binary_crossentropy")
+    assert (found["plan"]["metric"], found["plan"]["loss"], found["margin"]) == (
+        "accuracy",
+        "binary_crossentropy",
+        0.01,
+    )
+    assert agree({**SETTINGS, "metric": "subset_accuracy"}, LABELS, "")["plan"]["metric"] == "subset_accuracy"
+    with pytest.raises(SettingsError, match="'mae', which is for the task regression, and the task is labels"):
+        agree({**SETTINGS, "metric": "mae"}, LABELS, "")
+
+
 # lower is better
 
 
@@ -311,6 +345,8 @@ def test_people_see_what_is_measured(tmp_path: Path) -> None:
         (np.array([[0.5], [1.0]]), "regression"),
         (np.array([[0.0, 1.0], [1.0, 0.0]]), "classes"),
         (np.array([[0.0, 1.5], [1.0, 0.0]]), "regression"),
+        (np.array([[1, 1], [1, 0]]), "labels"),
+        (np.array([[0.0, 0.0], [1.0, 0.0]]), "labels"),
     ],
 )
 def test_what_labels_look_like(given: np.ndarray, task: str) -> None:
@@ -319,7 +355,14 @@ def test_what_labels_look_like(given: np.ndarray, task: str) -> None:
 
 @pytest.mark.parametrize(
     ("texts", "task"),
-    [(["NORMAL", "12.5"], "classes"), (["3", "7"], "classes"), (["3.5", "7"], "regression"), (["0.0", "1"], "classes")],
+    [
+        (["NORMAL", "12.5"], "classes"),
+        (["3", "7"], "classes"),
+        (["3.5", "7"], "regression"),
+        (["0.0", "1"], "classes"),
+        (["0\x1f1", "1\x1f1"], "labels"),
+        (["0\x1f1.5", "1\x1f1"], "regression"),
+    ],
 )
 def test_what_labels_of_a_table_look_like(texts: list[str], task: str) -> None:
     assert labels.task_of_texts(texts) == task
@@ -347,6 +390,19 @@ def test_a_table_has_one_number_or_several(tmp_path: Path) -> None:
         images.load(
             path, (2, 2, 1), 1, "train", Reading(columns={"label": "age"}, task="regression", names=("weight",))
         )
+
+
+def test_a_table_has_several_labels_at_once(tmp_path: Path) -> None:
+    path = table(tmp_path, "ill,old", ["0,1", "1,1", "0,0"])
+    both = Reading(columns={"label": "ill+old"})
+    found = images.describe(path, both)
+    assert (found.task, found.classes, found.names) == ("labels", 2, ("ill", "old"))
+    held = dataclasses.replace(both, task="labels", names=("old", "ill"))
+    loaded = images.load(path, (2, 2, 1), 2, "train", held)
+    assert loaded.labels[np.argsort(loaded.images[:, 0, 0, 0])].tolist() == [[1, 0], [1, 1], [0, 0]]
+    other = dataclasses.replace(held, names=("old", "sick"), given={"ill": ""})
+    with pytest.raises(NamesError, match="the federation also predicts sick"):
+        images.load(path, (2, 2, 1), 2, "train", other)
 
 
 def test_data_of_another_task_are_refused_with_both_sides(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def take(
             raise ValueError(f"--architecture has the task {wanted['task']}, the labels of {data} are {found.task}")
         if found.task == tasks.REGRESSION:
             of_task = {"task": found.task, **({} if "targets" in wanted else _targets(data, found, names, reading))}
+        elif found.task == tasks.LABELS:
+            of_task = {"task": found.task, "labels": number}
         else:
             of_task = {"classes": wanted.get("classes", number)}
     except classes.NamesError as error:
@@ -223,8 +225,10 @@ def _read(architecture: str | None) -> dict[str, Any]:
         text = Path(architecture[1:]).read_text() if architecture.startswith("@") else architecture
         value = json.loads(text) if text.lstrip().startswith("{") else {"name": text.strip()}
         of_task: dict[str, Any] = {} if "task" in value else {"classes": 2}
-        if value.get("task") == tasks.REGRESSION:  # the figures may come from the images
-            of_task = {"targets": [{"mean": 0.0, "deviation": 1.0}]}
+        if value.get("task") in tasks.SEVERAL:  # the rest may come from the images
+            of_task = (
+                {"targets": [{"mean": 0.0, "deviation": 1.0}]} if value["task"] == tasks.REGRESSION else {"labels": 1}
+            )
         check_spec({"input": [224, 224, 3], **of_task, **value})  # large enough for all; hers are held against it later
     except (ValueError, OSError) as error:
         raise SettingsError(f"--architecture: {error}", 'such as cnn, or {"name":"cnn","depth":8}') from None
@@ -290,7 +294,12 @@ def _told(data: Path, spec: Mapping[str, Any], found: Description, names: list[s
     height, width, channels = spec["input"]
     kind = {1: "grey", 3: "coloured"}.get(channels, f"{channels}-channel")
     called = f": {meaning(names)}" if names else " without names, so no site is held to what a label means"
-    if found.task == tasks.REGRESSION:
+    if found.task == tasks.LABELS:
+        lines = [
+            f"the network takes {height}x{width} {kind} images and says of each of {spec['labels']} labels whether an "
+            f"image has it ({', '.join(names) if names else 'they have no names'}): the task is labels"
+        ]
+    elif found.task == tasks.REGRESSION:
         shown = [f"mean {one['mean']:.4g}, deviation {one['deviation']:.4g}" for one in spec["targets"]]
         each = [f"{name}: {text}" for name, text in zip(names or [""], shown, strict=True)] if names else shown
         number = tasks.number_of(spec)

@@ -118,10 +118,13 @@ class Probe:
 
 
 def _moved(labels: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    """Labels that a good model has much to learn from: the class after each, or targets mirrored at their mean."""
+    """Labels that a good model has much to learn from: the class after each, the other label, targets mirrored."""
     if tasks.task_of(spec) == tasks.CLASSES:
         after: np.ndarray = (labels + 1) % spec["classes"]
         return after
+    if tasks.task_of(spec) == tasks.LABELS:
+        others: np.ndarray = 1 - labels
+        return others
     return tasks.in_units(-tasks.standardised(labels, spec), spec)
 
 

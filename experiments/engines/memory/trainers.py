@@ -46,8 +46,9 @@ def pool_for(spec: dict[str, Any], plan: Plan, size: int) -> Pool:
 def _warm(trainer: Trainer, plan: Plan) -> Trainer:
     """Train once on nothing of worth, so that no session pays for what TensorFlow does only at the first call."""
     shape = tuple(trainer.spec["input"])
-    numbers = tasks.task_of(trainer.spec) == tasks.REGRESSION
-    labels = np.zeros((2, tasks.number_of(trainer.spec))) if numbers else np.array([0, 1])
+    labels = np.array([0, 1])
+    if trainer.task in tasks.SEVERAL:
+        labels = np.zeros((2, tasks.number_of(trainer.spec)))
     nothing = resident(Images(np.zeros((2, *shape), np.float32), labels), trainer.spec)
     trainer.epoch(nothing, np.arange(2), plan.batch_size)
     trainer.evaluate(nothing)
@@ -67,7 +68,7 @@ class TimedTrainer:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self.seconds, self.measure = 0.0, trainer.measure
+        self.seconds, self.measure, self.task = 0.0, trainer.measure, trainer.task
         self.weights, self.fresh = trainer.weights, trainer.fresh
         self.evaluate, self.confusion = trainer.evaluate, trainer.confusion
 
