@@ -185,6 +185,8 @@ def _history() -> Iterator[str]:
     yield f"The object `metrics`, but for that of a report and of what a site scored: {told}"
     numbers = _section("models/score.py", "regression", "Returns").partition(": ")[2].replace("None", "null")
     yield f"In a regression: {numbers} Lower errors are better, so the best is the smallest."
+    several = _section("models/score.py", "several", "Returns").partition(": ")[2].replace("None", "null")
+    yield f"Of several labels at once: {several}"
     yield (
         "What cannot be computed is null, but for `loss` and errors. Shares (`accuracy`, `precision`, `recall`, `auc`, "
         "`balanced_accuracy`, `f1`) are in 0..1; with the gate `ladder` up to half a margin above, for it tells the "

@@ -28,7 +28,7 @@ from fedssh.models.data.archive import Picture
 from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixels import Size
 from fedssh.models.data.reading import AS_IT_IS, Description, Reading
-from fedssh.models.tasks import CLASSES
+from fedssh.models.tasks import CLASSES, LABELS
 
 SPLITS = folders.SPLITS
 ARCHIVE = pictures.ARCHIVE
@@ -206,6 +206,8 @@ def describe(path: Path, reading: Reading = AS_IT_IS) -> Description:
         ValueError: It is no data set, has files that are no images, or fewer than two classes.
     """
     if features.is_table(path, reading):
+        if reading.task == LABELS:
+            raise ValueError(f"{path} is a table of features, which has one target: several labels at once are of images")
         found = features.describe(path, reading)
     elif pictures.has_pictures(path):
         found = pictures.describe(path, reading)

@@ -16,7 +16,7 @@ from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixel_file import Pieces, Store, digest, stamp
 from fedssh.models.data.pixels import Changes, Size, as_images, convert
 from fedssh.models.data.reading import Description, Reading
-from fedssh.models.tasks import CLASSES, REGRESSION, SEVERAL
+from fedssh.models.tasks import REGRESSION, SEVERAL
 
 NAMES = "class_names"
 MAX_LABEL = 10_000
