@@ -207,7 +207,9 @@ def describe(path: Path, reading: Reading = AS_IT_IS) -> Description:
     """
     if features.is_table(path, reading):
         if reading.task == LABELS:
-            raise ValueError(f"{path} is a table of features, which has one target: several labels at once are of images")
+            raise ValueError(
+                f"{path} is a table of features, which has one target: several labels at once are of images"
+            )
         found = features.describe(path, reading)
     elif pictures.has_pictures(path):
         found = pictures.describe(path, reading)
