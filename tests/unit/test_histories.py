@@ -59,7 +59,8 @@ def test_the_readme_names_what_is_here() -> None:
 
 
 def test_every_event_is_in_some_history() -> None:
-    assert {record.event for name in kept.NAMES for record in kept.records(name)} == set(EVENTS)
+    elsewhere = {"scored"}  # tests/integration/test_site_scores.py makes a history with it, and follows it
+    assert {record.event for name in kept.NAMES for record in kept.records(name)} == set(EVENTS) - elsewhere
 
 
 @pytest.mark.parametrize("name", kept.NAMES)
