@@ -69,7 +69,10 @@ def clock(subject: Subject, run: Run = run, now: datetime.datetime | None = None
 
 def _duration(time: datetime.timedelta) -> str:
     seconds = max(time.total_seconds(), 0)
-    return f"{seconds / 86400:.0f} days" if seconds >= 172800 else f"{seconds / 60:.0f} minutes"
+    if seconds >= 172800:
+        return f"{seconds / 86400:.0f} days"
+    minutes = round(seconds / 60)
+    return "1 minute" if minutes == 1 else f"{minutes} minutes"
 
 
 def _synchronised(run: Run) -> tuple[bool | None, str]:

@@ -20,7 +20,7 @@ def text(value: Row | None, where: str) -> str:
     """
     if value is None:
         return ""
-    parts = [_table(f"{where}, {value['images']:,} IMAGES", value["figures"])]
+    parts = [_table(f"{where}, {value['images']:,} EXAMPLES", value["figures"])]
     if at := value["threshold"]:
         rule = f" ({at['rule']})" if at["rule"] else ""
         parts.append(_table(f"CALLED {at['class']} FROM {at['value']:.4g} ON{rule}", at["figures"]))

@@ -90,7 +90,7 @@ def test_what_is_assessed_is_shown_by_class_name() -> None:
     value = assessed(found, NAMES, "sensitivity>=0.99")
     assert value is not None and value["figures"][-1]["by"] == "Hanley and McNeil"
     text = texts.text(value, "ON THE HOLDOUT")
-    assert "ON THE HOLDOUT, 524 IMAGES" in text and "CALLED pneumonia FROM 0.31 ON (sensitivity>=0.99)" in text
+    assert "ON THE HOLDOUT, 524 EXAMPLES" in text and "CALLED pneumonia FROM 0.31 ON (sensitivity>=0.99)" in text
     low, high = wilson(110, 135)
     assert f"0.8148  {low:.4f} to {high:.4f}  110 of 135\n" in text
     assert text.endswith("expected calibration error 0.0310, 15 bins of equal width; temperature 1.25\n")
