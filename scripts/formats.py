@@ -144,7 +144,7 @@ def _travels() -> Iterator[str]:
     yield _module("models/tasks.py")
     yield "Tensors are named by layer and variable, in the order in which the network is built."
     rows = []
-    for name in models.architectures():
+    for name in filter(lambda name: not models.is_own(name), models.architectures()):
         own = importlib.import_module(f"fedssh.models.networks.{name}").PARAMETERS
         file = f"models/networks/{name}.py"
         rows.append((f"[`{name}`](../../{file})", _named(own), _docstring(file).split("\n\n")[0]))

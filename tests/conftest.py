@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 
 from fedssh.keys import PrivateKey, load_private, make_key
+from fedssh.models import own
 
 KEYS = ("coordinator", "alice-1", "alice-2", "alice-3", "stranger")
 
@@ -45,6 +46,12 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PrivateKey]:
 
 def _key(path: Path) -> PrivateKey:
     return load_private(path) if path.exists() else make_key(path, path.name)
+
+
+@pytest.fixture(autouse=True)
+def own_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of one's own that a test's programs look for are forgotten with it."""
+    monkeypatch.setenv(own.VARIABLE, os.environ.get(own.VARIABLE, ""))
 
 
 @pytest.fixture(scope="session")

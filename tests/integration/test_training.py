@@ -130,7 +130,7 @@ def test_scores_are_those_of_keras_evaluate(
     assert trainer.evaluate(resident(examples)) == pytest.approx(tuple(expected), rel=1e-5)
 
 
-def normalised(spec: dict[str, Any]) -> Any:
+def normalised(spec: dict[str, Any], precision: str = "float32") -> Any:
     """A network with batch normalisation."""
     keras = load_keras(1)
     images = keras.Input(shape=tuple(spec["input"]))
@@ -138,7 +138,7 @@ def normalised(spec: dict[str, Any]) -> Any:
     return keras.Model(images, keras.layers.Dense(1, activation="sigmoid", name="output")(normal))
 
 
-def regularized(spec: dict[str, Any]) -> Any:
+def regularized(spec: dict[str, Any], precision: str = "float32") -> Any:
     """A network whose layers are punished for large kernels, large biases and large activations."""
     keras = load_keras(1)
     images = keras.Input(shape=tuple(spec["input"]))
