@@ -191,6 +191,11 @@ class Network:
         assert self._watch is not None
         return self._watch.look(self._train)
 
+    def singled_to_score(self) -> list[Singled]:
+        """The same of the validation images, of which a score would tell."""
+        assert self._watch is not None
+        return self._watch.look(self._val)
+
     def weights(self) -> Mapping[str, np.ndarray]:
         """The weights as they are now."""
         assert self._trainer is not None

@@ -13,6 +13,8 @@ from fedssh.models.training import SCORED_AT_ONCE, Examples
 from fedssh.rules.events import Measured
 from fedssh.rules.gate import is_number
 
+DIGITS = 3  # of a loss that is told: one pixel of one image must not show in it
+
 
 def threshold_of(metrics: Mapping[str, Any]) -> float | None:
     """The threshold in a release's scores; None where there is none that can be one."""
@@ -37,4 +39,4 @@ def measured(network: Any, loss: float, examples: Examples, classes: int, thresh
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, called), 1)
     right = int(confusion.diagonal().sum()) / len(labels)
-    return Measured(loss=loss, accuracy=right, balanced_accuracy=score.balanced_accuracy(confusion))
+    return Measured(loss=round(loss, DIGITS), accuracy=right, balanced_accuracy=score.balanced_accuracy(confusion))

@@ -290,6 +290,10 @@ class _Adapted:
     def singled(self) -> list[Singled]:
         return []
 
+    def singled_to_score(self) -> list[Singled]:
+        """Nothing: a script's images are not looked at, and what releases score on them is not told."""
+        return []
+
     def weights(self) -> Weights:
         return self._learner.weights()
 

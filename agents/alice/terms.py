@@ -10,6 +10,7 @@ policy. A person pins it, by an invitation or by accepting what is offered; noth
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ FILE = "terms.json"
 MAX_INVITATION_BYTES = 64 * 1024
 LEAST_LETTERS = 16  # of a hash that a person types: 64 bits, which nobody makes two records agree in
 _HASH = re.compile(r"[0-9a-f]{64}")
+SHOWN = 200  # letters of a line of what is agreed
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ def read_terms(line: bytes) -> Terms:
         raise LedgerError(f"record {record.sequence} is not a genesis record")
     if not isinstance(fields.get("federation"), str) or not isinstance(fields.get("spec"), dict):
         raise LedgerError("the genesis record lacks the federation's name or its architecture")
+    if not isinstance(fields.get("decision", {}), dict) or not isinstance(fields.get("site_scores", ""), str):
+        raise LedgerError("the genesis record's decision is no object, or its site scores are no text")
     if fields.get("architecture") != architecture_hash(fields["spec"]):
         raise LedgerError("the genesis record's architecture is not the hash of its spec")
     if not isinstance(fields.get("plan"), dict):
@@ -325,10 +329,12 @@ def rows(terms: Terms, weights: int | None = None) -> dict[str, str]:
         "genesis": terms.hash,
         "coordinator": terms.coordinator.fingerprint,
         "architecture": _pairs(terms.spec),
+        **_apart("architecture", terms.spec),
         "weights": f"{weights:,}" if weights is not None else "this site cannot build it",
         **{f"plan: {name}": value for name, value in sorted(terms.plan.items())},
         "class names": fields.get("class_names"),
-        **({"target": terms.table.target, "columns": list(terms.table.names)} if terms.table else {}),
+        **({"target": terms.table.target} if terms.table else {}),
+        **{f"column {n}": name for n, name in enumerate(terms.table.names if terms.table else (), 1)},
         "policy": fields.get("policy"),
         "gate": f"{fields.get('gate', 'off')}, margin {fields.get('margin', 0.0)}",
         "schedule": fields.get("schedule"),
@@ -347,6 +353,13 @@ def differences(one: Mapping[str, str], other: Mapping[str, str]) -> Iterator[tu
             yield name, one.get(name, "–"), other.get(name, "–")
 
 
+def _apart(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """The members one by one, where they would not all be seen in a line."""
+    if len(_pairs(value)) <= SHOWN:
+        return {}
+    return {f"{name}: {key}": item for key, item in sorted(value.items()) if key != "name"}
+
+
 def _pairs(value: Mapping[str, Any]) -> str:
     named = [str(value["name"])] if "name" in value else []
     return " ".join([*named, *(f"{key}={json.dumps(item)}" for key, item in sorted(value.items()) if key != "name")])
@@ -363,4 +376,7 @@ def _text(value: Any) -> str:
     else:
         text = str(value)
     text = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
-    return text if len(text) <= 200 else f"{text[:200]}…"
+    if len(text) <= SHOWN:
+        return text
+    whole = f"… (SHA-256 of all {len(text):,} letters: {hashlib.sha256(text.encode()).hexdigest()[:16]})"
+    return text[: SHOWN - len(whole)] + whole

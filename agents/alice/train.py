@@ -95,6 +95,7 @@ class Alice:
         self.rates = rates or OwnRates()
         self.news = News(exchange, state, self.limits, network.shapes)
         self.memory = memory.load(state)
+        self._tried = 0  # the newest release that was scored here, or could not be
         self._last_said = ""
         self._last_round: int | None = None  # the one of which we said last how it ended
         self._shut_out: str | None = None
@@ -268,20 +269,25 @@ class Alice:
 
     def _score(self, received: Received) -> None:
         """Score a release that is not trained from now, once."""
-        if not self._scores_agreed or received.release.sequence <= self.memory.scored:
+        if not self._scores_agreed or received.release.sequence <= max(self.memory.scored, self._tried):
             return
         plan = read_plan(received.release.plan)
         score = self.network.adopt(received, plan, self.stop, self._own(received, plan))
-        if not leaving.tells_of_images(self.network.singled()):
+        if leaving.tells_of_images(self.network.singled()):
+            self._tried = received.release.sequence
+        else:
             self._say_scores(received, score)
 
     def _say_scores(self, received: Received, score: Local) -> None:
         """Tell what the release at hand scores here, once."""
         sequence = received.release.sequence
-        if not self._scores_agreed or sequence <= self.memory.scored or not math.isfinite(score.loss):
+        if not self._scores_agreed or sequence <= max(self.memory.scored, self._tried):
             return
-        found = self.network.measure(received, score.loss)
-        if found is None:
+        self._tried = sequence  # once, whether it can be told or not: it scores the same the next time
+        if not math.isfinite(score.loss) or (found := self.network.measure(received, score.loss)) is None:
+            return
+        if why := leaving.tells_of_images(self.network.singled_to_score()):
+            self._say("not-scored", f"release {sequence} is not scored here: {why}", logging.WARNING)
             return
         count = self.network.validation_examples
         said = SiteScored(id=new_id(), builds_on=sequence, examples=count, metrics=found, created=now())

@@ -58,6 +58,10 @@ class Trainee(Protocol):
         """How many training images single themselves out in each layer."""
         ...
 
+    def singled_to_score(self) -> list[Singled]:
+        """The same of the images that a release is scored on."""
+        ...
+
     def weights(self) -> Mapping[str, np.ndarray]:
         """The weights as they are now."""
         ...

@@ -31,11 +31,13 @@ def assessed(found: Mapping[str, Any], names: Sequence[str] | None, rule: str | 
         rule: How the threshold was found, where there is one.
     """
     table = found.get("confusion")
-    if not table:
+    if not table or any(len(row) != len(table) for row in table) or not sum(map(sum, table)):
         return None
     called = list(names) if names else [str(label) for label in range(len(table))]
+    if len(called) != len(table):
+        return None
     figures = shares(table, called)
-    if len(table) == 2 and found.get("auc") is not None:
+    if len(table) == 2 and found.get("auc") is not None and all(map(sum, table)):
         figures.append(_auc(found, table))
     return {
         "images": sum(map(sum, table)),

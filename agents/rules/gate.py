@@ -177,10 +177,16 @@ def told(gate: Gate, metrics: Metrics | None) -> dict[str, Any] | None:
     if metrics is None or gate.kind != "ladder":
         return None if metrics is None else dict(metrics)
     plain = {name: value for name, value in metrics.items() if value is None or isinstance(value, float)}
-    return {
-        name: value if value is None or name in _IN_STEPS else _rounded(value, gate.margin)
-        for name, value in plain.items()
-    }
+    return {name: value if value is None else _told(gate, name, value) for name, value in plain.items()}
+
+
+def _told(gate: Gate, name: str, value: float) -> float:
+    """A score in steps: of the margin, where that is in its unit; else of a hundredth, or in two digits."""
+    if name in _IN_STEPS:
+        return value
+    if (name in IN_UNITS) == (gate.metric in IN_UNITS):
+        return _rounded(value, gate.margin)
+    return float(f"{value:.2g}") if name in IN_UNITS else _rounded(value, 0.01)
 
 
 def impossible(metrics: Metrics, most: float = 1.0) -> str | None:

@@ -14,15 +14,19 @@ from typing import Any
 from fedssh.rules.events import Measured, Scored
 from fedssh.rules.federation import Federation
 from fedssh.rules.gate import is_number
+from fedssh.rules.metrics import CLASSES, task_of
 from fedssh.rules.typed import known
 
 MAX_LOSS = 1e6  # no loss of a network that somebody would release
 
 
 def agreed(genesis: Any) -> bool:
-    """Whether sites say what releases score there; of a genesis record or its fields."""
-    said = genesis.get("site_scores") if isinstance(genesis, dict) else known(genesis.site_scores, None)
-    return bool(said == "on")
+    """Whether sites say what releases score there, as only classes can be; of a genesis record or its fields."""
+    if isinstance(genesis, dict):
+        said, spec = genesis.get("site_scores"), genesis["spec"]
+    else:
+        said, spec = known(genesis.site_scores, None), genesis.spec
+    return bool(said == "on") and task_of(spec) == CLASSES
 
 
 def objection(state: Federation, said: Scored) -> str | None:

@@ -51,7 +51,8 @@ class Rule:
         """As it is written."""
         if self.value is None:
             return self.kind
-        return f"{self.value:g}" if self.kind == "fixed" else f"{self.kind}>={self.value:g}"
+        number = _plain(self.value)
+        return number if self.kind == "fixed" else f"{self.kind}>={number}"
 
     def kept_by(self, table: Sequence[Sequence[int]]) -> bool:
         """Whether a table of counts, truth by row, keeps what the rule promises of a class."""
@@ -61,13 +62,18 @@ class Rule:
         return table[label][label] >= self.value * sum(table[label]) - 1e-9
 
 
+def _plain(value: float) -> str:
+    """A number without an exponent, which a rule does not have."""
+    return f"{value:.12f}".rstrip("0").rstrip(".")
+
+
 def read_rule(text: object) -> Rule:
     """A rule as it is written.
 
     Raises:
         ValueError: It is none.
     """
-    words = f"{text:g}" if isinstance(text, float) else text
+    words = _plain(text) if isinstance(text, float) else text
     words = words.strip() if isinstance(words, str) else ""
     if words == "youden":
         return Rule("youden")

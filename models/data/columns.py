@@ -19,7 +19,6 @@ In a record:
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,7 @@ from fedssh.models.data.classes import MAX_LETTERS, plain, shown
 MOST_CATEGORIES = 50
 MOST_INPUTS = 4096
 ROLES = ("label", "split", "patient")
+MAX_FIGURE = 1e30  # of a mean or a deviation; what float32 holds is larger
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,13 @@ def _read_column(value: object) -> Column:
     if kind not in (NUMBER, FLAG):
         raise ValueError(f"the column {shown(name)} is none of number, flag and category")
     mean, deviation = (_figure(name, value.get(which)) for which in ("mean", "deviation"))
-    if deviation <= 0:
-        raise ValueError(f"the deviation of {shown(name)} is {deviation:g}, expected a number above 0")
+    if deviation < 1 / MAX_FIGURE:
+        raise ValueError(f"the deviation of {shown(name)} is {deviation:g}, expected at least {1 / MAX_FIGURE:g}")
     return Column(name, kind, mean, deviation)
 
 
 def _figure(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_FIGURE:
         raise ValueError(f"a figure of the column {shown(name)} is no number")
     return float(value)
 

@@ -28,8 +28,18 @@ MOST_NUMBERS = 20  # that look like classes; more whole ones look like numbers t
 
 
 def is_table(path: Path, reading: Reading) -> bool:
-    """Whether a path is to be read as a table of features."""
-    return frame.is_table(path, reading.columns, reading.table is not None or reading.target is not None)
+    """Whether a path is to be read as a table of features.
+
+    Raises:
+        ColumnsError: A table was agreed on, and this is none.
+    """
+    found = frame.is_table(path, reading.columns, reading.table is not None or reading.target is not None)
+    if not found and reading.table is not None and path.exists():
+        raise ColumnsError(
+            f"the federation learns from a table of features, and {path} is none",
+            f"a file with the columns {few(reading.table.names)}; images are for another federation",
+        )
+    return found
 
 
 def read(path: Path, reading: Reading) -> Frame:
@@ -43,6 +53,11 @@ def read(path: Path, reading: Reading) -> Frame:
     if agreed is None:
         return frame.read(path, reading.target, given, reading.features, reading.task)
     taken = [given.get(name, name) for name in agreed.names]
+    if "patient" not in given and (patient := frame.called_patient(taken)) is not None:
+        raise ColumnsError(
+            f"{path}: the federation learns from the column {patient}, by whose name patients are known here",
+            "--columns patient=NAME says who is whom, also of the very same column",
+        )
     roles = {role: given[role] for role in ("split", "patient") if role in given}
     found = frame.read(path, None, roles, taken, reading.task)
     if found.numbered:

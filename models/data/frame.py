@@ -188,6 +188,11 @@ def _column(path: Path, named: Mapping[str, object], said: str | None, what: str
     )
 
 
+def called_patient(names: Sequence[str]) -> str | None:
+    """The only column that is called as one that tells patients apart usually is."""
+    return _usual(names, "patient")
+
+
 def _usual(names: Sequence[str], what: str) -> str | None:
     """The only column that is called as such ones usually are."""
     found = [name for name in names if name.lower() in table.COLUMNS[what]]

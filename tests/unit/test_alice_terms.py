@@ -151,6 +151,8 @@ NO_GENESIS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no plan": ({"plan": None}, LedgerError, "lacks the training plan"),
     "a plan without an end": ({"plan": {**PLAN, "epochs": 10**400}}, UntrustedError, "'epochs' of the training plan"),
     "class names that are none": ({"class_names": "ab"}, LedgerError, "class names are not a list"),
+    "a decision that is none": ({"decision": ["youden"]}, LedgerError, "decision is no object"),
+    "site scores that are none": ({"site_scores": 1}, LedgerError, "site scores are no text"),
 }
 
 
@@ -176,6 +178,18 @@ def test_terms_are_shown_line_by_line_and_nothing_acts_on_the_terminal(site: Sit
     evil = Coordinator(site.coordinator.key, SPEC, PLAN, federation="x\x1b[2J\n" + "y" * 9000, policy="\u202e")
     shown = terms.rows(terms.read_terms(evil.genesis))
     assert all(text.isprintable() and len(text) <= 201 for text in shown.values())
+
+
+def test_what_a_line_has_no_room_for_differs_all_the_same(site: Site) -> None:
+    def shown(last: str) -> dict[str, str]:
+        spec = {**SPEC, "frozen": f"{'a' * 900},{last}"}
+        record = Coordinator(site.coordinator.key, spec, PLAN, federation=f"{'x' * 300}{last}")
+        return terms.rows(terms.read_terms(record.genesis))
+
+    one, other = shown("age"), shown("patient")
+    differing = {name for name, *_ in terms.differences(one, other)}
+    assert differing == {"federation", "genesis", "architecture", "architecture: frozen"}
+    assert one["architecture: input"] == "2, 2, 1"  # which 900 letters before it cannot hide
 
 
 def command(site: Site, *words: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +27,7 @@ from fedssh.rules.events import EVENTS
 from fedssh.rules.gate import Gate, decide
 from fedssh.rules.policies import described, described_options, read_policy
 from fedssh.verify import check_export
+from tests.harness.archives import unpack
 
 SECTIONS = {"A network", "A policy", "A data set", "An event", "A verb"}  # those that a test below runs
 TOLD = {"Before a commit", "Tests"}
@@ -93,8 +93,7 @@ def added_to(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file, code in blocks(root, heading).items():
             with (copy / file).open("a") as there:
                 there.write(f"\n\n{code}")
-    with tarfile.open(root / "tests/vectors/histories/best-free.tar.gz") as histories:
-        histories.extractall(copy, filter="data")
+    unpack(root / "tests/vectors/histories/best-free.tar.gz", copy)
     return copy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedssh.models.data import cells, features, images
 from fedssh.models.data.cells import ColumnsError
@@ -270,8 +272,31 @@ def test_without_the_extra_a_parquet_file_says_what_to_install(tmp_path: Path, m
         {"target": "y", "columns": [{"name": "a\x1b", "kind": "category", "categories": ["x"]}]},
         {"target": "y", "columns": [{"name": "a", "kind": "number", "mean": 0, "deviation": 1}] * 2},
         {"target": "y", "columns": "ab"},
+        {"target": "y", "columns": [{"name": "a", "kind": "number", "mean": 10**400, "deviation": 1}]},
+        {"target": "y", "columns": [{"name": "a", "kind": "number", "mean": 0, "deviation": 5e-324}]},
     ],
 )  # fmt: skip
 def test_what_a_stranger_says_of_columns_is_checked(value: Any) -> None:
     with pytest.raises(ValueError, match=r"column|table|name|deviation|figure|categories"):
         read_columns_record(value)
+
+
+def test_a_column_that_tells_patients_apart_is_learnt_from_only_where_somebody_here_says_so(tmp_path: Path) -> None:
+    columns = read_columns_record({"target": "y", "columns": [
+        {"name": name, "kind": "number", "mean": 0, "deviation": 1} for name in ("patient_id", "age")
+    ]})  # fmt: skip
+    path = put(tmp_path, "patient_id,age,y\n1,50,a\n1,51,b\n2,30,a\n")
+    reading = Reading(table=columns, names=("a", "b"))
+    with pytest.raises(ColumnsError, match="learns from the column patient_id, by whose name patients are known here"):
+        features.read(path, reading)
+    said = features.read(path, dataclasses.replace(reading, columns={"patient": "patient_id"}))
+    assert said.patients is not None and len(set(said.patients)) == 2
+
+
+def test_images_are_no_table(tmp_path: Path) -> None:
+    for name in ("ill", "well"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("L", (28, 28)).save(tmp_path / "train" / name / "1.png")
+    reading = Reading(table=agreed(), names=("ill", "well"))
+    with pytest.raises(ColumnsError, match=r"learns from a table of features, and .* is none"):
+        images.load(tmp_path, [1, 3, 1], 2, "train", reading)

@@ -103,3 +103,14 @@ def test_of_very_many_classes_a_table_shows_the_first() -> None:
     table = np.eye(30, dtype=int).tolist()
     text = texts.text(assessed({"confusion": table, "auc": 0.9}, None), "ON THE HOLDOUT")
     assert "recall of 19 " in text and "recall of 20 " not in text and "and 20, 21, 22, 23," in text
+
+
+@pytest.mark.parametrize("table", [[[0, 0], [0, 0]], [[1, 2], [3]], [[1, 2, 3], [4, 5, 6]]])
+def test_a_table_that_only_a_liar_writes_tells_nothing(table: list[list[int]]) -> None:
+    assert assessed({"confusion": table, "auc": 0.5}, ["a", "b"]) is None
+
+
+def test_what_is_missing_of_a_table_is_left_out() -> None:
+    found = assessed({"confusion": [[0, 0], [1, 1]], "auc": 0.5}, ["a", "b"])
+    assert found and [one["of"] for one in found["figures"]] == ["accuracy", "balanced accuracy", "recall of b"]
+    assert assessed({"confusion": [[1, 0], [0, 1]]}, ["a"]) is None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tarfile
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.harness.archives import unpack
 
 HEAVY = ("keras", "tensorflow", "numpy", "sklearn", "paramiko", "asyncssh", "pyrage", "rich")
 # Prints {"words of the command": help} for an agent, and what was loaded to do so.
@@ -93,8 +94,8 @@ def test_a_history_of_any_policy_is_followed_where_there_is_no_numpy(root: Path,
     names.remove("keys")
     names.remove("fedavg")  # its round was extended by a clock that ran ahead of the records' times
     for name in names:
-        with tarfile.open(root / f"tests/vectors/histories/{name}.tar.gz") as folder:
-            folder.extract("coordinator/outbox/ledger.jsonl", tmp_path / name, filter="data")
+        archive = root / f"tests/vectors/histories/{name}.tar.gz"
+        unpack(archive, tmp_path / name, "coordinator/outbox/ledger.jsonl")
     done = subprocess.run([sys.executable, "-c", FOLLOW], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{name} True" for name in names] and len(names) == 19

@@ -346,3 +346,17 @@ def test_a_step_must_lower_the_loss_and_pass_the_gate(
 def test_the_parts_of_a_step_halve_and_are_smaller_when_others_were_faster() -> None:
     assert read_policy("step").shares(0) == (1.0, 0.5, 0.25)
     assert read_policy("step:parts=2").shares(3) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        (Gate("ladder", 1.7, "mae"), {"mae": 13.6, "rmse": 17.0, "r2": 0.91, "loss": 0.12}),
+        (Gate("ladder", 1e-8, "mae"), {"mae": 12.84512345, "rmse": 16.2, "r2": 0.91, "loss": 0.12}),
+        (Gate("ladder", 0.05, "r2"), {"mae": 13.0, "rmse": 16.0, "r2": 0.9, "loss": 0.1}),
+    ],
+)
+def test_a_ladder_of_numbers_has_a_step_for_what_is_in_their_unit_and_one_for_the_rest(
+    gate: Gate, said: dict[str, float]
+) -> None:
+    assert told(gate, {"mae": 12.84512345, "rmse": 16.2, "r2": 0.9123, "loss": 0.1234}) == pytest.approx(said)

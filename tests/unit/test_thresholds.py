@@ -31,6 +31,7 @@ OF_NUMBERS = {"task": "regression", "targets": [{"deviation": 1.0}]}
     [
         ("youden", "youden"), (" youden ", "youden"), ("sensitivity>=0.95", "sensitivity>=0.95"),
         ("specificity >= .9", "specificity>=0.9"), ("sensitivity>=1", "sensitivity>=1"), ("0.50", "0.5"), (0.3, "0.3"),
+        ("sensitivity>=0.00001", "sensitivity>=0.00001"), (1e-05, "0.00001"),
     ],
 )  # fmt: skip
 def test_a_rule_has_one_way_of_writing(text: object, rule: str) -> None:

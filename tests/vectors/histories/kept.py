@@ -13,6 +13,7 @@ from typing import Any
 from fedssh.keys import PrivateKey, load_private
 from fedssh.ledger import read_export
 from fedssh.rules.events import Record
+from tests.harness import archives
 
 HERE = Path(__file__).resolve().parent
 HOLDOUT = HERE / "holdout.npz"
@@ -78,5 +79,4 @@ def private_keys(folder: Path) -> dict[str, PrivateKey]:
 
 
 def _extract(packed: str, into: Path) -> None:
-    with tarfile.open(HERE / packed) as tar:
-        tar.extractall(into, filter="data")
+    archives.unpack(HERE / packed, into)

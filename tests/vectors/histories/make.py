@@ -44,6 +44,7 @@ from fedssh.rules.events import Record
 from fedssh.rules.federation import Federation, derive
 from fedssh.rules.stored import to_value
 from fedssh.rules.typed import known
+from tests.harness import archives
 
 from .kept import HOLDOUT, READING, unpack_keys
 from .room import SETTINGS, KeptJudge, Room
@@ -112,8 +113,7 @@ class Maker:
         del room
         gc.collect()  # and with the last connection SQLite's write-ahead log
         pack(home / "coordinator", self.out / f"{name}.tar.gz")
-        with tarfile.open(self.out / f"{name}.tar.gz") as tar:
-            tar.extractall(home / "again", filter="data")
+        archives.unpack(self.out / f"{name}.tar.gz", home / "again")
         with contextlib.chdir(home / "again"):
             said = gzip.compress(json.dumps(views(self.seen), sort_keys=True, indent=0).encode(), 9, mtime=0)
         (self.out / f"{name}.views.json.gz").write_bytes(said)
