@@ -120,18 +120,12 @@ def write_csv(
         decision: What an image is called, and how probabilities are shown.
         first: What the column of names is called.
     """
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow([first, "class", *(f"p({name})" for name in names), "error"])
-    totals = Totals(Counter())
-    for one in rows:
-        if one.error is not None:
-            totals.unreadable += 1
-            writer.writerow([one.name, "", *("" for _ in names), one.error])
-            continue
-        label, shown = decision.label(one.probabilities), decision.shown(one.probabilities)
-        totals.called[names[label]] += 1
-        writer.writerow([one.name, names[label], *(f"{value:.6f}" for value in shown), ""])
-    return totals
+
+    def cells(found: tuple[float, ...]) -> tuple[list[str], list[str]]:
+        called = names[decision.label(found)]
+        return [called, *(f"{value:.6f}" for value in decision.shown(found))], [called]
+
+    return _write(rows, sink, [first, "class", *(f"p({name})" for name in names)], cells)
 
 
 def write_numbers(rows: Iterable[Said], names: Sequence[str], sink: IO[str], first: str = "file") -> Totals:
@@ -141,17 +135,11 @@ def write_numbers(rows: Iterable[Said], names: Sequence[str], sink: IO[str], fir
         names: What the targets are called.
         first: What the column of names is called.
     """
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow([first, *names, "error"])
-    totals = Totals(Counter())
-    for one in rows:
-        if one.error is not None:
-            totals.unreadable += 1
-        else:
-            totals.called["predicted"] += 1
-        numbers = [f"{value:.7g}" for value in one.probabilities] if one.error is None else ["" for _ in names]
-        writer.writerow([one.name, *numbers, one.error or ""])
-    return totals
+
+    def cells(found: tuple[float, ...]) -> tuple[list[str], list[str]]:
+        return [f"{value:.7g}" for value in found], ["predicted"]
+
+    return _write(rows, sink, [first, *names], cells)
 
 
 def write_labels(rows: Iterable[Said], names: Sequence[str], sink: IO[str], first: str = "file") -> Totals:
@@ -161,18 +149,38 @@ def write_labels(rows: Iterable[Said], names: Sequence[str], sink: IO[str], firs
         names: What the labels are called.
         first: What the column of names is called.
     """
+
+    def cells(found: tuple[float, ...]) -> tuple[list[str], list[str]]:
+        said = [value > 0.5 for value in found]
+        shown = [*("yes" if has else "no" for has in said), *(f"{value:.6f}" for value in found)]
+        return shown, [name for name, has in zip(names, said, strict=True) if has]
+
+    return _write(rows, sink, [first, *names, *(f"p({name})" for name in names)], cells)
+
+
+def _write(
+    rows: Iterable[Said],
+    sink: IO[str],
+    head: Sequence[str],
+    cells: Callable[[tuple[float, ...]], tuple[list[str], list[str]]],
+) -> Totals:
+    """Write a table with a last column for what could not be read.
+
+    Args:
+        head: What the other columns are called.
+        cells: Of what was predicted, those after the name, and what it is counted as.
+    """
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow([first, *names, *(f"p({name})" for name in names), "error"])
+    writer.writerow([*head, "error"])
     totals = Totals(Counter())
     for one in rows:
         if one.error is not None:
             totals.unreadable += 1
-            writer.writerow([one.name, *("" for _ in names), *("" for _ in names), one.error])
+            writer.writerow([one.name, *("" for _ in head[1:]), one.error])
             continue
-        said = [value > 0.5 for value in one.probabilities]
-        totals.called.update(name for name, has in zip(names, said, strict=True) if has)
-        shown = [f"{value:.6f}" for value in one.probabilities]
-        writer.writerow([one.name, *("yes" if has else "no" for has in said), *shown, ""])
+        shown, called = cells(one.probabilities)
+        totals.called.update(called)
+        writer.writerow([one.name, *shown, ""])
     return totals
 
 

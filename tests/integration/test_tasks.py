@@ -48,6 +48,12 @@ SPEC = check_spec({
 })  # fmt: skip
 
 
+def done(engine: Any, wanted: Any, prepared: Prepared, folder: Path) -> Any:
+    """A run of an engine in a folder of its own."""
+    folder.mkdir()
+    return engine.run(wanted, prepared, folder, lambda share, text: None, 1)
+
+
 @pytest.mark.parametrize(("policy", "schedule"), [("fedavg", "rounds"), ("merge", "relay")])
 def test_memory_gives_the_weights_of_real_agents(tmp_path: Path, policy: str, schedule: str) -> None:
     plan = {**PLAN, "metric": "mae", "learning_rate": 0.05}
@@ -55,13 +61,8 @@ def test_memory_gives_the_weights_of_real_agents(tmp_path: Path, policy: str, sc
     parts = {name: bars(50 + 10 * number, 10 + number) for number, name in enumerate(wanted.site_names)}
     prepared = Prepared(SPEC, TRAIN, bars(60, 2), bars(60, 3), parts)
     here, there = tmp_path / "memory", tmp_path / "ssh"
-    outcomes = []
-    for engine, folder in ((memory, here), (ssh, there)):
-        folder.mkdir()
-        done: Any = engine.run(wanted, prepared, folder, lambda share, text: None, 1)
-        outcomes.append(done)
+    simulated, real = (done(engine, wanted, prepared, folder) for engine, folder in ((memory, here), (ssh, there)))
     assert models(here) == models(there)
-    simulated, real = outcomes
     assert [point.test for point in simulated.points] == [point.test for point in real.points]
     first, last = (simulated.points[at].test["mae"] for at in (0, -1))
     assert last < 0.8 * first < 0.8 * 300, "in the target's units, and learned"
@@ -86,13 +87,8 @@ def test_memory_gives_the_weights_of_real_agents_with_several_labels_at_once(tmp
     parts = {name: traits(50 + 10 * number, 10 + number) for number, name in enumerate(wanted.site_names)}
     prepared = Prepared(spec, traits(60, 1), traits(60, 2), traits(60, 3), parts)
     here, there = tmp_path / "memory", tmp_path / "ssh"
-    outcomes = []
-    for engine, folder in ((memory, here), (ssh, there)):
-        folder.mkdir()
-        done: Any = engine.run(wanted, prepared, folder, lambda share, text: None, 1)
-        outcomes.append(done)
+    simulated, real = (done(engine, wanted, prepared, folder) for engine, folder in ((memory, here), (ssh, there)))
     assert models(here) == models(there) and len(models(here)) > 1
-    simulated, real = outcomes
     assert [point.test for point in simulated.points] == [point.test for point in real.points]
     assert simulated.points[-1].test["loss"] < simulated.points[0].test["loss"]
     replay = Replay()
