@@ -24,7 +24,7 @@ examples:
   scripts/experiment fedavg-mnist                  again: goes on where the last one ended
   scripts/experiment thesis-nodes --only 'merge*' --seed 7 --out /tmp/merge
   scripts/experiment mine.toml --quick             the reduced version, in seconds
-  scripts/experiment --report results/*            write docs/explanation/results.md
+  scripts/experiment --report results/*            write their pages, docs/explanation/results/NAME.md
 """
 
 _ONE_MACHINE = ("--out", "--data-dir", "--jobs", "--only")
@@ -41,7 +41,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("experiment", nargs="?", metavar="NAME|FILE.toml", help="which one")
     add("--list", action="store_true", help="show the experiments that come with the project")
-    add("--report", nargs="+", type=Path, metavar="OUT", help="write the page of results from finished experiments")
+    add(
+        "--report",
+        nargs="+",
+        type=Path,
+        metavar="OUT",
+        help="write the pages of finished experiments, or of NAME.json.gz",
+    )
     add("--out", type=Path, metavar="DIR", help="results, report and plots  [results/NAME]")
     add("--engine", choices=ENGINES, help="without processes and SSH, or the real agents  [the experiment's]")
     data = Path(os.environ.get("FEDSSH_DATA", machine.ROOT / "data"))
@@ -90,18 +96,17 @@ def show_list() -> int:
     return 0
 
 
-def report(folders: Sequence[Path], docs: Path) -> int:
-    """Write the page of results."""
+def report(paths: Sequence[Path], docs: Path) -> int:
+    """Write the pages of some experiments, and the index of all pages."""
     from experiments.results.file import load
-    from experiments.results.report import near, write_page
+    from experiments.results.report import near, write_pages
 
-    every = [load(folder) for folder in folders]
-    order = list(shipped())
-    every.sort(key=lambda one: order.index(one.experiment.name) if one.experiment.name in order else len(order))
+    every = [load(path) for path in paths]
     names = [one.experiment.name for one in every]
     if len(set(names)) < len(names):
-        raise SettingsError(f"two of the folders hold the same experiment: {', '.join(sorted(names))}")
-    print(near(write_page(every, docs)))
+        raise SettingsError(f"two of these hold the same experiment: {', '.join(sorted(names))}")
+    for path in write_pages(every, docs):
+        print(near(path))
     return 0
 
 

@@ -4,8 +4,9 @@
     scripts/docs --out DIR  somewhere else
 
 The pages are Markdown that reads well where it lies. What a site needs beyond that is added to a copy: the pages that
-stand beside docs/ (BESIDE), the order of the pages, which is that of the links in each index.md, and links that stay
-within the site; those to code become plain words. Sphinx does the rest (docs/conf.py) and takes a warning as an error.
+stand beside docs/ (BESIDE), the order of the pages, which is that of the links in each index.md and in each page that
+has a folder of its name, and links that stay within the site; those to code become plain words. Sphinx does the rest
+(docs/conf.py) and takes a warning as an error.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def lay_out(folder: Path) -> None:
             shutil.copyfile(path, page)
             continue
         text = within_the_site(path, at, path.read_text())
-        if path.name == "index.md":
+        if path.name == "index.md" or path.with_suffix("").is_dir():
             text += _order(text)
         page.write_text(text)
 

@@ -13,7 +13,7 @@ from fedssh.rules.policies import read_policy
 from fedssh.rules.rounds import least_sites
 from fedssh.rules.terms import schedule_of
 
-POLICY = "merge"  # it does best where sites differ, and nobody waits: docs/explanation/results.md, thesis-seeds
+POLICY = "merge"  # it does best where sites differ, and nobody waits: docs/explanation/results/thesis-seeds.md
 GATE = "on"
 SESSIONS, EPOCHS = 3, 10  # sessions per site, and epochs of one at most
 ROUNDS, ROUND_EPOCHS = 8, 3  # with policies that train in rounds

@@ -1,4 +1,4 @@
-"""The finished runs of an experiment as one file, `results.json`, and back.
+"""The finished runs of an experiment as one file, and back: `results.json` with all, or in brief (`brief`).
 
 {"format": 1, "experiment", "file", "question", "engine", "quick", "command", "date", "commit", "dirty", "machine",
  "runs": [{"slug", "digest", "settings", "made", "outcome"}, …]}
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from experiments import machine
 from experiments.definition.attack import Attack
 from experiments.definition.config import Outcome, Run, read_outcome
 from experiments.definition.read import Experiment, read, shipped
+from experiments.results import brief
 from fedssh.errors import SettingsError
 from fedssh.files import write_whole
 
@@ -92,22 +94,52 @@ def save(out: Path, experiment: Experiment, file: Path, results: Sequence[Result
     write_whole(out / FILE, json.dumps(fields).encode() + b"\n", 0o644)
 
 
-def load(out: Path) -> Results:
-    """What there is in `out`; what is to be made of it is taken from the experiment's file as it is now.
+def load(path: Path) -> Results:
+    """What there is of an experiment; what is to be made of it is taken from the experiment's file as it is now.
+
+    Args:
+        path: The folder of its results, or a file in brief.
 
     Raises:
         SettingsError: There are no results, or their experiment is gone.
     """
-    path = out / FILE
+    is_brief = path.name.endswith(brief.SUFFIX)
+    file = path if is_brief else path / FILE
     try:
-        fields = json.loads(path.read_text())
+        fields = brief.unpacked(file.read_bytes()) if is_brief else json.loads(file.read_text())
         results = tuple(read_result(fields["experiment"], one) for one in fields["runs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         reason = "is not there" if isinstance(error, FileNotFoundError) else f"is damaged: {error!r}"
-        raise SettingsError(f"{path} {reason}", "scripts/experiment NAME makes it") from None
-    file = shipped().get(fields["experiment"], Path(fields["file"]))
-    seeds = list(dict.fromkeys(result.run.seed for result in results))
-    experiment = read(file, seeds, fields["engine"], fields["quick"])
+        raise SettingsError(f"{file} {reason}", "scripts/experiment NAME makes it") from None
+    name = fields["experiment"]
+    beside = path.with_name(f"{name}.toml") if is_brief else Path(fields["file"])
+    experiment = _as_it_is_now(shipped().get(name, beside), fields, results)
     done = {result.digest for result in results}
     missing = tuple(run.slug for run in experiment.runs if run.digest(experiment.engine) not in done)
     return Results(experiment, results, missing, fields["command"], fields["date"])
+
+
+def in_brief(found: Results) -> bytes:
+    """The content of a file in brief; `read_brief` of it gives what a page may say."""
+    experiment = found.experiment
+    fields = {
+        "format": 1,
+        "experiment": experiment.name,
+        "engine": experiment.engine,
+        "quick": experiment.quick,
+        "command": found.command,
+        "date": found.date,
+        "runs": [result.plain() for result in found.results],
+    }
+    return brief.packed(fields)
+
+
+def read_brief(found: Results, content: bytes) -> Results:
+    """The same results as they are in brief."""
+    runs = brief.unpacked(content)["runs"]
+    return dataclasses.replace(found, results=tuple(read_result(found.experiment.name, one) for one in runs))
+
+
+def _as_it_is_now(file: Path, fields: Mapping[str, Any], results: Sequence[Result]) -> Experiment:
+    seeds = list(dict.fromkeys(result.run.seed for result in results))
+    return read(file, seeds, fields["engine"], fields["quick"])

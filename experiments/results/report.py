@@ -1,16 +1,17 @@
-"""Results for people: one experiment's report, and the page that all of them make together."""
+"""Results for people: an experiment's report, its page among the docs, and the index of these pages."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from experiments.results.brief import SUFFIX
 from experiments.results.differences import table_of_differences
-from experiments.results.file import Results
+from experiments.results.file import Results, in_brief, read_brief
+from experiments.results.index import FOLDER, USE, index, pictures
 from experiments.results.measure import SLACK, Measured
 from experiments.results.plots import draw_all
 from experiments.results.tables import (
@@ -37,69 +38,81 @@ the whole run took here, scoring included.
 
 CELLS = """\
 Each cell: what the last release scores on the test split (accuracy, or the metric named, where the federation decided
-by that one); simulated seconds and megabytes shipped in all; and in bold those until it had
-[converged](#reading-the-tables), if it did and there is centralised training by the same metric to compare it with.
-Cells are means over the seeds; `(2/3)` says how many of these converged, if not all did.
+by that one); simulated seconds and megabytes shipped in all; and in bold those until it had *converged*, if it did and
+there is centralised training by the same metric to compare it with. Cells are means over the seeds; `(2/3)` says how
+many of these converged, if not all did.
 """
 
 
 def write_report(out: Path, found: Results) -> Path:
     """Write `report.md` and its plots into the folder of an experiment's results."""
     measured = Measured(found.results)
-    plots = draw_all(found.experiment, measured, out)
-    text = (
-        f"# {found.experiment.name}\n\n"
-        + "\n".join(section(found, measured, plots))
-        + f"\n## Reading this\n\n{READING}"
-    )
+    text = page(found, measured, draw_all(found.experiment, measured, out))
     write_whole(out / "report.md", text.encode(), 0o644)
     return out / "report.md"
 
 
-def write_page(every: Sequence[Results], docs: Path) -> Path:
-    """Write `docs/explanation/results.md` and its plots: which policy to use when, then a section per experiment.
+def write_pages(every: Sequence[Results], docs: Path) -> list[Path]:
+    """Write the pages of these experiments, each with its plots and its runs in brief, and the index of all pages.
+
+    The other pages are left as they are. What is said is what the runs in brief say, so that they give the page again.
+
+    Args:
+        docs: The folder of `results.md`; pages are in its `results/`.
+
+    Returns:
+        The pages, and last the index.
 
     Raises:
-        SettingsError: Two runs want the same cell of a table of scenarios; nothing is written.
+        SettingsError: Two runs want the same cell of a table of scenarios, or a page that is there is none of results;
+            that experiment's page and the index are as they were.
     """
-    both = [(found, Measured(found.results)) for found in every]
-    parts = ["# What each policy is worth\n", _made_by(every), "## Which to use when\n", scenarios(both)]
-    folder = docs / "results"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for found, measured in both:
-        plots = [(title, f"results/{name}") for title, name in draw_all(found.experiment, measured, folder)]
-        parts += [f"## {found.experiment.name}\n", *section(found, measured, plots)]
-    parts += [f"## Reading the tables\n\n{READING}"]
-    write_whole(docs / PAGE, "\n".join(parts).encode(), 0o644)
-    return docs / PAGE
+    folder = docs / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [_write_page(found, folder) for found in every]
+    texts = {path.stem: path.read_text() for path in folder.glob("*.md")}
+    write_whole(docs / PAGE, index(texts, CELLS, READING).encode(), 0o644)
+    return [*written, docs / PAGE]
 
 
-def section(found: Results, measured: Measured, plots: Sequence[tuple[str, str]]) -> list[str]:
-    """An experiment's question, conclusion, numbers and plots, as Markdown."""
+def _write_page(found: Results, folder: Path) -> Path:
+    content = in_brief(found)
+    found = read_brief(found, content)
+    name, measured = found.experiment.name, Measured(found.results)
+    path = folder / f"{name}.md"
+    use = table_of_scenarios(found.experiment, measured)  # which may be refused, before anything is written
+    before = pictures(path.read_text()) if path.exists() else set()
+    text = page(found, measured, draw_all(found.experiment, measured, folder), use)
+    write_whole(folder / f"{name}{SUFFIX}", content, 0o644)
+    write_whole(path, text.encode(), 0o644)
+    for picture in before - pictures(text):
+        (folder / picture).unlink(missing_ok=True)
+    return path
+
+
+def page(found: Results, measured: Measured, plots: Sequence[tuple[str, str]], use: str | None = None) -> str:
+    """An experiment's question, conclusion, numbers and plots, as Markdown.
+
+    Args:
+        plots: Title and file of each.
+        use: Its table of scenarios, where it is made already.
+    """
     experiment = found.experiment
-    parts = [f"*{experiment.question}*\n", _origin(found)]
+    parts = [f"# {experiment.name}\n", f"*{experiment.question}*\n", _origin(found)]
     if experiment.conclusion:
         parts.append(f"{_wrapped(experiment.conclusion)}\n")
+    if use := table_of_scenarios(experiment, measured) if use is None else use:
+        parts += [f"## {USE}\n", CELLS, use]
     if experiment.figures:
-        parts.append(published(experiment, measured))
-    parts.append(table_of_rows([measured.row(group) for group in measured.groups]))
+        parts += ["## Published figures\n", published(experiment, measured)]
+    parts += ["## Results\n", table_of_rows([measured.row(group) for group in measured.groups])]
     more = (
         table_of_differences(measured), table_of_folds(measured), table_of_sites(measured.groups),
         table_of_attacks(measured.groups),
     )  # fmt: skip
     parts += [table for table in more if table]
     parts += [f"![{title}]({name})\n" for title, name in plots]
-    return parts
-
-
-def scenarios(both: Sequence[tuple[Results, Measured]]) -> str:
-    """Policies and scenarios, a table per experiment; scenarios of which nothing was done are left out."""
-    tables = []
-    for found, measured in both:
-        if table := table_of_scenarios(found.experiment, measured):
-            tables.append(f"**[{found.experiment.name}](#{found.experiment.name})**\n\n{table}")
-    return "\n".join([CELLS, *tables]) if tables else ""
+    return "\n".join([*parts, f"## Reading this\n\n{READING}"])
 
 
 def _origin(found: Results) -> str:
@@ -123,14 +136,6 @@ def _origin(found: Results) -> str:
 def _commit(made: Mapping[str, object]) -> str:
     commit = made["commit"]
     return "unknown" if commit is None else str(commit)[:12] + (" with changes" if made["dirty"] else "")
-
-
-def _made_by(every: Sequence[Results]) -> str:
-    names = ", ".join(f"[{found.experiment.name}](#{found.experiment.name})" for found in every)
-    return (
-        "Made by `scripts/experiment --report` from finished experiments; change nothing here by hand. Every number\n"
-        f"comes from runs that anyone can repeat: {names}.\n"
-    )
 
 
 def _wrapped(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,11 +16,34 @@ from experiments import cli
 from experiments.definition.config import Outcome, Point, Run
 from experiments.definition.read import Experiment, read, shipped
 from experiments.results.file import Result, Results, load, save
+from experiments.results.index import read_entry
 from experiments.results.measure import Measured, row_names, way
 from experiments.results.plots import curve
-from experiments.results.report import section, write_page, write_report
+from experiments.results.report import CELLS, PAGE, READING, index, page, write_pages, write_report
 from fedssh.errors import SettingsError
 
+OTHER = """# NAME
+
+*What | if?*
+
+`scripts/experiment NAME`, 2029-12-31, commit 012 and 345, on Abacus, 2 cores; engine memory, 1 runs.
+
+**1 of the 2 runs that the experiment now asks for is missing here.**
+
+See [tiny](tiny.md), e.g. 0.5 of it. More.
+
+## Which to use when
+
+Each cell says something.
+
+| policy | here |
+| --- | --- |
+| best | 1 |
+
+## Results
+
+![A picture](tiny-two.png)
+"""
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """
 question = "Does it?"
@@ -193,20 +217,82 @@ def test_the_report_says_what_is_known(tmp_path: Path, experiment: Experiment, r
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_page_has_the_table_of_scenarios_and_its_own_plots(
+def test_a_page_has_the_table_of_scenarios_and_its_own_plots(
     tmp_path: Path, experiment: Experiment, results: list[Result]
 ) -> None:
     save(tmp_path, experiment, tmp_path / "tiny.toml", results, "scripts/experiment tiny", "2030-01-02")
     docs = tmp_path / "docs"
-    text = write_page([load(tmp_path)], docs).read_text()
-    assert "**[tiny](#tiny)**\n\n| policy | three / sites |" in text
+    path, overview = write_pages([load(tmp_path)], docs)
+    text = path.read_text()
+    assert "## Which to use when" in text
     assert "| centralised | 0.750; 2.4 s, 2 MB; **2.4 s, 2 MB** |" in text
     assert "| best free | 0.750; 1.2 s, 3 MB; **0.8 s, 2 MB** (1/2) |" in text
     assert "| fedavg | 0.800; 0.6 s, 1 MB; **0.6 s, 1 MB** |" in text
-    assert "](results/tiny-does-it.png)" in text
-    assert [path.name for path in (docs / "results").iterdir()] == ["tiny-does-it.png"]
-    again = write_page([load(tmp_path)], docs).read_text()
-    assert again == text
+    assert "](tiny-does-it.png)" in text
+    assert (path, overview) == (docs / "results" / "tiny.md", docs / PAGE)
+    there = sorted(one.name for one in (docs / "results").iterdir())
+    assert there == ["tiny-does-it.png", "tiny.json.gz", "tiny.md"]
+
+
+def test_a_page_comes_again_from_its_runs_in_brief(
+    tmp_path: Path, experiment: Experiment, results: list[Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = dataclasses.replace(results[2].outcome.points[-1], test=scores(0.849998765))
+    outcome = dataclasses.replace(results[2].outcome, points=(*results[2].outcome.points[:-1], longer))
+    results[2] = dataclasses.replace(results[2], outcome=outcome)
+    save(tmp_path, experiment, tmp_path / "tiny.toml", results, "scripts/experiment tiny", "2030-01-02")
+    docs = tmp_path / "docs"
+    write_pages([load(tmp_path)], docs)
+    before = {path: path.read_bytes() for path in docs.rglob("*") if path.is_file()}
+    (docs / "results" / "tiny.toml").write_text(TEXT)
+    assert command(capsys, "--report", str(docs / "results" / "tiny.json.gz"), "--docs", str(docs))[0] == 0
+    assert {path: path.read_bytes() for path in before} == before
+    found = load(docs / "results" / "tiny.json.gz").results[2]
+    assert found.run == results[2].run
+    assert found.outcome.points[-1].test == {**scores(0.85), "loss": 0.15}
+    assert "confusion" not in found.outcome.points[0].test  # of the result alone
+    assert found.outcome.points[0].test["accuracy"] == 0.4
+    content = (docs / "results" / "tiny.json.gz").read_bytes()
+    (docs / "results" / "tiny.json.gz").write_bytes(content[:-9])
+    with pytest.raises(SettingsError, match="is damaged"):
+        load(docs / "results" / "tiny.json.gz")
+
+
+def test_a_new_page_leaves_the_others_and_takes_away_pictures_that_are_no_more(
+    tmp_path: Path, experiment: Experiment, results: list[Result]
+) -> None:
+    save(tmp_path, experiment, tmp_path / "tiny.toml", results, "scripts/experiment tiny", "2030-01-02")
+    folder = tmp_path / "docs" / "results"
+    folder.mkdir(parents=True)
+    other = OTHER.replace("NAME", "tiny-two")
+    (folder / "tiny-two.md").write_text(other)
+    (folder / "tiny.md").write_text(OTHER.replace("NAME", "tiny").replace("two.png", "gone.png"))
+    for name in ("tiny-two.png", "tiny-gone.png"):
+        (folder / name).touch()
+    text = write_pages([load(tmp_path)], tmp_path / "docs")[-1].read_text()
+    assert (folder / "tiny-two.md").read_text() == other
+    assert (folder / "tiny-two.png").exists() and not (folder / "tiny-gone.png").exists()
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    assert rows == [
+        "| [tiny](results/tiny.md) | Does it? | It does, mostly. | 2030-01-02 | 0123456789ab |",
+        "| [tiny-two](results/tiny-two.md) | What / if? | See [tiny](results/tiny.md), e.g. 0.5 of it. "
+        "| 2029-12-31 | 012 and 345 |",
+    ]
+    assert "**[tiny-two](results/tiny-two.md)**\n\n| policy | here |\n| --- | --- |\n| best | 1 |\n\n## R" in text
+
+
+def test_the_index_takes_no_page_that_is_none_of_results() -> None:
+    with pytest.raises(SettingsError, match=r"results/x\.md is no page of results: it has no question"):
+        read_entry("x", "# x\n\nwords\n")
+    with pytest.raises(SettingsError, match="no line with its command"):
+        read_entry("x", "# x\n\n*Why?*\n\nwords\n")
+
+
+def test_the_index_that_is_there_is_of_the_pages_that_are_there(root: Path) -> None:
+    folder = root / "docs" / "explanation"
+    pages = {path.stem: path.read_text() for path in (folder / "results").glob("*.md")}
+    assert len(pages) >= 9
+    assert (folder / PAGE).read_text() == index(pages, CELLS, READING)
 
 
 def loaded(folder: Path, text: str, *accuracies: float) -> Results:
@@ -219,7 +305,8 @@ def loaded(folder: Path, text: str, *accuracies: float) -> Results:
 
 
 def table(folder: Path, found: Results) -> list[str]:
-    lines = write_page([found], folder / "docs").read_text().partition("## other")[0].splitlines()
+    text = write_pages([found], folder / "docs")[0].read_text()
+    lines = text.partition("## Which to use when")[2].partition("## Results")[0].splitlines()
     return [line for line in lines if line.startswith("|") and "---" not in line]
 
 
@@ -327,7 +414,7 @@ def test_folds_are_shown_beside_centralised_training_on_the_same_fold(tmp_path: 
     text = '[data]\nfolds = 2\n[[runs]]\nschedule = "centralised"\nfold = [1, 2]\n'
     text += '[[runs]]\npolicy = "merge"\nfold = [1, 2]\n'
     found = loaded(tmp_path, text, 0.9, 0.8, 0.85, 0.84)
-    shown = "\n".join(section(found, Measured(found.results), []))
+    shown = page(found, Measured(found.results), [])
     assert "| run | fold 1 | fold 2 |\n| --- | --- | --- |\n| centralised | 0.8000 | 0.7000 |\n" in shown
     assert "| merge | 0.7500 (-0.0500) | 0.7400 (+0.0400) |" in shown
 
@@ -335,11 +422,11 @@ def test_folds_are_shown_beside_centralised_training_on_the_same_fold(tmp_path: 
 def test_a_difference_is_paired_by_seed_and_its_interval_is_students(tmp_path: Path) -> None:
     text = 'seeds = [1, 2]\n[data]\nfolds = 2\n[[runs]]\nschedule = "centralised"\nfold = [1]\n'
     found = loaded(tmp_path, text + '[[runs]]\npolicy = "merge"\nfold = [1]\n', 0.9, 0.8, 0.85, 0.84)
-    shown = "\n".join(section(found, Measured(found.results), []))
+    shown = page(found, Measured(found.results), [])
     # of -0.05 and 0.04: t(0.975, 1) = 12.7062, times 0.09 / 2
     assert "| merge | accuracy | 0.7450 | 0.7500 | -0.0050 ± 0.5718 | -0.7 % | 2 |" in shown
     one = loaded(tmp_path, 'seeds = [1]\n[[runs]]\nschedule = "centralised"\n[[runs]]\npolicy = "best"\n', 0.9, 0.8)
-    assert "Student" not in "\n".join(section(one, Measured(one.results), []))
+    assert "Student" not in page(one, Measured(one.results), [])
 
 
 # the command

@@ -72,6 +72,7 @@ SHOWN = {
     "scripts/experiment thesis-nodes": "not run: it takes hours",
     "scripts/experiment thesis-nodes --seed 1 2 3": "not run: it takes hours",
     "scripts/experiment --report results/*": "tests/unit/test_experiment_report.py",
+    "scripts/experiment --report docs/explanation/results/*.json.gz": "tests/unit/test_experiment_report.py",
 }
 # The same for sh blocks, by page and how they begin.
 BLOCKS = {
@@ -103,7 +104,7 @@ _OURS = re.compile(r"(?:alice|bob|charity|fedssh|scripts/deploy) [a-z][^#>|;&)]*
 def pages(root: Path) -> dict[str, str]:
     """The text of every page that people wrote."""
     found = [root / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")]
-    found += [path for path in (root / "docs").rglob("*.md") if path.parent.name != "reference"]
+    found += [path for path in (root / "docs").rglob("*.md") if path.parent.name not in ("reference", "results")]
     return {path.stem: path.read_text() for path in found if path.stem != "index"}
 
 
