@@ -16,10 +16,10 @@ from experiments import cli
 from experiments.definition.config import Outcome, Point, Run
 from experiments.definition.read import Experiment, read, shipped
 from experiments.results.file import Result, Results, load, save
-from experiments.results.index import read_entry
+from experiments.results.index import index, read_entry
 from experiments.results.measure import Measured, row_names, way
 from experiments.results.plots import curve
-from experiments.results.report import CELLS, PAGE, READING, index, page, write_pages, write_report
+from experiments.results.report import CELLS, PAGE, READING, page, write_pages, write_report
 from fedssh.errors import SettingsError
 
 OTHER = """# NAME
