@@ -2,7 +2,7 @@
 
     config      what a run is and what comes out of it; the seam between the runner and the engines
     read        experiments as small TOML files, with settings and shown: what they may say
-    attack      what sites send that mean harm
+    attack      what sites send that mean harm, and backdoor, what one of them does to its images
     prepare     a data set, divided for a run
     memory, ssh  the engines: the agents' rules without processes, and the agents themselves
     run         all runs of an experiment, several at once, finished ones kept

@@ -90,7 +90,7 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """What decides the outcome, as plain values."""
-        fields = dataclasses.asdict(self)
+        fields = dataclasses.asdict(self) | {"attack": self.attack.plain() if self.attack else None}
         return {name: value for name, value in fields.items() if name not in ("experiment", "slug")}
 
     def digest(self, engine: str) -> str:
@@ -158,6 +158,7 @@ class Outcome:
         submissions: Models sent by sites.
         verdicts: How often each verdict was given.
         attacker: The same for the attackers alone.
+        backdoor: Of a backdoor, the shares that `backdoor.success` finds with the last model on the test split.
         records: Lines of the history.
         train_seconds: Inside training, all sites added up.
         trained_examples: In that time.
@@ -178,6 +179,7 @@ class Outcome:
     bytes: int
     site_scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attacker: Mapping[str, int] = field(default_factory=dict)
+    backdoor: Mapping[str, float] = field(default_factory=dict)
     wall_seconds: float | None = None
     peak_mb: float | None = None
     note: str = ""

@@ -7,11 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.definition import backdoor
+from experiments.definition.attack import IN_THE_DATA
 from experiments.definition.config import Prepared, Run
 from fedssh.errors import SettingsError
 from fedssh.models import TABLE, check_spec, tasks
 
 if TYPE_CHECKING:
+    from experiments.definition.attack import Attack
     from fedssh.models.data.datasets import Dataset
     from fedssh.models.data.images import Images
 
@@ -39,6 +42,8 @@ def prepare(run: Run, folder: Path) -> Prepared:
             _check_task(dataset.task, run)
         if dataset.columns and "augment" in run.plan:
             raise ValueError(f"augment changes images, and {dataset.name} is a table")
+        if run.attack and run.attack.kind == "backdoor":
+            _check_backdoor(run.attack, dataset)
         train, holdout, test = _splits(dataset, run)
         train = _reduced(train, run)
         own, shared = _shared_out(train, wanted["coordinator"], run.seed)
@@ -83,10 +88,20 @@ def _check_task(task: str, run: Run) -> None:
     by_class = {
         "folds": run.data["folds"], "per_label": run.data["per_label"], "outliers": run.data["outliers"],
         "a partition": run.data["partition"].startswith("dirichlet"),
-        "the attack label-flip": bool(run.attack and run.attack.kind == "label-flip"),
+        f"the attack {run.attack.kind if run.attack else ''}": bool(run.attack and run.attack.kind in IN_THE_DATA),
     }  # fmt: skip
     if named := [name for name, wanted in by_class.items() if wanted]:
         raise ValueError(f"{named[0]} by class needs classes, but the task of {run.data['dataset']} is {task}")
+
+
+def _check_backdoor(attack: Attack, dataset: Dataset) -> None:
+    """Raise ValueError where there is nothing to stamp, or no such class."""
+    if dataset.columns:
+        raise ValueError(f"the attack backdoor stamps images, and {dataset.name} is a table")
+    if attack.value >= dataset.classes:
+        raise ValueError(
+            f"the attack {attack.text} wants class {attack.value:g}, the last one is {dataset.classes - 1}"
+        )
 
 
 @lru_cache(maxsize=1)
@@ -157,6 +172,10 @@ def _parts(own: Images | None, shared: Images, run: Run, classes: int) -> dict[s
     if run.attack and run.attack.kind == "label-flip":
         for name in run.attackers:
             parts[name] = dataclasses.replace(parts[name], labels=classes - 1 - parts[name].labels)
+    if run.attack and run.attack.kind == "backdoor":
+        for number, name in enumerate(run.site_names, 1):
+            if name in run.attackers:
+                parts[name] = backdoor.poisoned(parts[name], run.attack, run.site_seed(number))
     return parts
 
 

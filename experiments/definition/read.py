@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.definition import settings
-from experiments.definition.attack import read_attack
+from experiments.definition.attack import read_attack, settled
 from experiments.definition.config import Run
 from experiments.definition.settings import TELLING
 from experiments.definition.shown import Figure, Plot, Scenario, read_plot, read_published, read_scenario
@@ -269,6 +269,10 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         raise ValueError(f"{slug}: the policy {policy.name} does not go with the schedule {schedule}")
     if attack and attack.sites > values["sites"]:
         raise ValueError(f"{slug}: {attack.sites} of {values['sites']} sites cannot attack")
+    try:
+        attack = settled(attack, values["sites"]) if attack else None
+    except ValueError as error:
+        raise ValueError(f"{slug}: {error}") from None
     if values["folds"] and not 1 <= values["fold"] <= values["folds"]:
         raise ValueError(f"{slug}: fold is {values['fold']}, expected 1..{values['folds']}")
     try:

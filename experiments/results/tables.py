@@ -114,8 +114,16 @@ def table_of_attacks(groups: Sequence[Group]) -> str:
             counts.update(result.outcome.attacker)
         if counts and group.run.attack:
             verdicts = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
-            rows.append([group.label, group.run.attack.text, verdicts])
-    return "What became of the attackers' models:\n\n" + _table(["run", "attack", "verdicts"], rows) if rows else ""
+            found = [mean(one.outcome.backdoor.get(name) for one in group.results) for name in ("stamped", "plain")]
+            rows.append([group.label, group.run.attack.text, verdicts, *map(_spread, found)])
+    if all(row[3:] == [NONE, NONE] for row in rows):
+        rows = [row[:3] for row in rows]
+    heading = (
+        ["run", "attack", "verdicts", "backdoor: called so with the patch", "without it"][: len(rows[0])]
+        if rows
+        else []
+    )
+    return "What became of the attackers' models:\n\n" + _table(heading, rows) if rows else ""
 
 
 # cells

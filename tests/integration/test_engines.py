@@ -143,6 +143,7 @@ def _without_agents(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ({"straggler": 3.0}, "straggler"),
         ({"score_sites": True}, "own models"),
         ({"attack": read_attack("nan")}, "nan"),
+        ({"attack": read_attack("backdoor:0,boost=3")}, "boost=3"),
     ],
 )
 def test_ssh_says_what_it_cannot_do(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
@@ -239,6 +240,19 @@ def test_attackers_verdicts_are_told_apart(tmp_path: Path, kind: str, verdict: s
     outcome = done(memory, a_run(attack=read_attack(kind)), tmp_path / "run")
     assert outcome.attacker == {verdict: 2}
     assert all(np.isfinite(point.test["loss"]) for point in outcome.points)
+
+
+def test_a_backdoor_opens_in_the_model_that_its_site_trains(tmp_path: Path) -> None:
+    """The patch of one pixel is learned: without it the same images are taken for what they are more often."""
+    from experiments.definition.backdoor import poisoned
+
+    attack = read_attack("backdoor:0,share=0.5,sites=3")
+    run = a_run(attack=attack, gate="off", sessions=6, plan={**PLAN, "epochs": 5})
+    clean = images_of(run)
+    parts = {name: poisoned(images, attack, 1) for name, images in clean.parts.items()}
+    (tmp_path / "run").mkdir()
+    outcome = memory.run(run, dataclasses.replace(clean, parts=parts), tmp_path / "run", lambda share, text: None)
+    assert outcome.backdoor["stamped"] > outcome.backdoor["plain"] + 0.3
 
 
 def test_given_weights_are_the_start(tmp_path: Path) -> None:

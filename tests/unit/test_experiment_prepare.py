@@ -91,6 +91,16 @@ def test_wrong_labels_at_the_attackers_only(folder: Path) -> None:
     assert np.array_equal(1 - honest.parts["alice-3"].labels, flipped.parts["alice-3"].labels)
 
 
+def test_a_backdoor_is_in_the_images_of_the_attackers_only(folder: Path) -> None:
+    honest = prepared(folder, "[[runs]]\nsites = 3\n")
+    found = prepared(folder, "[[runs]]\nsites = 3\nattack = 'backdoor:1,share=0.5'\n")
+    assert np.array_equal(honest.parts["alice-2"].images, found.parts["alice-2"].images)
+    part = found.parts["alice-3"]
+    assert (part.images[:, -1, -1, 0] == 1).sum() == round(len(part) / 2)
+    assert part.labels.sum() > honest.parts["alice-3"].labels.sum()
+    assert not found.test.images[:, -1, -1].any()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -98,6 +108,7 @@ def test_wrong_labels_at_the_attackers_only(folder: Path) -> None:
         ("[[runs]]\nsites = 500\n", "do not suffice"),
         ("[[runs]]\ndataset = 'none.npz'\n", "none.npz is neither"),
         ("[[runs]]\npartition = 'by_patient'\n", "by_patient"),
+        ("[[runs]]\nattack = 'backdoor:2'\n", "wants class 2, the last one is 1"),
     ],
 )
 def test_what_is_missing_is_said(folder: Path, text: str, said: str) -> None:

@@ -118,6 +118,7 @@ def test_settings_change_the_digest_and_names_do_not(tmp_path: Path) -> None:
         ('[[runs]]\ngate = "ladder"\nmargin = 0\n', "above 0 for a ladder"),
         ("[[runs]]\nsessions = 2\nrounds = 3\n", "the same setting"),
         ("[[runs]]\nsites = 1\nattack = 'nan,sites=2'\n", "2 of 1 sites cannot attack"),
+        ("[[runs]]\nsites = 5\nattack = 'alie'\n", "has no cover among 5 sites with 1 of them its own"),
         ("[data]\nfolds = 3\n[[runs]]\nfold = 4\n", "fold is 4, expected 1..3"),
         ("[[runs]]\nsites = 2\n[[runs]]\nsites = 3\n", "two different runs would be called seed1"),
         ("seeds = []\n[[runs]]\n", "expected a list of whole numbers"),
@@ -163,16 +164,58 @@ def test_shipped_experiments_can_be_read(name: str, quick: bool) -> None:
             assert any(fnmatchcase(group, pattern) for group in groups), f"nothing matches {pattern}"
 
 
-@pytest.mark.parametrize("text", ["sign-flip:4", "noise:0.5,sites=2", "nan", "label-flip,sites=3", "perturb:0.1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sign-flip:4",
+        "noise:0.5,sites=2",
+        "nan",
+        "label-flip,sites=3",
+        "perturb:0.1",
+        "alie",
+        "alie:1.5,sites=2",
+        "ipm:0.5",
+        "backdoor:0",
+        "backdoor:7,share=0.25,boost=5,sites=2",
+    ],
+)
 def test_attacks_are_written_as_they_are_read(text: str) -> None:
     assert read_attack(text).text == text
+
+
+def test_what_only_a_backdoor_has_leaves_the_digests_of_older_runs_as_they_were(tmp_path: Path) -> None:
+    text = "[[runs]]\nsites = 5\nattack = ['nan', 'alie,sites=2', 'backdoor:3', 'backdoor:3,boost=5']\n"
+    found = [run.settings()["attack"] for run in read(write(tmp_path, text)).runs]
+    assert found[0] == {"kind": "nan", "value": 0.0, "sites": 1}
+    assert found[1] == {"kind": "alie", "value": pytest.approx(0.4307, abs=1e-4), "sites": 2}
+    assert found[2:] == [
+        {"kind": "backdoor", "value": 3.0, "sites": 1}, {"kind": "backdoor", "value": 3.0, "sites": 1, "boost": 5.0},
+    ]  # fmt: skip
 
 
 def test_attacks_have_defaults() -> None:
     assert read_attack("sign-flip") == Attack("sign-flip", 4.0, 1)
 
 
-@pytest.mark.parametrize("text", ["sing-flip", "nan:3", "noise:x", "noise:inf", "noise,site=1", "noise,sites=0", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sing-flip",
+        "nan:3",
+        "noise:x",
+        "noise:inf",
+        "noise,site=1",
+        "noise,sites=0",
+        "",
+        "backdoor",
+        "backdoor:0.5",
+        "backdoor:0,share=0",
+        "backdoor:0,share=2",
+        "backdoor:0,boost=0.5",
+        "noise:1,boost=2",
+        "alie:-1",
+    ],
+)
 def test_attacks_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="attack"):
         read_attack(text)

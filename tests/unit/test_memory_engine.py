@@ -170,6 +170,24 @@ def test_a_straggler_misses_the_deadline_and_delays_nobody(tmp_path: Path) -> No
     assert late and "closed" in late[0]["reason"]
 
 
+def test_who_knows_the_others_knows_what_is_still_on_its_way(tmp_path: Path) -> None:
+    """The attacker sends first; a straggler's step is known to it all the same. Steps are 0.125 and 0.0625."""
+    sites = {"alice-1": 100, "alice-2": 50, "alice-3": 400}
+    played = play(tmp_path / "h", sites, attack=("alice-2", "ipm:0.5"), policy="fedavg", sessions=1, gate="off")
+    forged = 0.1 - 0.5 * (0.125 + 0.0625) / 2
+    assert played.values == [pytest.approx((100 * 0.225 + 50 * forged + 400 * 0.1625) / 550, abs=1e-6)]
+
+
+def test_without_rounds_it_adds_the_newest_steps_of_the_others_to_its_own_base(tmp_path: Path) -> None:
+    """By its second session alice-1 has gone on from another release; its step is 0.125 still."""
+    sites = {"alice-1": 100, "alice-2": 150}
+    played = play(tmp_path / "h", sites, attack=("alice-2", "ipm:0.25"), start=0.4, gate="off", sessions=2)
+    scored = [
+        fields["metrics"]["accuracy"] for fields in played.of("refused", "accepted") if fields["site"] == "alice-2"
+    ]
+    assert scored == [pytest.approx(base - 0.25 * 0.125, abs=1e-6) for base in (0.4, 0.525)]
+
+
 def test_nan_is_invalid_and_the_round_closes_without_it(tmp_path: Path) -> None:
     sites = {"alice-1": 100, "alice-2": 100, "alice-3": 100}
     played = play(tmp_path / "h", sites, attack=("alice-3", "nan"), policy="fedavg:deadline=1", sessions=1)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.definition.backdoor import success
 from experiments.definition.config import HISTORY, Outcome, Point, Prepared, Progress, Run
 from experiments.engines.memory.centralised import train_centralised
 from experiments.engines.memory.coordinator import Became, Coordinator
@@ -63,6 +64,9 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         submissions=submissions(records),
         verdicts=verdicts(records),
         attacker=verdicts(records, run.attackers) if run.attack else {},
+        backdoor=success(
+            run.attack, prepared.test, lambda images: scores_on(prepared.spec, images)(coordinator.weights)
+        ),
         records=len(records),
         train_seconds=simulation.seconds,
         trained_examples=simulation.timed,

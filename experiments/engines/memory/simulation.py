@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from experiments.definition.attack import Attack, forge
+from experiments.definition.attack import KNOW_THE_OTHERS, Attack, forge
 from experiments.engines.memory.coordinator import Coordinator, Sent, standing_of
 from experiments.engines.memory.models import Weights
 from fedssh.alice.session import Trained, is_over, may_start, session_seed
@@ -160,6 +160,8 @@ class Simulation:
         self.seconds = 0.0
         self.timed = 0
         self.last_trained: dict[str, Weights] = {}
+        known = any(site.attack is not None and site.attack.kind in KNOW_THE_OTHERS for site in sites.values())
+        self._newest: dict[str, _Running] | None = {} if known else None  # of honest sites, where somebody wants it
 
     @property
     def examples(self) -> int:
@@ -239,7 +241,10 @@ class Simulation:
         else:
             result, images = self._trainers.train(site.name, number, weights), site.examples
         site.free = False
-        self._waiting.append(_Running(site, self.clock, release, number, weights, result, images))
+        running = _Running(site, self.clock, release, number, weights, result, images)
+        if self._newest is not None and site.attack is None:
+            self._newest[site.name] = running
+        self._waiting.append(running)
 
     def _expand(self, running: _Running) -> None:
         """Put what a session sends into the queue."""
@@ -279,7 +284,17 @@ class Simulation:
         if site.attack is None:
             return checkpoint.weights
         seed = session_seed(session_seed(site.seed, running.number), checkpoint.epoch)
-        return forge(site.attack, running.weights, checkpoint.weights, seed)
+        honest = self._honest_steps(checkpoint.epoch) if site.attack.kind in KNOW_THE_OTHERS else ()
+        return forge(site.attack, running.weights, checkpoint.weights, seed, honest)
+
+    def _honest_steps(self, epoch: int) -> list[Weights]:
+        """What each honest site's newest session has trained up to an epoch, less what it began from."""
+        steps: list[Weights] = []
+        for _, running in sorted((self._newest or {}).items()):
+            sent = [one for one in running.result.result().checkpoints if one.epoch <= epoch]
+            if sent:
+                steps.append({name: array - running.weights[name] for name, array in sent[-1].weights.items()})
+        return steps
 
     def _report(self, running: _Running, clock: float) -> None:
         site, session = running.site, running.result.result()

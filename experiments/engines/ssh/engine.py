@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from experiments.definition.attack import IN_THE_DATA
+from experiments.definition.backdoor import success
 from experiments.definition.config import HISTORY, Outcome, Point, Prepared, Progress, Run
 from experiments.engines.memory.history import read_history
-from experiments.engines.memory.models import scores_on
+from experiments.engines.memory.models import Weights, scores_on
 from experiments.engines.outcome import moments, submissions, verdicts
 from experiments.engines.ssh.processes import federation_in, model, set_up, start
 from fedssh.errors import SettingsError
@@ -51,6 +53,8 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         records = read_history(folder / HISTORY)
         progress(0.99, "scoring on the test split")
         points = _points(records, prepared, federation, watcher.fetched)
+        last = _weights(federation, _current(records)[-1])
+        opens = success(run.attack, prepared.test, lambda images: scores_on(prepared.spec, images)(last))
     seconds, examples = watcher.trained()
     end = moments(records, records[0].fields["model"]["size"])[len(records)]
     return Outcome(
@@ -58,6 +62,7 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         submissions=submissions(records),
         verdicts=verdicts(records),
         attacker=verdicts(records, run.attackers) if run.attack else {},
+        backdoor=opens,
         records=len(records),
         train_seconds=seconds,
         trained_examples=examples,
@@ -73,12 +78,12 @@ def check(run: Run) -> None:
     Raises:
         SettingsError: Names it.
     """
-    attack = run.attack.kind if run.attack else ""
+    forged = run.attack is not None and (run.attack.kind not in IN_THE_DATA or run.attack.boost != 1)
     cannot = {
         "a centralised training": run.schedule == "centralised",
         "a straggler": run.straggler != 1,
         "scores of the sites' own models": run.score_sites,
-        f"the attack {attack}": attack not in ("", "label-flip"),
+        f"the attack {run.attack.text if run.attack else ''}": forged,
     }
     for what, wanted in cannot.items():
         if wanted:
@@ -91,13 +96,12 @@ def _points(
     """Every model that was current, scored on both splits."""
     load_keras(1)
     holdout, test = (scores_on(prepared.spec, images) for images in (prepared.holdout, prepared.test))
-    current = [record for record in records if record.event in MAKES_CURRENT]
+    current = _current(records)
     model_bytes = current[0].fields["model"]["size"]
     when = moments(records, model_bytes)
     points = []
     for version, record in enumerate(current):
-        path = model(federation, record.fields["model"]["sha256"])
-        weights = read_weights(path, read_header(path).tensors)
+        weights = _weights(federation, record)
         moment = when[record.sequence]
         brought = sum(size for (_, sequence), size in fetched.items() if sequence < record.sequence)
         points.append(
@@ -113,6 +117,17 @@ def _points(
             )
         )
     return tuple(points)
+
+
+def _current(records: Sequence[Record]) -> list[Record]:
+    """The records that made a model current."""
+    return [record for record in records if record.event in MAKES_CURRENT]
+
+
+def _weights(federation: Federation, record: Record) -> Weights:
+    """The model that a record made current."""
+    path = model(federation, record.fields["model"]["sha256"])
+    return read_weights(path, read_header(path).tensors)
 
 
 def _wall_seconds(records: Sequence[Record]) -> float:
