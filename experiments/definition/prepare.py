@@ -87,7 +87,7 @@ def _check_task(task: str, run: Run) -> None:
     """Raise ValueError where a run divides by classes what has none."""
     by_class = {
         "folds": run.data["folds"], "per_label": run.data["per_label"], "outliers": run.data["outliers"],
-        "a partition": run.data["partition"].startswith("dirichlet"),
+        "a partition": run.data["partition"] not in ("iid", "by_patient"),
         f"the attack {run.attack.kind if run.attack else ''}": bool(run.attack and run.attack.kind in IN_THE_DATA),
     }  # fmt: skip
     if named := [name for name, wanted in by_class.items() if wanted]:

@@ -60,15 +60,17 @@ def _architecture(value: Any) -> dict[str, Any]:
 
 
 def _partition(value: Any) -> str:
-    rule, _, alpha = text(value).partition(":")
-    if rule in ("iid", "by_patient") and not alpha:
+    rule, _, parameter = text(value).partition(":")
+    if rule in ("iid", "by_patient") and not parameter:
         return rule
     try:
-        if rule == "dirichlet" and 0 < float(alpha) < math.inf:
-            return f"{rule}:{float(alpha):g}"
+        if rule in ("dirichlet", "skew") and 0 < float(parameter) < math.inf:
+            return f"{rule}:{float(parameter):g}"
+        if rule in ("classes", "shards") and int(parameter) > 0:
+            return f"{rule}:{int(parameter)}"
     except ValueError:
         pass
-    raise Expected("expected iid, dirichlet:ALPHA or by_patient")
+    raise Expected("expected iid, dirichlet:ALPHA, skew:ALPHA, classes:K, shards:N or by_patient")
 
 
 def _attack(value: Any) -> str:

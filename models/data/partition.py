@@ -1,17 +1,27 @@
 """Dividing one set of examples among sites, or into folds. Same seed, same parts; every example in exactly one part.
 
-`split` understands the three rules by name: `iid`, `dirichlet:ALPHA` and `by_patient`. `folds` divides for k-fold
-validation, and `per_label` takes as many examples of every class.
+`split` understands the rules by name:
+
+    iid               equal parts with the same shares of the classes
+    dirichlet:ALPHA   equal parts, whose shares of the classes are drawn (Hsu, Qi and Brown 2019)
+    skew:ALPHA        of every class the parts' shares are drawn, so parts differ in size, too (Yurochkin et al. 2019)
+    classes:K         parts of K classes each (Li et al. 2022)
+    shards:N          parts of N pieces each of what is sorted by class (McMahan et al. 2017)
+    by_patient        no patient is in two parts
+
+`folds` divides for k-fold validation, and `per_label` takes as many examples of every class.
 """
 
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 
-RULES = "iid, dirichlet:ALPHA or by_patient"
+RULES = "iid, dirichlet:ALPHA, skew:ALPHA, classes:K, shards:N or by_patient"
 MINIMUM = 10  # examples that every part gets at least
+MOST_DRAWS = 1000  # of shares, until every part has enough
 
 
 def split(
@@ -29,12 +39,16 @@ def split(
         if patients is None:
             raise ValueError("the data does not say which patient an image is of, so it cannot be split by_patient")
         return by_patient(patients, parts, seed)
-    if name == "dirichlet" and parameter:
-        try:
-            return dirichlet(labels, parts, seed, float(parameter), minimum)
-        except ValueError as error:
-            if "could not convert" not in str(error):
-                raise
+    try:
+        if name in ("dirichlet", "skew"):
+            drawn = dirichlet if name == "dirichlet" else skew
+            return drawn(labels, parts, seed, float(parameter), minimum)
+        if name in ("classes", "shards"):
+            counted = by_classes if name == "classes" else shards
+            return counted(labels, parts, seed, int(parameter), minimum)
+    except ValueError as error:
+        if not re.match("could not convert|invalid literal", str(error)):
+            raise
     raise ValueError(f"{rule!r} is no partition, expected {RULES}")
 
 
@@ -70,8 +84,7 @@ def dirichlet(labels: np.ndarray, parts: int, seed: int, alpha: float, minimum: 
         alpha: Greater than 0.
         minimum: Fewer examples per part are an error.
     """
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha of the Dirichlet distribution must be greater than 0, found {alpha:g}")
+    _alpha(alpha)
     _enough(len(labels), parts, minimum)
     random = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)
@@ -82,6 +95,108 @@ def dirichlet(labels: np.ndarray, parts: int, seed: int, alpha: float, minimum: 
         shares = random.dirichlet(alpha * counts / counts.sum())
         result.append(_take(waiting, shares, size, random))
     return result
+
+
+def skew(labels: np.ndarray, parts: int, seed: int, alpha: float, minimum: int = MINIMUM) -> list[np.ndarray]:
+    """Of every class the parts get shares from Dirichlet(alpha), so that they differ in size and in classes.
+
+    As Yurochkin et al. 2019, section 4, and NIID-Bench (Li, Diao, Chen and He 2022, section IV.A) have it: drawn anew
+    until every part has enough.
+
+    Args:
+        labels: int [n].
+        parts: At least 1.
+        seed: The same seed gives the same parts.
+        alpha: Greater than 0.
+        minimum: Fewer examples per part are an error.
+
+    Returns:
+        For each part the indices of its examples, ascending.
+    """
+    _alpha(alpha)
+    _enough(len(labels), parts, minimum)
+    random = np.random.default_rng(seed)
+    places = [random.permutation(np.flatnonzero(labels == number)) for number in np.unique(labels)]
+    for _ in range(MOST_DRAWS):
+        found: list[list[np.ndarray]] = [[] for _ in range(parts)]
+        for place in places:
+            cuts = np.cumsum(random.dirichlet(np.full(parts, alpha)))[:-1] * len(place)
+            for part, piece in zip(found, np.split(place, cuts.astype(int)), strict=True):
+                part.append(piece)
+        result = [np.sort(np.concatenate(pieces)) for pieces in found]
+        if min(map(len, result)) >= minimum:
+            return result
+    raise ValueError(
+        f"in {MOST_DRAWS} draws from Dirichlet({alpha:g}) some of {parts} parts had fewer than {minimum} examples"
+    )
+
+
+def by_classes(labels: np.ndarray, parts: int, seed: int, number: int, minimum: int = MINIMUM) -> list[np.ndarray]:
+    """Parts of `number` classes each; a class is divided evenly among the parts that have it.
+
+    As NIID-Bench has it (Li, Diao, Chen and He 2022, section IV.A, "#C = k"): the first class of part i is class i,
+    counted round, the others are drawn. With fewer parts than classes some examples would be nobody's: the first
+    classes then go round once more, so a part may have more than `number`.
+
+    Args:
+        labels: int [n].
+        parts: At least 1.
+        seed: The same seed gives the same parts.
+        number: Classes per part, from 1 to how many there are.
+        minimum: Fewer examples per part are an error.
+
+    Returns:
+        For each part the indices of its examples, ascending.
+    """
+    classes = np.unique(labels)
+    if not 1 <= number <= len(classes):
+        raise ValueError(f"parts of {number} classes each cannot be made of {len(classes)} classes")
+    _enough(len(labels), parts, minimum)
+    random = np.random.default_rng(seed)
+    owners: list[list[int]] = [[] for _ in classes]
+    for part in range(parts):
+        first = part % len(classes)
+        others = random.permutation([place for place in range(len(classes)) if place != first])[: number - 1]
+        for place in (first, *others):
+            owners[place].append(part)
+    for place in range(parts, len(classes)):
+        if not owners[place]:
+            owners[place].append(place % parts)
+    found: list[list[np.ndarray]] = [[np.array([], dtype=np.int64)] for _ in range(parts)]
+    for name, having in zip(classes, owners, strict=True):
+        pieces = np.array_split(random.permutation(np.flatnonzero(labels == name)), len(having))
+        for part, piece in zip(having, pieces, strict=True):
+            found[part].append(piece)
+    result = [np.sort(np.concatenate(pieces)) for pieces in found]
+    if min(map(len, result)) < minimum:
+        raise ValueError(f"{number} classes each leave one of {parts} parts with {min(map(len, result))} examples")
+    return result
+
+
+def shards(labels: np.ndarray, parts: int, seed: int, number: int, minimum: int = MINIMUM) -> list[np.ndarray]:
+    """Parts of `number` shards each, of what is sorted by class and cut into shards of equal size, up to one example.
+
+    McMahan, Moore, Ramage, Hampson and Arcas 2017, section 3, "pathological non-IID": 200 shards of 300 digits, two for
+    each of a hundred clients, so that most have examples of two classes.
+
+    Args:
+        labels: int [n].
+        parts: At least 1.
+        seed: The same seed gives the same parts.
+        number: Shards per part, at least 1.
+        minimum: Fewer examples per part are an error.
+
+    Returns:
+        For each part the indices of its examples, ascending.
+    """
+    _enough(len(labels), parts, max(minimum, number))
+    if number < 1:
+        raise ValueError(f"a part has {number} shards, expected at least 1")
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(labels))
+    pieces = np.array_split(order[np.argsort(labels[order], kind="stable")], parts * number)
+    drawn = random.permutation(len(pieces)).reshape(parts, number)
+    return [np.sort(np.concatenate([pieces[place] for place in places])) for places in drawn]
 
 
 def by_patient(patients: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
@@ -165,6 +280,11 @@ def _take(waiting: list[list[int]], shares: np.ndarray, size: int, random: np.ra
         for stock, number in zip(waiting, wanted, strict=True):
             taken += [stock.pop() for _ in range(min(int(number), len(stock)))]
     return np.sort(np.array(taken, dtype=np.int64))
+
+
+def _alpha(alpha: float) -> None:
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha of the Dirichlet distribution must be greater than 0, found {alpha:g}")
 
 
 def _enough(examples: int, parts: int, minimum: int) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from experiments.definition.attack import Attack, read_attack
-from experiments.definition.read import find, group_name, matching, read, shipped
+from experiments.definition.read import SHIPPED, find, group_name, matching, read, shipped
 from fedssh.errors import SettingsError
+from fedssh.models import own
 
 START = 'question = "Does it?"\n'
 
@@ -109,7 +110,7 @@ def test_settings_change_the_digest_and_names_do_not(tmp_path: Path) -> None:
         ("[[runs]]\nsites = true\n", "sites is true, expected a whole number"),
         ('[[runs]]\npolicy = "fedagv"\n', "no policy is called 'fedagv'; did you mean 'fedavg'?"),
         ('[[runs]]\nattack = "noise:-1"\n', "the value of the attack noise is '-1'"),
-        ('[[runs]]\npartition = "dirichlet"\n', "expected iid, dirichlet:ALPHA or by_patient"),
+        ('[[runs]]\npartition = "dirichlet"\n', "expected iid, dirichlet:ALPHA, skew:ALPHA, classes:K, shards:N or by_pat"),
         ('[[runs]]\narchitecture = "cnnn"\n', "no architecture is called 'cnnn'"),
         ("[[runs]]\narchitecture = { name = 'cnn', depth = 5 }\n", "cnn has depth 4 or 8, found 5"),
         ('[[runs]]\npolicy = "fedavg"\nschedule = "relay"\n', "fedavg does not go with the schedule relay"),
@@ -153,7 +154,8 @@ def test_only_takes_patterns_and_parts_of_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 @pytest.mark.parametrize("quick", [False, True])
-def test_shipped_experiments_can_be_read(name: str, quick: bool) -> None:
+def test_shipped_experiments_can_be_read(name: str, quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(own.VARIABLE, str(SHIPPED / "networks"))  # as `scripts/experiment` does
     experiment = read(shipped()[name], quick=quick)
     assert experiment.name == name
     groups = {group_name(run.slug) for run in experiment.runs}

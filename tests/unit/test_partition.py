@@ -1,4 +1,4 @@
-"""The three rules: every example once, same seed same parts, and what each rule promises."""
+"""The rules: every example once, same seed same parts, and what each rule promises."""
 
 from __future__ import annotations
 
@@ -74,10 +74,51 @@ def test_alpha_goes_from_one_class_per_part_to_equal_shares() -> None:
     assert skews[-1] < 0.08  # what drawing 250 examples by lot leaves
 
 
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=30, max_size=120).map(np.array),
+    parts=st.integers(1, 6),
+    seed=st.integers(0, 2**32 - 1),
+    rule=st.sampled_from(["skew:0.5", "skew:100", "classes:1", "classes:2", "shards:1", "shards:3"]),
+)
+def test_every_example_is_in_exactly_one_part_of_any_size(labels: np.ndarray, parts: int, seed: int, rule: str) -> None:
+    try:
+        found = partition.split(rule, labels, parts, seed, minimum=0)
+    except ValueError as error:
+        assert "cannot be made of" in str(error)  # a draw without so many classes
+        return
+    assert len(found) == parts
+    assert sorted(np.concatenate(found)) == list(range(len(labels)))
+    again = partition.split(rule, labels, parts, seed, minimum=0)
+    assert all(np.array_equal(one, other) for one, other in zip(found, again, strict=True))
+
+
+def test_shards_are_of_equal_size_and_give_few_classes() -> None:
+    labels = np.repeat(np.arange(10), 60)
+    found = partition.shards(labels, 30, 1, 2)
+    assert [len(part) for part in found] == [20] * 30
+    assert max(len(np.unique(labels[part])) for part in found) == 2
+
+
+def test_parts_of_so_many_classes_share_each_class_evenly() -> None:
+    labels = np.repeat(np.arange(10), 60)
+    found = partition.by_classes(labels, 10, 1, 2)
+    assert [len(np.unique(labels[part])) for part in found] == [2] * 10
+    for name in range(10):
+        having = [count for part in found if (count := int(np.sum(labels[part] == name)))]
+        assert max(having) - min(having) <= 1
+
+
+def test_skewed_parts_differ_in_size_and_classes() -> None:
+    found = partition.skew(LABELS, 4, 1, 0.5)
+    assert max(map(len, found)) > 2 * min(map(len, found)) >= 20
+    even = partition.skew(LABELS, 4, 1, 1e6)
+    assert max(map(len, even)) - min(map(len, even)) < 20
+
+
 @pytest.mark.parametrize(
     ("rule", "parts", "message"),
     [
-        ("even", 2, "'even' is no partition, expected iid, dirichlet:ALPHA or by_patient"),
+        ("even", 2, "'even' is no partition, expected iid, dirichlet:ALPHA, skew:ALPHA, classes:K, shards:N or by_"),
         ("dirichlet", 2, "is no partition"),
         ("dirichlet:x", 2, "is no partition"),
         ("dirichlet:0", 2, "greater than 0"),
@@ -85,6 +126,15 @@ def test_alpha_goes_from_one_class_per_part_to_equal_shares() -> None:
         ("iid", 101, "1000 examples do not suffice for 101 parts of at least 10"),
         ("dirichlet:1", 0, "do not suffice"),
         ("by_patient", 2, "does not say which patient"),
+        ("skew", 2, "is no partition"),
+        ("skew:-1", 2, "greater than 0"),
+        ("skew:0.0001", 100, "in 1000 draws .* fewer than 10 examples"),
+        ("classes:1.5", 2, "is no partition"),
+        ("classes:5", 2, "parts of 5 classes each cannot be made of 4 classes"),
+        ("classes:1", 90, "1 classes each leave one of 90 parts with 4 examples"),
+        ("shards", 2, "is no partition"),
+        ("shards:0", 2, "a part has 0 shards"),
+        ("shards:501", 2, "1000 examples do not suffice for 2 parts of at least 501"),
     ],
 )
 def test_what_cannot_be_divided_is_named(rule: str, parts: int, message: str) -> None:
