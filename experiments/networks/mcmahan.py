@@ -1,6 +1,6 @@
 """The CNN of the first paper on federated averaging (McMahan et al. 2017, section 3).
 
-Two 5x5 convolutions, the first with 32 maps, the second with 64, each followed by 2x2 max pooling; a dense layer of 512.
+Two 5x5 convolutions, the first with 32 maps, the second with 64, each followed by 2x2 max pooling; 512 dense.
 With 28x28x1 and 10 classes: 1,663,370 weights, the number that the paper gives.
 """
 

@@ -110,7 +110,7 @@ def test_settings_change_the_digest_and_names_do_not(tmp_path: Path) -> None:
         ("[[runs]]\nsites = true\n", "sites is true, expected a whole number"),
         ('[[runs]]\npolicy = "fedagv"\n', "no policy is called 'fedagv'; did you mean 'fedavg'?"),
         ('[[runs]]\nattack = "noise:-1"\n', "the value of the attack noise is '-1'"),
-        ('[[runs]]\npartition = "dirichlet"\n', "expected iid, dirichlet:ALPHA, skew:ALPHA, classes:K, shards:N or by_pat"),
+        ('[[runs]]\npartition = "dirichlet"\n', "expected iid, dirichlet:ALPHA, skew:ALPHA, classes:K, shards:N or"),
         ('[[runs]]\narchitecture = "cnnn"\n', "no architecture is called 'cnnn'"),
         ("[[runs]]\narchitecture = { name = 'cnn', depth = 5 }\n", "cnn has depth 4 or 8, found 5"),
         ('[[runs]]\npolicy = "fedavg"\nschedule = "relay"\n', "fedavg does not go with the schedule relay"),
