@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from experiments import machine
 from experiments.definition.config import ENGINES
 from experiments.definition.read import Experiment, find, matching, read, shipped
 from fedssh.errors import AgentError, SettingsError
 from fedssh.models import own
+
+if TYPE_CHECKING:
+    from experiments.results.file import Result
 
 EXAMPLES = """\
 examples:
@@ -92,7 +97,7 @@ def show_list() -> int:
     """Name, runs and question of every experiment that is shipped."""
     for name, path in shipped().items():
         experiment = read(path)
-        print(f"{name:<18} {len(experiment.runs):>4} runs   {experiment.question}")
+        print(f"{name:<18} {len(experiment.trials) + len(experiment.runs):>4} runs   {experiment.question}")
     return 0
 
 
@@ -114,15 +119,39 @@ def perform(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Do an experiment's runs, and write what came out."""
     file = find(options.experiment)
     experiment = read(file, options.seed, options.engine, options.quick)
-    chosen = matching(experiment, options.only) if options.only else experiment
     out = (options.out or _usual_folder(experiment)).resolve()
+    failed = asked = 0
+    for stage in _stages(experiment, out, options.only):
+        if options.dry_run:
+            _show_runs(stage, out)
+        elif not failed:
+            failed, asked = _run(stage, out, options), len(stage.runs)
     if options.dry_run:
-        return _show_runs(chosen, out)
-    failed = _run(chosen, out, options)
+        return 0
     _write(experiment, file, out, f"scripts/experiment {shlex.join(_plain(arguments))}")
     if failed:
-        return _complain(f"{failed} of {len(chosen.runs)} runs failed", 1)
+        return _complain(f"{failed} of {asked} runs failed", 1)
     return 0
+
+
+def _stages(experiment: Experiment, out: Path, only: str | None) -> Iterator[Experiment]:
+    """What is to be done one after the other: where something is chosen, the candidates, then what is to confirm it."""
+    if only:
+        yield matching(experiment, only)
+    elif experiment.choice is None:
+        yield experiment
+    else:
+        from experiments.results.choosing import confirming
+
+        yield dataclasses.replace(experiment, runs=experiment.trials)
+        yield dataclasses.replace(experiment, runs=confirming(experiment, _finished(experiment, out)))
+
+
+def _finished(experiment: Experiment, out: Path) -> list[Result]:
+    from experiments.run import finished
+
+    every = (*experiment.trials, *experiment.runs)
+    return [one for run in every if (one := finished(out, run, experiment.engine))]
 
 
 def _run(experiment: Experiment, out: Path, options: argparse.Namespace) -> int:
@@ -143,9 +172,8 @@ def _write(experiment: Experiment, file: Path, out: Path, command: str) -> None:
     """Results, plots and report of everything that is finished, also by earlier commands."""
     from experiments.results.file import load, save
     from experiments.results.report import near, write_report
-    from experiments.run import finished
 
-    results = [one for run in experiment.runs if (one := finished(out, run, experiment.engine))]
+    results = _finished(experiment, out)
     if not results:
         return
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -153,13 +181,12 @@ def _write(experiment: Experiment, file: Path, out: Path, command: str) -> None:
     print(near(write_report(out, load(out))))
 
 
-def _show_runs(experiment: Experiment, out: Path) -> int:
+def _show_runs(experiment: Experiment, out: Path) -> None:
     from experiments.run import finished
 
     for run in experiment.runs:
         done = finished(out, run, experiment.engine) is not None
         print(f"{'finished' if done else 'to do':<10}{run.slug}")
-    return 0
 
 
 def _usual_folder(experiment: Experiment) -> Path:

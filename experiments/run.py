@@ -11,6 +11,7 @@ keeps the finished ones.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import importlib
@@ -29,8 +30,10 @@ from types import FrameType
 from typing import Any
 
 from experiments import machine
-from experiments.definition.config import Outcome, Run, read_outcome
+from experiments.definition.config import HISTORY, Outcome, Run, read_outcome
 from experiments.definition.read import Experiment
+from experiments.engines.memory.history import read_history
+from experiments.engines.outcome import work
 from experiments.results.file import Result, read_result
 from fedssh.errors import AgentError, SettingsError
 from fedssh.files import write_whole
@@ -93,7 +96,17 @@ def finished(out: Path, run: Run, engine: str) -> Result | None:
     found = _read(out, run)
     if found is None or found["digest"] != run.digest(engine):
         return None
-    return read_result(run.experiment, found)
+    result = read_result(run.experiment, found)
+    if result.outcome.steps is None:  # from before steps were counted
+        result = dataclasses.replace(result, outcome=_counted(result, out / "runs" / run.slug / HISTORY))
+    return result
+
+
+def _counted(result: Result, history: Path) -> Outcome:
+    """An outcome with the work of its sites, from its history; as it is where that is gone."""
+    if not history.is_file():
+        return result.outcome
+    return dataclasses.replace(result.outcome, **vars(work(result.run, read_history(history))))
 
 
 def _kept(out: Path, run: Run, engine: str, tell: Tell) -> bool:

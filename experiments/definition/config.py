@@ -167,6 +167,9 @@ class Outcome:
         wall_seconds: From the first model to the last; None is filled in by the runner.
         peak_mb: Most memory in use; None is filled in by the runner.
         note: One line for people.
+        steps: Gradient steps that a site trained, mean of all sites; None where nobody counted.
+        synchronisations: Releases that a site started to train from, mean of all sites; 0 for centralised training.
+        examples: Images that all sites together trained on until the end, once per epoch.
     """
 
     points: tuple[Point, ...]
@@ -183,6 +186,9 @@ class Outcome:
     wall_seconds: float | None = None
     peak_mb: float | None = None
     note: str = ""
+    steps: float | None = None
+    synchronisations: float | None = None
+    examples: int | None = None
 
     @property
     def final(self) -> Point:

@@ -3,9 +3,14 @@
     name, question, engine, seeds, conclusion (or in NAME.md beside NAME.toml)
     [federation] [data] [plan]   what all runs have in common, see `settings`
     [[runs]]                     any of their settings; lists are multiplied out, so two lists of 3 make 9 runs
-    [published]                  `source`, and `figures`: what, published, and where ours stands
+    report                       metrics of the test split that are shown first  ["accuracy"]
+    baseline                     a pattern: every other run is compared with it, paired by seed
+    [[comparisons]]              the same for some runs: runs and baseline, patterns; name, metric, equal
+    [choice]                     which runs are candidates, of which one is chosen by the holdout, see `choice`
+    [published]                  `source`, and `figures`: what, published, and where ours stands, see `shown`
     [[scenarios]]                name and runs, a pattern: a column of the experiment's table of policies and scenarios;
-                                 centralised training on the same data belongs to it anyway
+                                 centralised training on the same data belongs to it anyway. `equal`: what these runs
+                                 have equally much of, steps or synchronisations; it is an error if they have not
     [[plots]]                    title, runs and x
     [quick]                      settings and seeds of the reduced version; `only`, patterns of the runs that it has
 
@@ -19,7 +24,7 @@ import dataclasses
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,11 +32,21 @@ from typing import Any
 
 from experiments.definition import settings
 from experiments.definition.attack import read_attack, settled
+from experiments.definition.choice import Choice, read_choice
 from experiments.definition.config import Run
 from experiments.definition.settings import TELLING
-from experiments.definition.shown import Figure, Plot, Scenario, read_plot, read_published, read_scenario
+from experiments.definition.shown import (
+    Comparison,
+    Figure,
+    Plot,
+    Scenario,
+    read_comparison,
+    read_plot,
+    read_published,
+    read_scenario,
+)
 from fedssh.errors import SettingsError
-from fedssh.forms import Expected, nearest
+from fedssh.forms import nearest
 from fedssh.rules.gate import Gate
 from fedssh.rules.policies import read_policy
 from fedssh.rules.terms import LATER, check_local, check_momentum, check_weight_decay, later_than, publish_of
@@ -52,6 +67,8 @@ class Experiment:
         conclusion: What to make of the results; written after they were there, so it may be empty.
         source: Where the published figures are from.
         quick: Whether this is the reduced version.
+        report: Metrics that are shown first; empty is accuracy, or what the runs are decided by.
+        choice: How some of the runs are chosen; `trials` are the candidates with its seeds.
     """
 
     name: str
@@ -64,6 +81,10 @@ class Experiment:
     scenarios: tuple[Scenario, ...] = ()
     plots: tuple[Plot, ...] = ()
     quick: bool = False
+    report: tuple[str, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    choice: Choice | None = None
+    trials: tuple[Run, ...] = ()
 
 
 def shipped() -> dict[str, Path]:
@@ -114,13 +135,13 @@ def read(path: Path, seeds: Sequence[int] = (), engine: str | None = None, quick
 
 
 def matching(experiment: Experiment, pattern: str) -> Experiment:
-    """The experiment with only those runs whose whole name matches a pattern, or contains the text.
+    """The experiment with only those runs, trials too, whose whole name matches a pattern, or contains the text.
 
     Raises:
         SettingsError: None does.
     """
     wanted = pattern if any(letter in pattern for letter in "*?[") else f"*{pattern}*"
-    runs = tuple(run for run in experiment.runs if fnmatchcase(run.slug, wanted))
+    runs = tuple(run for run in (*experiment.trials, *experiment.runs) if fnmatchcase(run.slug, wanted))
     if not runs:
         raise SettingsError(f"no run of {experiment.name} matches {pattern!r}", f"one is {experiment.runs[0].slug}")
     return dataclasses.replace(experiment, runs=runs)
@@ -129,7 +150,7 @@ def matching(experiment: Experiment, pattern: str) -> Experiment:
 def _experiment(
     fields: Mapping[str, Any], stem: str, seeds: tuple[int, ...], engine: str | None, quick: bool
 ) -> Experiment:
-    parts = ("published", "runs", "scenarios", "plots", "quick")
+    parts = ("published", "runs", "scenarios", "comparisons", "choice", "plots", "quick")
     settings.require_known(fields, (*settings.TOP, *settings.SECTIONS, *parts), "")
     top = {key: settings.checked(key, fields[key], check, "") for key, check in settings.TOP.items() if key in fields}
     for key in ("question", "runs"):
@@ -141,11 +162,23 @@ def _experiment(
     tables = settings.tables_of(fields["runs"], "[[runs]]")
     source, figures = read_published(fields.get("published", {}))
     reduced = {key: value for key, value in changes.items() if key in settings.SETTINGS} if quick else {}
-    runs = _all_runs(name, tables, _common(fields), reduced, seeds)
-    if quick and "only" in changes:
-        runs = tuple(run for run in runs if any(fnmatchcase(group_name(run.slug), one) for one in changes["only"]))
-        if not runs:
-            raise ValueError(f"no run is any of the [quick] only {', '.join(changes['only'])}")
+    only = changes["only"] if quick and "only" in changes else ("*",)
+
+    def every(seeds: Sequence[int]) -> tuple[Run, ...]:
+        runs = _all_runs(name, tables, _common(fields), reduced, seeds)
+        return tuple(run for run in runs if any(fnmatchcase(group_name(run.slug), one) for one in only))
+
+    runs = every(seeds)
+    if not runs:
+        raise ValueError(f"no run is any of the [quick] only {', '.join(only)}")
+    choice = read_choice(settings.table_of(fields["choice"], "[choice]")) if "choice" in fields else None
+    if choice and quick:
+        choice = dataclasses.replace(choice, seeds=choice.seeds[:1])
+    comparisons = [read_comparison(one) for one in settings.tables_of(fields.get("comparisons", []), "[[comparisons]]")]
+    if "baseline" in top:
+        comparisons.insert(0, Comparison("*", top["baseline"]))
+    if not quick:
+        _require_some(runs, comparisons)
     return Experiment(
         name=name,
         question=top["question"],
@@ -157,6 +190,10 @@ def _experiment(
         scenarios=tuple(read_scenario(one) for one in settings.tables_of(fields.get("scenarios", []), "[[scenarios]]")),
         plots=tuple(read_plot(one) for one in settings.tables_of(fields.get("plots", []), "[[plots]]")),
         quick=quick,
+        report=top.get("report", ()),
+        comparisons=tuple(comparisons),
+        choice=choice,
+        trials=_trials(choice, runs, every) if choice else (),
     )
 
 
@@ -176,13 +213,9 @@ def _common(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _changes(table: Any) -> dict[str, Any]:
     """The settings of [quick], its seeds, and which runs it is."""
-    return _settings(settings.table_of(table, "[quick]"), "[quick]", {"seeds": settings.TOP["seeds"], "only": _only})
-
-
-def _only(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        raise Expected("expected a list of patterns")
-    return tuple(value)
+    return _settings(
+        settings.table_of(table, "[quick]"), "[quick]", {"seeds": settings.TOP["seeds"], "only": settings.patterns}
+    )
 
 
 def _settings(table: Mapping[str, Any], where: str, others: Mapping[str, settings.Check]) -> dict[str, Any]:
@@ -249,6 +282,27 @@ def _reduced(own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, list) else value
+
+
+def _trials(choice: Choice, runs: Sequence[Run], every: Callable[[Sequence[int]], tuple[Run, ...]]) -> tuple[Run, ...]:
+    """The candidates with the seeds of the choice."""
+    if shared := {run.seed for run in runs} & set(choice.seeds):
+        raise ValueError(f"[choice] seeds {sorted(shared)} are the experiment's, too: what chose cannot confirm")
+    federated = [group_name(run.slug) for run in runs if run.schedule != "centralised"]
+    found = choice.candidates(list(dict.fromkeys(federated)))
+    wanted = {label for labels in found.values() for label in labels}
+    if lacking := [pattern for pattern, labels in found.items() if not labels]:
+        raise ValueError(f"[choice] runs: no candidate matches {lacking[0]!r}")
+    return tuple(run for run in every(choice.seeds) if group_name(run.slug) in wanted)
+
+
+def _require_some(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> None:
+    """Raise ValueError for a comparison of no run, or with none."""
+    labels = {group_name(run.slug) for run in runs}
+    for comparison in comparisons:
+        for pattern in (comparison.runs, comparison.baseline):
+            if not any(fnmatchcase(label, pattern) for label in labels):
+                raise ValueError(f"[[comparisons]]: no run matches {pattern!r}")
 
 
 def _product(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -49,6 +49,19 @@ def _seeds(value: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(value))
 
 
+def patterns(value: Any) -> tuple[str, ...]:
+    """One pattern or more."""
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise Expected("expected a list of patterns")
+    return tuple(value)
+
+
+def _scores(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise Expected(f"expected a list of {', '.join(SCORES)}")
+    return tuple(dict.fromkeys(map(one_of(*SCORES), value)))
+
+
 def _architecture(value: Any) -> dict[str, Any]:
     table = {"name": value} if isinstance(value, str) else value
     if not isinstance(table, dict) or not isinstance(table.get("name"), str) or {"input", "classes"} & table.keys():
@@ -87,6 +100,8 @@ TOP: Mapping[str, Check] = {
     "engine": one_of(*ENGINES),
     "seeds": _seeds,
     "conclusion": text,
+    "report": _scores,
+    "baseline": text,
 }
 FEDERATION: Known = {
     "architecture": (_architecture, {"name": "cnn"}),

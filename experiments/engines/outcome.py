@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from experiments.definition.config import Run
 from fedssh.rules.events import Record
 
 VERDICTS = ("accepted", "refused", "counted", "invalid", "round-accepted", "round-refused")
@@ -35,6 +37,45 @@ def verdicts(records: Iterable[Record], sites: Collection[str] | None = None) ->
         if record.event in VERDICTS and (sites is None or record.fields.get("site") in sites)
     )
     return {event: found[event] for event in VERDICTS if found[event]}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the sites of a run did, so that runs of equal work can be compared.
+
+    Attributes:
+        steps: Gradient steps, mean of all sites. A batch is one, the last and shorter one of an epoch too.
+        synchronisations: Releases that a site started a session from, mean of all sites.
+        examples: Images that all sites together trained on, once per epoch.
+    """
+
+    steps: float
+    synchronisations: float
+    examples: int
+
+
+def work(run: Run, records: Iterable[Record]) -> Work:
+    """What the sites did, as far as the coordinator heard of it; also of a centralised training, which is one session.
+
+    Who sends random changes of a release has trained nothing.
+    """
+    trained: dict[tuple[str, int], int] = {}
+    examples: dict[tuple[str, int], int] = {}
+    started = set()
+    idle = run.attackers if run.attack and run.attack.kind == "perturb" else ()
+    for record in records:
+        fields = record.fields
+        if "session" not in fields or "examples" not in fields:
+            continue
+        key = fields["site"], fields["session"]
+        if "builds_on" in fields:
+            started.add(key)
+        if fields["site"] not in idle:
+            epochs = fields["epochs"] if record.event == "report" else fields["epoch"]
+            trained[key], examples[key] = max(epochs, trained.get(key, 0)), fields["examples"]
+    steps = sum(trained[key] * math.ceil(examples[key] / run.plan["batch_size"]) for key in trained)
+    every = sum(trained[key] * examples[key] for key in trained)
+    return Work(steps / run.sites, len(started) / run.sites, every)
 
 
 def submissions(records: Iterable[Record]) -> int:

@@ -19,6 +19,7 @@ DIGITS, TIME_DIGITS = 5, 3
 SUFFIX = ".json.gz"
 _COLUMNS = ("version", "sequence", "clock", "examples", "bytes", "site")
 _SPLITS = ("holdout", "test")
+_SCORED = ("points", "site_scores", "backdoor")
 
 
 def packed(fields: Mapping[str, Any]) -> bytes:
@@ -47,9 +48,8 @@ def _brief(outcome: Mapping[str, Any]) -> dict[str, Any]:
     columns: dict[str, Any] = {key: _rounded([point[key] for point in points], TIME_DIGITS) for key in _COLUMNS}
     columns |= {split: _scores([point[split] for point in points]) for split in _SPLITS}
     columns["last"] = {split: _rounded(points[-1][split], DIGITS) for split in _SPLITS}
-    others = {key: value for key, value in outcome.items() if key not in ("points", "site_scores")}
-    sites = _rounded(outcome["site_scores"], DIGITS)
-    return {**_rounded(others, TIME_DIGITS), "site_scores": sites, "points": columns}
+    others = _rounded({key: value for key, value in outcome.items() if key not in _SCORED}, TIME_DIGITS)
+    return {**others, **{key: _rounded(outcome[key], DIGITS) for key in _SCORED[1:]}, "points": columns}
 
 
 def _whole(outcome: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,15 +55,13 @@ class Results:
 
     Attributes:
         experiment: As its file is now; its runs may be others than those that were done.
-        results: What was done, in the order of the experiment.
-        missing: Names of its runs that were not done, or with other settings.
+        results: What was done, in the order of the experiment; the candidates of a choice first.
         command: How it was started.
         date: Of the file.
     """
 
     experiment: Experiment
     results: tuple[Result, ...]
-    missing: tuple[str, ...]
     command: str
     date: str
 
@@ -114,9 +112,7 @@ def load(path: Path) -> Results:
     name = fields["experiment"]
     beside = path.with_name(f"{name}.toml") if is_brief else Path(fields["file"])
     experiment = _as_it_is_now(shipped().get(name, beside), fields, results)
-    done = {result.digest for result in results}
-    missing = tuple(run.slug for run in experiment.runs if run.digest(experiment.engine) not in done)
-    return Results(experiment, results, missing, fields["command"], fields["date"])
+    return Results(experiment, results, fields["command"], fields["date"])
 
 
 def in_brief(found: Results) -> bytes:
@@ -141,5 +137,7 @@ def read_brief(found: Results, content: bytes) -> Results:
 
 
 def _as_it_is_now(file: Path, fields: Mapping[str, Any], results: Sequence[Result]) -> Experiment:
-    seeds = list(dict.fromkeys(result.run.seed for result in results))
+    choice = read(file, engine=fields["engine"], quick=fields["quick"]).choice
+    others = choice.seeds if choice else ()
+    seeds = list(dict.fromkeys(result.run.seed for result in results if result.run.seed not in others))
     return read(file, seeds, fields["engine"], fields["quick"])

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from experiments.definition.config import Point, Run
 from experiments.definition.read import group_name
-from experiments.definition.settings import SETTINGS
+from experiments.definition.settings import SCORES, SETTINGS
 from experiments.results.file import Result
+from experiments.results.intervals import half_width
 from fedssh.rules.metrics import LOWER, gain
 from fedssh.rules.policies import Policy, read_policy
 from fedssh.rules.terms import LATER
@@ -49,12 +51,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of some runs, the lowest and the highest, and of how many it is."""
+    """Mean of some runs; a seed counts once, with the mean of its folds.
+
+    Attributes:
+        low, high: Of the runs.
+        count: Of how many runs it is.
+        interval: Where the mean lies by Student's t at 95 %; None with one seed.
+    """
 
     value: float
     low: float
     high: float
     count: int
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,17 +72,21 @@ class Row:
 
     Attributes:
         label: The group's.
-        runs: How many seeds and folds.
+        runs: How many there are, of so many seeds.
         test, holdout: Scores of the last release by metric.
         converged: How many runs did; None when there is no centralised training to compare with.
-        seconds, megabytes, examples: Until convergence, of those runs that converged.
-        speedup: Centralised's seconds until convergence divided by ours.
+        seconds, megabytes, examples: Until convergence, of those runs that converged: survivors, unless all did.
+        speedup: Centralised's seconds until convergence divided by ours, of those runs where both did: the geometric
+            mean of ratios that are paired by seed and fold, and its interval is that of their logarithms.
         all_seconds, all_megabytes: Until the end.
+        steps, synchronisations: Of a site, until the end, see `Outcome`.
+        all_examples: Of all sites together, until the end.
         wall_seconds, peak_mb: What the run took here.
     """
 
     label: str
     runs: int
+    seeds: int
     test: Mapping[str, Mean | None]
     holdout: Mapping[str, Mean | None]
     converged: int | None
@@ -83,6 +96,9 @@ class Row:
     speedup: Mean | None
     all_seconds: Mean | None
     all_megabytes: Mean | None
+    steps: Mean | None
+    synchronisations: Mean | None
+    all_examples: Mean | None
     wall_seconds: Mean | None
     peak_mb: Mean | None
 
@@ -154,24 +170,47 @@ class Measured:
     def row(self, group: Group) -> Row:
         """What a group came to."""
         results = group.results
-        outcomes = [one.outcome for one in results]
-        reached = [(one, point) for one in results if (point := self.reached(one))]
+        reached = {one.digest: point for one in results if (point := self.reached(one))}
         comparable = any(self.target(one) is not None for one in results)
+
+        def of(value: Callable[[Result], float | None]) -> Mean | None:
+            return mean_of_seeds((one.run.seed, value(one)) for one in results)
+
+        def scored(split: str, name: str) -> Mean | None:
+            return of(lambda one: getattr(one.outcome.final, split).get(name))
+
+        def until(value: Callable[[Result, Point], float]) -> Mean | None:
+            survived = [(one, reached[one.digest]) for one in results if one.digest in reached]
+            return mean_of_seeds((one.run.seed, value(one, point)) for one, point in survived)
+
         return Row(
             label=group.label,
             runs=len(results),
-            test=_scores(outcome.final.test for outcome in outcomes),
-            holdout=_scores(outcome.final.holdout for outcome in outcomes),
+            seeds=len({one.run.seed for one in results}),
+            test={name: scored("test", name) for name in SCORES},
+            holdout={name: scored("holdout", name) for name in SCORES},
             converged=len(reached) if comparable else None,
-            seconds=mean(self.seconds(one, point.clock) for one, point in reached),
-            megabytes=mean(point.bytes / 1e6 for _, point in reached),
-            examples=mean(point.examples for _, point in reached),
-            speedup=mean(map(self.speedup, results)),
-            all_seconds=mean(self.seconds(one, one.outcome.clock) for one in results),
-            all_megabytes=mean(outcome.bytes / 1e6 for outcome in outcomes),
-            wall_seconds=mean(outcome.wall_seconds for outcome in outcomes),
-            peak_mb=mean(outcome.peak_mb for outcome in outcomes),
+            seconds=until(lambda one, point: self.seconds(one, point.clock)),
+            megabytes=until(lambda one, point: point.bytes / 1e6),
+            examples=until(lambda one, point: point.examples),
+            speedup=self.speedups(group),
+            all_seconds=of(lambda one: self.seconds(one, one.outcome.clock)),
+            all_megabytes=of(lambda one: one.outcome.bytes / 1e6),
+            steps=of(lambda one: one.outcome.steps),
+            synchronisations=of(lambda one: one.outcome.synchronisations),
+            all_examples=of(lambda one: one.outcome.examples),
+            wall_seconds=of(lambda one: one.outcome.wall_seconds),
+            peak_mb=of(lambda one: one.outcome.peak_mb),
         )
+
+    def speedups(self, group: Group) -> Mean | None:
+        """The geometric mean of a group's speed-ups, of those runs that have one."""
+        found = [(one.run.seed, ratio) for one in group.results if (ratio := self.speedup(one))]
+        logs = mean_of_seeds((seed, math.log(ratio)) for seed, ratio in found)
+        if logs is None:
+            return None
+        interval = logs.interval and (math.exp(logs.interval[0]), math.exp(logs.interval[1]))
+        return Mean(math.exp(logs.value), math.exp(logs.low), math.exp(logs.high), logs.count, interval)
 
 
 def grouped(results: Iterable[Result]) -> list[Group]:
@@ -231,16 +270,35 @@ def _options(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()]
 
 
+def is_lower(metric: str) -> bool:
+    """Whether the lower value is the better one, of a metric or of the loss."""
+    return metric in LOWER or metric == "loss"
+
+
 def mean(values: Iterable[float | None]) -> Mean | None:
     """Of those that are there; None when none is."""
     found = [float(value) for value in values if value is not None]
     return Mean(fmean(found), min(found), max(found), len(found)) if found else None
 
 
-def _scores(scores: Iterable[Mapping[str, Any]]) -> dict[str, Mean | None]:
-    every = list(scores)
-    names = ("accuracy", "auc", "loss", "precision", "recall", "mae", "rmse", "r2")
-    return {name: mean(one.get(name) for one in every) for name in names}
+def mean_of_seeds(values: Iterable[tuple[int, float | None]]) -> Mean | None:
+    """Of the values that are there, each with its run's seed; None when none is."""
+    found = [(seed, float(value)) for seed, value in values if value is not None]
+    if not found:
+        return None
+    by_seed = list(means_by_seed(found).values())
+    value, half = fmean(by_seed), half_width(by_seed) if len(by_seed) > 1 else None
+    every = [one for _, one in found]
+    interval = None if half is None else (value - half, value + half)
+    return Mean(value, min(every), max(every), len(every), interval)
+
+
+def means_by_seed(values: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """What each seed counts as: the mean of its folds."""
+    found: dict[int, list[float]] = {}
+    for seed, value in values:
+        found.setdefault(seed, []).append(value)
+    return {seed: fmean(ones) for seed, ones in found.items()}
 
 
 def _rates(results: Sequence[Result]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -35,7 +36,9 @@ def draw_all(experiment: Experiment, measured: Measured, folder: Path) -> list[t
         Title and file name of each; those without any run that is done are left out.
     """
     drawn = []
-    for plot in experiment.plots or (Plot(title=experiment.question),):
+    usual = experiment.report[0] if experiment.report else "accuracy"
+    for asked in experiment.plots or (Plot(title=experiment.question),):
+        plot = dataclasses.replace(asked, metric=asked.metric or usual)
         chosen = [group for group in measured.groups if fnmatchcase(group.label, plot.runs)]
         chosen = [one for one in chosen if all(plot.metric in got.outcome.final.test for got in one.results)]
         if chosen:

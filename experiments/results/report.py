@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.results.brief import SUFFIX
-from experiments.results.differences import table_of_differences
+from experiments.results.choosing import confirming, decisions, missing, shown
+from experiments.results.differences import table_of_comparison, table_of_differences
+from experiments.results.figures import published
 from experiments.results.file import Results, in_brief, read_brief
 from experiments.results.index import FOLDER, USE, index, pictures
 from experiments.results.measure import SLACK, Measured
 from experiments.results.plots import draw_all
 from experiments.results.tables import (
-    published,
     table_of_attacks,
+    table_of_choice,
     table_of_folds,
     table_of_rows,
     table_of_scenarios,
@@ -26,27 +28,50 @@ from fedssh.files import write_whole
 
 PAGE = "results.md"
 READING = f"""\
-Scores are those of the last release on the test split, on which nobody trained, decided or selected: means over seeds
-or folds, with the lowest and the highest in brackets. A run has *converged* with the first release whose holdout score
-is within {SLACK:g} of what centralised training reaches in the end.
+Scores are those of the last release on the test split, on which nobody trained, decided or chose: means over seeds, and
+a seed counts once, with the mean of its folds. `±` is half the interval of Student's t at 95 %; one seed has none, and
+is called so. In brackets stand the lowest and the highest run.
+
+Where ways are compared, they are paired by seed and fold: `difference` is the mean of ours less the baseline's with the
+same seed. `p` is that of the paired t-test, corrected by Holm for the number of comparisons in the table; `p, signs`
+that of the exact test by sign flips, for at most ten seeds and not corrected (with n seeds it is never below 2 / 2^n).
+*Better* and *worse* have a corrected p below 0.05; everything else is *not told apart*.
+
+A run has *converged* with the first release whose holdout score is within {SLACK:g} of what centralised training
+reaches in the end. `26.4 (2 of 5)` is a mean of those that converged alone: the others would have taken longer. A
+speed-up is centralised training's seconds until convergence divided by ours, paired by seed and fold; it is the
+geometric mean of these ratios, and its interval, in square brackets, that of their logarithms.
+
+Steps are gradient steps of a site until the end, synchronisations the releases that a site began a session from, both
+as means of all sites; examples are what all sites together trained on, once per epoch. Ways that differ in them do not
+do equal work.
 
 Seconds are simulated: each site has a machine of its own, an image takes it as long as it took here on average, and
 the network costs nothing. So sites that wait for each other cost what they would cost. MB are the model files that
 travelled, up and down; centralised training ships none, it needs the images themselves in one place. `wall` is what
 the whole run took here, scoring included.
+
+A published figure is *reproduced* where it lies in our interval, or within the tolerance that the experiment's file
+gives. Rounds until a score are counted as McMahan et al. 2017 do: the best score so far, with straight lines between.
 """
 
 CELLS = """\
-Each cell: what the last release scores on the test split (accuracy, or the metric named, where the federation decided
-by that one); simulated seconds and megabytes shipped in all; and in bold those until it had *converged*, if it did and
-there is centralised training by the same metric to compare it with. Cells are means over the seeds; `(2/3)` says how
-many of these converged, if not all did.
+Each cell: what the last release scores on the test split (accuracy, or the metrics named); simulated seconds and
+megabytes shipped in all; and those until it had *converged*, if it did and there is centralised training by the same
+metric to compare it with: in bold where every run did, else `(2 of 3)` says how many, and the mean is theirs alone.
+Cells are means over the seeds, `±` half the interval of Student's t at 95 %.
+"""
+
+# What the index says more, for the pages whose runs are gone: they stand as they were printed.
+OLD = """\
+Pages from before 26 November 2026 stand as they were printed: means without intervals, the lowest and the highest run
+in brackets, and bold times until convergence also where `(2/3)` says that not all converged.
 """
 
 
 def write_report(out: Path, found: Results) -> Path:
     """Write `report.md` and its plots into the folder of an experiment's results."""
-    measured = Measured(found.results)
+    measured = measured_of(found)
     text = page(found, measured, draw_all(found.experiment, measured, out))
     write_whole(out / "report.md", text.encode(), 0o644)
     return out / "report.md"
@@ -71,14 +96,14 @@ def write_pages(every: Sequence[Results], docs: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = [_write_page(found, folder) for found in every]
     texts = {path.stem: path.read_text() for path in folder.glob("*.md")}
-    write_whole(docs / PAGE, index(texts, CELLS, READING).encode(), 0o644)
+    write_whole(docs / PAGE, index(texts, f"{CELLS}\n{OLD}", READING).encode(), 0o644)
     return [*written, docs / PAGE]
 
 
 def _write_page(found: Results, folder: Path) -> Path:
     content = in_brief(found)
     found = read_brief(found, content)
-    name, measured = found.experiment.name, Measured(found.results)
+    name, measured = found.experiment.name, measured_of(found)
     path = folder / f"{name}.md"
     use = table_of_scenarios(found.experiment, measured)  # which may be refused, before anything is written
     before = pictures(path.read_text()) if path.exists() else set()
@@ -88,6 +113,11 @@ def _write_page(found: Results, folder: Path) -> Path:
     for picture in before - pictures(text):
         (folder / picture).unlink(missing_ok=True)
     return path
+
+
+def measured_of(found: Results) -> Measured:
+    """The results that a page shows; without the trials of a choice and what was not chosen."""
+    return Measured(shown(found.experiment, found.results))
 
 
 def page(found: Results, measured: Measured, plots: Sequence[tuple[str, str]], use: str | None = None) -> str:
@@ -105,9 +135,13 @@ def page(found: Results, measured: Measured, plots: Sequence[tuple[str, str]], u
         parts += [f"## {USE}\n", CELLS, use]
     if experiment.figures:
         parts += ["## Published figures\n", published(experiment, measured)]
-    parts += ["## Results\n", table_of_rows([measured.row(group) for group in measured.groups])]
+    if experiment.choice:
+        parts += ["## What was chosen\n", table_of_choice(decisions(experiment, found.results), experiment.choice)]
+    rows = [measured.row(group) for group in measured.groups]
+    parts += ["## Results\n", *([table_of_rows(rows, experiment.report)] if rows else [])]
     more = (
-        table_of_differences(measured), table_of_folds(measured), table_of_sites(measured.groups),
+        *(table_of_comparison(experiment, one, measured) for one in experiment.comparisons),
+        table_of_differences(measured, experiment.report), table_of_folds(measured), table_of_sites(measured.groups),
         table_of_attacks(measured.groups),
     )  # fmt: skip
     parts += [table for table in more if table]
@@ -126,8 +160,9 @@ def _origin(found: Results) -> str:
     ]
     if found.experiment.quick:
         lines.append("**This is the reduced version: it shows that all works, not what is worth using.**")
-    if found.missing:
-        number, of = len(found.missing), len(found.experiment.runs)
+    experiment = found.experiment
+    if lacking := missing(experiment, found.results):
+        number, of = len(lacking), len(experiment.trials) + len(confirming(experiment, found.results))
         are = "is" if number == 1 else "are"
         lines.append(f"**{number} of the {of} runs that the experiment now asks for {are} missing here.**")
     return "\n\n".join(lines) + "\n"

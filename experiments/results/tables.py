@@ -5,78 +5,114 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
-from statistics import median
 
+from experiments.definition.choice import Choice
 from experiments.definition.read import Experiment
-from experiments.definition.shown import Figure
-from experiments.results.file import Result
-from experiments.results.measure import Group, Mean, Measured, Row, mean, row_names
+from experiments.results.choosing import Decision
+from experiments.results.differences import check_equal
+from experiments.results.measure import Group, Mean, Measured, Row, mean, mean_of_seeds, row_names
 from fedssh.errors import SettingsError
 
 NONE = "–"
-_METRIC_NAMES = {"auc": "AUC"}
+_NAMES = {"auc": "AUC", "mae": "mean absolute error", "rmse": "RMSE", "r2": "R²", "f1": "F1"}
+_USUAL = ("accuracy", "auc", "mae", "r2", "loss")  # what is shown of every experiment, where there is any
 
 
 def table_of_scenarios(experiment: Experiment, measured: Measured) -> str:
     """A row per policy, a column per scenario, and in each the centralised training on the same data.
 
     Raises:
-        SettingsError: Two runs of a scenario have the same policy, and differ in nothing that a row's name could tell.
+        SettingsError: Two runs of a scenario have the same policy, and differ in nothing that a row's name could tell;
+            or they have not equally much of what the scenario says.
     """
     columns = [
-        (scenario.name, measured.with_centralised(groups))
+        (scenario, measured.with_centralised(groups))
         for scenario in experiment.scenarios
         if (groups := [group for group in measured.groups if fnmatchcase(group.label, scenario.runs)])
     ]
     names = row_names([groups for _, groups in columns])
     shown: list[dict[str, str]] = []
-    for scenario_name, groups in columns:
+    for scenario, groups in columns:
         there: dict[str, Group] = {}
         for group in groups:
             other = there.setdefault(names[group.label], group)
             if other is not group:
                 raise SettingsError(
                     f"{experiment.name}: {other.label} and {group.label} would share the cell of "
-                    f"{names[group.label]!r} and {scenario_name!r}",
+                    f"{names[group.label]!r} and {scenario.name!r}",
                     "narrow the pattern of that scenario, so that it takes in one of them",
                 )
         metrics = {group.run.metric for group in groups if group.run.schedule != "centralised"}
-        shown.append({name: _cell(measured, group, metrics) for name, group in there.items()})
+        shown.append({name: _cell(measured, group, experiment.report, metrics) for name, group in there.items()})
+        if scenario.equal:
+            asked = [group for group in groups if fnmatchcase(group.label, scenario.runs)]
+            check_equal(experiment, scenario.equal, asked)
     ways = dict.fromkeys(names[group.label] for group in measured.groups if group.label in names)
     rows = [[name, *(column.get(name, NONE) for column in shown)] for name in ways]
-    return _table(["policy", *(name for name, _ in columns)], rows) if columns else ""
+    heads = [one.name + (f" (equal {one.equal})" if one.equal else "") for one, _ in columns]
+    return table(["policy", *heads], rows) if columns else ""
 
 
-def published(experiment: Experiment, measured: Measured) -> str:
-    """Published figures beside ours."""
-    rows = [[one.what, one.published, _ours(one, measured)] for one in experiment.figures]
-    source = f"\nPublished: {experiment.source}\n" if experiment.source else ""
-    return _table(["figure", "published", "ours"], rows) + source
+def table_of_rows(rows: Sequence[Row], report: Sequence[str] = ()) -> str:
+    """A row per group; columns that say nothing are left out.
 
+    Args:
+        report: Metrics that come first.
+    """
+    metrics = tuple(dict.fromkeys((*report, *_USUAL)))
+    most = {report[0]} if report else {"accuracy", "mae"}  # what has lowest and highest beside its interval
+    first = report[0] if report else "accuracy"
 
-def table_of_rows(rows: Sequence[Row]) -> str:
-    """A row per group; columns that say nothing are left out."""
+    def score(metric: str) -> tuple[str, Callable[[Row], str]]:
+        digits = 3 if metric == "loss" else 4
+        if metric in most:
+            return named(metric), lambda row: spread(row.test[metric])
+        return named(metric), lambda row: interval(row.test[metric], digits)
+
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("run", lambda row: row.label),
-        ("runs", lambda row: str(row.runs)),
-        ("accuracy", lambda row: _spread(row.test["accuracy"])),
-        ("AUC", lambda row: _one(row.test["auc"], 4)),
-        ("mean absolute error", lambda row: _spread(row.test["mae"])),
-        ("R²", lambda row: _one(row.test["r2"], 4)),
-        ("loss", lambda row: _one(row.test["loss"], 3)),
-        ("holdout accuracy", lambda row: _one(row.holdout["accuracy"], 4)),
+        ("seeds", _seeds),
+        *map(score, metrics),
+        (f"holdout {named(first)}", lambda row: interval(row.holdout[first], 4)),
         ("converged", lambda row: NONE if row.converged is None else f"{row.converged} of {row.runs}"),
-        ("s to conv.", lambda row: _one(row.seconds, 1)),
-        ("speed-up", lambda row: _one(row.speedup, 2)),
-        ("MB to conv.", lambda row: _one(row.megabytes, 1)),
+        ("s to conv.", lambda row: _survivors(row, row.seconds, 1)),
+        ("speed-up", lambda row: _survivors(row, row.speedup, 2, ratio=True)),
+        ("MB to conv.", lambda row: _survivors(row, row.megabytes, 1)),
+        ("steps", lambda row: _one(row.steps, 0)),
+        ("synchronisations", lambda row: _one(row.synchronisations, 1)),
+        ("examples", lambda row: _one(row.all_examples, 0)),
         ("s in all", lambda row: _one(row.all_seconds, 1)),
         ("MB in all", lambda row: _one(row.all_megabytes, 1)),
         ("wall s", lambda row: _one(row.wall_seconds, 0)),
         ("peak MB", lambda row: _one(row.peak_mb, 0)),
     ]
     cells = [[show(row) for _, show in columns] for row in rows]
-    said = [index for index in range(len(columns)) if any(row[index] not in (NONE, "0.0") for row in cells)]
-    return _table([columns[index][0] for index in said], [[row[index] for index in said] for row in cells])
+    said = [
+        index for index in range(len(columns)) if any(row[index].split(" ")[0] not in (NONE, "0.0") for row in cells)
+    ]
+    return table([columns[index][0] for index in said], [[row[index] for index in said] for row in cells])
+
+
+def table_of_choice(found: Sequence[Decision], choice: Choice) -> str:
+    """What each candidate scores on the holdout with the seeds of the choice, and which one was chosen."""
+    rows = []
+    for decision in found:
+        for label, score in decision.scores.items():
+            taken = "**chosen**" if label == decision.chosen else ""
+            rows.append([decision.pattern, label, interval(score, 4), taken])
+    seeds = ", ".join(map(str, choice.seeds))
+    said = (
+        f"Chosen by {named(choice.metric)} on the holdout, with the seeds {seeds} alone; the test split took no part. "
+        "What follows is of other seeds: what was chosen, and what was no candidate.\n\n"
+    )
+    if any(decision.chosen is None for decision in found):
+        said += "**Not all candidates are done, so nothing is chosen yet.**\n\n"
+    return said + table(["of", "candidate", f"holdout {named(choice.metric)}", ""], rows)
+
+
+def named(metric: str) -> str:
+    """What a metric is called in a table."""
+    return _NAMES.get(metric, metric.replace("_", " "))
 
 
 def table_of_folds(measured: Measured) -> str:
@@ -85,7 +121,7 @@ def table_of_folds(measured: Measured) -> str:
     folds = sorted({result.run.data["fold"] for group in groups for result in group.results})
     rows = [[group.label, *(_fold(measured, group, fold) for fold in folds)] for group in groups]
     said = "Test accuracy on each fold, and in brackets how far that is from centralised training there:\n\n"
-    return said + _table(["run", *(f"fold {fold}" for fold in folds)], rows) if rows else ""
+    return said + table(["run", *(f"fold {fold}" for fold in folds)], rows) if rows else ""
 
 
 def table_of_sites(groups: Sequence[Group]) -> str:
@@ -102,7 +138,7 @@ def table_of_sites(groups: Sequence[Group]) -> str:
     if not any(group.results[0].outcome.site_scores for group in groups):
         return ""
     heading = ["run", "model of", "accuracy", "precision", "recall", "confusion (row: truth)"]
-    return "What each site trained by itself, on the test split (first seed):\n\n" + _table(heading, rows)
+    return "What each site trained by itself, on the test split (first seed):\n\n" + table(heading, rows)
 
 
 def table_of_attacks(groups: Sequence[Group]) -> str:
@@ -114,53 +150,18 @@ def table_of_attacks(groups: Sequence[Group]) -> str:
             counts.update(result.outcome.attacker)
         if counts and group.run.attack:
             verdicts = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
-            found = [mean(one.outcome.backdoor.get(name) for one in group.results) for name in ("stamped", "plain")]
-            rows.append([group.label, group.run.attack.text, verdicts, *map(_spread, found)])
+            found = [
+                mean_of_seeds((one.run.seed, one.outcome.backdoor.get(name)) for one in group.results)
+                for name in ("stamped", "plain")
+            ]
+            rows.append([group.label, group.run.attack.text, verdicts, *map(spread, found)])
+    heading = ["run", "attack", "verdicts", "backdoor: called so with the patch", "without it"]
     if all(row[3:] == [NONE, NONE] for row in rows):
-        rows = [row[:3] for row in rows]
-    heading = (
-        ["run", "attack", "verdicts", "backdoor: called so with the patch", "without it"][: len(rows[0])]
-        if rows
-        else []
-    )
-    return "What became of the attackers' models:\n\n" + _table(heading, rows) if rows else ""
+        heading, rows = heading[:3], [row[:3] for row in rows]
+    return "What became of the attackers' models:\n\n" + table(heading, rows) if rows else ""
 
 
 # cells
-
-
-def _ours(figure: Figure, measured: Measured) -> str:
-    groups = [group for group in measured.groups if fnmatchcase(group.label, figure.ours)]
-    if not groups:
-        return NONE
-    return "; ".join(f"{_figure(figure, group, measured)}" + _named(group, groups) for group in groups)
-
-
-def _named(group: Group, groups: Sequence[Group]) -> str:
-    return f" ({group.label})" if len(groups) > 1 else ""
-
-
-def _figure(figure: Figure, group: Group, measured: Measured) -> str:
-    if figure.of == "speedup":
-        found = mean(measured.speedup(result) for result in group.results)
-        return NONE if found is None else f"{found.value:.2f} times as fast" + _of(found, group)
-    if figure.of == "sites":
-        scores = [one[figure.metric] for result in group.results for one in result.outcome.site_scores.values()]
-        return f"{min(scores):.4f} to {max(scores):.4f}, median {median(scores):.4f}" if scores else NONE
-    return _spread(mean(_score(result, figure) for result in group.results))
-
-
-def _score(result: Result, figure: Figure) -> float | None:
-    for point in reversed(result.outcome.points):
-        if figure.version is None or point.version <= figure.version:
-            value = point.test[figure.metric]
-            return None if value is None else float(value)
-    return None
-
-
-def _of(found: Mean, group: Group) -> str:
-    seeds = len(group.results)
-    return "" if found.count == seeds else f" in {found.count} of {seeds} runs"
 
 
 def _sub_model(scores: Mapping[str, object]) -> list[str]:
@@ -186,17 +187,25 @@ def _fold(measured: Measured, group: Group, fold: int) -> str:
     return _one(mean(scores), 4) + (f" ({difference.value:+.4f})" if difference else "")
 
 
-def _cell(measured: Measured, group: Group, metrics: Collection[str]) -> str:
-    """Score, time and bytes of a group, in a scenario whose federations decided by these metrics."""
+def _cell(measured: Measured, group: Group, report: Sequence[str], metrics: Collection[str]) -> str:
+    """Score, time and bytes of a group.
+
+    Args:
+        report: Metrics that are shown, whatever the group was decided by.
+        metrics: What the federations of its scenario were decided by.
+    """
     row, metric = measured.row(group), group.run.metric
     if metrics and metric not in metrics:  # centralised training, which was decided by another one
         metric = min(metrics)
-    score = _one(row.test[metric], 3)
-    parts = [score if metric == "accuracy" else f"{_METRIC_NAMES.get(metric, metric)} {score}"]
+    scores = [interval(row.test[one], 3) for one in report or (metric,)]
+    names = [f"{named(one)} " if one != "accuracy" or report else "" for one in report or (metric,)]
+    parts = [", ".join(f"{name}{score}" for name, score in zip(names, scores, strict=True))]
+    if row.seeds == 1:
+        parts[0] += " (one seed)"
     parts.append(_cost(row.all_seconds, row.all_megabytes))
     if row.converged and metric == group.run.metric:
-        missed = f" ({row.converged}/{row.runs})" if row.converged < row.runs else ""
-        parts.append(f"**{_cost(row.seconds, row.megabytes)}**{missed}")
+        until = _cost(row.seconds, row.megabytes)
+        parts.append(f"**{until}**" if row.converged == row.runs else f"{until} ({row.converged} of {row.runs})")
     return "; ".join(parts)
 
 
@@ -211,18 +220,45 @@ def _brief(value: float) -> str:
     return f"{value:.2g}" if 0.001 <= value < 10 else f"{value:,.0f}"
 
 
-def _spread(value: Mean | None) -> str:
+def _seeds(row: Row) -> str:
+    seeds = "one seed" if row.seeds == 1 else str(row.seeds)
+    return seeds if row.runs == row.seeds else f"{seeds}, {row.runs} runs"
+
+
+def _survivors(row: Row, value: Mean | None, digits: int, *, ratio: bool = False) -> str:
+    """A mean until convergence; of those that converged alone it says so, and has no interval."""
     if value is None:
         return NONE
-    if value.low == value.high:
-        return f"{value.value:.4f}"
-    return f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
+    if value.count < row.runs:
+        return f"{value.value:,.{digits}f} ({value.count} of {row.runs})"
+    if ratio and value.interval:
+        least, most = value.interval
+        if most - least < 10**-digits:
+            return f"{value.value:.{digits}f}"
+        return f"{value.value:.{digits}f} [{least:.{digits}f} to {most:.{digits}f}]"
+    return interval(value, digits)
+
+
+def interval(value: Mean | None, digits: int) -> str:
+    """A mean, and the half width of its interval where it has one."""
+    if value is None:
+        return NONE
+    half = f" ± {value.value - value.interval[0]:,.{digits}f}" if value.interval else ""
+    return f"{value.value:,.{digits}f}{half}"
+
+
+def spread(value: Mean | None) -> str:
+    """The same with the lowest and the highest, of a score."""
+    if value is None or value.low == value.high:
+        return interval(value, 4)
+    return f"{interval(value, 4)} ({value.low:.4f} to {value.high:.4f})"
 
 
 def _one(value: Mean | None, digits: int) -> str:
     return NONE if value is None else f"{value.value:,.{digits}f}"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)

@@ -127,6 +127,13 @@ def test_settings_change_the_digest_and_names_do_not(tmp_path: Path) -> None:
         ("", "'runs' is missing"),
         ("[[runs]]\n[[published.figures]]\nwhat = 'x'\n", "[[published.figures]] lacks 'published'"),
         ("[[runs]]\n[[plots]]\ntitle = 'x'\nx = 'time'\n", "x is 'time', expected one of"),
+        ('baseline = "fedagv"\n[[runs]]\n', "[[comparisons]]: no run matches 'fedagv'"),
+        ("[[runs]]\n[[comparisons]]\nruns = '*'\n", "[[comparisons]] lacks 'baseline'"),
+        (
+            "[[runs]]\n[[scenarios]]\nname = 'x'\nruns = '*'\nequal = 'time'\n",
+            "expected one of steps, synchronisations",
+        ),
+        ('report = ["acuracy"]\n[[runs]]\n', "report is"),
         ("[[runs]\n", "cannot be read"),
     ],
 )
@@ -225,7 +232,7 @@ def test_attacks_that_mean_nothing_are_refused(text: str) -> None:
 
 def test_the_documented_example_can_be_read(tmp_path: Path, root: Path) -> None:
     text = (root / "docs/how-to/experiments.md").read_text()
-    example = text.partition("```toml\n")[2].partition("```")[0]
+    example = text.split("```toml\n")[-1].partition("```")[0]
     path = tmp_path / "mine.toml"
     path.write_text(example)
     assert len(read(path).runs) == 12

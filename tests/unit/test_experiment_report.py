@@ -6,21 +6,21 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from experiments import cli
-from experiments.definition.config import Outcome, Point, Run
+from experiments.definition.config import Point
 from experiments.definition.read import Experiment, read, shipped
+from experiments.results.choosing import missing
 from experiments.results.file import Result, Results, load, save
 from experiments.results.index import index, read_entry
 from experiments.results.measure import Measured, row_names, way
 from experiments.results.plots import curve
-from experiments.results.report import CELLS, PAGE, READING, page, write_pages, write_report
+from experiments.results.report import CELLS, OLD, PAGE, READING, page, write_pages, write_report
 from fedssh.errors import SettingsError
+from tests.harness.outcomes import loaded, result, scores
 
 OTHER = """# NAME
 
@@ -74,31 +74,6 @@ of = "speedup"
 name = "three | sites"
 runs = "*"
 """
-MADE = {
-    "engine": "memory",
-    "date": "2030-01-01T00:00:00+00:00",
-    "commit": "0123456789abcdef",
-    "dirty": False,
-    "machine": {"processor": "Abacus", "cores": 2},
-}
-
-
-def scores(accuracy: float, auc: float | None = 0.9) -> dict[str, Any]:
-    half = {"precision": 0.5, "recall": 0.25, "confusion": [[7, 1], [2, 3]], "per_class_accuracy": [0.875, 0.6]}
-    return {"loss": 1 - accuracy, "accuracy": accuracy, "auc": auc, **half}
-
-
-def result(run: Run, accuracies: Sequence[float], step: float, **more: Any) -> Result:
-    """A run whose releases score so on the holdout (0.1 less on test), one every `step` images."""
-    points = tuple(
-        Point(n, n + 1, step * n, int(3 * step * n), 1_000_000 * n, None, scores(one), scores(one - 0.1))
-        for n, one in enumerate(accuracies)
-    )
-    fields: dict[str, Any] = {
-        "points": points, "submissions": 5, "verdicts": {"accepted": 3}, "records": 9, "train_seconds": 2.0,
-        "trained_examples": 1000, "clock": points[-1].clock, "bytes": points[-1].bytes, "wall_seconds": 4.0,
-    }  # fmt: skip
-    return Result(run, run.digest("memory"), Outcome(**{**fields, **more}), MADE)
 
 
 @pytest.fixture
@@ -188,7 +163,7 @@ def test_results_come_back_and_what_is_missing_is_named(
     save(tmp_path, experiment, tmp_path / "tiny.toml", results, "scripts/experiment tiny", "2030-01-02")
     found = load(tmp_path)
     assert list(found.results) == results
-    assert found.missing == ("fedavg-sites3-seed2",)
+    assert missing(experiment, found.results) == ["fedavg-sites3-seed2"]
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(SettingsError, match="is damaged"):
         load(tmp_path)
@@ -203,9 +178,9 @@ def test_the_report_says_what_is_known(tmp_path: Path, experiment: Experiment, r
         "`scripts/experiment tiny`, 2030-01-02, commit 0123456789ab, on Abacus, 2 cores",
         "**1 of the 6 runs that the experiment now asks for is missing here.**",
         "It does, mostly.",
-        "| accuracy | 0.9 | 0.7500 (0.6500 to 0.8500) |",
-        "| sub-models | 0.1 to 0.2 | 0.6000 to 0.8000, median 0.7000 |",
-        "| time | 3 times | 3.00 times as fast in 1 of 2 runs |",
+        "| accuracy | 0.9 | 0.7500 ± 1.2706 (0.6500 to 0.8500) | – |",
+        "| sub-models | 0.1 to 0.2 | 0.6000 to 0.8000, median 0.7000 | – |",
+        "| time | 3 times | 3.00 times as fast in 1 of 2 runs | – |",
         "Published: somebody",
         "| fedavg-sites3 | alice-2 | 0.8000 | 0.5000 | 0.2500 | 7 1 / 2 3 |",
         "| fedavg-sites3 | **result** | 0.8000 |",
@@ -225,9 +200,9 @@ def test_a_page_has_the_table_of_scenarios_and_its_own_plots(
     path, overview = write_pages([load(tmp_path)], docs)
     text = path.read_text()
     assert "## Which to use when" in text
-    assert "| centralised | 0.750; 2.4 s, 2 MB; **2.4 s, 2 MB** |" in text
-    assert "| best free | 0.750; 1.2 s, 3 MB; **0.8 s, 2 MB** (1/2) |" in text
-    assert "| fedavg | 0.800; 0.6 s, 1 MB; **0.6 s, 1 MB** |" in text
+    assert "| centralised | 0.750 ± 0.635; 2.4 s, 2 MB; **2.4 s, 2 MB** |" in text
+    assert "| best free | 0.750 ± 1.271; 1.2 s, 3 MB; 0.8 s, 2 MB (1 of 2) |" in text
+    assert "| fedavg | 0.800 (one seed); 0.6 s, 1 MB; **0.6 s, 1 MB** |" in text
     assert "](tiny-does-it.png)" in text
     assert (path, overview) == (docs / "results" / "tiny.md", docs / PAGE)
     there = sorted(one.name for one in (docs / "results").iterdir())
@@ -249,7 +224,7 @@ def test_a_page_comes_again_from_its_runs_in_brief(
     assert {path: path.read_bytes() for path in before} == before
     found = load(docs / "results" / "tiny.json.gz").results[2]
     assert found.run == results[2].run
-    assert found.outcome.points[-1].test == {**scores(0.85), "loss": 0.15}
+    assert found.outcome.points[-1].test == {**scores(0.85), "loss": 0.15, "balanced_accuracy": 0.8}
     assert "confusion" not in found.outcome.points[0].test  # of the result alone
     assert found.outcome.points[0].test["accuracy"] == 0.4
     content = (docs / "results" / "tiny.json.gz").read_bytes()
@@ -292,16 +267,7 @@ def test_the_index_that_is_there_is_of_the_pages_that_are_there(root: Path) -> N
     folder = root / "docs" / "explanation"
     pages = {path.stem: path.read_text() for path in (folder / "results").glob("*.md")}
     assert len(pages) >= 9
-    assert (folder / PAGE).read_text() == index(pages, CELLS, READING)
-
-
-def loaded(folder: Path, text: str, *accuracies: float) -> Results:
-    """An experiment of which every run ended with one of these accuracies on the holdout, in order."""
-    path = folder / "other.toml"
-    path.write_text('question = "?"\n' + text)
-    experiment = read(path)
-    every = tuple(result(run, [0.5, one], 100, bytes=0) for run, one in zip(experiment.runs, accuracies, strict=True))
-    return Results(experiment, every, (), "scripts/experiment other", "2030-01-02")
+    assert (folder / PAGE).read_text() == index(pages, f"{CELLS}\n{OLD}", READING)
 
 
 def table(folder: Path, found: Results) -> list[str]:
@@ -338,9 +304,9 @@ runs = "merge*"
     assert table(tmp_path, loaded(tmp_path, text, 0.9, 0.8, 0.7, 0.6, 0.75)) == [
         "| policy | IID | skewed | without outliers |",
         "| centralised | "
-        + " | ".join(f"{score}; 0.2 s; **0.2 s, 1 MB**" for score in ("0.800", "0.800", "0.700"))
+        + " | ".join(f"{score} (one seed); 0.2 s; **0.2 s, 1 MB**" for score in ("0.800", "0.800", "0.700"))
         + " |",
-        "| best free | 0.600; 0.2 s | 0.500; 0.2 s | 0.650; 0.2 s |",
+        "| best free | 0.600 (one seed); 0.2 s | 0.500 (one seed); 0.2 s | 0.650 (one seed); 0.2 s |",
     ]
 
 
@@ -362,8 +328,9 @@ runs = "best-metric-auc"
 def test_a_scenario_shows_the_metric_that_it_was_decided_by(tmp_path: Path) -> None:
     assert table(tmp_path, loaded(tmp_path, BY_AUC, 0.9, 0.9, 0.9)) == [
         "| policy | as usual | by AUC |",
-        "| centralised | 0.800; 0.2 s; **0.2 s, 1 MB** | AUC 0.900; 0.2 s |",  # decided by accuracy: no comparison
-        "| best free | 0.800; 0.2 s; **0.2 s, 1 MB** | AUC 0.900; 0.2 s |",
+        # decided by accuracy: no comparison
+        "| centralised | 0.800 (one seed); 0.2 s; **0.2 s, 1 MB** | AUC 0.900 (one seed); 0.2 s |",
+        "| best free | 0.800 (one seed); 0.2 s; **0.2 s, 1 MB** | AUC 0.900 (one seed); 0.2 s |",
     ]
 
 
@@ -371,8 +338,9 @@ def test_centralised_training_by_the_same_metric_goes_first(tmp_path: Path) -> N
     text = BY_AUC + '[[runs]]\nschedule = "centralised"\nmetric = "auc"\nlabel = "auc"\n'
     assert table(tmp_path, loaded(tmp_path, text, 0.9, 0.9, 0.9, 0.8)) == [
         "| policy | as usual | by AUC |",
-        "| centralised | 0.800; 0.2 s; **0.2 s, 1 MB** | AUC 0.900; 0.2 s; **0 s** |",  # every release has that AUC
-        "| best free | 0.800; 0.2 s; **0.2 s, 1 MB** | AUC 0.900; 0.2 s; **0 s** |",
+        # every release has that AUC
+        "| centralised | 0.800 (one seed); 0.2 s; **0.2 s, 1 MB** | AUC 0.900 (one seed); 0.2 s; **0 s** |",
+        "| best free | 0.800 (one seed); 0.2 s; **0.2 s, 1 MB** | AUC 0.900 (one seed); 0.2 s; **0 s** |",
     ]
 
 
@@ -426,7 +394,7 @@ def test_a_difference_is_paired_by_seed_and_its_interval_is_students(tmp_path: P
     # of -0.05 and 0.04: t(0.975, 1) = 12.7062, times 0.09 / 2
     assert "| merge | accuracy | 0.7450 | 0.7500 | -0.0050 ± 0.5718 | -0.7 % | 2 |" in shown
     one = loaded(tmp_path, 'seeds = [1]\n[[runs]]\nschedule = "centralised"\n[[runs]]\npolicy = "best"\n', 0.9, 0.8)
-    assert "Student" not in page(one, Measured(one.results), [])
+    assert "How far" not in page(one, Measured(one.results), [])
 
 
 # the command

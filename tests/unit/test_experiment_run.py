@@ -25,7 +25,7 @@ import os, time
 from experiments.definition.config import Outcome, Point
 
 def run(run, prepared, folder, progress, cores):
-    (folder / "history.jsonl").write_text("{}\\n")
+    (folder / "history.jsonl").touch()
     with open(os.environ["DONE"], "a") as file:
         file.write(run.slug + "\\n")
     open(os.path.join(os.path.dirname(os.environ["DONE"]), f"worker-{os.getpid()}"), "w").close()

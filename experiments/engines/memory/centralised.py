@@ -8,6 +8,7 @@ patience; when it publishes the end of a session, every epoch counts and the las
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,15 @@ def train_centralised(
 
         [(seconds, trained)] = pool_for(prepared.spec, plan, cores).run([job])
         records = history.records
+    steps = kept.epochs * math.ceil(len(train) / plan.batch_size)
     return Outcome(
         points=tuple(kept.points),
         submissions=kept.epochs,
         verdicts={event: count for event, count in kept.verdicts.items() if count},
         records=records,
+        steps=float(steps),
+        synchronisations=0.0,
+        examples=trained,
         train_seconds=seconds,
         trained_examples=trained,
         clock=float(trained),

@@ -25,7 +25,7 @@ from experiments.engines.memory.history import History, read_history
 from experiments.engines.memory.models import Scores, first_model, scores_on, statistics_of
 from experiments.engines.memory.simulation import Simulation, Site
 from experiments.engines.memory.trainers import Crew
-from experiments.engines.outcome import submissions, verdicts
+from experiments.engines.outcome import submissions, verdicts, work
 from fedssh.models import loss_name
 from fedssh.models.backend import load_keras
 from fedssh.rules.policies import read_policy
@@ -68,6 +68,7 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
             run.attack, prepared.test, lambda images: scores_on(prepared.spec, images)(coordinator.weights)
         ),
         records=len(records),
+        **vars(work(run, records)),
         train_seconds=simulation.seconds,
         trained_examples=simulation.timed,
         clock=simulation.clock,

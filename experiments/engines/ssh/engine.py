@@ -18,7 +18,7 @@ from experiments.definition.backdoor import success
 from experiments.definition.config import HISTORY, Outcome, Point, Prepared, Progress, Run
 from experiments.engines.memory.history import read_history
 from experiments.engines.memory.models import Weights, scores_on
-from experiments.engines.outcome import moments, submissions, verdicts
+from experiments.engines.outcome import moments, submissions, verdicts, work
 from experiments.engines.ssh.processes import federation_in, model, set_up, start
 from fedssh.errors import SettingsError
 from fedssh.models.backend import load_keras
@@ -64,6 +64,7 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         attacker=verdicts(records, run.attackers) if run.attack else {},
         backdoor=opens,
         records=len(records),
+        **vars(work(run, records)),
         train_seconds=seconds,
         trained_examples=examples,
         clock=end.clock,
