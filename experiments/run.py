@@ -11,7 +11,6 @@ keeps the finished ones.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import fcntl
 import importlib
@@ -30,11 +29,9 @@ from types import FrameType
 from typing import Any
 
 from experiments import machine
-from experiments.definition.config import HISTORY, Outcome, Run, read_outcome
+from experiments.definition.config import Outcome, Run, read_outcome
 from experiments.definition.read import Experiment
-from experiments.engines.memory.history import read_history
-from experiments.engines.outcome import work
-from experiments.results.file import Result, read_result
+from experiments.results.file import Result, counted, read_result
 from fedssh.errors import AgentError, SettingsError
 from fedssh.files import write_whole
 
@@ -96,17 +93,7 @@ def finished(out: Path, run: Run, engine: str) -> Result | None:
     found = _read(out, run)
     if found is None or found["digest"] != run.digest(engine):
         return None
-    result = read_result(run.experiment, found)
-    if result.outcome.steps is None:  # from before steps were counted
-        result = dataclasses.replace(result, outcome=_counted(result, out / "runs" / run.slug / HISTORY))
-    return result
-
-
-def _counted(result: Result, history: Path) -> Outcome:
-    """An outcome with the work of its sites, from its history; as it is where that is gone."""
-    if not history.is_file():
-        return result.outcome
-    return dataclasses.replace(result.outcome, **vars(work(result.run, read_history(history))))
+    return counted(read_result(run.experiment, found), out)
 
 
 def _kept(out: Path, run: Run, engine: str, tell: Tell) -> bool:

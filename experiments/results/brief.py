@@ -4,8 +4,9 @@ NAME.json.gz: {"format": 1, "experiment", "engine", "quick", "command", "date",
                "runs": [{"slug", "digest", "settings", "made", "outcome"}, …]}
 
 An outcome's points are columns: version, sequence, clock, examples, bytes and site, and by metric those of `holdout`
-and `test`; `last` has all that the last point scores, tables such as its confusion too. Scores have `DIGITS` digits
-after the point, times and clocks `TIME_DIGITS`.
+and `test`. `last` has all that the last point scores, tables such as its confusion too, in experiments that score the
+sites' own models, for then the page shows them. Scores have `DIGITS` digits after the point, times and clocks
+`TIME_DIGITS`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def packed(fields: Mapping[str, Any]) -> bytes:
         fields: As in the file `results.json`.
     """
     kept = {key: fields[key] for key in ("format", "experiment", "engine", "quick", "command", "date")}
-    kept["runs"] = [{**run, "outcome": _brief(run["outcome"])} for run in fields["runs"]]
+    tables = any(run["outcome"]["site_scores"] for run in fields["runs"])
+    kept["runs"] = [{**run, "outcome": _brief(run["outcome"], tables)} for run in fields["runs"]]
     return gzip.compress(json.dumps(kept, separators=(",", ":")).encode() + b"\n", mtime=0)
 
 
@@ -43,11 +45,12 @@ def unpacked(content: bytes) -> dict[str, Any]:
     return fields | {"runs": [{**run, "outcome": _whole(run["outcome"])} for run in fields["runs"]]}
 
 
-def _brief(outcome: Mapping[str, Any]) -> dict[str, Any]:
+def _brief(outcome: Mapping[str, Any], tables: bool) -> dict[str, Any]:
     points = outcome["points"]
     columns: dict[str, Any] = {key: _rounded([point[key] for point in points], TIME_DIGITS) for key in _COLUMNS}
     columns |= {split: _scores([point[split] for point in points]) for split in _SPLITS}
-    columns["last"] = {split: _rounded(points[-1][split], DIGITS) for split in _SPLITS}
+    if tables:
+        columns["last"] = {split: _rounded(points[-1][split], DIGITS) for split in _SPLITS}
     others = _rounded({key: value for key, value in outcome.items() if key not in _SCORED}, TIME_DIGITS)
     return {**others, **{key: _rounded(outcome[key], DIGITS) for key in _SCORED[1:]}, "points": columns}
 
@@ -59,7 +62,7 @@ def _whole(outcome: Mapping[str, Any]) -> dict[str, Any]:
         point = {key: columns[key][place] for key in _COLUMNS}
         point |= {split: {name: of[place] for name, of in columns[split].items()} for split in _SPLITS}
         points.append(point)
-    points[-1] |= columns["last"]
+    points[-1] |= columns.get("last", {})
     return {**outcome, "points": points}
 
 

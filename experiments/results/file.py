@@ -15,8 +15,10 @@ from typing import Any
 
 from experiments import machine
 from experiments.definition.attack import Attack
-from experiments.definition.config import Outcome, Run, read_outcome
+from experiments.definition.config import HISTORY, Outcome, Run, read_outcome
 from experiments.definition.read import Experiment, read, shipped
+from experiments.engines.memory.history import read_history
+from experiments.engines.outcome import work
 from experiments.results import brief
 from fedssh.errors import SettingsError
 from fedssh.files import write_whole
@@ -74,6 +76,16 @@ def read_result(experiment: str, fields: Mapping[str, Any]) -> Result:
     return Result(run, fields["digest"], read_outcome(fields["outcome"]), fields["made"])
 
 
+def counted(result: Result, out: Path) -> Result:
+    """A result from before steps were counted, with the work of its sites from its history, if that is still there."""
+    history = out / "runs" / result.run.slug / HISTORY
+    if result.outcome.steps is not None or not history.is_file():
+        return result
+    return dataclasses.replace(
+        result, outcome=dataclasses.replace(result.outcome, **vars(work(result.run, read_history(history))))
+    )
+
+
 def save(out: Path, experiment: Experiment, file: Path, results: Sequence[Result], command: str, date: str) -> None:
     """Write what there is into `out`."""
     fields = {
@@ -105,7 +117,7 @@ def load(path: Path) -> Results:
     file = path if is_brief else path / FILE
     try:
         fields = brief.unpacked(file.read_bytes()) if is_brief else json.loads(file.read_text())
-        results = tuple(read_result(fields["experiment"], one) for one in fields["runs"])
+        results = tuple(counted(read_result(fields["experiment"], one), path) for one in fields["runs"])
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         reason = "is not there" if isinstance(error, FileNotFoundError) else f"is damaged: {error!r}"
         raise SettingsError(f"{file} {reason}", "scripts/experiment NAME makes it") from None
