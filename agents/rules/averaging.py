@@ -141,13 +141,15 @@ def round_result(
     scales = [clip_scale(base, update, _clip(policy)) for update in updates]
     if shares is None:
         shares = policy.shares_by(_squared_distances(base, updates, scales))
-    first = server_start(policy.values)
+    first, length = server_start(policy.values), policy.length(examples)
     weights, *sets = [{name: np.empty(base[name].shape, np.float32) for name in base} for _ in range(1 + len(first))]
     for name, part, (model, *rest) in _stretches([base, *updates, *state]):
         combined = _combine(policy, _clipped(model, rest[: len(updates)], scales), shares)
         old = [array.astype(np.float64) for array in rest[len(updates) :]]
         old = old or [np.full(model.shape, number) for number in first]
         still = name in statistics
+        if length != 1 and not still:
+            combined = model + length * (combined - model)
         moved, new = (combined, old) if still else server_optimizer.step(policy.values, model, combined, old)
         with np.errstate(over="ignore"):  # found by the check of the result
             for target, array in zip((weights, *sets), (moved, *new), strict=True):

@@ -81,6 +81,16 @@ def test_a_site_counts_as_no_more_examples_than_the_cap() -> None:
     assert combine("fedavg:cap=1", updates, [5, 3, 0]).shares == [0.5, 0.5, 0.0]
 
 
+def test_fednova_steps_by_what_all_changed_per_image() -> None:
+    base = model(10, 20)
+    found = combine("fednova", [(11, 20), (10, 24)], [1, 3], base=base)
+    length = 2 * (0.25**2 + 0.75**2)
+    assert point(found.weights) == (f4(10 + length * 0.5), f4(20 + length * 2))
+    assert found.shares == [0.5, 0.5]
+    still = round_result(read_policy("fednova"), base, [model(11, 20), model(10, 24)], [1, 3], [], ["b"])
+    assert point(still.weights) == (f4(10 + length * 0.5), 22)
+
+
 def test_the_median_is_taken_of_each_weight_whatever_the_examples() -> None:
     found = combine("median", [(1, 9), (2, -1e30), (1e30, 3)], [1, 1, 10_000])
     assert point(found.weights) == (2, 3)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,6 +137,8 @@ def test_what_a_rule_needs_at_least(text: str, least: int) -> None:
         ("merge:steps=2,staleness=0", 9, (1.0, 0.5)),
         ("merge:steps=2,staleness=1", 1, (1.0, 0.25)),
         ("merge:steps=1,staleness=1", 1, (1.0,)),
+        ("fedasync", 0, (0.6,)),
+        ("fedasync:0.8", 3, (0.4,)),
     ],
 )
 def test_the_mixes_that_are_scored(text: str, staleness: int, expected: tuple[float, ...]) -> None:
@@ -144,7 +147,13 @@ def test_the_mixes_that_are_scored(text: str, staleness: int, expected: tuple[fl
 
 @pytest.mark.parametrize(
     ("text", "mixes", "by_gate"),
-    [("best", False, False), ("polyak", True, True), ("merge:steps=1", True, False), ("step", True, False)],
+    [
+        ("best", False, False),
+        ("polyak", True, True),
+        ("merge:steps=1", True, False),
+        ("step", True, False),
+        ("fedasync", True, True),
+    ],
 )
 def test_what_a_policy_accepts(text: str, mixes: bool, by_gate: bool) -> None:
     policy = read_policy(text)
@@ -158,6 +167,7 @@ def test_what_a_policy_accepts(text: str, mixes: bool, by_gate: bool) -> None:
     [
         ("fedavg", [1, 3, 0], [0.25, 0.75, 0.0]),
         ("fedavg:cap=1", [5, 3, 0], [0.5, 0.5, 0.0]),
+        ("fednova", [1, 3, 0], [0.5, 0.5, 0.0]),
         ("median", [1, 10_000], [0.5, 0.5]),
         ("trimmed:1", [0, 1, 1, 1], [0.25] * 4),
         ("krum", [1] * 5, None),
@@ -167,6 +177,19 @@ def test_what_a_policy_accepts(text: str, mixes: bool, by_gate: bool) -> None:
 )
 def test_shares_that_anybody_can_work_out(text: str, examples: list[int], expected: list[float] | None) -> None:
     assert read_policy(text).shares_of(examples) == expected
+
+
+def test_fednova_takes_a_longer_step_where_sites_differ_in_size() -> None:
+    """Equation 5 of Wang et al. 2020: Σp·τ times the mean of the updates by p/τ, with steps τ as images are."""
+    examples = np.array([100, 300, 600])
+    p, tau = examples / examples.sum(), examples / 10
+    weights = (p @ tau) * p / tau  # of each update's change
+    policy = read_policy("fednova")
+    shares, length = policy.shares_of(examples.tolist()), policy.length(examples.tolist())
+    assert shares is not None and [share * length for share in shares] == pytest.approx(weights)
+    assert policy.length([5, 5, 5]) == 1 == read_policy("fedavg").length([1, 9])
+    assert policy.length([1, 0]) == 1
+    assert policy.length([1, 10**9, 1]) <= 3  # who lies about images lengthens it, and no further than so
 
 
 def test_where_no_update_counts_there_are_no_shares() -> None:
@@ -199,9 +222,9 @@ def test_shares_that_cannot_be(text: str, shares: list[float], plausible: bool) 
 def test_what_people_read_about_policies_has_every_option_once() -> None:
     rows, options = described(), described_options()
     assert [row["policy"] for row in rows] == list(names())
-    assert [row["policy"] for row in rows] == [*sorted(names()[:4]), *sorted(names()[4:])]  # rounds come last
+    assert [row["policy"] for row in rows] == [*sorted(names()[:5]), *sorted(names()[5:])]  # rounds come last
     assert {key for row in rows for key in row["options"]} == {row["option"] for row in options}
-    assert len(options) == len({row["option"] for row in options}) == 17
+    assert len(options) == len({row["option"] for row in options}) == 18
     assert {"option": "keep", "default": 0.5, "means": "how much of the current model stays"} in options
     assert [row["option"] for row in options][-10:] == list(ROUND_OPTIONS)
 
@@ -214,7 +237,7 @@ loaded = lambda: {name.rpartition(".")[2] for name in sys.modules if name.starts
 assert loaded() == set()
 assert policies.read_policy("multi-krum").least == 5 and loaded() == {"multi_krum"}
 policies.described()
-assert len(loaded()) == 9 and not {"numpy", "click", "keras"} & sys.modules.keys()
+assert len(loaded()) == 11 and not {"numpy", "click", "keras"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

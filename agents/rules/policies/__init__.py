@@ -4,7 +4,9 @@
     polyak:K                   K x current + (1 - K) x candidate
     merge                      the candidate and a few mixes with the current model; whichever scores best
     step                       the current model + a part of what the site changed; whichever has the lowest loss
+    fedasync                   a share of the candidate, discounted by its age
     fedavg                     rounds: the mean of all updates, weighted by number of examples
+    fednova                    rounds: the mean of what all change in a step of training
     median, trimmed:N          rounds: coordinate-wise median; mean without the N lowest and N highest
     krum:F, multi-krum:F       rounds: the update, or the updates, nearest to the others, with F faulty sites
 
@@ -25,6 +27,7 @@ is sent is in the result:
     BY_LOSS = True                   the lowest loss counts, as long as the gate lets the main metric through
     BY_GATE = True                   it accepts what the gate lets through; usual is what is better, see `gate.best`
     least(values)                    the fewest updates that it is defined for; usual is 1
+    length(values, examples)         how many times as long the combined step is taken; usual is 1
     combine(values, updates, shares) a stretch of all updates, n arrays [weights], to float64 [weights]; usual is the
                                      mean by shares
     plausible(values, shares)        with `shares_by`: whether a record's shares can be its
@@ -68,6 +71,7 @@ class Rule:
     by_loss: bool = False
     by_gate: bool = False
     least: Callable[[Values], int] | None = None
+    length: Callable[[Values, Sequence[int]], float] | None = None
     combine: Callable[[Values, Sequence[np.ndarray], Sequence[float]], np.ndarray] | None = None
     plausible: Callable[[Values, Sequence[float]], bool] | None = None
 
@@ -146,6 +150,14 @@ class Policy:
             ValueError: No update may count.
         """
         return self.rule.shares_of(self.values, examples) if self.rule.shares_of else None
+
+    def length(self, examples: Sequence[int]) -> float:
+        """How many times as long the step is taken that a round's updates are combined to.
+
+        Args:
+            examples: How many images each update was trained on.
+        """
+        return self.rule.length(self.values, examples) if self.rule.length else 1.0
 
     def shares_by(self, distances: np.ndarray) -> list[float]:
         """The same where it depends on the weights.

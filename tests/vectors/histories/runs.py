@@ -23,6 +23,8 @@ _RUNS: dict[str, dict[str, Any]] = {
     "gate-off": {"policy": "fedavg", "gate": "off", "attack": ("alice-2", "sign-flip:2"), "start": 0.4},
     "ladder-free": {"gate": "ladder", "margin": 0.05, "attack": ("alice-2", "perturb:0.1"), "start": 0.4},
     "step": {"policy": "step", "trainers": Adders(_SITES, 2), "attack": ("alice-2", "sign-flip:2"), "start": 0.3},
+    "fedasync": {"policy": "fedasync"},
+    "fednova": {"policy": "fednova"},
     "ladder-rounds": {"policy": "fedavg", "gate": "ladder", "margin": 0.05, "submissions_per_hour": 9},
 }  # fmt: skip
 RUNS = {f"memory-{name}": settings for name, settings in _RUNS.items()}
