@@ -134,8 +134,10 @@ def read_terms(line: bytes) -> Terms:
         raise LedgerError(f"record {record.sequence} is not a genesis record")
     if not isinstance(fields.get("federation"), str) or not isinstance(fields.get("spec"), dict):
         raise LedgerError("the genesis record lacks the federation's name or its architecture")
-    if not isinstance(fields.get("decision", {}), dict) or not isinstance(fields.get("site_scores", ""), str):
-        raise LedgerError("the genesis record's decision is no object, or its site scores are no text")
+    if not isinstance(fields.get("decision", {}), dict):
+        raise LedgerError("the genesis record's decision is no object")
+    if not all(isinstance(fields.get(name, ""), str) for name in ("site_scores", "evidence")):
+        raise LedgerError("the genesis record's site scores, or its evidence, are no text")
     if fields.get("architecture") != architecture_hash(fields["spec"]):
         raise LedgerError("the genesis record's architecture is not the hash of its spec")
     if not isinstance(fields.get("plan"), dict):
@@ -340,6 +342,7 @@ def rows(terms: Terms, weights: int | None = None) -> dict[str, str]:
         "schedule": fields.get("schedule"),
         "sessions": fields.get("sessions") or "until the coordinator ends it",
         **({"site scores": fields["site_scores"]} if "site_scores" in fields else {}),
+        **({"evidence": fields["evidence"]} if "evidence" in fields else {}),
         **{f"decision: {name}": value for name, value in sorted((fields.get("decision") or {}).items())},
         "rates": fields.get("rates"),
     }

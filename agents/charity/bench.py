@@ -11,6 +11,7 @@ from fedssh.charity.judge.protocol import server_files
 from fedssh.rules.coordinator import Combined
 from fedssh.rules.events import Blob, Metrics
 from fedssh.rules.federation import Federation
+from fedssh.rules.records import evidence_agreed
 from fedssh.rules.rounds import Update
 
 if TYPE_CHECKING:
@@ -35,9 +36,19 @@ class Judge(Protocol):
         ...
 
     def combine(
-        self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
+        self,
+        policy: str,
+        base: Path,
+        updates: Sequence[tuple[Path, int]],
+        server: Sequence[Path],
+        out: Path,
+        *,
+        lying: bool = False,
     ) -> dict[str, Any]:
-        """Make a round's updates, each with its examples, one model in `out`: its `metrics`, `shares` and `server`."""
+        """Make a round's updates, each with its examples, one model in `out`: its `metrics`, `shares` and `server`.
+
+        With `lying` also how the updates lie to each other, under that name.
+        """
         ...
 
     def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +96,10 @@ class FileBench:
         named = [(folders.update(update.model.sha256), update.examples) for update in updates]
         server = [folders.server_state(blob.sha256) for blob in state.current.server]
         base = folders.model(state.current.model.sha256)
-        answer = self._judge.combine(state.policy.text, base, named, server, out)
-        return Combined(out, answer["metrics"], answer["shares"], server_files(out)[: answer["server"]])
+        wanted = evidence_agreed(state)
+        answer = self._judge.combine(state.policy.text, base, named, server, out, lying=wanted)
+        sets = server_files(out)[: answer["server"]]
+        return Combined(out, answer["metrics"], answer["shares"], sets, answer["lying"] if wanted else None)
 
     def check(self, state: Federation, model: Path) -> Finding:
         """Whether sites can go on from a model that is about to become current."""

@@ -231,11 +231,18 @@ def verify_text(value: Row) -> str:
     )
 
 
+def _sites(value: Row) -> str:
+    from fedssh.history.sites import text  # with the statistics, which no other verb needs
+
+    return text(value)
+
+
 TEXTS: dict[str, Callable[[Any], str]] = {
     "show": show_text,
     "diff": diff_text,
     "best": lambda value: best_text(value) + figures.text(value["holdout"], "ON THE HOLDOUT"),
     "scores": figures.scores,
+    "sites": _sites,
     "nodes": nodes_text,
     "status": status_text,
     "verify": verify_text,

@@ -20,6 +20,8 @@ VERBS: dict[str, Verb] = {
              {"best": "the current model: where it comes from and what it scores"}),
     "scores": ({"--json": False}, 0, "scores [--json]",
                {"scores": "what each release scores at the sites, where that was agreed"}),
+    "sites": ({"--json": False}, 0, "sites [--json]",
+              {"sites": "what each site sent and brought, and which of them to look at"}),
     "nodes": ({"--json": False}, 0, "nodes [--json]", {"nodes": "the sites and auditors, and what each has sent"}),
     "status": ({"--json": False}, 0, "status [--json]", {"status": "where the federation stands"}),
     "verify": ({"--json": False}, 0, "verify [--json]",

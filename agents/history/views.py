@@ -302,9 +302,16 @@ VIEWS: dict[str, Callable[[Asked], Any]] = {
     "diff": lambda asked: diff(*map(asked.history.row, asked.numbers)),
     "best": lambda asked: best(asked.totals(), asked.history.row),
     "scores": lambda asked: scores(asked.history),
+    "sites": lambda asked: _sites(asked.history),
     "nodes": lambda asked: nodes(asked.totals()),
     "status": lambda asked: status(asked.totals(), asked.waiting(), asked.now),
 }
+
+
+def _sites(history: History) -> Row:
+    from fedssh.history.sites import sites  # with the statistics, which no other verb needs
+
+    return sites(history.rows())
 
 
 def _rounds(totals: Row, sites: int) -> Row | None:

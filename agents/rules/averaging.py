@@ -160,6 +160,29 @@ def round_result(
     return RoundResult(weights, sets, shares)
 
 
+def lying(base: Weights, updates: Sequence[Weights]) -> list[tuple[float, float | None]]:
+    """How updates lie to each other: of each its length, and the median of its cosines with the others.
+
+    Lengths and angles are of differences from the base, all tensors together, before any are clipped. The median is
+    that of the pairs, so that a minority's direction is its own affair. Four digits, which is what records say.
+
+    Returns:
+        Of each update (length, cosine); cosine is None where an update, or every other one, is the base itself.
+    """
+    squares = _squared_distances(base, [base, *updates], [1.0] * (1 + len(updates)))
+    lengths = np.sqrt(squares[0, 1:])
+    inner = (squares[0, 1:, None] + squares[0, None, 1:] - squares[1:, 1:]) / 2
+    found: list[tuple[float, float | None]] = []
+    for own, length in enumerate(lengths):
+        others = [
+            float(np.clip(inner[own, other] / (length * lengths[other]), -1, 1))
+            for other in range(len(updates))
+            if other != own and length > 0 and lengths[other] > 0
+        ]
+        found.append((float(f"{length:.4g}"), round(float(np.median(others)), 4) if others else None))
+    return found
+
+
 def clip_scale(base: Weights, update: Weights, norm: float) -> float:
     """What to multiply an update's difference from its base with, so that it is no longer than a norm: 1 or less.
 

@@ -20,7 +20,7 @@ from fedssh.rules import records, site_scores
 from fedssh.rules.events import Blob, Counted, Event, Metrics, Record, Scored
 from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Decision, decide, gone_on
-from fedssh.rules.records import Over, Sent
+from fedssh.rules.records import Lying, Over, Sent
 from fedssh.rules.rounds import Due, Round, Update
 
 if TYPE_CHECKING:
@@ -73,12 +73,14 @@ class Combined(Generic[Model]):
         metrics: What it scored.
         shares: How much of each update is in it.
         sets: The server optimizer's state.
+        lying: Where evidence was agreed, how the updates lie to each other, see `averaging.lying`.
     """
 
     model: Model
     metrics: Metrics
     shares: Sequence[float]
     sets: Sequence[Model] = ()
+    lying: Lying | None = None
 
 
 class Bench(Protocol[Model]):
@@ -265,12 +267,14 @@ def _close(store: Store[Model], bench: Bench[Model], before: Federation, current
             return None  # somebody was revoked or enrolled, or the model rolled back; the next call looks again
         if decided.accept and result is not None:
             blobs = [store.blob(one) for one in result.sets]
-            event = records.closed(state, current, decided, result.shares, store.blob(result.model), blobs)
+            model = store.blob(result.model)
+            event = records.closed(state, current, decided, result.shares, model, blobs, result.lying)
             record = store.append(event, result.model, result.sets)
         else:
             scored = result is not None and decided.metrics is not None
             shares = result.shares if result and scored else None
-            record = store.append(records.closed_empty(state, current, decided, shares))
+            lying = result.lying if result and scored else None
+            record = store.append(records.closed_empty(state, current, decided, shares, lying))
         store.end_round()
     for one in (result.model, *result.sets) if result else ():
         store.drop(one)

@@ -156,6 +156,9 @@ class Genesis(Event):
     site_scores: str | Absent = said(
         "`on`: each site says what every release that it takes scores on its own validation images.", absent=True
     )
+    evidence: str | Absent = said(
+        "`on`: the end of a round tells `length` and `cosine` of each update in its result.", absent=True
+    )
     weights: Mapping[str, Any] | Absent = said(
         "Given weights that it began from: the file's `sha256`, `tensors` taken, and `of` how many.", absent=True
     )
@@ -318,6 +321,13 @@ class Part(Typed):
     record: int = said("The record that counted its update.")
     examples: int = said("How many images it was trained on.")
     share: float | None = said("How much of it is in the result; null when there is none.")
+    length: float | Absent = said(
+        "The Euclidean norm of its difference from the current model, of all tensors; four digits.", absent=True
+    )
+    cosine: float | Absent | None = said(
+        "The median of the cosines between that difference and the others'; four digits, null without a direction.",
+        absent=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

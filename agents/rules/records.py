@@ -29,6 +29,9 @@ from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Decision, passes, told
 from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select, why_not
 from fedssh.rules.standing import Started
+from fedssh.rules.typed import known
+
+Lying = Sequence[tuple[float, float | None]]  # of each update in a round its length and cosine, see `averaging.lying`
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,13 @@ def gated(state: Federation, updates: int, metrics: Metrics) -> Decision:
 
 
 def closed(
-    state: Federation, current: Round, decided: Decision, shares: Sequence[float], model: Blob, sets: Sequence[Blob]
+    state: Federation,
+    current: Round,
+    decided: Decision,
+    shares: Sequence[float],
+    model: Blob,
+    sets: Sequence[Blob],
+    lying: Lying | None = None,
 ) -> RoundAccepted:
     """The end of a round whose result becomes current.
 
@@ -227,19 +236,24 @@ def closed(
         shares: How much of each of `in_order(current)` is in the result.
         model: The result's file.
         sets: Files of the server optimizer's state.
+        lying: How they lie to each other, where evidence was agreed.
     """
-    return RoundAccepted(**_closing(state, current, decided, shares), model=model, state=tuple(sets))
+    return RoundAccepted(**_closing(state, current, decided, shares, lying), model=model, state=tuple(sets))
 
 
 def closed_empty(
-    state: Federation, current: Round, decided: Decision, shares: Sequence[float] | None = None
+    state: Federation,
+    current: Round,
+    decided: Decision,
+    shares: Sequence[float] | None = None,
+    lying: Lying | None = None,
 ) -> RoundRefused:
     """The end of a round that changes nothing.
 
     Args:
-        shares: As in `closed`; None when there is no result.
+        shares, lying: As in `closed`; None when there is no result.
     """
-    return RoundRefused(**_closing(state, current, decided, shares))
+    return RoundRefused(**_closing(state, current, decided, shares, lying))
 
 
 def finished(state: Federation) -> Finished | None:
@@ -252,22 +266,32 @@ def finished(state: Federation) -> Finished | None:
     return Finished(reason=f"every site has trained {sessions}")
 
 
+def evidence_agreed(state: Federation) -> bool:
+    """Whether the ends of rounds tell how their updates lie to each other."""
+    return known(state.genesis.evidence, "off") == "on"
+
+
 def in_order(current: Round) -> list[Update]:
     """A round's updates by name of their sites: the sum must not depend on who was first."""
     return sorted(current.updates, key=lambda update: update.site)
 
 
-def _closing(state: Federation, current: Round, decided: Decision, shares: Sequence[float] | None) -> dict[str, Any]:
+def _closing(
+    state: Federation, current: Round, decided: Decision, shares: Sequence[float] | None, lying: Lying | None
+) -> dict[str, Any]:
     updates = in_order(current)
     each: Sequence[float | None] = shares or [None] * len(updates)
+    evidence: list[dict[str, Any]] = [{"length": length, "cosine": cosine} for length, cosine in lying or ()] or [
+        {} for _ in updates
+    ]
     return {
         "round": current.number,
         "metrics": None if state.gate.hides(decided) else told(state.gate, decided.metrics),
         "current_metrics": state.current.metrics,
         "against": state.current.of,
         "updates": tuple(
-            Part(site=update.site, record=update.record, examples=update.examples, share=share)
-            for update, share in zip(updates, each, strict=True)
+            Part(site=update.site, record=update.record, examples=update.examples, share=share, **more)
+            for update, share, more in zip(updates, each, evidence, strict=True)
         ),
         "missing": current.missing,
         "reason": decided.reason,

@@ -94,13 +94,14 @@ ENDED = re.compile(f"{orders.FINISHED}|{orders.ROLLED_BACK}([1-9][0-9]{{0,15}})"
 NO_JUDGE = ("revoked", "round ", orders.FINISHED, orders.ROLLED_BACK)  # other reasons than a judge's
 TOO_FEW = re.compile(r"[0-9]+ of [0-9]+ updates")
 
-JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, MADE, BUNDLE, OPERATOR, CLOCK, RATE, OLDER, NEWER = WORDS = (
+JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, LYING, MADE, BUNDLE, OPERATOR, CLOCK, RATE, OLDER, NEWER = WORDS = (
     "that the judge could not do it",
     "whether sites can go on from a model",
     "what the ladder hides",
     "that no other mix scores better",
     "that a threshold or temperature is what the holdout gives",
     "shares that depend on the weights",
+    "how updates lie to each other",
     "that a model is made of what it says",
     "what was wrong with a bundle",
     "what an operator decided",
@@ -398,14 +399,15 @@ class Replay:
             self._word(CUT, _decided(said))
             decided, scored = self._gone_on(state, record, said, gated(could_score(state, said.metrics))), True
         shares = self._shares(state, record, said) if scored else None
+        lying = self._lying(state, record, said) if scored else None
         if not isinstance(said, RoundAccepted):
-            same(record, records.closed_empty(state, current, decided, shares))
+            same(record, records.closed_empty(state, current, decided, shares, lying))
             return
         sets = len(server_start(state.policy.values))
         if len(said.state) != sets:
             raise wrong(record, f"the server optimizer's state has {len(said.state)} sets, by the policy {sets}")
         self._word(MADE)
-        same(record, records.closed(state, current, decided, shares or (), said.model, said.state))
+        same(record, records.closed(state, current, decided, shares or (), said.model, said.state, lying))
 
     def _shares(self, state: Federation, record: Record, said: RoundClosed) -> list[float]:
         """The updates' shares, by the policy; where they depend on the weights, those that are told, if they can be."""
@@ -420,6 +422,17 @@ class Replay:
         if not policy.plausible_shares(found):
             raise wrong(record, f"the shares {', '.join(map(str, found))} cannot be those of {policy.text}")
         self._word(NEAR)
+        return found
+
+    def _lying(self, state: Federation, record: Record, said: RoundClosed) -> records.Lying | None:
+        """How the updates lie to each other, as it is told; only who has them can say otherwise."""
+        if not records.evidence_agreed(state):
+            return None
+        found = [(known(part.length, -1.0), known(part.cosine, math.nan)) for part in said.updates]
+        for length, cosine in found:
+            if not 0 <= length < math.inf or not (cosine is None or -1 <= cosine <= 1):
+                raise wrong(record, f"no update has the length {length} and the cosine {cosine}")
+        self._word(LYING)
         return found
 
     def _started_from(self, record: Record, release: int) -> Started:

@@ -46,7 +46,7 @@ LATER = (
     "site_rates",
     "precision",
 )
-DECIDING = ("threshold", "temperature", "site_scores")  # terms of scores, which stand in genesis beside the plan
+DECIDING = ("threshold", "temperature", "site_scores", "evidence")  # terms that stand in genesis beside the plan
 _POLICIES = "`charity policies` lists policies and their options"
 
 
@@ -127,12 +127,13 @@ class Terms:
     clip_norm: float = term(0.0, number(least=0), "Longest gradient of a step, all weights together; 0: any.", "X")
     weight_decay: float | None = term(None, number(least=0), "Decay of weights, with adamw or sgd.", "X")
     augment: str = term("none", Form(_augment), f"Change training images: {','.join(AUGMENTS)}.", "KINDS")
-    local: str = term("none", one_of(*LOCALS), "In rounds: batch normalisation stays at the sites (FedBN).")
+    local: str = term("none", one_of(*LOCALS), "In rounds: batch normalisation stays (FedBN).")
     site_rates: float = term(1.0, number(above=0, most=1), "Least part of rate and batch size a site may take.", "X")
     precision: str = term("float32", one_of(*PRECISIONS), "mixed: layers compute in bfloat16.")
     threshold: str = term("0.5", Form(_threshold), "Or youden, sensitivity>=X, specificity>=X, on the holdout.", "RULE")
     temperature: bool = term(False, yes_or_no, "Find what calibrates probabilities.")
     site_scores: str = term("off", one_of("off", "on"), "Whether sites say what releases score there.")
+    evidence: str = term("off", one_of("off", "on"), "Whether rounds tell how updates lie.")
     submissions_per_hour: int = term(600, whole(0), "Bundles of a site that get a record; 0: no limit.", "N")
     invalid_per_hour: int = term(60, whole(0), "Invalid ones among them; 0: no limit.", "N")
 
@@ -170,6 +171,8 @@ def agree(
         schedule = schedule_of(terms.schedule, policy)
     except ValueError as error:
         raise SettingsError(str(error), "leave --schedule out, or take another policy") from None
+    if terms.evidence == "on" and not policy.rounds:
+        raise SettingsError(f"--evidence is about rounds, and {policy.name} has none", "leave --evidence out")
     decision = thresholds.written(terms.threshold, temperature=terms.temperature)
     _check_decision(decision, spec)
     return {
@@ -185,6 +188,7 @@ def agree(
         "rates": {name: getattr(terms, name) for name in RATES},
         **({"decision": decision} if decision else {}),
         **({"site_scores": "on"} if terms.site_scores == "on" else {}),
+        **({"evidence": "on"} if terms.evidence == "on" else {}),
     }
 
 

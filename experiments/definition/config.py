@@ -53,6 +53,7 @@ class Run:
         straggler: How many times as long the first site takes per image.
         score_sites: Whether the sites' own last models are scored on the test split too.
         data: What only `prepare` reads.
+        evidence: on: rounds tell how their updates lie to each other.
     """
 
     experiment: str
@@ -72,6 +73,7 @@ class Run:
     straggler: float
     score_sites: bool
     data: Mapping[str, Any]
+    evidence: str = "off"
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -91,7 +93,8 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What decides the outcome, as plain values."""
         fields = dataclasses.asdict(self) | {"attack": self.attack.plain() if self.attack else None}
-        return {name: value for name, value in fields.items() if name not in ("experiment", "slug")}
+        left_out = {"experiment", "slug"} | ({"evidence"} if self.evidence == "off" else set())  # as ever, then
+        return {name: value for name, value in fields.items() if name not in left_out}
 
     def digest(self, engine: str) -> str:
         """Tells runs with other settings apart."""
@@ -158,6 +161,7 @@ class Outcome:
         submissions: Models sent by sites.
         verdicts: How often each verdict was given.
         attacker: The same for the attackers alone.
+        contributed: By site what its models brought, by metric, as of `contributions`; empty of older outcomes.
         backdoor: Of a backdoor, the shares that `backdoor.success` finds with the last model on the test split.
         records: Lines of the history.
         train_seconds: Inside training, all sites added up.
@@ -183,6 +187,7 @@ class Outcome:
     site_scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attacker: Mapping[str, int] = field(default_factory=dict)
     backdoor: Mapping[str, float] = field(default_factory=dict)
+    contributed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     wall_seconds: float | None = None
     peak_mb: float | None = None
     note: str = ""

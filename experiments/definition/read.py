@@ -335,6 +335,8 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         check_weight_decay(values["weight_decay"], values["optimizer"])
         check_local(values["local"], policy)
         Gate(values["gate"], values["margin"])
+        if values["evidence"] == "on" and not policy.rounds:
+            raise ValueError(f"evidence is about rounds, and {policy.name} has none")
     except ValueError as error:
         raise ValueError(f"{slug}: {error}") from None
     plan = {key: values[key] for key in settings.PLAN if key not in LATER}
@@ -349,6 +351,7 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         plan={**plan, "loss": "auto", "metric": values["metric"]},
         attack=attack,
         score_sites=values["score_sites"],
+        evidence=values["evidence"],
         data={key: values[key] for key in settings.DATA},
         **{key: values[key] for key in as_they_are},
     )

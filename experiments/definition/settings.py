@@ -1,7 +1,7 @@
 """What an experiment may say: every key with its check and its default, and what is said about a wrong one.
 
 [federation]   architecture, sites, policy, schedule, gate, margin, metric, sessions (or rounds), attack, straggler,
-               score_sites
+               score_sites, evidence
 [plan]         optimizer, learning_rate, momentum, batch_size, epochs, patience, publish, proximal, class_weights,
                learning_rate_schedule, warmup, clip_norm, weight_decay, augment, local,
                site_rates, precision
@@ -115,6 +115,7 @@ FEDERATION: Known = {
     "attack": (_attack, "none"),
     "straggler": (number(1, 1000), 1.0),
     "score_sites": (yes_or_no, False),
+    "evidence": _term("evidence"),
 }
 PLAN: Known = {
     "optimizer": _term("optimizer"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from experiments.results.brief import SUFFIX
 from experiments.results.choosing import confirming, decisions, missing, shown
+from experiments.results.contributed import table_of_contributions
 from experiments.results.differences import table_of_comparison, table_of_differences
 from experiments.results.figures import published
 from experiments.results.file import Results, in_brief, read_brief
@@ -142,7 +143,7 @@ def page(found: Results, measured: Measured, plots: Sequence[tuple[str, str]], u
     more = (
         *(table_of_comparison(experiment, one, measured) for one in experiment.comparisons),
         table_of_differences(measured, experiment.report), table_of_folds(measured), table_of_sites(measured.groups),
-        table_of_attacks(measured.groups),
+        table_of_attacks(measured.groups), table_of_contributions(measured.groups),
     )  # fmt: skip
     parts += [table for table in more if table]
     parts += [f"![{title}]({name})\n" for title, name in plots]

@@ -11,8 +11,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedssh.history.contributions import contributions as contributed
 from fedssh.history.table import named_lines, number, printable, table
-from fedssh.rules.metrics import gain
 from fedssh.rules.vocabulary import MAKES_CURRENT
 from scripts.demo.bar import clock
 from scripts.demo.chart import Point
@@ -85,12 +85,11 @@ def _sites(records: Sequence[Row], divided: Mapping[str, Any], main: str) -> lis
     """What each site contributed."""
     names = [record["site"] for record in records if record["event"] == "site-added" and record["role"] == "site"]
     rounds = [record for record in records if record["event"] == "round-accepted"]
-    found = []
+    brought, found = contributed(records), list[Row]()
     for name in dict.fromkeys(names):
         own = [record for record in records if record.get("site") == name]
         models = [one["event"] for one in own if one.get("model")]  # a report is refused without one
         counts = {event: models.count(event) for event in ("accepted", "refused", "counted")}
-        gains = [by for one in own if one["event"] == "accepted" and (by := _gain(one, main)) is not None]
         found.append(
             {
                 "site": name,
@@ -100,16 +99,15 @@ def _sites(records: Sequence[Row], divided: Mapping[str, Any], main: str) -> lis
                 "epochs": sum(one["epochs"] for one in own if one["event"] == "report"),
                 **counts,
                 "rounds": sum(any(part["site"] == name for part in record["updates"]) for record in rounds),
-                "gain": round(sum(gains), 6) if gains else None,
+                "gain": _rounded(brought.get(name, {}).get(main)),
+                "gain_in_loss": _rounded(brought.get(name, {}).get("loss")),
             }
         )
     return found
 
 
-def _gain(record: Row, main: str) -> float | None:
-    """By how much an accepted model is better than the one that it replaced."""
-    after, before = record["metrics"][main], record["current_metrics"][main]
-    return None if after is None or before is None else gain(main, after) - gain(main, before)
+def _rounded(gain: float | None) -> float | None:
+    return None if gain is None else round(gain, 6)
 
 
 def about(value: Row) -> str:

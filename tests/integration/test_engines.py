@@ -21,6 +21,7 @@ from experiments.engines.memory import engine as memory
 from experiments.engines.memory.history import read_history
 from experiments.engines.ssh import engine as ssh
 from fedssh.errors import SettingsError
+from fedssh.history.contributions import contributions
 from fedssh.models import check_spec
 from fedssh.models.data.images import Images
 from fedssh.rules.events import Record
@@ -118,14 +119,24 @@ def test_memory_gives_the_weights_of_real_agents_with_all_that_a_plan_may_have(t
         "class_weights": "balanced", "learning_rate_schedule": "cosine", "warmup": "1 epochs", "clip_norm": 1.0,
         "weight_decay": 0.01, "augment": "flips,shifts,rotations,contrast",
     }  # fmt: skip
-    run = a_run(plan={**PLAN, **more, "metric": "balanced_accuracy"}, metric="balanced_accuracy")
+    run = a_run(
+        plan={**PLAN, **more, "metric": "balanced_accuracy"}, metric="balanced_accuracy", evidence="on", gate="off"
+    )
     here, there = tmp_path / "memory", tmp_path / "ssh"
     simulated, real = done(memory, run, here), done(ssh, run, there)
     assert models(here) == models(there)
     assert len(models(here)) > 1
     assert [point.test for point in simulated.points] == [point.test for point in real.points]
+    assert evidence(here) == evidence(there)
+    assert len(evidence(here)) == 2 * 3 and all(length > 0 for _, length, _ in evidence(here))
     done(memory, a_run(), tmp_path / "plain")
     assert not set(models(here)) & set(models(tmp_path / "plain"))
+
+
+def evidence(folder: Path) -> list[tuple[str, float, float]]:
+    """Site, length and cosine of every update."""
+    closed = [record.fields for record in read_history(folder / HISTORY) if record.event == "round-accepted"]
+    return [(part["site"], part["length"], part["cosine"]) for one in closed for part in one["updates"]]
 
 
 def _without_agents(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -240,6 +251,27 @@ def test_attackers_verdicts_are_told_apart(tmp_path: Path, kind: str, verdict: s
     outcome = done(memory, a_run(attack=read_attack(kind)), tmp_path / "run")
     assert outcome.attacker == {verdict: 2}
     assert all(np.isfinite(point.test["loss"]) for point in outcome.points)
+
+
+def test_who_has_what_others_lack_brings_more_than_who_has_nothing_of_use(tmp_path: Path) -> None:
+    """Only alice-1 has class 2; alice-3 has labels by chance, and what it sends is refused."""
+    run = a_run("best", "free", sessions=4, plan={**PLAN, "epochs": 4})
+    prepared = images_of(run)
+    parts = dict(prepared.parts)
+    parts["alice-2"] = parts["alice-2"].take(np.flatnonzero(parts["alice-2"].labels != 2))
+    guessed = np.random.default_rng(5).integers(0, 3, len(parts["alice-3"]))
+    parts["alice-3"] = dataclasses.replace(parts["alice-3"], labels=guessed)
+    first = prepared.train
+    assert first is not None
+    without = dataclasses.replace(prepared, train=first.take(np.flatnonzero(first.labels != 2)), parts=parts)
+    (tmp_path / "run").mkdir()
+    outcome = memory.run(run, without, tmp_path / "run", lambda share, text: None)
+    gains = contributions(record.fields for record in read_history(tmp_path / "run" / HISTORY))
+    brought = {name: gains.get(name, {}).get("loss", 0.0) for name in run.site_names}
+    assert brought["alice-1"] > 2 * max(brought["alice-2"], 0.01)
+    assert brought["alice-3"] == pytest.approx(0, abs=0.02)
+    gained = outcome.points[0].holdout["loss"] - outcome.points[-1].holdout["loss"]
+    assert sum(brought.values()) == pytest.approx(gained)
 
 
 def test_a_backdoor_opens_in_the_model_that_its_site_trains(tmp_path: Path) -> None:

@@ -152,7 +152,8 @@ NO_GENESIS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a plan without an end": ({"plan": {**PLAN, "epochs": 10**400}}, UntrustedError, "'epochs' of the training plan"),
     "class names that are none": ({"class_names": "ab"}, LedgerError, "class names are not a list"),
     "a decision that is none": ({"decision": ["youden"]}, LedgerError, "decision is no object"),
-    "site scores that are none": ({"site_scores": 1}, LedgerError, "site scores are no text"),
+    "site scores that are none": ({"site_scores": 1}, LedgerError, "site scores, or its evidence, are no text"),
+    "evidence that is none": ({"evidence": []}, LedgerError, "evidence, are no text"),
 }
 
 

@@ -21,7 +21,10 @@ from experiments.engines.memory.history import History, read_history
 from experiments.engines.memory.models import ModelFiles, Weights, identifier
 from experiments.engines.memory.simulation import Checkpoint, Session, Simulation, Site
 from experiments.engines.outcome import moments, submissions, verdicts
+from fedssh.errors import DecisionError, LedgerError
+from fedssh.forms import canonical
 from fedssh.rules.events import START, Blob, Local, Record
+from fedssh.rules.replay import LYING, Replay
 from fedssh.rules.terms import agree
 from fedssh.weights import write_weights
 
@@ -168,6 +171,39 @@ def test_a_straggler_misses_the_deadline_and_delays_nobody(tmp_path: Path) -> No
     assert [clock for clock, _ in played.became] == [150, 300, 450]
     late = [fields for fields in played.of("refused") if fields["site"] == "alice-1"]
     assert late and "closed" in late[0]["reason"]
+
+
+def test_where_it_is_agreed_a_round_tells_how_its_updates_lie_to_each_other(tmp_path: Path) -> None:
+    """Steps of 0.125, 0.25 and 0.0625 in each of nine weights, one of them backwards."""
+    sites = {"alice-1": 100, "alice-2": 100, "alice-3": 100}
+    settings: dict[str, Any] = {"attack": ("alice-3", "sign-flip:1"), "policy": "median", "gate": "off"}
+    played = play(tmp_path / "h", sites, **settings, sessions=2, evidence="on")
+    for closed in played.of("round-accepted"):
+        lying = [(part["length"], part["cosine"]) for part in closed["updates"]]
+        assert lying == [(0.375, 0.0), (0.75, 0.0), (0.1875, -1.0)]  # between one along and one against: 0
+    held = Replay()
+    for record in played.records:
+        held.follow(record)
+    assert held.unchecked[LYING] == 2
+    silent = play(tmp_path / "s", sites, **settings, sessions=2)
+    assert not any({"length", "cosine"} & part.keys() for one in silent.of("round-accepted") for part in one["updates"])
+
+
+@pytest.mark.parametrize("lie", [{"cosine": 1.5}, {"cosine": "x"}, {"length": -1.0}, {"length": None}, None])
+def test_what_no_update_can_lie_like_is_noticed(tmp_path: Path, lie: dict[str, Any] | None) -> None:
+    """None: it says nothing, although that was agreed."""
+    played = play(tmp_path / "h", {"alice-1": 1, "alice-2": 1}, policy="fedavg", gate="off", evidence="on", sessions=1)
+    held = Replay()
+    for record in played.records:
+        fields = record.fields
+        if record.event == "round-accepted":
+            more = dict.fromkeys(("length", "cosine")) if lie is None else {}
+            part = {name: value for name, value in fields["updates"][0].items() if name not in more} | (lie or {})
+            fields = {**fields, "updates": [part, *fields["updates"][1:]]}
+            with pytest.raises((DecisionError, LedgerError)):
+                held.follow(Record(record.sequence, record.hash, canonical(fields), ""))
+            return
+        held.follow(record)
 
 
 def test_who_knows_the_others_knows_what_is_still_on_its_way(tmp_path: Path) -> None:

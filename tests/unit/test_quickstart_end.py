@@ -122,6 +122,7 @@ def test_what_was_learned_is_added_up_from_the_history() -> None:
         {"event": "reopened", "time": "2026-01-03T00:00:00.000Z"},  # two days later
         verdict("accepted", "b", "03T00:00:09.000", 0.9, 0.7),
     ]  # fmt: skip
+    records = [{**record, "sequence": number} for number, record in enumerate(records, 1)]
     test = {"sequence": 11, "examples": 20, "metrics": {"accuracy": 0.8, "confusion": [[9, 1], [3, 7]]}}
     value = learned.learned(records, {"dataset": "scans", "sites": {"a": 100}, "holdout": 30}, test)
     points = [(point["seconds"], point["score"], point["current"]) for point in value["over_time"]]

@@ -378,7 +378,15 @@ def test_what_was_agreed_is_held_against_all_that_follows() -> None:
             else:
                 unnoticed.add(lie)
     assert unnoticed - noticed == AGREED.keys()
-    apart = {"more", "weights", "network", "table", "decision", "site_scores"}  # which these histories do not have
+    apart = {
+        "more",
+        "weights",
+        "network",
+        "table",
+        "decision",
+        "site_scores",
+        "evidence",
+    }  # which these histories do not have
     assert noticed == {field.name for field in dataclasses.fields(Genesis)} - AGREED.keys() - apart
 
 

@@ -191,7 +191,14 @@ class Judge:
         return answer
 
     def combine(
-        self, policy: str, base: Path, updates: Sequence[tuple[Path, int]], server: Sequence[Path], out: Path
+        self,
+        policy: str,
+        base: Path,
+        updates: Sequence[tuple[Path, int]],
+        server: Sequence[Path],
+        out: Path,
+        *,
+        lying: bool = False,
     ) -> dict[str, Any]:
         """Combine the updates of a round into a model file, and score it.
 
@@ -200,16 +207,18 @@ class Judge:
             base: The current model.
             updates: Model files with their numbers of examples.
             server: The server optimizer's state, which lies beside `out` afterwards.
+            lying: Whether to tell how the updates lie to each other.
 
         Returns:
-            `metrics`, `shares` of the updates, `server`: how many files the server optimizer's state has now.
+            `metrics`, `shares` of the updates, `server`: how many files the server optimizer's state has now; `lying`.
 
         Raises:
             JudgeError: As `ask`.
         """
         named = [[str(path), examples] for path, examples in updates]
         request = {"policy": policy, "base": str(base), "updates": named, "server": list(map(str, server))}
-        return self.ask({"round": request | {"out": str(out)}}, 1 + len(updates))
+        more = {"out": str(out), **({"lying": True} if lying else {})}
+        return self.ask({"round": request | more}, 1 + len(updates))
 
     def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:
         """Whether sites can go on from a model that is about to become current; see `soundness`.

@@ -190,7 +190,8 @@ class ArrayBench:
             result = averaging.round_result(
                 state.policy, store.weights, weights, examples, store.server, self._statistics
             )
-            return Combined(result.weights, self._judge(result.weights), result.shares, result.state)
+            lying = averaging.lying(store.weights, weights) if records.evidence_agreed(state) else None
+            return Combined(result.weights, self._judge(result.weights), result.shares, result.state, lying)
 
     def check(self, state: Federation, model: Weights) -> Finding:
         """Whether sites can go on from a model."""

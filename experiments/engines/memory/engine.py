@@ -26,6 +26,7 @@ from experiments.engines.memory.models import Scores, first_model, scores_on, st
 from experiments.engines.memory.simulation import Simulation, Site
 from experiments.engines.memory.trainers import Crew
 from experiments.engines.outcome import submissions, verdicts, work
+from fedssh.history.contributions import contributions
 from fedssh.models import loss_name
 from fedssh.models.backend import load_keras
 from fedssh.rules.policies import read_policy
@@ -64,6 +65,7 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         submissions=submissions(records),
         verdicts=verdicts(records),
         attacker=verdicts(records, run.attackers) if run.attack else {},
+        contributed=contributions(record.fields for record in records),
         backdoor=success(
             run.attack, prepared.test, lambda images: scores_on(prepared.spec, images)(coordinator.weights)
         ),
@@ -84,7 +86,7 @@ def agreement(run: Run, spec: Mapping[str, Any]) -> dict[str, Any]:
         SettingsError: The settings do not go together.
     """
     settings = {**run.plan, "name": run.experiment, "schedule": "relay" if run.schedule == "relay" else "free"}
-    settings |= {name: getattr(run, name) for name in ("policy", "gate", "margin", "metric", "sessions")}
+    settings |= {name: getattr(run, name) for name in ("policy", "gate", "margin", "metric", "sessions", "evidence")}
     settings |= {"submissions_per_hour": 0, "invalid_per_hour": 0}  # nobody has to be held back
     return agree(settings, dict(spec), loss_name(spec))
 

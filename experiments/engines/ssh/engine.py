@@ -21,6 +21,7 @@ from experiments.engines.memory.models import Weights, scores_on
 from experiments.engines.outcome import moments, submissions, verdicts, work
 from experiments.engines.ssh.processes import federation_in, model, set_up, start
 from fedssh.errors import SettingsError
+from fedssh.history.contributions import contributions
 from fedssh.models.backend import load_keras
 from fedssh.rules.events import Record
 from fedssh.weights import read_header, read_weights
@@ -62,6 +63,7 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         submissions=submissions(records),
         verdicts=verdicts(records),
         attacker=verdicts(records, run.attackers) if run.attack else {},
+        contributed=contributions(record.fields for record in records),
         backdoor=opens,
         records=len(records),
         **vars(work(run, records)),

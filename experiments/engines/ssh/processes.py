@@ -79,7 +79,7 @@ def _agreement(federation: Federation, run: Run, prepared: Prepared) -> list[str
         **plan, "name": run.experiment, "architecture": json.dumps(prepared.spec), "policy": run.policy,
         "gate": run.gate, "margin": run.margin, "metric": run.metric, "sessions": run.sessions, "seed": run.seed,
         "schedule": "relay" if run.schedule == "relay" else "free", "address": federation.address,
-        "submissions_per_hour": 0, "invalid_per_hour": 0,
+        "submissions_per_hour": 0, "invalid_per_hour": 0, "evidence": run.evidence,
     }  # fmt: skip
     if prepared.weights is not None:
         words["weights"] = prepared.weights
