@@ -128,8 +128,12 @@ def load(path: Path) -> Results:
 
 
 def in_brief(found: Results) -> bytes:
-    """The content of a file in brief; `read_brief` of it gives what a page may say."""
+    """The content of a file in brief; `read_brief` of it gives what a page may say.
+
+    The test split of candidates with the seeds of a choice is left out, for it is reported of what was chosen alone.
+    """
     experiment = found.experiment
+    trials = {run.digest(experiment.engine) for run in experiment.trials}
     fields = {
         "format": 1,
         "experiment": experiment.name,
@@ -137,9 +141,15 @@ def in_brief(found: Results) -> bytes:
         "quick": experiment.quick,
         "command": found.command,
         "date": found.date,
-        "runs": [result.plain() for result in found.results],
+        "runs": [_untested(result.plain()) if result.digest in trials else result.plain() for result in found.results],
     }
     return brief.packed(fields)
+
+
+def _untested(result: dict[str, Any]) -> dict[str, Any]:
+    outcome = result["outcome"]
+    points = [{**point, "test": {}} for point in outcome["points"]]
+    return {**result, "outcome": {**outcome, "points": points, "site_scores": {}, "backdoor": {}}}
 
 
 def read_brief(found: Results, content: bytes) -> Results:

@@ -169,6 +169,7 @@ def test_shipped_experiments_can_be_read(name: str, quick: bool, monkeypatch: py
     if not quick:
         patterns = [one.runs for one in experiment.scenarios] + [one.runs for one in experiment.plots]
         patterns += [figure.ours for figure in experiment.figures]
+        patterns += [one for each in experiment.comparisons for one in (each.runs, each.baseline)]
         for pattern in patterns:
             assert any(fnmatchcase(group, pattern) for group in groups), f"nothing matches {pattern}"
 

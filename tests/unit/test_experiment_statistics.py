@@ -20,10 +20,10 @@ from experiments.engines.outcome import work
 from experiments.results.choosing import confirming, decisions, missing
 from experiments.results.differences import compare
 from experiments.results.figures import distances, published, rounds_until, verdict
-from experiments.results.file import Result, Results
+from experiments.results.file import Result, Results, load
 from experiments.results.intervals import half_width, p_of_mean, p_of_signs, t_quantile
 from experiments.results.measure import Mean, Measured
-from experiments.results.report import measured_of, page
+from experiments.results.report import measured_of, page, write_pages
 from fedssh.errors import SettingsError
 from fedssh.rules.events import Record
 from tests.harness.outcomes import loaded, result, scores
@@ -281,6 +281,11 @@ def test_the_page_shows_of_the_candidates_what_was_chosen_and_its_confirmation(t
         ("merge", "2"),
     ]
     assert "0.1234" not in shown
+    path = write_pages([Results(experiment, (*trials, *others), "scripts/experiment e", "2030-01-02")], tmp_path)[0]
+    assert path.read_text() == shown.replace("## Reading", "![?](e-.png)\n\n## Reading")
+    (tmp_path / "e.toml").rename(path.with_suffix(".toml"))
+    kept = load(path.with_suffix(".json.gz"))
+    assert [bool(one.outcome.final.test) for one in kept.results] == [False] * 6 + [True] * 8
 
 
 @pytest.mark.parametrize(
