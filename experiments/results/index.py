@@ -79,7 +79,7 @@ def index(pages: Mapping[str, str], cells: str, reading: str) -> str:
     return "\n".join([*parts, f"## Reading the tables\n\n{reading}"])
 
 
-def pictures(page: str) -> set[str]:
+def pictures_of(page: str) -> set[str]:
     """The files of pictures that a page shows."""
     return set(re.findall(r"!\[[^\]]*\]\(([^)/]+)\)", page))
 

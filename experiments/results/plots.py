@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -29,23 +30,27 @@ AXIS = {
 }
 
 
-def draw_all(experiment: Experiment, measured: Measured, folder: Path) -> list[tuple[str, str]]:
-    """Draw an experiment's plots into a folder.
+@dataclass(frozen=True)
+class Picture:
+    """A plot, the groups that are in it, and its file's name."""
 
-    Returns:
-        Title and file name of each; those without any run that is done are left out.
-    """
-    drawn = []
+    plot: Plot
+    groups: Sequence[Group]
+    name: str
+
+
+def pictures(experiment: Experiment, measured: Measured) -> list[Picture]:
+    """An experiment's plots; those without any run that is done are left out."""
     usual = experiment.report[0] if experiment.report else "accuracy"
+    found = []
     for asked in experiment.plots or (Plot(title=experiment.question),):
         plot = dataclasses.replace(asked, metric=asked.metric or usual)
         chosen = [group for group in measured.groups if fnmatchcase(group.label, plot.runs)]
         chosen = [one for one in chosen if all(plot.metric in got.outcome.final.test for got in one.results)]
         if chosen:
             name = f"{experiment.name}-{re.sub('[^a-z0-9]+', '-', plot.title.lower()).strip('-')[:50].strip('-')}.png"
-            draw(plot, measured, chosen[:MOST_CURVES], folder / name)
-            drawn.append((plot.title, name))
-    return drawn
+            found.append(Picture(plot, chosen[:MOST_CURVES], name))
+    return found
 
 
 def draw(plot: Plot, measured: Measured, groups: Sequence[Group], path: Path) -> None:

@@ -14,9 +14,9 @@ from experiments.results.contributed import table_of_contributions
 from experiments.results.differences import table_of_comparison, table_of_differences
 from experiments.results.figures import published
 from experiments.results.file import Results, in_brief, read_brief
-from experiments.results.index import FOLDER, USE, index, pictures
+from experiments.results.index import FOLDER, USE, index, pictures_of
 from experiments.results.measure import SLACK, Measured
-from experiments.results.plots import draw_all
+from experiments.results.plots import draw, pictures
 from experiments.results.tables import (
     table_of_attacks,
     table_of_choice,
@@ -72,8 +72,8 @@ in brackets, and bold times until convergence also where `(2/3)` says that not a
 
 def write_report(out: Path, found: Results) -> Path:
     """Write `report.md` and its plots into the folder of an experiment's results."""
-    measured = measured_of(found)
-    text = page(found, measured, draw_all(found.experiment, measured, out))
+    text = page(found)
+    _draw_all(found, out)
     write_whole(out / "report.md", text.encode(), 0o644)
     return out / "report.md"
 
@@ -104,14 +104,14 @@ def write_pages(every: Sequence[Results], docs: Path) -> list[Path]:
 def _write_page(found: Results, folder: Path) -> Path:
     content = in_brief(found)
     found = read_brief(found, content)
-    name, measured = found.experiment.name, measured_of(found)
+    name = found.experiment.name
     path = folder / f"{name}.md"
-    use = table_of_scenarios(found.experiment, measured)  # which may be refused, before anything is written
-    before = pictures(path.read_text()) if path.exists() else set()
-    text = page(found, measured, draw_all(found.experiment, measured, folder), use)
+    before = pictures_of(path.read_text()) if path.exists() else set()
+    text = page(found)
+    _draw_all(found, folder)
     write_whole(folder / f"{name}{SUFFIX}", content, 0o644)
     write_whole(path, text.encode(), 0o644)
-    for picture in before - pictures(text):
+    for picture in before - pictures_of(text):
         (folder / picture).unlink(missing_ok=True)
     return path
 
@@ -121,18 +121,23 @@ def measured_of(found: Results) -> Measured:
     return Measured(shown(found.experiment, found.results))
 
 
-def page(found: Results, measured: Measured, plots: Sequence[tuple[str, str]], use: str | None = None) -> str:
-    """An experiment's question, conclusion, numbers and plots, as Markdown.
+def _draw_all(found: Results, folder: Path) -> None:
+    measured = measured_of(found)
+    for picture in pictures(found.experiment, measured):
+        draw(picture.plot, measured, picture.groups, folder / picture.name)
 
-    Args:
-        plots: Title and file of each.
-        use: Its table of scenarios, where it is made already.
+
+def page(found: Results) -> str:
+    """An experiment's question, conclusion, numbers and the names of its plots, as Markdown.
+
+    Raises:
+        SettingsError: Two runs want the same cell of a table of scenarios, or what the experiment claims is not so.
     """
-    experiment = found.experiment
+    experiment, measured = found.experiment, measured_of(found)
     parts = [f"# {experiment.name}\n", f"*{experiment.question}*\n", _origin(found)]
     if experiment.conclusion:
         parts.append(f"{_wrapped(experiment.conclusion)}\n")
-    if use := table_of_scenarios(experiment, measured) if use is None else use:
+    if use := table_of_scenarios(experiment, measured):
         parts += [f"## {USE}\n", CELLS, use]
     if experiment.figures:
         parts += ["## Published figures\n", published(experiment, measured)]
@@ -146,7 +151,7 @@ def page(found: Results, measured: Measured, plots: Sequence[tuple[str, str]], u
         table_of_attacks(measured.groups), table_of_contributions(measured.groups),
     )  # fmt: skip
     parts += [table for table in more if table]
-    parts += [f"![{title}]({name})\n" for title, name in plots]
+    parts += [f"![{one.plot.title}]({one.name})\n" for one in pictures(experiment, measured)]
     return "\n".join([*parts, f"## Reading this\n\n{READING}"])
 
 

@@ -20,6 +20,7 @@ from experiments.results.measure import Measured, row_names, way
 from experiments.results.plots import curve
 from experiments.results.report import CELLS, OLD, PAGE, READING, page, write_pages, write_report
 from fedssh.errors import SettingsError
+from fedssh.models import own
 from tests.harness.outcomes import loaded, result, scores
 
 OTHER = """# NAME
@@ -270,6 +271,19 @@ def test_the_index_that_is_there_is_of_the_pages_that_are_there(root: Path) -> N
     assert (folder / PAGE).read_text() == index(pages, f"{CELLS}\n{OLD}", READING)
 
 
+def test_pages_are_what_their_runs_in_brief_give(root: Path) -> None:
+    own.use(root / "experiments" / "networks")
+    folder = root / "docs" / "explanation" / "results"
+    printed = {"fedavg-mnist", "ladder", "merge-options", "poison", "polyak-cats-dogs"}
+    printed |= {f"thesis-{name}" for name in ("depth", "kfold", "nodes", "seeds")}
+    for path in folder.glob("*.md"):
+        brief = path.with_suffix(".json.gz")
+        assert brief.exists() or path.stem in printed, f"{path.name} has no runs beside it"
+        if brief.exists():
+            said = "scripts/experiment --report docs/explanation/results/*.json.gz makes them anew"
+            assert path.read_text() == page(load(brief)), said
+
+
 def table(folder: Path, found: Results) -> list[str]:
     text = write_pages([found], folder / "docs")[0].read_text()
     lines = text.partition("## Which to use when")[2].partition("## Results")[0].splitlines()
@@ -382,7 +396,7 @@ def test_folds_are_shown_beside_centralised_training_on_the_same_fold(tmp_path: 
     text = '[data]\nfolds = 2\n[[runs]]\nschedule = "centralised"\nfold = [1, 2]\n'
     text += '[[runs]]\npolicy = "merge"\nfold = [1, 2]\n'
     found = loaded(tmp_path, text, 0.9, 0.8, 0.85, 0.84)
-    shown = page(found, Measured(found.results), [])
+    shown = page(found)
     assert "| run | fold 1 | fold 2 |\n| --- | --- | --- |\n| centralised | 0.8000 | 0.7000 |\n" in shown
     assert "| merge | 0.7500 (-0.0500) | 0.7400 (+0.0400) |" in shown
 
@@ -390,11 +404,11 @@ def test_folds_are_shown_beside_centralised_training_on_the_same_fold(tmp_path: 
 def test_a_difference_is_paired_by_seed_and_its_interval_is_students(tmp_path: Path) -> None:
     text = 'seeds = [1, 2]\n[data]\nfolds = 2\n[[runs]]\nschedule = "centralised"\nfold = [1]\n'
     found = loaded(tmp_path, text + '[[runs]]\npolicy = "merge"\nfold = [1]\n', 0.9, 0.8, 0.85, 0.84)
-    shown = page(found, Measured(found.results), [])
+    shown = page(found)
     # of -0.05 and 0.04: t(0.975, 1) = 12.7062, times 0.09 / 2
     assert "| merge | accuracy | 0.7450 | 0.7500 | -0.0050 ± 0.5718 | -0.7 % | 2 |" in shown
     one = loaded(tmp_path, 'seeds = [1]\n[[runs]]\nschedule = "centralised"\n[[runs]]\npolicy = "best"\n', 0.9, 0.8)
-    assert "How far" not in page(one, Measured(one.results), [])
+    assert "How far" not in page(one)
 
 
 # the command
