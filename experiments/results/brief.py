@@ -5,8 +5,7 @@ NAME.json.gz: {"format": 1, "experiment", "engine", "quick", "command", "date",
 
 An outcome's points are columns: version, sequence, clock, examples, bytes and site, and by metric those of `holdout`
 and `test`. `last` has all that the last point scores, tables such as its confusion too, in experiments that score the
-sites' own models, for then the page shows them. Scores have `DIGITS` digits after the point, times and clocks
-`TIME_DIGITS`.
+sites' own models, for then the page shows them. Numbers have `DIGITS` digits after the point.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-DIGITS, TIME_DIGITS = 5, 3
+DIGITS = 5
 SUFFIX = ".json.gz"
 _COLUMNS = ("version", "sequence", "clock", "examples", "bytes", "site")
 _SPLITS = ("holdout", "test")
-_SCORED = ("points", "site_scores", "backdoor")
 
 
 def packed(fields: Mapping[str, Any]) -> bytes:
@@ -47,12 +45,12 @@ def unpacked(content: bytes) -> dict[str, Any]:
 
 def _brief(outcome: Mapping[str, Any], tables: bool) -> dict[str, Any]:
     points = outcome["points"]
-    columns: dict[str, Any] = {key: _rounded([point[key] for point in points], TIME_DIGITS) for key in _COLUMNS}
+    columns: dict[str, Any] = {key: _rounded([point[key] for point in points], DIGITS) for key in _COLUMNS}
     columns |= {split: _scores([point[split] for point in points]) for split in _SPLITS}
     if tables:
         columns["last"] = {split: _rounded(points[-1][split], DIGITS) for split in _SPLITS}
-    others = _rounded({key: value for key, value in outcome.items() if key not in _SCORED}, TIME_DIGITS)
-    return {**others, **{key: _rounded(outcome[key], DIGITS) for key in _SCORED[1:]}, "points": columns}
+    others = {key: value for key, value in outcome.items() if key != "points"}
+    return {**_rounded(others, DIGITS), "points": columns}
 
 
 def _whole(outcome: Mapping[str, Any]) -> dict[str, Any]:
