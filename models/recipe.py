@@ -19,6 +19,8 @@ class Recipe:
         weight_decay: Each step takes this times the rate off every weight; None is what the optimizer does by itself.
         precision: `mixed` or `float32`; see `build`.
         augment: Of `augment.KINDS` with commas between, or `none`.
+        calibrate: `labels` or `none`; see `calibrated`. In the loss of training only, not in what is scored.
+        label_shares: Of each class at the coordinator, where the loss is calibrated.
     """
 
     class_weights: str = "none"
@@ -28,6 +30,8 @@ class Recipe:
     weight_decay: float | None = None
     augment: str = "none"
     precision: str = "float32"
+    calibrate: str = "none"
+    label_shares: tuple[float, ...] = ()
 
 
 PLAIN = Recipe()

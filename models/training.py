@@ -27,6 +27,7 @@ import numpy as np
 from fedssh.models import build, check_spec, get_weights, is_table, loss_name, set_weights, tasks
 from fedssh.models.augment import augmented
 from fedssh.models.backend import compiled, load_keras
+from fedssh.models.calibrated import calibrated, shift
 from fedssh.models.data.pixel_file import PixelFile
 from fedssh.models.recipe import PLAIN, Recipe, balanced
 from fedssh.models.schedule import Rate
@@ -146,8 +147,8 @@ class Trainer:
         task: What the network is for, see `tasks`.
 
     Raises:
-        ValueError: The spec names no network that can be built here, the optimizer has no momentum, or targets of a
-            regression shall be weighted as classes.
+        ValueError: The spec names no network that can be built here, the optimizer has no momentum, or the loss shall
+            be weighted by classes or calibrated for them where there are none, or both.
     """
 
     def __init__(
@@ -182,6 +183,11 @@ class Trainer:
             if tasks.task_of(self.spec) != tasks.CLASSES:
                 raise ValueError(f"class weights need classes, but the network {tasks.shown(self.spec)}")
             self._weights_of = tensorflow.Variable(tensorflow.ones(self.spec["classes"]), trainable=False)
+        self._shift = None  # of logits: float32 [classes], or [1] of two, filled for every epoch
+        if recipe.calibrate == "labels":
+            self._check_calibrated()
+            classes = self.spec["classes"]
+            self._shift = tensorflow.Variable(tensorflow.zeros(1 if classes == 2 else classes), trainable=False)
         self._changes = () if recipe.augment == "none" else tuple(recipe.augment.split(","))
         self._session = tensorflow.Variable(0, dtype="int64", trainable=False) if self._changes else None
         self._units: Any = None  # float64 [targets]: what an error of 1 is in the targets' own units
@@ -232,14 +238,16 @@ class Trainer:
                 Only with it are the batches computed in several calls, which changes no weight.
 
         Returns:
-            Mean loss (weighted by class where the recipe says so, with what regularizers add, without the proximal
-            term) and `measure` of the examples, each as its batch found it.
+            Mean loss (weighted by class or calibrated where the recipe says so, with what regularizers add, without
+            the proximal term) and `measure` of the examples, each as its batch found it.
 
         Raises:
             Interrupted: `stop` was set.
         """
         if self._weights_of is not None:
             self._weights_of.assign(balanced(examples.labels.numpy(), self.spec["classes"]))
+        if self._shift is not None:
+            self._shift.assign(shift(examples.labels.numpy(), self._recipe.label_shares))
         loss, right = self._training.run(examples, np.asarray(order, np.int64), batch_size, stop)
         return loss, right.item() / len(order)
 
@@ -262,6 +270,15 @@ class Trainer:
             self._confusing = _Loop(self._confuse_batches, self.spec["input"], [self.spec["classes"]] * 2)
         return self._confusing.run(examples, np.arange(len(examples)), SCORED_AT_ONCE, stop)[1]
 
+    def _check_calibrated(self) -> None:
+        if self.task != tasks.CLASSES:
+            raise ValueError(f"a calibrated loss needs classes, but the network {tasks.shown(self.spec)}")
+        if len(self._recipe.label_shares) != self.spec["classes"]:
+            count = len(self._recipe.label_shares)
+            raise ValueError(f"there are label shares of {count} classes, but the network {tasks.shown(self.spec)}")
+        if self._recipe.class_weights != "none":
+            raise ValueError("the loss is calibrated or weighted by class, not both")
+
     def _train_batches(self, images: Any, labels: Any) -> tuple[Any, Any]:
         """A step on one batch, in a graph. Returns its mean loss and the sum of `_right`."""
         import tensorflow
@@ -271,7 +288,8 @@ class Trainer:
             images = augmented(images, self._changes, tensorflow.stack([self._session, step]))
         with tensorflow.GradientTape() as tape:
             outputs = self.network(images, training=True)
-            loss = self._mean_loss(labels, outputs, self._weights_of)
+            shifted = outputs if self._shift is None else calibrated(outputs, self._shift)
+            loss = self._mean_loss(labels, shifted, self._weights_of)
         gradients = tape.gradient(loss, self._trained)
         if self._proximal:
             changes = zip(gradients, self._trained, self._loaded, strict=True)

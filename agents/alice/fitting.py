@@ -112,7 +112,7 @@ def loss_of(spec: Mapping[str, Any], plan: Plan) -> str:
     """The name of the loss that a plan means for a network.
 
     Raises:
-        SettingsError: It, the metric or the class weights do not fit the network's task.
+        SettingsError: It, the metric, the class weights or the label shares do not fit the network's task.
     """
     fitting, task = models.loss_name(spec), tasks.task_of(spec)
     if plan.loss not in ("auto", fitting):
@@ -121,6 +121,9 @@ def loss_of(spec: Mapping[str, Any], plan: Plan) -> str:
         raise SettingsError(f"the metric {plan.metric} does not fit a network that {tasks.shown(spec)}")
     if plan.class_weights != "none" and task != CLASSES:
         raise SettingsError(f"class weights do not fit a network that {tasks.shown(spec)}")
+    if plan.calibrate != "none" and (task != CLASSES or len(plan.label_shares) != spec["classes"]):
+        shares = len(plan.label_shares)
+        raise SettingsError(f"label shares of {shares} classes do not fit a network that {tasks.shown(spec)}")
     return fitting
 
 

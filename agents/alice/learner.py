@@ -18,7 +18,7 @@ from fedssh.alice.measuring import measured, threshold_of
 from fedssh.alice.replicas import Replicas
 from fedssh.alice.session import session_seed
 from fedssh.errors import SettingsError
-from fedssh.models import likeness, tasks
+from fedssh.models import calibrated, likeness, tasks
 from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
@@ -109,6 +109,7 @@ class Network:
         self._trainer: Trainer | Replicas | None = None
         self._watch: Watch | None = None
         self._made_for: tuple[Any, ...] = ()
+        self._told = ""
 
     @property
     def devices(self) -> str:
@@ -152,6 +153,7 @@ class Network:
         if (spec, self.class_names, self.table) != self._taken:
             self._take(spec)
         trainer = self._trainer_for(spec, plan)
+        self._tell_calibrated(plan)
         trainer.load(read_weights(received.model, self._shapes) | dict(own or {}))
         with _stopping("stopped before the session began"):
             return Local.of(trainer.measure, *trainer.evaluate(self._val, stop))
@@ -274,6 +276,15 @@ class Network:
             return train, None
         kept, held = images.hold_out(train.labels, self._validation, self._seed, train.patients)
         return train.take(kept), train.take(held)
+
+    def _tell_calibrated(self, plan: Plan) -> None:
+        """Say once what a calibrated loss means here."""
+        if plan.calibrate == "none":
+            return
+        line = calibrated.told(calibrated.shift(self._train.labels.numpy(), plan.label_shares))
+        if line != self._told:
+            self._tell(line)
+            self._told = line
 
     def _trainer_for(self, spec: dict[str, Any], plan: Plan) -> Trainer | Replicas:
         """The trainer at hand, unless architecture or optimizer changed: making one translates its graphs anew."""

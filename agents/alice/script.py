@@ -276,6 +276,11 @@ class _Adapted:
                 "in this federation batch normalisation stays at the sites, which no script of one's own can do yet",
                 "train with `alice train`",
             )
+        if plan.calibrate != "none":
+            raise SettingsError(
+                "in this federation the training loss is calibrated, which no script of one's own can do yet",
+                "train with `alice train`",
+            )
         shapes = self.shapes(received.header.spec)
         match_shapes(received.header.tensors, shapes)
         if (task := task_of(received.header.spec)) != CLASSES:

@@ -26,6 +26,7 @@ from fedssh.ledger import Ledger
 from fedssh.models import loss_name
 from fedssh.rules.events import Genesis, Record
 from fedssh.rules.gate import Gate, told
+from fedssh.rules.label_shares import is_calibrated, label_shares
 from fedssh.rules.thresholds import asked
 
 _OTHER_FIELDS_BYTES = 8192
@@ -75,7 +76,8 @@ def begin(
         start: Where the first model's weights come from, and how long they are trained.
 
     Raises:
-        SettingsError: There is a federation already, or the given weights do not fit the architecture.
+        SettingsError: There is a federation already, the given weights do not fit the architecture, or there are too
+            many classes for a calibrated loss.
     """
     folders.make()
     with locked(folders.vault / "lock", f"another command works on {folders.state}"):
@@ -90,6 +92,7 @@ def begin(
         _check_room(answer["metrics"], holdout["examples"])
         fields = {
             **agreement,
+            "plan": _plan(agreement["plan"], answer),
             "coordinator": key.public.line,
             "architecture": weights.architecture_hash(agreement["spec"]),
             "model": model,
@@ -108,6 +111,16 @@ def begin(
         ledger.close()
     Vault(folders).repair()
     return record
+
+
+def _plan(plan: dict[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan that genesis records: what was agreed, and with a calibrated loss the label shares of the holdout."""
+    if not is_calibrated(plan):
+        return plan
+    try:
+        return plan | {"label_shares": label_shares(answer["label_counts"])}
+    except ValueError as error:
+        raise SettingsError(f"--calibrate: {error}", "leave --calibrate out") from None
 
 
 def _check_room(metrics: dict[str, Any], examples: int) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from fedssh.errors import BundleError
 from fedssh.forms import checked, one_of, shown
-from fedssh.rules.terms import FORMS, LATER, check_momentum, check_weight_decay, written_loss
+from fedssh.rules.label_shares import SHARES
+from fedssh.rules.terms import FORMS, LATER, check_calibrate, check_momentum, check_weight_decay, written_loss
 
 _UPDATE = "update fedssh here, and start again"
 LOSSES = ("auto", "binary_crossentropy", "sparse_categorical_crossentropy", "mean_squared_error")
@@ -45,6 +46,9 @@ class Plan:
         site_rates: The smallest part of `learning_rate` and `batch_size` that a site may take; at 1, none may.
         precision: `mixed`: layers compute in bfloat16, from and into weights in float32; output and loss are float32.
             The coordinator scores in float32.
+        calibrate: `labels`: the loss of training is calibrated for the site's labels (`models.calibrated`; Menon et al.
+            2021, Zhang et al. 2022). Scores, and with them what improved, are plain.
+        label_shares: Where it is: of each class the share of the coordinator's holdout, see `label_shares`.
         metric: What the policy compares first. `balanced_accuracy` and `f1` also take the place of accuracy where a
             site tells what improved; its claims say loss and accuracy all the same.
     """
@@ -67,6 +71,8 @@ class Plan:
     local: str = "none"
     site_rates: float = 1.0
     precision: str = "float32"
+    calibrate: str = "none"
+    label_shares: tuple[float, ...] = ()
     metric: str = "accuracy"
 
 
@@ -82,8 +88,9 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
             the whole plan, or not at all.
     """
     found = {**_OLDER, **given}
-    forms = {**FORMS, "loss": one_of(*LOSSES)}
-    names = [field.name for field in fields(Plan) if field.name not in LATER or field.name in given]
+    forms = {**FORMS, "loss": one_of(*LOSSES), "label_shares": SHARES}
+    optional = (*LATER, "label_shares")
+    names = [field.name for field in fields(Plan) if field.name not in optional or field.name in given]
     if unknown := sorted(given.keys() - {field.name for field in fields(Plan)}):
         raise BundleError(f"the training plan says {shown(unknown[0])}, which this program does not know", _UPDATE)
     found["loss"] = _plain_loss(given)
@@ -99,6 +106,13 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
         check_weight_decay(plan.weight_decay, plan.optimizer)
     except ValueError as error:
         raise BundleError(f"'weight_decay' of the training plan is {plan.weight_decay:g}, but {error}") from None
+    try:
+        check_calibrate(plan.calibrate, plan.class_weights)
+    except ValueError as error:
+        raise BundleError(f"the training plan's {error}") from None
+    if (plan.calibrate != "none") != bool(plan.label_shares):
+        there = "has" if plan.label_shares else "lacks"
+        raise BundleError(f"the training plan {there} 'label_shares', and its 'calibrate' is {plan.calibrate}")
     if plan.local != "none" and plan.publish != "session":
         raise BundleError(f"'local' of the training plan is {plan.local}, but it belongs to rounds")
     return plan

@@ -45,6 +45,7 @@ LATER = (
     "local",
     "site_rates",
     "precision",
+    "calibrate",
 )
 DECIDING = ("threshold", "temperature", "site_scores", "evidence")  # terms that stand in genesis beside the plan
 _POLICIES = "`charity policies` lists policies and their options"
@@ -124,12 +125,13 @@ class Terms:
     class_weights: str = term("none", one_of("none", "balanced"), "Weigh rare classes up, by each site's own counts.")
     learning_rate_schedule: str = term("constant", one_of(*RATE_SCHEDULES), "The learning rate over a session.")
     warmup: int | str = term(0, Form(_warmup, _read_warmup), "Steps in which the rate rises, or 'N epochs'.", "STEPS")
-    clip_norm: float = term(0.0, number(least=0), "Longest gradient of a step, all weights together; 0: any.", "X")
+    clip_norm: float = term(0.0, number(least=0), "Longest gradient of a step, all weights; 0: any.", "X")
     weight_decay: float | None = term(None, number(least=0), "Decay of weights, with adamw or sgd.", "X")
     augment: str = term("none", Form(_augment), f"Change training images: {','.join(AUGMENTS)}.", "KINDS")
     local: str = term("none", one_of(*LOCALS), "In rounds: batch normalisation stays (FedBN).")
     site_rates: float = term(1.0, number(above=0, most=1), "Least part of rate and batch size a site may take.", "X")
     precision: str = term("float32", one_of(*PRECISIONS), "mixed: layers compute in bfloat16.")
+    calibrate: str = term("none", one_of("none", "labels"), "Calibrate the loss for each site's own labels.")
     threshold: str = term("0.5", Form(_threshold), "Or youden, sensitivity>=X, specificity>=X, on the holdout.", "RULE")
     temperature: bool = term(False, yes_or_no, "Find what calibrates probabilities.")
     site_scores: str = term("off", one_of("off", "on"), "Whether sites say what releases score there.")
@@ -250,6 +252,12 @@ def check_local(local: str, policy: Policy) -> None:
         raise ValueError(f"local {local} goes with no server optimizer, found {policy.values['server']}")
 
 
+def check_calibrate(calibrate: str, class_weights: str) -> None:
+    """Raise ValueError where the same skew would be corrected twice."""
+    if calibrate != "none" and class_weights != "none":
+        raise ValueError(f"calibrate {calibrate} goes with no class weights, found {class_weights}")
+
+
 def later_than(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Of `LATER`, what is not as by default."""
     return {name: settings[name] for name in LATER if settings[name] != getattr(Terms, name)}
@@ -292,6 +300,11 @@ def _of_task(terms: Terms, task: str) -> Terms:
             f"--class-weights is {terms.class_weights!r}, but the task is {task}: there are no classes to weigh",
             "leave --class-weights out",
         )
+    if task != CLASSES and terms.calibrate != "none":
+        raise SettingsError(
+            f"--calibrate is {terms.calibrate!r}, but the task is {task}: there are no classes to calibrate for",
+            "leave --calibrate out",
+        )
     if task != CLASSES and terms.site_scores == "on":
         raise SettingsError(f"--site-scores tells of classes, and the task is {task}", "leave --site-scores out")
     return dataclasses.replace(terms, metric=terms.metric or FIRST[task])
@@ -319,6 +332,7 @@ def _plan(terms: Terms, policy: Policy) -> dict[str, Any]:
         check_momentum(terms.momentum, terms.optimizer)
         check_weight_decay(terms.weight_decay, terms.optimizer)
         check_local(terms.local, policy)
+        check_calibrate(terms.calibrate, terms.class_weights)
     except ValueError as error:
         raise SettingsError(f"--{error}") from None
     same = ("batch_size", "patience", "optimizer", "learning_rate", "momentum", "proximal", "metric")

@@ -49,7 +49,15 @@ from fedssh.errors import SettingsError
 from fedssh.forms import nearest
 from fedssh.rules.gate import Gate
 from fedssh.rules.policies import read_policy
-from fedssh.rules.terms import LATER, check_local, check_momentum, check_weight_decay, later_than, publish_of
+from fedssh.rules.terms import (
+    LATER,
+    check_calibrate,
+    check_local,
+    check_momentum,
+    check_weight_decay,
+    later_than,
+    publish_of,
+)
 
 SHIPPED = Path(__file__).resolve().parents[1]
 MOST_RUNS = 2000
@@ -334,6 +342,7 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         check_momentum(values["momentum"], values["optimizer"])
         check_weight_decay(values["weight_decay"], values["optimizer"])
         check_local(values["local"], policy)
+        check_calibrate(values["calibrate"], values["class_weights"])
         Gate(values["gate"], values["margin"])
         if values["evidence"] == "on" and not policy.rounds:
             raise ValueError(f"evidence is about rounds, and {policy.name} has none")

@@ -4,7 +4,7 @@
                score_sites, evidence
 [plan]         optimizer, learning_rate, momentum, batch_size, epochs, patience, publish, proximal, class_weights,
                learning_rate_schedule, warmup, clip_norm, weight_decay, augment, local,
-               site_rates, precision
+               site_rates, precision, calibrate
 [data]         dataset, partition, coordinator, weights, per_label, outliers, train, holdout, test, folds, fold,
                validation
 """

@@ -275,6 +275,7 @@ def test_several_devices_train_together(site: SmallSite) -> None:
         ("learning-rate schedule", {"learning_rate_schedule": "step"}),
         ("warm-up", {"warmup": 3}),
         ("mixed precision", {"precision": "mixed"}),
+        ("calibrated loss", {"calibrate": "labels", "label_shares": [0.5, 0.5]}),
     ],
 )
 def test_several_devices_say_what_they_cannot_train_with(what: str, entry: dict[str, Any]) -> None:

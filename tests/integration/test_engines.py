@@ -97,7 +97,8 @@ def models(folder: Path) -> list[str]:
 def test_memory_gives_the_weights_of_real_agents(
     tmp_path: Path, policy: str, schedule: str, sites: int, train: bool
 ) -> None:
-    run = a_run(policy, schedule, sites)
+    calibrated = {"calibrate": "labels"} if policy == "step" else {}
+    run = a_run(policy, schedule, sites, plan={**PLAN, **calibrated})
     here, there = tmp_path / "memory", tmp_path / "ssh"
     simulated, real = done(memory, run, here, train=train), done(ssh, run, there, train=train)
     assert models(here) == models(there)
@@ -112,6 +113,7 @@ def test_memory_gives_the_weights_of_real_agents(
         both = [_without_agents(told(folder)) for folder in (here, there)]
         assert both[0] == both[1]
         assert simulated.bytes == real.bytes
+        assert [("label_shares" in one["plan"]) for one in both[0] if "plan" in one] == [bool(calibrated)]
 
 
 def test_memory_gives_the_weights_of_real_agents_with_all_that_a_plan_may_have(tmp_path: Path) -> None:

@@ -161,6 +161,14 @@ def test_class_weights_of_the_plan_count(begin: Any) -> None:
     assert not any(same(without, balanced).values())
 
 
+def test_a_calibrated_plan_says_how_the_labels_of_the_holdout_are_divided(begin: Any) -> None:
+    fields, first = begin(PLAN | {"calibrate": "labels"})
+    assert fields["plan"] == PLAN | {"calibrate": "labels", "label_shares": [0.58, 0.42]}, "10 of 24 for 8"
+    plain, weights = begin()
+    assert plain["plan"] == PLAN
+    assert all(same(first, weights).values()), "her own labels are those that all are calibrated to"
+
+
 def test_momentum_of_the_plan_counts(begin: Any) -> None:
     plain = PLAN | {"optimizer": "sgd", "learning_rate": 0.1}
     without, none, with_momentum = (

@@ -192,3 +192,20 @@ def test_the_scripts_of_the_documentation(
     assert claims[-1]["metrics"]["accuracy"] > 0.6
     model = where["exchange"] / "outgoing" / f"{claims[-1]['id']}.safetensors"
     assert dict(read_header(model).tensors) == shapes
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ({"local": "batchnorm", "publish": "session", "loss": "auto with local"}, "batch normalisation stays at the"),
+        (
+            {"calibrate": "labels", "label_shares": [0.5, 0.5], "loss": "auto with calibrate"},
+            "the training loss is calibrated, which no script of one's own can do yet",
+        ),
+    ],
+)
+def test_what_a_script_cannot_train_by_is_refused(
+    lay: Callable[..., dict[str, Any]], plan: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        site.run(Numpy([(0.5, 0.9)]), **lay(**plan))

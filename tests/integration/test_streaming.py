@@ -32,6 +32,7 @@ from tests.harness.images import easy_images
 SPEC: dict[str, Any] = {"name": "cnn", "input": [12, 12, 3], "classes": 3, "depth": 4}
 NUMBER = 50
 RECIPES = [PLAIN, Recipe(class_weights="balanced", augment="flip,shift,contrast")]
+RECIPES += [Recipe(calibrate="labels", label_shares=(0.2, 0.2, 0.6))]
 
 
 def stored(number: int = NUMBER, shape: tuple[int, ...] = (12, 12, 3), kind: Any = np.uint8) -> np.ndarray:

@@ -13,6 +13,7 @@ from fedssh import models
 from fedssh.alice.session import Patience
 from fedssh.models import score, training
 from fedssh.models.backend import load_keras
+from fedssh.models.calibrated import shift
 from fedssh.models.data.images import Images
 from fedssh.models.recipe import Recipe, balanced
 from fedssh.models.schedule import Rate
@@ -412,6 +413,105 @@ def test_a_site_with_one_class_trains_as_without_weights(trainers: Callable[...,
     assert same(plain.weights(), weighted.weights())
 
 
+# a loss that is calibrated for unlike labels
+
+SHARES = {2: (0.3, 0.7), 10: (0.19, *(0.09,) * 9)}
+
+
+def calibrated_loss(weights: Weights, examples: Images, moved: np.ndarray) -> float:
+    """The mean loss of a network with one hidden layer, in NumPy with 64 bits: of logits that are moved."""
+    one = {name: np.asarray(array, np.float64) for name, array in weights.items()}
+    pixels = examples.images.reshape(len(examples), -1).astype(np.float64)
+    hidden = np.maximum(pixels @ one["dense1/kernel"] + one["dense1/bias"], 0)
+    logits = hidden @ one["output/kernel"] + one["output/bias"] + moved
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    largest = logits.max(axis=1, keepdims=True)
+    every = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
+    return float(np.mean(every - logits[np.arange(len(examples)), examples.labels]))
+
+
+@pytest.mark.parametrize("sure", [0.0, 30.0])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_a_calibrated_step_is_that_of_the_formula(trainers: Callable[..., Trainer], classes: int, sure: float) -> None:
+    """Loss and gradient, by finite differences; also where probabilities are 0 and 1 in float32."""
+    spec = {**(BINARY if classes == 2 else TEN), "depth": 1}
+    examples, shares = rare(spec, 40), SHARES[classes]
+    begun = {name: array.copy() for name, array in start(spec).items()}
+    begun["output/bias"][-1] += sure  # the class that is not here, or rare
+    trainer = trainers(spec, "sgd", 1.0, recipe=Recipe(calibrate="labels", label_shares=shares))
+    trainer.load(begun)
+    loss, _ = trainer.epoch(resident(examples), np.arange(40), 40)
+    moved = shift(examples.labels, shares).astype(np.float64)
+    assert loss == pytest.approx(calibrated_loss(begun, examples, moved), rel=1e-6, abs=1e-6)
+    gradients = {name: begun[name].astype(np.float64) - array for name, array in trainer.weights().items()}
+    assert max(float(np.abs(one).max()) for one in gradients.values()) > 0.01
+    random = np.random.default_rng(2)
+    for name, array in gradients.items():
+        for at in random.choice(array.size, min(array.size, 12), replace=False):
+            sides = []
+            for change in (1e-5, -1e-5):
+                weights = {other: begun[other].astype(np.float64) for other in begun}
+                weights[name].flat[at] += change
+                sides.append(calibrated_loss(weights, examples, moved))
+            step = 4e-6 if name == "output/bias" and sure else 1e-6  # a float32 near 30 has no more digits
+            assert array.flat[at] == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=step), (name, at)
+
+
+def test_a_calibrated_loss_is_of_the_examples_at_hand_and_not_in_scores(trainers: Callable[..., Trainer]) -> None:
+    recipe = Recipe(calibrate="labels", label_shares=SHARES[2])
+    plain, calibrated = trainers(BINARY), trainers(BINARY, recipe=recipe)
+    one, other = resident(rare(BINARY, 40)), resident(some_images(BINARY, 40, seed=3))
+    assert calibrated.evaluate(one) == plain.evaluate(one)
+    calibrated.epoch(other, an_order(40), BATCH)
+    calibrated = trainers(BINARY, recipe=recipe)
+    calibrated.epoch(one, an_order(40), BATCH)
+    alone = Trainer(BINARY, "adam", 0.01, recipe=recipe)
+    alone.load(start(BINARY))
+    alone.fresh(1)
+    alone.epoch(one, an_order(40), BATCH)
+    assert same(calibrated.weights(), alone.weights())
+    plain.epoch(one, an_order(40), BATCH)
+    assert not same(calibrated.weights(), plain.weights())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_site_with_one_of_two_classes_hardly_moves(trainers: Callable[..., Trainer], optimizer: str) -> None:
+    """Adam would take whole steps along gradients however small, but for those below its epsilon."""
+    found = some_images(BINARY, 40)
+    examples = resident(Images(found.images, np.ones(40, np.int64)))
+
+    def moved(**recipe: Any) -> float:
+        trainer = trainers(BINARY, optimizer, recipe=Recipe(**recipe))
+        for _ in range(5):
+            trainer.epoch(examples, an_order(40), BATCH)
+        return max(float(np.abs(array - start(BINARY)[name]).max()) for name, array in trainer.weights().items())
+
+    assert moved(calibrate="labels", label_shares=SHARES[2]) < moved() / 20
+
+
+def test_a_calibrated_loss_goes_with_all_that_does_not_correct_the_same(trainers: Callable[..., Trainer]) -> None:
+    recipe = Recipe(
+        calibrate="labels", label_shares=SHARES[2], clip_norm=0.5, precision="mixed", augment="flips",
+        learning_rate_schedule="cosine", warmup=2,
+    )  # fmt: skip
+    trainer = trainers(CONVOLUTIONS, proximal=0.1, recipe=recipe)
+    before = trainer.weights()
+    loss, _ = trainer.epoch(resident(rare(CONVOLUTIONS, 40)), an_order(40), BATCH)
+    assert np.isfinite(loss)
+    assert not same(trainer.weights(), before)
+    for wrong, words in (
+        (
+            Recipe(calibrate="labels", label_shares=SHARES[2], class_weights="balanced"),
+            "or weighted by class, not both",
+        ),
+        (Recipe(calibrate="labels", label_shares=SHARES[10]), "label shares of 10 classes, but the network tells 2"),
+        (Recipe(calibrate="labels"), "label shares of 0 classes"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Trainer(BINARY, "adam", 0.1, recipe=wrong)
+
+
 # the learning rate, the gradient's length, decay
 
 
@@ -544,6 +644,9 @@ def test_a_plain_recipe_is_the_same_graph(trainers: Callable[..., Trainer]) -> N
         return [node.op for function in graph.graph.as_graph_def().library.function for node in function.node_def]
 
     plain = operations(trainers(TEN))
+    assert plain.count("Softmax") == 1
+    calibrated = Recipe(calibrate="labels", label_shares=SHARES[10])
+    assert operations(trainers(TEN, recipe=calibrated)).count("Softmax") > 1
     more = {"ResourceGather", "StatelessRandomUniformV2", "ImageProjectiveTransformV3", "Cos"}
     assert not more & set(plain)
     assert "ResourceGather" in operations(trainers(TEN, recipe=Recipe(class_weights="balanced")))

@@ -13,6 +13,7 @@ from experiments.definition.read import read
 from fedssh.charity.cli import InitSettings
 from fedssh.errors import AgentError, SettingsError
 from fedssh.rules import plan as alice
+from fedssh.rules.label_shares import label_shares
 from fedssh.rules.metrics import OF_TASK
 from fedssh.rules.terms import BY_CLASS, FORMS, LATER, OPTIMIZERS, Terms, agree, written_loss
 from fedssh.settings import load
@@ -48,6 +49,11 @@ def agreed(**changes: Any) -> dict[str, Any]:
         ({"optimizer": "lion"}, "--optimizer is 'lion', expected one of adam, "),
         ({"margin": math.nan}, "the margin of the gate is nan"),
         ({"gate": "ladder", "margin": 0.0}, "above 0 for a ladder"),
+        (
+            {"calibrate": "labels", "class_weights": "balanced"},
+            "--calibrate labels goes with no class weights, found b",
+        ),
+        ({"calibrate": "sites"}, "--calibrate is 'sites', expected one of none, labels"),
         ({"policy": "fedavg", "publish": "improved"}, "the policy fedavg takes one update per round"),
         ({"policy": "fedavg", "schedule": "relay"}, "trains in rounds, not in a relay"),
     ],
@@ -74,7 +80,7 @@ OLD_PLAN = {
 LATER_TERMS: dict[str, Any] = {
     "class_weights": "balanced", "learning_rate_schedule": "cosine", "warmup": "2 epochs", "clip_norm": 1.0,
     "weight_decay": 0.01, "augment": "flips,contrast", "local": "batchnorm",
-    "site_rates": 0.25, "precision": "mixed",
+    "site_rates": 0.25, "precision": "mixed", "calibrate": "labels",
 }  # fmt: skip
 
 
@@ -91,6 +97,8 @@ def test_what_came_later_stands_in_the_plan_and_is_refused_by_programs_from_befo
     others = {**OLD_PLAN, "optimizer": "sgd", **rounds}
     assert found == {**others, name: value, "loss": f"binary_crossentropy with {name}"}
     assert found["loss"] not in alice.LOSSES, "of the plan's members that is one that Alice always checked"
+    if name == "calibrate":
+        found["label_shares"] = label_shares([1, 3])  # the coordinator adds them when she has looked at her holdout
     assert getattr(alice.read_plan(found), name) == value
 
 

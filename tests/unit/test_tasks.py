@@ -219,6 +219,7 @@ def test_the_metric_goes_with_the_task_and_a_margin_is_in_its_units() -> None:
             "mae or rmse",
         ),
         ({"class_weights": "balanced"}, "the task is regression: there are no classes to weigh", "leave"),
+        ({"calibrate": "labels"}, "the task is regression: there are no classes to calibrate for", "leave"),
     ],
 )
 def test_what_does_not_fit_the_task_is_refused(settings: dict[str, Any], words: str, hint: str) -> None:

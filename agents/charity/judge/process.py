@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedssh import weights
 from fedssh.charity.judge import assessing, combining
 from fedssh.charity.judge.own_images import to_reading
@@ -33,6 +35,7 @@ from fedssh.models.data.reading import AS_IT_IS, Reading
 from fedssh.models.layout import layout
 from fedssh.models.recipe import balanced
 from fedssh.models.training import optimizer_of
+from fedssh.rules.label_shares import is_calibrated
 
 
 def genesis(
@@ -61,7 +64,8 @@ def genesis(
         decision: What is found on the holdout beside scores.
 
     Returns:
-        `metrics`, `examples` trained on; `network`, what is agreed of one that does not come with fedssh; with `given`
+        `metrics`, `examples` trained on; `network`, what is agreed of one that does not come with fedssh; where the
+        loss of the sites is calibrated `label_counts`, how many examples of each class the holdout has; with `given`
         also `weights` for the record and the line `told`, or only `unfit` with the reason why it cannot be used.
     """
     keras = load_keras()
@@ -92,6 +96,8 @@ def genesis(
         scorer.network.fit(
             train.images, labels, batch_size=plan["batch_size"], epochs=epochs, verbose=0, class_weight=weights_of
         )
+    if is_calibrated(plan):
+        start["label_counts"] = np.bincount(holdout.labels, minlength=spec["classes"]).tolist()
     weights.write_weights(out, get_weights(scorer.network), spec)
     return {"metrics": scorer.score(), "examples": examples} | start
 

@@ -10,7 +10,7 @@
 {"assessed": {NAME: {"loss", …, "auc_interval": [LOW, HIGH]|null, "calibration_error", "calibration_interval", …}, …}}
 {"check": {"model": PATH, "current": PATH, "first": PATH, "plan": {…}}}          {"sound": BOOL, "text": TEXT}
 {"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null}}
-{"metrics": {…}, "examples": N, "weights": {…}, "told": LINE} or {"unfit": reason}
+{"metrics": {…}, "examples": N, "weights": {…}, "told": LINE, "label_counts": [N, …]} or {"unfit": reason}
 whatever it cannot do                                            {"error": reason}, of a disk with {"errno": N}
 """
 

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.definition.backdoor import success
 from experiments.definition.config import HISTORY, Outcome, Point, Prepared, Progress, Run
 from experiments.engines.memory.centralised import train_centralised
@@ -29,6 +31,7 @@ from experiments.engines.outcome import submissions, verdicts, work
 from fedssh.history.contributions import contributions
 from fedssh.models import loss_name
 from fedssh.models.backend import load_keras
+from fedssh.rules.label_shares import is_calibrated, label_shares
 from fedssh.rules.policies import read_policy
 from fedssh.rules.terms import agree
 
@@ -44,7 +47,7 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
     """
     load_keras(threads=1, computations=cores)
     progress(0.0, "the first model")
-    terms = agreement(run, prepared.spec)
+    terms = agreement(run, prepared)
     if run.schedule == "centralised":
         return train_centralised(run, prepared, terms, folder, progress, cores)
     scores = {"holdout": scores_on(prepared.spec, prepared.holdout), "test": scores_on(prepared.spec, prepared.test)}
@@ -79,7 +82,7 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
     )
 
 
-def agreement(run: Run, spec: Mapping[str, Any]) -> dict[str, Any]:
+def agreement(run: Run, prepared: Prepared) -> dict[str, Any]:
     """What the sites agree on, as `charity init` records it.
 
     Raises:
@@ -88,7 +91,12 @@ def agreement(run: Run, spec: Mapping[str, Any]) -> dict[str, Any]:
     settings = {**run.plan, "name": run.experiment, "schedule": "relay" if run.schedule == "relay" else "free"}
     settings |= {name: getattr(run, name) for name in ("policy", "gate", "margin", "metric", "sessions", "evidence")}
     settings |= {"submissions_per_hour": 0, "invalid_per_hour": 0}  # nobody has to be held back
-    return agree(settings, dict(spec), loss_name(spec))
+    spec = prepared.spec
+    terms = agree(settings, dict(spec), loss_name(spec))
+    if is_calibrated(terms["plan"]):
+        counts = np.bincount(prepared.holdout.labels, minlength=spec["classes"])
+        terms["plan"] = terms["plan"] | {"label_shares": label_shares(counts.tolist())}
+    return terms
 
 
 def _sites(run: Run, crew: Crew) -> dict[str, Site]:

@@ -128,8 +128,9 @@ class Crew:
         train, held = self._images[site]
         plan, checkpoints, epochs = self._plan, list[Checkpoint](), 0
         # Where nothing is held out, Alice scores on what she trained on; here that would be a third of the time for a
-        # claim that nobody judges by, so it is what the batches found.
-        scored = None if held is train and plan.publish == "session" else held
+        # claim that nobody judges by, so it is what the batches found, but for a calibrated loss, which is no claim.
+        found = plan.publish == "session" and plan.calibrate == "none"
+        scored = None if held is train and found else held
         weights = {**weights, **self._staying.get(site, {})}
         trainer.load(weights)
         start = Local.of(trainer.measure, *trainer.evaluate(held)) if plan.publish == "improved" else None
