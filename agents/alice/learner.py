@@ -53,7 +53,7 @@ class Network:
             images are then what the network is scored on, too.
         classes: The federation's class name by the site's own, where they are not the same.
         max_value: What white is in integer pixels; None is the largest value of their type.
-        tell: Called with one line on what is changed or passed over in the images.
+        tell: Called with one line on what is changed or passed over in the images, or what a calibrated loss means.
         patient: Finds the patient in a file's path, so that nobody's images are on both sides of a validation.
         columns: What the columns of a table of files are called.
         store: Where images stand that would take too much memory; None keeps all in memory.

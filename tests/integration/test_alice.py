@@ -333,6 +333,31 @@ def test_a_site_may_train_at_a_lower_rate_where_that_is_agreed(site: SmallSite, 
         lower.run(sessions=1)
 
 
+def test_a_calibrated_loss_is_told_once_and_is_in_no_claim(site: SmallSite, told: Told) -> None:
+    plan = {**SESSION, "calibrate": "labels", "label_shares": [0.1, 0.9], "epochs": 1}
+    site.release(1, plan=written_loss(plan, "auto"), sessions=2)
+    said: list[str] = []
+    trained = Network(site.data, 1, 1, None, tell=said.append)
+    Alice(site.exchange, site.state, trained, None, 0.0, threading.Event(), LIMITS).run(sessions=2)
+    assert len(told("session")) == 2
+    (line,) = (one for one in said if "calibrated" in one)
+    assert (
+        line == "the training loss is calibrated for the labels here: the logit of class 1 is moved by -2.20; "
+        "scores stay plain"
+    )
+    plain = Network(site.data, 1, 1, None)
+    site.release(2, weights=trained.weights())
+    received = Alice(site.exchange, site.state, plain, None, 0.0, threading.Event(), LIMITS)._look()
+    assert received is not None
+    score = plain.adopt(received, read_plan(PLAN))
+    assert score.loss == pytest.approx(site.claims()[-1].metrics.loss, rel=1e-5)
+    rows = terms.rows(site.terms())
+    assert "plan: calibrate" not in rows
+    site.release(3, plan=written_loss(plan, "auto"))
+    rows = terms.rows(site.terms())
+    assert (rows["plan: calibrate"], rows["plan: label_shares"]) == ("labels", "0.1, 0.9")
+
+
 def test_weights_that_are_not_finite_are_never_published(site: SmallSite, told: Told) -> None:
     site.release(1, plan={**SESSION, "optimizer": "sgd", "learning_rate": 1e38})
     alice(site).run(sessions=1)
