@@ -43,7 +43,7 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "harm": Measure(0.02, 0.05), "claims": Measure(0.02, 0.1), "against": Measure(0.05, 1.0),
+    "harm": Measure(0.02, 0.05), "claims": Measure(0.02, 0.1), "against": Measure(0.05, 0.8),
     "length": Measure(0.1, math.log(2)),
 }  # fmt: skip
 

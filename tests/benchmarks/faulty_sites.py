@@ -3,7 +3,7 @@
     scripts/experiment faulty --out OUT
     python -m tests.benchmarks.faulty_sites OUT
 
-Reads the histories that the experiment left, as a person at the door would. A row per policy, partition and attack: of
+Reads the histories of finished runs, as a person at the door would. A row per policy, partition and attack: of
 how many faulty sites something was said, of how many of the others, and by which rules.
 """
 
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.definition.config import HISTORY
-from experiments.results.file import load
+from experiments.results.file import read_result
+from experiments.run import RESULT
 from fedssh.history.published import row_of
 from fedssh.history.sites import sites
 from fedssh.history.table import table
@@ -30,12 +31,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parser.parse_args()
     found: dict[tuple[str, str, str], Counter[str]] = {}
-    for result in load(options.out).results:
-        run = result.run
+    for path in sorted(options.out.glob(f"runs/*/{RESULT}")):
+        run = read_result("faulty", json.loads(path.read_text())).run
         if options.seed and run.seed not in options.seed:
             continue
-        path = options.out / "runs" / run.slug / HISTORY
-        with path.open("rb") as lines:
+        with path.with_name(HISTORY).open("rb") as lines:
             value = sites(map(row_of, lines))
         key = run.policy.partition(":")[0], run.data["partition"], run.attack.text if run.attack else "none"
         counted(found.setdefault(key, Counter()), value, set(run.attackers))

@@ -12,6 +12,8 @@ from fedssh.history.contributions import contributions
 from fedssh.history.sites import gathered, sites, text
 from fedssh.rules import faulty
 from fedssh.rules.faulty import Sent
+from fedssh.rules.vocabulary import MAKES_CURRENT
+from tests.vectors.histories import kept
 
 GENESIS = {
     "event": "genesis", "plan": {"metric": "accuracy"}, "schedule": "free", "metrics": {"accuracy": 0.5, "loss": 2.0},
@@ -208,3 +210,14 @@ def test_an_update_without_a_direction_has_none() -> None:
     parts: dict[str, Any] = {"a": {"length": 0.0, "cosine": None}, "b": {"length": 2.0, "cosine": None}}
     found = gathered(chain(GENESIS | {"schedule": "rounds"}, closed(0.5, 0.6, {"a": 0.5, "b": 0.5}, **parts)))
     assert (found["a"].values, found["b"].values) == ({}, {"length": [0.0]})
+
+
+@pytest.mark.parametrize("name", kept.NAMES)
+def test_every_history_that_is_kept_has_the_view(name: str) -> None:
+    """As older versions wrote them; and the gains add up to what the current model gained."""
+    rows = [{**record.fields, "hash": record.hash} for record in kept.records(name)]
+    value, gains = sites(rows), contributions(rows)
+    assert text(value).count("\n") > len(value["sites"])
+    made = [row for row in rows if row["event"] in MAKES_CURRENT][-1]
+    gained = rows[0]["metrics"]["loss"] - made["metrics"]["loss"]
+    assert sum(by["loss"] for by in gains.values()) == pytest.approx(gained, abs=1e-6)
