@@ -11,6 +11,7 @@ keeps the finished ones.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import importlib
@@ -80,8 +81,17 @@ def run_all(
         SettingsError: Another command works in `out`.
     """
     with _locked(out):
+        trials = {run.slug for run in experiment.trials}
+
+        def heard(told: Told) -> None:
+            if told.event == "done" and told.run.slug in trials:
+                told = dataclasses.replace(
+                    told, text="a candidate: only the holdout may choose, so its test score is not told"
+                )
+            tell(told)
+
         waiting = [run for run in experiment.runs if not _kept(out, run, experiment.engine, tell)]
-        crew = _Crew(experiment.engine, engines, out, data, cores, tell)
+        crew = _Crew(experiment.engine, engines, out, data, cores, heard)
         try:
             return crew.work_through(waiting, min(jobs, len(waiting)))
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -95,6 +96,16 @@ def test_finished_runs_are_kept_and_changed_ones_done_again(bench: Bench) -> Non
     assert bench.asked() == ["sites2-seed1", "sites3-seed1"]
     assert events[:2] == ["changed", "changed"]
     assert finished(bench.out, changed.runs[0], "memory") is not None
+
+
+def test_nobody_is_told_what_a_candidate_scores_on_the_test_split(bench: Bench) -> None:
+    more = '[choice]\nby = "holdout accuracy"\nseeds = [11]\n'
+    experiment = bench.experiment("sites = [2]", more)
+    both = dataclasses.replace(experiment, runs=(*experiment.trials, *experiment.runs))
+    said: dict[str, str] = {}
+    bench.run(both, tell=lambda told: said.update({told.run.slug: told.text}) if told.event == "done" else None)
+    assert said["sites2-seed1"].startswith("test accuracy 0.5000")
+    assert "0.5" not in said["sites2-seed11"] and "candidate" in said["sites2-seed11"]
 
 
 def test_a_result_comes_back_as_it_was(bench: Bench) -> None:
