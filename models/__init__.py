@@ -198,11 +198,15 @@ def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """All weights by variable path, in build order: float32 arrays that share nothing with the model."""
     import numpy as np
 
-    return {variable.path: np.array(variable.numpy(), dtype=np.float32) for variable in model.weights}
+    # TensorFlow's `numpy` copies already
+    return {variable.path: np.asarray(variable.value.numpy(), dtype=np.float32) for variable in model.weights}
 
 
 def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
     """Replace all weights of `model`; it is left as it was when a name or a shape does not fit.
+
+    Args:
+        weights: float32, by variable path: arrays, or what `tensors_of` made of them, which is quicker.
 
     Raises:
         ValueError: `weights` holds other tensors than `model`; the message names one of them.
@@ -216,7 +220,18 @@ def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
         if tuple(weights[path].shape) != tuple(variables[path].shape):
             raise ValueError(f"tensor {path} is {weights[path].shape}, expected {tuple(variables[path].shape)}")
     for path, variable in variables.items():
-        variable.assign(weights[path])
+        if variable.value.dtype == "float32":  # past Keras, which would copy and look at shapes once more
+            variable.value.assign(weights[path], read_value=False)
+        else:
+            variable.assign(weights[path])
+
+
+def tensors_of(weights: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    """Weights as tensors, for networks that shall get the same ones many times: float32, by variable path."""
+    import tensorflow
+
+    with tensorflow.device("/CPU:0"):
+        return {path: tensorflow.constant(array, tensorflow.float32) for path, array in weights.items()}
 
 
 def statistics(model: keras.Model) -> frozenset[str]:

@@ -29,6 +29,7 @@ from fedssh.models.augment import augmented
 from fedssh.models.backend import compiled, load_keras
 from fedssh.models.calibrated import calibrated, shift
 from fedssh.models.data.pixel_file import PixelFile
+from fedssh.models.fused import fused_sgd, same_bits
 from fedssh.models.recipe import PLAIN, Recipe, balanced
 from fedssh.models.schedule import Rate
 from fedssh.models.streaming import slices
@@ -89,12 +90,15 @@ def new_optimizer(
     momentum: float = 0.0,
     clip_norm: float = 0.0,
     weight_decay: float | None = None,
+    fused: bool = False,
 ) -> Any:
     """A Keras optimizer by its lower-case name.
 
     Args:
         learning_rate: A number, or a Keras schedule.
         clip_norm, weight_decay: As in `Recipe`. The decay is decoupled from the gradient (Loshchilov and Hutter 2019).
+        fused: Whether `sgd` may take its step by one operation for each tensor, see `fused`; the bits are the same. Not
+            beside clipping and decay, whose products TensorFlow merges with those of Keras' step.
 
     Raises:
         ValueError: Momentum with another optimizer than `sgd`.
@@ -108,6 +112,8 @@ def new_optimizer(
         config["global_clipnorm"] = clip_norm
     if weight_decay is not None:
         config["weight_decay"] = weight_decay
+    if fused and name == "sgd" and config.keys() <= {"learning_rate", "momentum"} and same_bits():
+        return fused_sgd(config)
     return load_keras().optimizers.get({"class_name": name, "config": config})
 
 
@@ -172,7 +178,8 @@ class Trainer:
         self.network = build(self.spec, recipe.precision)
         self._loss = keras.losses.get(loss or loss_name(self.spec))
         self._rate = Rate(learning_rate, recipe)
-        self._optimizer = new_optimizer(optimizer, self._rate.wanted, momentum, recipe.clip_norm, recipe.weight_decay)
+        decay = recipe.weight_decay
+        self._optimizer = new_optimizer(optimizer, self._rate.wanted, momentum, recipe.clip_norm, decay, fused=True)
         self._optimizer.build(self.network.trainable_variables)
         self._reset = _filling([variable.value for variable in self._optimizer.variables])
         self._proximal = proximal

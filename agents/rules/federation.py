@@ -168,7 +168,7 @@ class Federation:
         """The main metric as agreed."""
         return main_metric(self.genesis)
 
-    @property
+    @functools.cached_property
     def sites(self) -> tuple[Member, ...]:
         """The sites that train, in order of enrolment."""
         return tuple(member for member in self.members if member.role == "site" and not member.revoked)
@@ -181,6 +181,17 @@ class Federation:
     def member(self, name: str) -> Member | None:
         """Who has this name now, or had it last."""
         return next((member for member in self.members if member.name == name), None)
+
+    @functools.cached_property
+    def _wanted(self) -> Released:
+        """See `wanted_release`; kept, because it is asked for after every record."""
+        return Released(
+            of=self.current.of,
+            model=self.current.model,
+            metrics=self.current.metrics,
+            federation=self.standing(),
+            recipients=tuple(fingerprint(site.key) for site in self.sites),
+        )
 
     def standing(self) -> Standing:
         """The state of the federation, as a release tells it."""
@@ -203,15 +214,7 @@ class Federation:
 
     def wanted_release(self) -> Released | None:
         """What the newest release should say, or None while there is nobody to release to."""
-        if not self.sites:
-            return None
-        return Released(
-            of=self.current.of,
-            model=self.current.model,
-            metrics=self.current.metrics,
-            federation=self.standing(),
-            recipients=tuple(fingerprint(site.key) for site in self.sites),
-        )
+        return self._wanted if self.sites else None
 
     def due_release(self) -> Released | None:
         """The next release: the model, the recipients or the state of the federation changed since the newest one."""

@@ -8,6 +8,7 @@ is thrown away. Only when too few are in and no site is left that could send one
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -58,12 +59,12 @@ class Round:
     updates: tuple[Update, ...] = ()
     empty: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def awaited(self) -> tuple[str, ...]:
         """Who may still send something."""
         return tuple(site for site in self.missing if site not in self.empty)
 
-    @property
+    @functools.cached_property
     def missing(self) -> tuple[str, ...]:
         """Who has sent nothing yet."""
         heard = {update.site for update in self.updates}

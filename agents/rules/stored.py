@@ -80,4 +80,4 @@ def _blob(value: object) -> Blob:
 
 
 def _members(of: Any) -> dict[str, Any]:
-    return {name: plain(value) for name, value in vars(of).items()}
+    return {field.name: plain(getattr(of, field.name)) for field in dataclasses.fields(of)}

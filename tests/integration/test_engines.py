@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from experiments.definition.attack import read_attack
-from experiments.definition.config import HISTORY, Outcome, Prepared, Run
+from experiments.definition.config import HISTORY, Outcome, Point, Prepared, Run
 from experiments.engines.memory import engine as memory
 from experiments.engines.memory.history import read_history
 from experiments.engines.ssh import engine as ssh
+from fedssh.charity.judge import scorer
 from fedssh.errors import SettingsError
 from fedssh.history.contributions import contributions
-from fedssh.models import check_spec
+from fedssh.models import check_spec, get_weights, set_weights
 from fedssh.models.data.images import Images
 from fedssh.rules.events import Record
 from fedssh.rules.policies import read_policy
@@ -218,6 +219,48 @@ def test_free_sites_give_the_same_history_on_any_number_of_cores(tmp_path: Path)
     for cores in (1, 3):
         done(memory, run, tmp_path / f"{cores}", cores)
     assert (tmp_path / "1" / HISTORY).read_bytes() == (tmp_path / "3" / HISTORY).read_bytes()
+
+
+def test_the_test_split_is_scored_in_order_however_late() -> None:
+    """A round does not wait for it; but few models do, and what cannot be scored ends the run."""
+    go_on, asked = threading.Event(), []
+
+    def late(weights: Any) -> dict[str, Any]:
+        assert go_on.wait(20)
+        asked.append(weights)
+        if weights == 9:
+            raise ValueError("not finite")
+        return {"accuracy": weights / 10}
+
+    def of(version: int) -> Point:
+        return Point(version, 1, 0.0, 0, 0, None, {"accuracy": 0.5}, {})
+
+    with memory._Story(a_run(), late, lambda share, text: None) as story:
+        for version in range(memory.WAITING):
+            story._note(of(version), version)
+        assert not asked
+        go_on.set()
+        for version in range(memory.WAITING, 9):
+            story._note(of(version), version)
+            assert len(asked) > version - memory.WAITING
+        assert [point.test["accuracy"] for point in story.points()] == [version / 10 for version in range(9)]
+        story._note(of(9), 9)
+        with pytest.raises(ValueError, match="not finite"):
+            story.points()
+
+
+def test_outputs_are_those_of_batches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many images a call of the graph goes through, and however many batches it computes at once."""
+    images, outputs = pictures(203, 4), list[tuple[np.ndarray, dict[str, np.ndarray]]]()
+    for call_bytes, beside in ((0, 1), (1 << 20, 1), (1 << 20, 3), (2 * 4 * 64 * 64, 2)):
+        monkeypatch.setattr(scorer, "CALL_BYTES", call_bytes)
+        judge = scorer.Scorer(SPEC, images, beside=beside)
+        set_weights(judge.network, outputs[0][1] if outputs else get_weights(judge.network))
+        outputs.append((judge._predict(images.images), get_weights(judge.network)))
+    assert outputs[0][0].shape == (203, 3)
+    assert all(np.array_equal(outputs[0][0], found) for found, _ in outputs[1:])
+    plain = judge.network(images.images[:64], training=False).numpy()
+    np.testing.assert_allclose(outputs[0][0][:64], plain, rtol=1e-5)
 
 
 def test_centralised_keeps_the_best_epoch(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from fedssh import models
 from fedssh.alice.session import Patience
-from fedssh.models import score, training
+from fedssh.models import fused, score, training
 from fedssh.models.backend import load_keras
 from fedssh.models.calibrated import shift
 from fedssh.models.data.images import Images
@@ -348,6 +349,44 @@ def test_a_strong_pull_holds_the_weights(trainers: Callable[..., Trainer]) -> No
 
     free, pulled = (moved(trainers(TEN, "sgd", 1 / mu, proximal=proximal)) for proximal in (0.0, mu))
     assert pulled < free / 10
+
+
+@pytest.mark.parametrize(
+    ("spec", "momentum", "more"),
+    [
+        (TEN, 0.2, {}),
+        (TEN, 0.0, {}),
+        (CONVOLUTIONS, 0.9, {"recipe": Recipe(clip_norm=0.5, weight_decay=0.01)}),
+        (BINARY, 0.9, {"recipe": Recipe(learning_rate_schedule="cosine", warmup=3), "proximal": 0.1}),
+        (CONVOLUTIONS, 0.9, {"recipe": Recipe(class_weights="balanced")}),
+    ],
+)
+def test_steps_in_one_operation_have_the_bits_of_keras(
+    monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], momentum: float, more: dict[str, Any]
+) -> None:
+    """The SHA-256 of weights over epochs; where this machine's bits would differ, Keras' own operations are used."""
+    load_keras(1)
+    examples, hashes = resident(some_images(spec, 75)), []
+    for same in (fused.same_bits(), False):
+        monkeypatch.setattr(training, "same_bits", lambda same=same: same)
+        trainer = Trainer(spec, "sgd", 0.1, momentum, **more)
+        trainer.load(start(spec))
+        trainer.fresh(1, 3, 5)
+        for epoch in range(3):
+            trainer.epoch(examples, an_order(75, epoch), BATCH)
+        found = b"".join(array.tobytes() for array in trainer.weights().values())
+        hashes.append(hashlib.sha256(found).hexdigest())
+    assert hashes[0] == hashes[1]
+
+
+def test_a_step_of_other_bits_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_keras(1)
+    nearly = {"learning_rate": 0.07 * (1 + 1e-7)}
+    keras_sgd = fused._keras_sgd
+    monkeypatch.setattr(fused, "fused_sgd", lambda config: keras_sgd({**config, **nearly}))
+    assert not fused.same_bits.__wrapped__()
+    monkeypatch.setattr(fused, "fused_sgd", keras_sgd)
+    assert fused.same_bits.__wrapped__()
 
 
 def test_momentum_needs_sgd() -> None:

@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedssh.models import score
 from fedssh.models.backend import load_keras
@@ -106,3 +108,59 @@ def test_one_class_only_still_has_a_balanced_accuracy() -> None:
 def test_what_does_not_fit_is_named(table: np.ndarray, labels: list[int], classes: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score.score(table, np.array(labels), classes)
+
+
+def _as_scikit_learn(table: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, object]:
+    """What scikit-learn says of probabilities, float64 [n, classes]."""
+    from sklearn import metrics
+
+    predicted, every, present = table.argmax(axis=1), list(range(classes)), np.unique(labels)
+    clipped = np.clip(table, score.CLIP, 1 - score.CLIP)
+    how = {"average": "binary"} if classes == 2 else {"average": "macro", "labels": present}
+    areas = [metrics.roc_auc_score(labels == one, table[:, one]) for one in present] if len(present) > 1 else []
+    if classes == 2:
+        areas = areas[1:]
+    return {
+        "loss": metrics.log_loss(labels, clipped / clipped.sum(axis=1, keepdims=True), labels=every),
+        "accuracy": metrics.accuracy_score(labels, predicted),
+        "precision": metrics.precision_score(labels, predicted, zero_division=0, **how),
+        "recall": metrics.recall_score(labels, predicted, zero_division=0, **how),
+        "auc": np.mean(areas) if areas else None,
+        "confusion": metrics.confusion_matrix(labels, predicted, labels=every).tolist(),
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32), classes=st.sampled_from([2, 3, 10]), number=st.integers(1, 400),
+    steps=st.sampled_from([2, 10, 1000, 0]), sharp=st.sampled_from([0.0, 1.0, 30.0]),
+)  # fmt: skip
+def test_everything_is_scikit_learns_to_the_last_digit(
+    seed: int, classes: int, number: int, steps: int, sharp: float
+) -> None:
+    """With ties, certain mistakes, classes without examples, and one example."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, random.integers(1, classes + 1), number)
+    table = np.exp(sharp * random.normal(size=(number, classes)) + np.eye(classes)[labels])
+    table = (table / table.sum(axis=1, keepdims=True)).astype(np.float32).astype(np.float64)
+    if steps:
+        table = np.round(table * steps) / steps
+    if classes == 2:
+        table[:, 0] = 1 - table[:, 1]
+    found = score.score(table[:, 1] if classes == 2 else table, labels, classes)
+    expected = _as_scikit_learn(table, labels, classes)
+    assert {name: found[name] for name in expected} == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), number=st.integers(2, 300), steps=st.sampled_from([2, 10, 0]))
+def test_areas_of_several_labels_are_scikit_learns(seed: int, number: int, steps: int) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    random = np.random.default_rng(seed)
+    truth, outputs = random.integers(0, 2, (number, 3)), random.random((number, 3), np.float32).astype(np.float64)
+    if steps:
+        outputs = np.round(outputs * steps) / steps
+    both = [0 < one.sum() < number for one in truth.T]
+    expected = [roc_auc_score(truth[:, at], outputs[:, at]) if ok else None for at, ok in enumerate(both)]
+    assert score.several(outputs, truth)["per_label_auc"] == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from fedssh.models.data import images
 if TYPE_CHECKING:
     import numpy as np
 
+CALL_BYTES = 8 << 20  # of images that one call of the graph goes through: they are copied once
 BATCH = 64  # as quick as larger ones and 100 MB leaner; the last one is filled up, so that one function serves all
 
 
@@ -26,10 +28,16 @@ class Scorer:
         spec: The architecture.
         holdout: The images.
         decision: What else is found than scores, as of `rules.thresholds.asked`.
+        beside: How many batches may be computed at the same time; each takes memory, and the scores are the same.
     """
 
-    def __init__(self, spec: dict[str, Any], holdout: images.Images, decision: Mapping[str, Any] | None = None) -> None:
-        import tensorflow
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        holdout: images.Images,
+        decision: Mapping[str, Any] | None = None,
+        beside: int = 1,
+    ) -> None:
 
         self.spec = spec
         self.holdout = holdout
@@ -37,9 +45,8 @@ class Scorer:
         self.network = build(spec)
         self.shapes = {name: tuple(array.shape) for name, array in get_weights(self.network).items()}
         self.statistics = statistics(self.network)
-        shape = tensorflow.TensorSpec((min(BATCH, len(holdout)), *spec["input"]), "float32")
-        self._forward = compiled(lambda batch: self.network(batch, training=False), [shape])
-        self._batch = shape.shape[0]
+        self._batch = min(BATCH, len(holdout))
+        self._forward = _batches(self.network, self._batch, spec["input"], beside)
 
     def score_file(self, path: Path) -> dict[str, Any]:
         """What the model in a file scores."""
@@ -70,13 +77,33 @@ class Scorer:
         """float32 [n, height, width, channels] -> float32 [n, outputs]."""
         import numpy as np
 
+        once = max(1, CALL_BYTES // (4 * self._batch * math.prod(pixels.shape[1:]))) * self._batch
         parts = []
-        for start in range(0, len(pixels), self._batch):
-            batch = pixels[start : start + self._batch]
-            missing = self._batch - len(batch)
-            filled = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)]) if missing else batch
-            parts.append(self._forward(filled).numpy()[: len(batch)])
+        for start in range(0, len(pixels), once):
+            some = pixels[start : start + once]
+            missing = -len(some) % self._batch
+            filled = np.concatenate([some, np.zeros((missing, *some.shape[1:]), np.float32)]) if missing else some
+            parts.append(self._forward(filled).numpy()[: len(some)])
         return np.concatenate(parts)
+
+
+def _batches(network: Any, batch: int, shape: list[int], beside: int) -> Any:
+    """A graph from images to outputs, batch by batch, each computed as if it were alone."""
+    import tensorflow
+
+    def forward(pixels: Any) -> Any:
+        count = tensorflow.shape(pixels)[0] // batch
+        found = tensorflow.TensorArray("float32", count, element_shape=(batch, *network.output_shape[1:]))
+
+        def step(number: Any, found: Any) -> tuple[Any, Any]:
+            some = tensorflow.ensure_shape(pixels[number * batch : (number + 1) * batch], (batch, *shape))
+            outputs = tensorflow.cast(network(some, training=False), "float32")
+            return number + 1, found.write(number, outputs)
+
+        _, found = tensorflow.while_loop(lambda number, _: number < count, step, (0, found), parallel_iterations=beside)
+        return found.concat()
+
+    return compiled(forward, [tensorflow.TensorSpec((None, *shape), "float32")])
 
 
 def fingerprint(holdout: images.Images) -> str:

@@ -56,6 +56,7 @@ class Sent:
         release: The record of the release that the session started from.
         claim: What the site measured.
         base: The release's weights; a policy that steps asks for them.
+        model: The file that the weights would be; None: it is still to be told.
     """
 
     site: str
@@ -66,6 +67,7 @@ class Sent:
     claim: Local
     weights: Weights
     base: Weights | None = None
+    model: Blob | None = None
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,7 @@ class Coordinator:
             builds_on=sent.release.sequence,
             started=standing_of(sent.release).started,
             claim=sent.claim,
-            model=store.blob(sent.weights),
+            model=sent.model or store.blob(sent.weights),
             architecture=known(self.state.genesis.architecture, ""),
             released=_released(sent.release).model,
         )

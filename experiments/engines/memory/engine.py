@@ -13,8 +13,11 @@ every release that a site's Bob brings in, which are all of them while he is con
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,7 @@ from experiments.definition.config import HISTORY, Outcome, Point, Prepared, Pro
 from experiments.engines.memory.centralised import train_centralised
 from experiments.engines.memory.coordinator import Became, Coordinator
 from experiments.engines.memory.history import History, read_history
-from experiments.engines.memory.models import Scores, first_model, scores_on, statistics_of
+from experiments.engines.memory.models import ModelFiles, Scores, first_model, scores_on, statistics_of
 from experiments.engines.memory.simulation import Simulation, Site
 from experiments.engines.memory.trainers import Crew
 from experiments.engines.outcome import submissions, verdicts, work
@@ -34,6 +37,8 @@ from fedssh.models.backend import load_keras
 from fedssh.rules.label_shares import is_calibrated, label_shares
 from fedssh.rules.policies import read_policy
 from fedssh.rules.terms import agree
+
+WAITING = 4  # models that may wait for their scores on the test split
 
 
 def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: int = 1) -> Outcome:
@@ -50,21 +55,27 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
     terms = agreement(run, prepared)
     if run.schedule == "centralised":
         return train_centralised(run, prepared, terms, folder, progress, cores)
-    scores = {"holdout": scores_on(prepared.spec, prepared.holdout), "test": scores_on(prepared.spec, prepared.test)}
+    holdout = scores_on(prepared.spec, prepared.holdout, "holdout", cores)
+    test = scores_on(prepared.spec, prepared.test, "test")
     weights, examples = first_model(prepared, terms["plan"], run.seed)
-    with History(folder / HISTORY) as history, Crew(run, prepared, terms["plan"], cores) as crew:
-        story = _Story(run, scores["test"], progress)
+    files = ModelFiles(weights, prepared.spec)
+    with (
+        History(folder / HISTORY) as history,
+        Crew(run, prepared, terms["plan"], cores, files) as crew,
+        _Story(run, test, progress) as story,
+    ):
         coordinator = Coordinator(
-            history, prepared.spec, scores["holdout"], story.became, statistics_of(prepared.spec), prepared.train
+            history, prepared.spec, holdout, story.became, statistics_of(prepared.spec), prepared.train
         )
         simulation = Simulation(coordinator, _sites(run, crew), crew, story.went_on, run.score_sites)
         story.coordinator, story.simulation = coordinator, simulation
         metrics = coordinator.begin(terms, run.seed, weights, examples, run.site_names)
         story.begin(weights, metrics)
         simulation.run()
+        points = story.points()
     records = read_history(folder / HISTORY)
     return Outcome(
-        points=tuple(story.points),
+        points=points,
         submissions=submissions(records),
         verdicts=verdicts(records),
         attacker=verdicts(records, run.attackers) if run.attack else {},
@@ -78,7 +89,7 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         trained_examples=simulation.timed,
         clock=simulation.clock,
         bytes=simulation.bytes,
-        site_scores={site: scores["test"](weights) for site, weights in sorted(simulation.last_trained.items())},
+        site_scores={site: test(weights) for site, weights in sorted(simulation.last_trained.items())},
     )
 
 
@@ -109,7 +120,9 @@ def _sites(run: Run, crew: Crew) -> dict[str, Site]:
 
 
 class _Story:
-    """Collects the points of a run, and tells how it goes.
+    """Collects the points of a run, and tells how it goes. A context manager.
+
+    The test split, by which nothing is decided, is scored in a thread of its own, beside the sites' training.
 
     Attributes:
         coordinator, simulation: Are set before anything happens.
@@ -119,34 +132,55 @@ class _Story:
     simulation: Simulation
 
     def __init__(self, run: Run, test: Scores, progress: Progress) -> None:
-        self.points: list[Point] = []
+        self._points: list[tuple[Point, Future[dict[str, Any]]]] = []  # without and with what the test split says
         self._run = run
         self._test = test
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="test-split")
         self._progress = progress
         self._rounds = read_policy(run.policy).rounds
 
+    def __enter__(self) -> _Story:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def points(self) -> tuple[Point, ...]:
+        """All of them, once the test split has been scored for each.
+
+        Raises:
+            ValueError: One cannot be scored.
+        """
+        return tuple(dataclasses.replace(point, test=scored.result()) for point, scored in self._points)
+
     def begin(self, weights: Any, metrics: Mapping[str, Any]) -> None:
         """Note the first model."""
-        self.points.append(Point(0, 1, 0.0, 0, 0, None, metrics, self._test(weights)))
+        self._note(Point(0, 1, 0.0, 0, 0, None, metrics, {}), weights)
 
     def became(self, model: Became, clock: float) -> None:
         """Note a model that became the current one."""
         simulation = self.simulation
         point = Point(
-            version=len(self.points),
+            version=len(self._points),
             sequence=model.record.sequence,
             clock=clock,
             examples=simulation.examples,
             bytes=simulation.bytes,
             site=model.site,
             holdout=model.metrics,
-            test=self._test(model.weights),
+            test={},
         )
-        self.points.append(point)
+        self._note(point, model.weights)
+
+    def _note(self, point: Point, weights: Any) -> None:
+        """Keep a point and have its model scored; a model waits for that in memory, so few may."""
+        if len(self._points) >= WAITING:
+            self._points[-WAITING][1].result()
+        self._points.append((point, self._thread.submit(self._test, weights)))
 
     def went_on(self, sessions: int) -> None:
         """Tell how far the run is."""
-        run, last = self._run, self.points[-1]
+        run, last = self._run, self._points[-1][0]
         of = run.sessions if self._rounds else run.sessions * run.sites
         done, word = (self.coordinator.state.rounds, "round") if self._rounds else (sessions, "session")
         text = f"{word} {min(done + 1, of)} of {of}, holdout {run.metric} {last.holdout[run.metric] or 0.0:.4f}"

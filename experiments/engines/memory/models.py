@@ -80,18 +80,22 @@ def first_model(prepared: Prepared, plan: Mapping[str, Any], seed: int) -> tuple
         return read_weights(out, read_header(out).tensors), answer["examples"]
 
 
-def scores_on(spec: dict[str, Any], images: Images) -> Scores:
+def scores_on(spec: dict[str, Any], images: Images, name: str = "", beside: int = 1) -> Scores:
     """A function that says what weights score on some images, as the coordinator's judge does.
 
     It raises ValueError for weights whose predictions are not finite.
+
+    Args:
+        name: Functions of different names share no network, so they may be called at the same time.
+        beside: How many batches are computed at the same time.
     """
     from fedssh.charity.judge.scorer import BATCH, Scorer
 
-    key = canonical([spec, min(BATCH, len(images))])
+    key = canonical([spec, min(BATCH, len(images)), name, beside])
     if key not in _scorers:
-        if len(_scorers) > 2:  # several batch sizes of one architecture at most
+        if len(_scorers) > 3:  # several batch sizes of one architecture at most
             _scorers.clear()
-        _scorers[key] = Scorer(spec, images)
+        _scorers[key] = Scorer(spec, images, beside=beside)
     scorer = copy.copy(_scorers[key])
     _scorers[key].holdout = images.take(np.arange(0))  # the network stays, the images of a run go with it
     scorer.holdout = images

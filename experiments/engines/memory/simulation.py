@@ -19,7 +19,7 @@ from experiments.engines.memory.coordinator import Coordinator, Sent, standing_o
 from experiments.engines.memory.models import Weights
 from fedssh.alice.session import Trained, is_over, may_start, session_seed
 from fedssh.models.tasks import measure_of
-from fedssh.rules.events import Local, Record
+from fedssh.rules.events import Blob, Local, Record
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Checkpoint:
     Attributes:
         epoch: From 1.
         claim: What it scores on the images that the site holds out.
+        model: The file that the weights would be, where the trainer has told it already.
     """
 
     epoch: int
     claim: Local
     weights: Weights
+    model: Blob | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,11 @@ class Simulation:
         self._trainers = trainers
         self._told = told
         self._queue: list[_Event] = []
-        self._waiting: list[_Running] = []
+        self._waiting: list[tuple[float, int, _Running]] = []  # a heap; of equal clocks the first started comes first
+        self._started = 0
+        self._asked: Record | None = None  # the release that every site has looked at
+        self._freed: list[Site] = []  # who has to look at it again
+        self._over = 0
         self.keep_last = keep_last
         self.clock = 0.0
         self.sent = 0
@@ -188,12 +194,9 @@ class Simulation:
     def _next(self) -> _Event | None:
         """The next event, unless the open round has its deadline before."""
         while self._waiting:
-            first = min(
-                self._waiting, key=lambda one: one.after(1)
-            )  # nothing of a session comes before an epoch is over
-            if self._queue and self._queue[0].clock < first.after(1):
+            if self._queue and self._queue[0].clock < self._waiting[0][0]:
                 break
-            self._expand(first)
+            self._expand(heapq.heappop(self._waiting)[2])
         deadline = self._deadline()
         if not self._queue or (deadline is not None and deadline < self._queue[0].clock):
             return None
@@ -216,7 +219,7 @@ class Simulation:
         return True
 
     def _tell(self) -> None:
-        self._told(sum(site.trained.sessions for site in self._sites.values()))
+        self._told(self._over)
 
     # sessions
 
@@ -224,8 +227,11 @@ class Simulation:
         release = self._coordinator.state.release
         if release is None:
             return
+        # What a site may do depends on the release and on what it has trained, so few have to be asked again.
+        asked = self._freed if release is self._asked else list(self._sites.values())
+        self._asked, self._freed = release, []
         standing = standing_of(release)
-        for site in self._sites.values():
+        for site in asked:
             if not site.free or is_over(standing, site.trained):
                 continue
             if may_start(standing, site.name, site.trained):
@@ -244,11 +250,11 @@ class Simulation:
         running = _Running(site, self.clock, release, number, weights, result, images)
         if self._newest is not None and site.attack is None:
             self._newest[site.name] = running
-        self._waiting.append(running)
+        self._started += 1  # nothing of a session comes before an epoch is over
+        heapq.heappush(self._waiting, (running.after(1), self._started, running))
 
     def _expand(self, running: _Running) -> None:
         """Put what a session sends into the queue."""
-        self._waiting.remove(running)
         session = running.result.result()
         if session.seconds:
             self.seconds += session.seconds
@@ -276,6 +282,7 @@ class Simulation:
             claim=checkpoint.claim,
             weights=self._forged(running, checkpoint),
             base=running.weights,
+            model=checkpoint.model if site.attack is None else None,
         )
         self._coordinator.receive(sent, event.clock)
 
@@ -307,3 +314,5 @@ class Simulation:
         turns = standing_of(running.release).started.turns
         site.trained = Trained(running.number, turns, passed=False)
         site.free = True
+        self._over += 1
+        self._freed.append(site)

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from experiments.definition.config import Prepared, Run
-from experiments.engines.memory.models import Weights
+from experiments.engines.memory.models import ModelFiles, Weights
 from experiments.engines.memory.simulation import Checkpoint, Session
 from fedssh.alice.fitting import Epoch, fit, made_for, new_trainer
 from fedssh.alice.leaving import GUARD, too_bad
 from fedssh.alice.session import session_seed
 from fedssh.forms import canonical
-from fedssh.models import batch_normalisation, tasks
+from fedssh.models import batch_normalisation, tasks, tensors_of
 from fedssh.models.data.images import Images, hold_out
 from fedssh.models.pool import Pool
 from fedssh.models.training import Examples, Interrupted, Trainer, resident
@@ -64,23 +64,34 @@ def divided(images: Images, share: float, seed: int) -> tuple[Images, Images]:
 
 
 class TimedTrainer:
-    """A trainer that counts the seconds of its epochs; scoring and copying weights are not training."""
+    """A trainer that counts the seconds of its epochs; scoring and copying weights are not training.
+
+    Weights are copied once an epoch, however often they are asked for.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.seconds, self.measure, self.task = 0.0, trainer.measure, trainer.task
-        self.weights, self.fresh = trainer.weights, trainer.fresh
+        self._weights: dict[str, np.ndarray] | None = None
+        self.fresh = trainer.fresh
         self.evaluate, self.confusion = trainer.evaluate, trainer.confusion
 
     def epoch(
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
     ) -> tuple[float, float]:
         """As `Trainer.epoch`; its time counts also when it is interrupted."""
+        self._weights = None
         begun = time.perf_counter()
         try:
             return self._trainer.epoch(examples, order, batch_size, stop)
         finally:
             self.seconds += time.perf_counter() - begun
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """As `Trainer.weights`, of the end of the newest epoch."""
+        if self._weights is None:
+            self._weights = self._trainer.weights()
+        return self._weights
 
 
 class Crew:
@@ -89,10 +100,15 @@ class Crew:
     Args:
         plan: As it stands in a release.
         cores: How many at the same time.
+        files: Tell the files that checkpoints would be, in the threads that trained them; None leaves that to others.
     """
 
-    def __init__(self, run: Run, prepared: Prepared, plan: Mapping[str, Any], cores: int) -> None:
+    def __init__(
+        self, run: Run, prepared: Prepared, plan: Mapping[str, Any], cores: int, files: ModelFiles | None = None
+    ) -> None:
         self._plan = read_plan(plan)
+        self._files = files
+        self._given: tuple[Weights, Mapping[str, Any]] = {}, {}  # of the newest release, as arrays and as tensors
         self._seeds = {name: run.site_seed(number) for number, name in enumerate(run.site_names, 1)}
         self._images: dict[str, tuple[Examples, Examples]] = {}
         for name, seed in self._seeds.items():
@@ -118,9 +134,12 @@ class Crew:
 
     def train(self, site: str, session: int, weights: Weights) -> Future[Session]:
         """Train a session of a site from a release's weights; always the same, whoever trains beside it."""
+        if self._given[0] is not weights:
+            self._given = weights, tensors_of(weights)
+        tensors = self._given[1]
 
         def job(trainer: Trainer) -> Session:
-            return self._session(trainer, site, session, weights)
+            return self._session(trainer, site, session, tensors)
 
         return self._asked.submit(lambda: self._pool.run([job])[0])
 
@@ -133,6 +152,7 @@ class Crew:
         scored = None if held is train and found else held
         weights = {**weights, **self._staying.get(site, {})}
         trainer.load(weights)
+        timed = TimedTrainer(trainer)
         start = Local.of(trainer.measure, *trainer.evaluate(held)) if plan.publish == "improved" else None
 
         def ended(epoch: Epoch) -> bool:
@@ -142,10 +162,11 @@ class Crew:
             epochs = epoch.number
             if not epoch.publish or self._kept_back(trainer, epoch, weights, start, held):
                 return False
-            checkpoints.append(Checkpoint(epoch.number, epoch.metrics or epoch.training, trainer.weights()))
+            trained = timed.weights()
+            model = self._files.blob(trained) if self._files else None
+            checkpoints.append(Checkpoint(epoch.number, epoch.metrics or epoch.training, trained, model))
             return True
 
-        timed = TimedTrainer(trainer)
         seed = session_seed(self._seeds[site], session)
         fit(timed, train, scored, plan, seed, start, ended)
         if plan.local != "none" and checkpoints:
