@@ -411,6 +411,25 @@ def test_a_difference_is_paired_by_seed_and_its_interval_is_students(tmp_path: P
     assert "How far" not in page(one)
 
 
+def test_contributions_and_backdoors_have_tables(tmp_path: Path) -> None:
+    text = 'seeds = [1, 2]\n[[runs]]\nsites = 2\npolicy = "best"\nattack = "backdoor:0"\n'
+    found = loaded(tmp_path, text, 0.9, 0.8)
+    assert "contributed" not in page(found) and "backdoor: called so" not in page(found)
+    gains = ({"alice-1": {"accuracy": 0.3}}, {"alice-1": {"accuracy": 0.1}, "alice-2": {"accuracy": -0.04}})
+    both = [
+        dataclasses.replace(
+            one,
+            outcome=dataclasses.replace(
+                one.outcome, contributed=by, attacker={"accepted": 2}, backdoor={"stamped": 0.75, "plain": 0.25}
+            ),
+        )
+        for one, by in zip(found.results, gains, strict=True)
+    ]
+    shown = page(dataclasses.replace(found, results=tuple(both)))
+    assert "| best-backdoor-0 | accuracy | alice-1 +0.200, alice-2 (attacks) -0.020 |" in shown
+    assert "| best-backdoor-0 | backdoor:0 | 4 accepted | 0.7500" in shown and "| 0.2500" in shown
+
+
 # the command
 
 
