@@ -10,7 +10,7 @@ from fedssh.charity.folders import Folders
 from fedssh.charity.judge.protocol import server_files
 from fedssh.rules.coordinator import Combined
 from fedssh.rules.events import Blob, Metrics
-from fedssh.rules.federation import Federation
+from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.records import evidence_agreed
 from fedssh.rules.rounds import Update
 
@@ -26,12 +26,19 @@ class Judge(Protocol):
         ...
 
     def mix(
-        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None, base: Path | None = None
+        self,
+        current: Path,
+        candidate: Path,
+        shares: Sequence[float],
+        out: Path | None = None,
+        base: Path | None = None,
+        others: Sequence[tuple[Path, Path]] = (),
     ) -> list[dict[str, Any]]:
         """Metrics of mixes, one per share of the candidate, in 0..1; with `out` the one mix is written, not scored.
 
         Args:
             base: Adds shares of the difference between the candidate and this to the current model instead.
+            others: Other candidates with their bases, the mean of whose differences and the candidate's is added.
         """
         ...
 
@@ -69,26 +76,44 @@ class FileBench:
         self._folders = folders
 
     def score(
-        self, state: Federation, model: Path, shares: Sequence[float], base: Blob | None = None
+        self,
+        state: Federation,
+        model: Path,
+        shares: Sequence[float],
+        base: Blob | None = None,
+        others: Sequence[Slot] = (),
     ) -> Sequence[Metrics]:
         """What a candidate scores, or mixes of it with the current model, or steps from it."""
-        if tuple(shares) == (1.0,) and base is None:
+        if tuple(shares) == (1.0,) and base is None and not others:
             return [self._judge.score(model)]
-        current = self._folders.model(state.current.model.sha256)
-        return self._judge.mix(current, model, shares, None, self._base(base))
+        return self._mixed(state, model, shares, None, base, others)
 
-    def mix(self, state: Federation, model: Path, share: float, base: Blob | None = None) -> Path:
+    def mix(
+        self, state: Federation, model: Path, share: float, base: Blob | None = None, others: Sequence[Slot] = ()
+    ) -> Path:
         """A mix of a candidate with the current model, or a step from it, in a file beside it."""
         mixed = mixed_beside(model)
-        self._judge.mix(self._folders.model(state.current.model.sha256), model, (share,), mixed, self._base(base))
+        self._mixed(state, model, (share,), mixed, base, others)
         return mixed
 
-    def _base(self, base: Blob | None) -> Path | None:
-        """Where it lies: models that were current stay, others as long as a session goes on from them."""
-        if base is None:
-            return None
-        path = self._folders.model(base.sha256)
-        return path if path.exists() else self._folders.update(base.sha256)
+    def _mixed(
+        self,
+        state: Federation,
+        model: Path,
+        shares: Sequence[float],
+        out: Path | None,
+        base: Blob | None,
+        others: Sequence[Slot],
+    ) -> list[dict[str, Any]]:
+        current = self._folders.model(state.current.model.sha256)
+        start = None if base is None else self._lies(base)
+        pairs = [(self._lies(slot.candidate), self._lies(slot.base)) for slot in others]
+        return self._judge.mix(current, model, shares, out, start, pairs)
+
+    def _lies(self, model: Blob) -> Path:
+        """Where: models that were current stay, others as long as a session goes on from them, or they wait."""
+        path = self._folders.model(model.sha256)
+        return path if path.exists() else self._folders.update(model.sha256)
 
     def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Path]:
         """The result of the open round, in files of `opened`."""

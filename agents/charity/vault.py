@@ -29,7 +29,7 @@ from fedssh.history import totals
 from fedssh.history.published import NoRecord, Published
 from fedssh.keys import PrivateKey, PublicKey, load_private, login_line, parse_public
 from fedssh.ledger import Ledger, checked
-from fedssh.rules.events import START, Accepted, Blob, Counted, Event, Record, RoundAccepted
+from fedssh.rules.events import START, Accepted, Blob, Counted, Event, Record, Refused, RoundAccepted
 from fedssh.rules.federation import Federation, Member, advance, derive
 from fedssh.rules.typed import known
 from fedssh.rules.vocabulary import JUDGED, MAKES_CURRENT
@@ -99,11 +99,13 @@ class Vault:
             model: The file that it names, which is moved to where such files are kept before the record names it: an
                 update's, or that of what becomes current.
             sets: Those of a server optimizer's state.
-            sent: The candidate's file, where later steps of its session start from it.
+            sent: The candidate's file, where later steps of its session start from it, or where it waits for others.
         """
         if sent is not None:
-            assert isinstance(event, Accepted), "no other record names what is stepped from"
-            move_whole(sent, self.folders.update(known(event.candidate, event.model).sha256))
+            assert isinstance(event, Accepted | Refused), "no other record names what is stepped from"
+            name = known(event.candidate, event.model)
+            assert name is not None, "a report has no model"
+            move_whole(sent, self.folders.update(name.sha256))
         if model is not None:
             assert isinstance(event, Accepted | Counted | RoundAccepted), "no other record names a new model"
             folder = self.folders.update if isinstance(event, Counted) else self.folders.model
@@ -226,7 +228,7 @@ class Vault:
         current = self.state.round
         updates = {update.model.sha256 for update in current.updates} if current else set()
         wanted = {
-            self.folders.updates: updates | {taken.model.sha256 for taken in self.state.taken.values()},
+            self.folders.updates: updates | self.state.kept,
             self.folders.server: {blob.sha256 for blob in self.state.current.server},
         }
         for folder, named in wanted.items():

@@ -2,6 +2,7 @@
 
     mix             (1 - share) x current + share x candidate
     step            current + part x (candidate - base), base being what the candidate was trained from
+    gathered        current + part x the mean of several such steps, each from a base of its own
     round_result    what a round's updates become: how much of each, and how each weight is combined, says its policy
 
 Before it is combined, an update may be clipped: its difference from the model it started from is shortened to a norm.
@@ -106,6 +107,47 @@ def step(
         else:
             result = np.subtract(new, before, dtype=np.float64)
             result *= part
+            result += old
+        with np.errstate(over="ignore"):  # found by the check of the result
+            moved[name].reshape(-1)[where] = result
+    _check(current, moved, "the step's result")
+    return moved
+
+
+def gathered(
+    current: Weights, steps: Sequence[tuple[Weights, Weights]], part: float, statistics: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """Add a part of the mean of what several sites changed to the current model.
+
+    Args:
+        steps: Of each the candidate and what it was trained from; at least one.
+        part: How much of the mean; above 0, and above 1 for more than all of it.
+        statistics: The names of the tensors that no gradient changes: they go so far towards their mean, at most to it.
+
+    Returns:
+        float32 arrays in the order of `current`.
+
+    Raises:
+        ValueError: Some do not fit each other, or a weight is not finite, before or after.
+    """
+    if not part > 0 or not steps:
+        raise ValueError(f"there are {len(steps)} steps, of whose mean {part} shall be added")
+    _check(current, current, "the current model")
+    for candidate, base in steps:
+        _check(current, candidate, "a candidate")
+        _check(current, base, "what a candidate started from")
+    moved = {name: np.empty(tensor.shape, np.float32) for name, tensor in current.items()}
+    models = [current, *(model for pair in steps for model in pair)]
+    for name, where, (old, *rest) in _stretches(models):
+        candidates, bases = rest[::2], rest[1::2]
+        if name in statistics:
+            most = min(part, 1.0)
+            result = weighted_mean([old, *candidates], [1 - most, *[most / len(steps)] * len(steps)])
+        else:
+            result = np.zeros(old.shape)
+            for new, before in zip(candidates, bases, strict=True):
+                result += np.subtract(new, before, dtype=np.float64)
+            result *= part / len(steps)
             result += old
         with np.errstate(over="ignore"):  # found by the check of the result
             moved[name].reshape(-1)[where] = result

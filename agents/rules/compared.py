@@ -15,7 +15,7 @@ from fedssh.forms import canonical
 from fedssh.rules import rates, records, thresholds
 from fedssh.rules.events import Blob, Event, Genesis, Metrics, Record, Released, RoundClosed, Verdict
 from fedssh.rules.federation import Federation, advance
-from fedssh.rules.gate import Decision, decide, impossible
+from fedssh.rules.gate import Decision, as_gathered, decide, impossible
 from fedssh.rules.metrics import gain
 from fedssh.rules.records import Sent
 from fedssh.rules.rounds import Round
@@ -58,8 +58,12 @@ def share_of(state: Federation, record: Record, said: Verdict, wanted: Sequence[
     return share
 
 
-def decided_on(state: Federation, wanted: Sequence[float], share: float, metrics: Metrics) -> Decision:
-    """What the policy makes of a candidate, when this of its shares scored best."""
+def decided_on(
+    state: Federation, wanted: Sequence[float], share: float, metrics: Metrics, *, gathered: bool = False
+) -> Decision:
+    """What the policy makes of a candidate, when this of its shares scored best, or this part of what is gathered."""
+    if gathered:
+        return as_gathered(decided_on(state, state.policy.gathered, share, metrics))
     others = [(other, metrics) for other in wanted if not math.isclose(other, share)]
     current, mixes = state.current, [(share, metrics), *others]
     return decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from fedssh.errors import JudgeError
 from fedssh.rules import records, site_scores
 from fedssh.rules.events import Blob, Counted, Event, Metrics, Record, Scored
-from fedssh.rules.federation import Federation
+from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Decision, decide, gone_on
 from fedssh.rules.records import Lying, Over, Sent
 from fedssh.rules.rounds import Due, Round, Update
@@ -87,16 +87,25 @@ class Bench(Protocol[Model]):
     """What judges models; every method raises JudgeError for what it cannot do."""
 
     def score(
-        self, state: Federation, model: Model, shares: Sequence[float], base: Blob | None = None
+        self,
+        state: Federation,
+        model: Model,
+        shares: Sequence[float],
+        base: Blob | None = None,
+        others: Sequence[Slot] = (),
     ) -> Sequence[Metrics]:
         """What mixes of a candidate with the current model score; a share of 1 is the candidate itself.
 
         Args:
             base: What the candidate was trained from, where its step is to be added instead; a share is then a part of
                 the step.
+            others: With them a share is a part of the mean of the candidate's step and theirs; without a base, the
+                candidate's starts from the current model.
         """
 
-    def mix(self, state: Federation, model: Model, share: float, base: Blob | None = None) -> Model:
+    def mix(
+        self, state: Federation, model: Model, share: float, base: Blob | None = None, others: Sequence[Slot] = ()
+    ) -> Model:
         """Such a mix, or the current model with such a part of the step."""
 
     def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Model]:
@@ -147,7 +156,7 @@ def judge(
         lap()
         with store.locked() as state:
             # With another model than the current one, or held against it: what was scored tells nothing any more.
-            if state.current.of == against.current.of or not weighed.scored:
+            if (state.current.of, state.slots) == (against.current.of, against.slots) or not weighed.scored:
                 return _settled(store, state, sent, model, weighed)
         if weighed.chosen is not None and weighed.chosen is not model:
             store.drop(weighed.chosen)
@@ -216,13 +225,14 @@ def _weighed(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -
     wanted, base = state.policy.shares(staleness), records.base_of(state, sent)
     try:
         mixes = tuple(zip(wanted, bench.score(state, model, wanted, base), strict=True))
-        current = state.current
-        decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes)
+        current, others, parts = state.current, records.waiting(state, sent), state.policy.gathered
+        means = tuple(zip(parts, bench.score(state, model, parts, base, others), strict=True)) if others else ()
+        decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes, means)
         if not decided.accept:
             return _Weighed(decided, True, staleness)
         assert decided.share is not None
-        whole = records.as_sent(state, sent, decided.share)
-        chosen = model if whole else bench.mix(state, model, decided.share, base)
+        whole = records.as_sent(state, sent, decided)
+        chosen = model if whole else bench.mix(state, model, decided.share, base, others if decided.gathered else ())
         finding = bench.check(state, chosen)
         return _Weighed(gone_on(decided, finding.sound, finding.text), True, staleness, chosen)
     except JudgeError as error:
@@ -247,7 +257,10 @@ def _settled(store: Store[Model], state: Federation, sent: Sent, model: Model, w
             store.end_round()
     else:
         staleness = weighed.staleness if weighed.scored else None
-        record = store.append(records.verdict(state, sent, decided, staleness))
+        waits = model if weighed.scored and state.policy.gathered else None
+        record = store.append(records.verdict(state, sent, decided, staleness), sent=waits)
+        if waits is not None:
+            store.end_round()
     for one in (model, chosen):
         if one is not None:
             store.drop(one)

@@ -210,6 +210,10 @@ class Verdict(Event):
         "last taken of the same session.",
         absent=True,
     )
+    slots: tuple[int, ...] | Absent = said(
+        "The records whose steps waited and are in the mean with this one's, ascending, under a policy that gathers.",
+        absent=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

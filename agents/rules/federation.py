@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fedssh.errors import LedgerError
 from fedssh.forms import fingerprint
@@ -27,6 +29,7 @@ from fedssh.rules.events import (
     Invalid,
     Metrics,
     Record,
+    Refused,
     Released,
     Reopened,
     Report,
@@ -44,7 +47,7 @@ from fedssh.rules.metrics import best as better_of
 from fedssh.rules.policies import Policy, read_policy
 from fedssh.rules.rounds import Round, Update, ends_waiting
 from fedssh.rules.standing import LastRound, OpenRound, Standing, Started
-from fedssh.rules.typed import known
+from fedssh.rules.typed import ABSENT, known
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ class Current:
         return sum(maker != site for maker in self.makers[version:])
 
 
+_One = TypeVar("_One")
+
+
 @dataclass(frozen=True)
 class Taken:
     """What was last taken of a site's running session, under a policy that steps.
@@ -106,6 +112,24 @@ class Taken:
     session: int
     builds_on: int
     model: Blob
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a site learned that was refused, and waits to be tried with others, under a policy that gathers.
+
+    Attributes:
+        record: Which refused it.
+        session, builds_on: Of what.
+        candidate: What the site sent.
+        base: What its step starts from.
+    """
+
+    record: int
+    session: int
+    builds_on: int
+    candidate: Blob
+    base: Blob
 
 
 @dataclass(frozen=True)
@@ -127,6 +151,7 @@ class Federation:
         last: The last round that closed.
         used: What each site has used of its rates, see `rates`; empty where none were agreed.
         taken: Of each site's running session, what was last taken, see `Taken`.
+        slots: Of each site, what waits; see `Slot`.
     """
 
     genesis: Genesis
@@ -144,6 +169,14 @@ class Federation:
     last: LastRound | None = None
     used: Mapping[str, rates.Used] = field(default_factory=dict)
     taken: Mapping[str, Taken] = field(default_factory=dict)
+    slots: Mapping[str, Slot] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """The hashes of the models that steps start from, or that wait; they are needed, though none was current."""
+        taken = (one.model for one in self.taken.values())
+        waiting = itertools.chain.from_iterable((slot.candidate, slot.base) for slot in self.slots.values())
+        return frozenset(blob.sha256 for blob in (*taken, *waiting))
 
     @property
     def rates(self) -> tuple[int, int]:
@@ -316,9 +349,12 @@ def _advanced(state: Federation, record: Record) -> Federation:
 def _after(state: Federation, record: Record, said: Event) -> Federation:
     match said:
         case Accepted():
-            return dataclasses.replace(state, current=_next(state, record, said), taken=_taken(state, said))
+            left = dataclasses.replace(state, taken=_taken(state, said), slots=_left_waiting(state, said))
+            return dataclasses.replace(left, current=_next(state, record, said))
+        case Refused():
+            return dataclasses.replace(state, slots=_waiting(state, record, said))
         case RolledBack():
-            return dataclasses.replace(state, current=_next(state, record, said), taken={})
+            return dataclasses.replace(state, current=_next(state, record, said), taken={}, slots={})
         case RoundOpened():
             opened = datetime.datetime.fromisoformat(record.time).timestamp()
             began = Round(said.round, said.sites, said.sites, opened, record.sequence)
@@ -341,7 +377,8 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
             return dataclasses.replace(state, members=(*others, added))
         case SiteRevoked():
             member = state.member(said.site)
-            left = dataclasses.replace(state, taken=_all_but(state.taken, said.site))
+            taken, slots = _all_but(state.taken, said.site), _all_but(state.slots, said.site)
+            left = dataclasses.replace(state, taken=taken, slots=slots)
             return _without(_with_member(left, member and dataclasses.replace(member, revoked=True)), said.site)
         case Report():
             member = state.member(said.site)
@@ -364,11 +401,28 @@ def _taken(state: Federation, said: Accepted) -> Mapping[str, Taken]:
     if not state.policy.steps:
         return state.taken
     sent, builds_on = known(said.candidate, said.model), known(said.builds_on, 0)
-    return {**state.taken, said.site: Taken(said.session, builds_on, sent)}
+    used = {site: slot for site, slot in state.slots.items() if slot.record in known(said.slots, ())}
+    others = {site: Taken(slot.session, slot.builds_on, slot.candidate) for site, slot in used.items()}
+    return {**state.taken, **others, said.site: Taken(said.session, builds_on, sent)}
 
 
-def _all_but(taken: Mapping[str, Taken], site: str) -> Mapping[str, Taken]:
-    return {name: one for name, one in taken.items() if name != site}
+def _left_waiting(state: Federation, said: Accepted) -> Mapping[str, Slot]:
+    """What still waits after one more is taken: neither what is in it, nor what the same site sent before."""
+    used = known(said.slots, ())
+    return {site: slot for site, slot in state.slots.items() if site != said.site and slot.record not in used}
+
+
+def _waiting(state: Federation, record: Record, said: Refused) -> Mapping[str, Slot]:
+    """What waits after one more is refused: in its site's slot, where it was scored."""
+    if not state.policy.gathered or said.staleness is ABSENT or said.candidate is ABSENT:
+        return state.slots
+    base = known(said.base, state.current.model)
+    slot = Slot(record.sequence, said.session, known(said.builds_on, 0), said.candidate, base)
+    return {**state.slots, said.site: slot}
+
+
+def _all_but(of: Mapping[str, _One], site: str) -> Mapping[str, _One]:
+    return {name: one for name, one in of.items() if name != site}
 
 
 def _closed(state: Federation, said: RoundAccepted | RoundRefused) -> Federation:

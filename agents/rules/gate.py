@@ -27,6 +27,7 @@ GATES = ("on", "off", "ladder")
 MARGIN = number(least=0, below=1)
 _IN_UNITS = number(least=0)  # a margin of a metric that may be of any size
 _UNDEFINED = -1.0
+_OF_STEP, _OF_CANDIDATE = "part {:.3g} of the step", "share {:.3g} of the candidate"
 _SHARES = (*known_metrics.OF_TASK[known_metrics.CLASSES], "subset_accuracy", "calibration_error")
 _ERRORS = ("loss", *IN_UNITS)  # a number from 0 on, always
 _IN_STEPS = ("threshold", "temperature")  # under a ladder these are of few values from the beginning
@@ -39,12 +40,14 @@ class Decision:
     Attributes:
         share: The candidate's share in it; None where nothing was scored.
         metrics: What it scored; None where nothing was scored.
+        gathered: Whether the share is of the mean step of several sites.
     """
 
     accept: bool
     reason: str
     share: float | None = None
     metrics: Metrics | None = None
+    gathered: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,13 @@ class Gate:
 
 
 def decide(
-    policy: Policy, gate: Gate, metric: str, current: Metrics, bar: float, mixes: Sequence[tuple[float, Metrics]]
+    policy: Policy,
+    gate: Gate,
+    metric: str,
+    current: Metrics,
+    bar: float,
+    mixes: Sequence[tuple[float, Metrics]],
+    means: Sequence[tuple[float, Metrics]] = (),
 ) -> Decision:
     """Judge a candidate, for a policy without rounds.
 
@@ -89,11 +98,20 @@ def decide(
         current: What the current model scored, as the federation knows it.
         bar: The best value of the main metric among the releases so far.
         mixes: What the mixes of `shares` scored, with the share of each.
+        means: The same of the mean step of several sites. Of equally good ones a site's own step counts.
     """
+    if means:
+        own, mean = (decide(policy, gate, metric, current, bar, some) for some in (mixes, means))
+        assert own.metrics is not None and mean.metrics is not None
+        if policy.by_loss and gate.kind != "ladder":
+            ahead = mean.metrics["loss"] < own.metrics["loss"]
+        else:
+            ahead = gain(metric, _main(mean.metrics, metric)) > gain(metric, _main(own.metrics, metric))
+        return as_gathered(mean) if ahead else own
     if policy.by_loss and gate.kind != "ladder":
         share, metrics = min(mixes, key=lambda mix: mix[1]["loss"])
         accept, reason = lower(gate, metric, metrics, current, bar)
-        return Decision(accept, f"{reason} (part {share:.3g} of the step)", share, metrics)
+        return Decision(accept, f"{reason} ({_OF_STEP.format(share)})", share, metrics)
     share, metrics = max(mixes, key=lambda mix: (gain(metric, _main(mix[1], metric)), -mix[1]["loss"]))
     if policy.by_gate or gate.kind == "ladder":
         accept, reason = passes(gate, metric, metrics, current, bar)
@@ -101,8 +119,17 @@ def decide(
         accept, reason = best(metrics, current, metric)
     hidden = gate.kind == "ladder" and not accept  # which mix scores best would tell of the holdout, too
     if (len(mixes) > 1 or share != 1) and not hidden:
-        reason = f"{reason} (share {share:.3g} of the candidate)"
+        reason = f"{reason} ({_OF_CANDIDATE.format(share)})"
     return Decision(accept, reason, share, metrics)
+
+
+def as_gathered(decided: Decision) -> Decision:
+    """A decision about a step, said of the mean of several."""
+    reason = decided.reason
+    for said in (_OF_STEP, _OF_CANDIDATE):
+        share = said.format(decided.share)
+        reason = reason.replace(share, f"{share} and those that waited")
+    return dataclasses.replace(decided, reason=reason, gathered=True)
 
 
 def best(candidate: Metrics, current: Metrics, metric: str) -> tuple[bool, str]:

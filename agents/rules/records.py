@@ -25,7 +25,7 @@ from fedssh.rules.events import (
     RoundRefused,
     Verdict,
 )
-from fedssh.rules.federation import Federation
+from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Decision, passes, told
 from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select, why_not
 from fedssh.rules.standing import Started
@@ -102,9 +102,15 @@ def base_of(state: Federation, sent: Sent) -> Blob | None:
     return None if base == state.current.model else base
 
 
-def as_sent(state: Federation, sent: Sent, share: float | None) -> bool:
+def waiting(state: Federation, sent: Sent) -> tuple[Slot, ...]:
+    """What waits of other sites and is tried together with a candidate, in the order of its records."""
+    others = (slot for site, slot in state.slots.items() if site != sent.site)
+    return tuple(sorted(others, key=lambda slot: slot.record))
+
+
+def as_sent(state: Federation, sent: Sent, decided: Decision) -> bool:
     """Whether what becomes current is the candidate as it was sent."""
-    return share == 1 and base_of(state, sent) is None
+    return decided.share == 1 and not decided.gathered and base_of(state, sent) is None
 
 
 def verdict(
@@ -136,6 +142,8 @@ def verdict(
         said |= {"candidate": sent.model, "share": None if hide else decided.share, "staleness": staleness}
         if (base := base_of(state, sent)) is not None:
             said["base"] = base
+        if decided.gathered and not hide:
+            said["slots"] = tuple(slot.record for slot in waiting(state, sent))
     return Accepted(**said) if decided.accept else Refused(**said)
 
 

@@ -310,23 +310,27 @@ class Replay:
         if isinstance(said, Counted):
             raise wrong(record, f"the policy {state.policy.name} has no rounds")
         staleness = state.current.staleness(sent.site, sent.started.version)
-        wanted = state.policy.shares(staleness)
+        wanted, parts = state.policy.shares(staleness), state.policy.gathered
         if said.metrics is None:
             possible = [functools.partial(decided_on, state, wanted, share) for share in wanted]
+            if records.waiting(state, sent):
+                possible += [functools.partial(decided_on, state, wanted, share, gathered=True) for share in parts]
             decided, scored = self._unscored(state, record, said, possible)
         else:
             check_scores(record, state, said.metrics)
             self._word(CUT, _decided(said))
-            share = share_of(state, record, said, wanted)
+            gathered = said.slots is not ABSENT
+            if gathered and not records.waiting(state, sent):
+                raise wrong(record, "no step of another site waits")
+            share = share_of(state, record, said, parts if gathered else wanted)
             self._word(CHOSEN, len(wanted) > 1)
-            decided = self._gone_on(
-                state, record, said, decided_on(state, wanted, share, could_score(state, said.metrics))
-            )
+            scores = could_score(state, said.metrics)
+            decided = self._gone_on(state, record, said, decided_on(state, wanted, share, scores, gathered=gathered))
             scored = True
         if not isinstance(said, Accepted):
             same(record, records.verdict(state, sent, decided, staleness if scored else None))
             return
-        whole = records.as_sent(state, sent, decided.share)
+        whole = records.as_sent(state, sent, decided)
         self._word(MADE, not whole)
         model = sent.model if whole else said.model
         same(record, records.verdict(state, sent, decided, staleness, model))

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedssh.errors import LedgerError
 from fedssh.rules.events import HEAD, Blob, Genesis, Record
-from fedssh.rules.federation import Current, Federation, Member, Taken
+from fedssh.rules.federation import Current, Federation, Member, Slot, Taken
 from fedssh.rules.rounds import Round, Update
 from fedssh.rules.standing import LastRound
 from fedssh.rules.typed import plain
@@ -17,7 +17,7 @@ from fedssh.rules.typed import plain
 def to_value(state: Federation) -> dict[str, Any]:
     """A state as JSON, without its number and hash; `from_value` makes exactly this state of it again."""
     value = {field.name: plain(getattr(state, field.name)) for field in dataclasses.fields(state)}
-    del value["sequence"], value["head"], value["taken"]
+    del value["sequence"], value["head"], value["taken"], value["slots"]
     release, current = state.release, state.round
     return value | {
         "current": _members(state.current),
@@ -30,6 +30,7 @@ def to_value(state: Federation) -> dict[str, Any]:
             "signature": release.signature,
         },
         **({"taken": {site: _members(one) for site, one in state.taken.items()}} if state.taken else {}),
+        **({"slots": {site: _members(one) for site, one in state.slots.items()}} if state.slots else {}),
     }  # fmt: skip
 
 
@@ -65,6 +66,10 @@ def _from(value: Mapping[str, Any], sequence: int, head: str) -> Federation:
         "used": {site: tuple(times) for site, times in value["used"].items()},
         "taken": {
             site: Taken(**one | {"model": _blob(one["model"])}) for site, one in value.get("taken", {}).items()
+        },
+        "slots": {
+            site: Slot(**one | {name: _blob(one[name]) for name in ("candidate", "base")})
+            for site, one in value.get("slots", {}).items()
         },
     })  # fmt: skip
 

@@ -92,13 +92,13 @@ def models(folder: Path) -> list[str]:
         ("fedavg", "rounds", 3, True),
         ("polyak:0.5", "relay", 2, True),
         ("merge", "relay", 2, False),
-        ("step", "relay", 2, True),
+        ("gather", "relay", 2, True),
     ],
 )
 def test_memory_gives_the_weights_of_real_agents(
     tmp_path: Path, policy: str, schedule: str, sites: int, train: bool
 ) -> None:
-    calibrated = {"calibrate": "labels"} if policy == "step" else {}
+    calibrated = {"calibrate": "labels"} if policy == "gather" else {}
     run = a_run(policy, schedule, sites, plan={**PLAN, **calibrated})
     here, there = tmp_path / "memory", tmp_path / "ssh"
     simulated, real = done(memory, run, here, train=train), done(ssh, run, there, train=train)

@@ -149,6 +149,29 @@ def test_a_step_adds_what_a_site_changed_and_its_later_ones_only_the_rest(new_ro
     assert audit(room.folders)["models"] == 4
 
 
+def test_what_sites_cannot_bring_alone_waits_and_is_taken_together(new_room: Rooms) -> None:
+    """Their steps spoil what the other's are for: alone each makes the model worse, their mean makes it better."""
+    room = new_room(policy="gather:parts=1,staleness=0", gate="on", margin=0.01)
+    old = room.release()
+    high, low = changed(room, "alice-1", 0.2, builds_on=old), changed(room, "alice-2", 0.3, builds_on=old)
+    room.work()
+    refused = room.verdict("alice-1", high)
+    assert refused["event"] == "refused" and "slots" not in refused
+    second = room.verdict("alice-2", low)
+    assert second["event"] == "refused" and second["slots"] == [refused["sequence"]]
+    kept = {room.folders.update(one["candidate"]["sha256"]) for one in (refused, second)}
+    assert set(room.folders.updates.iterdir()) == kept
+    vault = Vault(room.folders)
+    vault.sweep_models()  # as when she is started again
+    assert vault.state.slots == room.vault.state.slots and set(room.folders.updates.iterdir()) == kept
+    better = changed(room, "alice-1", 0.62, builds_on=old, epoch=2)
+    room.work()
+    verdict = room.verdict("alice-1", better)
+    assert verdict["event"] == "accepted" and "slots" not in verdict  # its own step alone is better than with the other
+    assert set(room.vault.state.slots) == {"alice-2"}
+    assert audit(room.folders)["models"] == 2
+
+
 def test_a_step_goes_on_after_the_coordinator_was_started_again(new_room: Rooms) -> None:
     room = new_room(policy="step:parts=1,staleness=0", gate="on", margin=0.01)
     old = room.release()

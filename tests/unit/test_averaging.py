@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from fedssh import weights
-from fedssh.rules.averaging import RoundResult, clip_scale, krum_shares, lying, mix, round_result, step
+from fedssh.rules.averaging import RoundResult, clip_scale, gathered, krum_shares, lying, mix, round_result, step
 from fedssh.rules.policies import read_policy
 
 Model = dict[str, np.ndarray]
@@ -285,6 +285,22 @@ def test_a_step_out_of_what_float32_holds_is_refused() -> None:
         step(huge, huge, low, 1.0)
     with pytest.raises(ValueError, match="what the candidate started from"):
         step(huge, huge, {"bias": huge["kernel"]}, 1.0)
+
+
+def test_the_mean_of_several_steps_from_bases_of_their_own_is_added() -> None:
+    def model(weight: float, variance: float) -> dict[str, np.ndarray]:
+        return {"kernel": np.array([weight], np.float32), "moving_variance": np.array([variance], np.float32)}
+
+    current, steps = model(4, 1), [(model(2, 3), model(1, 9)), (model(5, 5), model(8, 9))]
+    for part, kernel, variance in ((1.0, 3.0, 4.0), (0.5, 3.5, 2.5), (2.0, 2.0, 4.0)):  # the mean step is (1 - 3) / 2
+        moved = gathered(current, steps, part, {"moving_variance"})
+        assert (moved["kernel"].tolist(), moved["moving_variance"].tolist()) == ([kernel], [variance])
+    alone = gathered(current, steps[:1], 0.25)
+    assert alone["kernel"].tolist() == step(current, *steps[0], 0.25)["kernel"].tolist()
+    with pytest.raises(ValueError, match="what a candidate started from: the tensor kernel is missing"):
+        gathered(current, [(current, {"moving_variance": current["moving_variance"]})], 1.0)
+    with pytest.raises(ValueError, match="there are 0 steps"):
+        gathered(current, [], 1.0)
 
 
 def test_how_updates_lie_to_each_other_is_by_length_and_the_middle_of_their_angles() -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ import pytest
 from experiments.definition.attack import read_attack
 from experiments.engines.memory.coordinator import Became, Coordinator, Sent
 from experiments.engines.memory.history import History, read_history
-from experiments.engines.memory.models import ModelFiles, Weights, identifier
+from experiments.engines.memory.models import ModelFiles, Scores, Weights, identifier
 from experiments.engines.memory.simulation import Checkpoint, Session, Simulation, Site
 from experiments.engines.outcome import moments, submissions, verdicts
 from fedssh.errors import DecisionError, LedgerError
@@ -73,6 +73,23 @@ class Adders:
         return Session(checkpoints, self._epochs, 0.001)
 
 
+class Opposed(Adders):
+    """Sites of which each moves one weight the right way and another the wrong way, as far."""
+
+    MOVES: ClassVar = {"alice-1": (0.5, -0.45), "alice-2": (-0.4, 0.5), "alice-3": (-0.3, 0.25)}
+
+    def session(self, site: str, weights: Weights) -> Session:
+        kernel, bias = self.MOVES[site]
+        model = {name: array + np.float32(bias if "bias" in name else kernel) for name, array in weights.items()}
+        return Session((Checkpoint(1, Local(0.5, 0.5), model),), 1, 0.001)
+
+
+def judge_both(model: Weights) -> dict[str, Any]:
+    """The loss is how far two weights are from 1, squared."""
+    far = [1 - float(model[name].reshape(-1)[0]) for name in ("dense1/kernel", "output/bias")]
+    return {"loss": round(far[0] ** 2 + far[1] ** 2, 6), "accuracy": 0.5, "auc": None}
+
+
 class LateAdders(Adders):
     """The same, each session in a thread and after a while of its own."""
 
@@ -117,6 +134,7 @@ def play(
     start: float = 0.1,
     pace: dict[str, float] | None = None,
     attack: tuple[str, str] | None = None,
+    by: Scores = judge,
     **settings: Any,
 ) -> Played:
     """Run a federation to its end."""
@@ -128,7 +146,7 @@ def play(
     if attack:
         sites[attack[0]].attack = read_attack(attack[1])
     with History(path) as history:
-        coordinator = Coordinator(history, SPEC, judge, lambda model, clock: became.append((clock, model)))
+        coordinator = Coordinator(history, SPEC, by, lambda model, clock: became.append((clock, model)))
         simulation = Simulation(coordinator, sites, trainers or Adders(examples), keep_last=True)
         terms = agree({**SETTINGS, **settings}, SPEC, "binary_crossentropy")
         coordinator.begin(terms, 1, weights(start), 0, list(sites))
@@ -141,6 +159,26 @@ def written(tmp_path: Path, model: Weights) -> Iterator[Path]:
     path = tmp_path / "model.safetensors"
     write_weights(path, model, SPEC)
     yield path
+
+
+# steps that wait
+
+
+def test_what_opposed_sites_cannot_bring_alone_they_bring_together(tmp_path: Path) -> None:
+    sites = {"alice-1": 100, "alice-2": 130}
+    alone = play(tmp_path / "s", sites, Opposed(sites), by=judge_both, policy="step", sessions=4)
+    assert not alone.of("accepted")  # either spoils by one weight what it gains by the other
+    played = play(tmp_path / "h", sites, Opposed(sites), by=judge_both, policy="gather", sessions=4)
+    first, *_ = played.of("accepted")
+    waited = next(record for record in played.records if [record.sequence] == first["slots"])
+    assert (waited.event, waited.fields["site"], first["site"]) == ("refused", "alice-1", "alice-2")
+    assert first["share"] == 2.0 and first["metrics"]["loss"] == pytest.approx(
+        0.8**2 + 0.85**2
+    )  # 0.1 + 0.1, 0.1 + 0.05
+    held = Replay()
+    for record in played.records:
+        held.follow(record)
+    assert set(played.coordinator.state.slots) <= set(sites)
 
 
 # rounds

@@ -152,6 +152,7 @@ def test_the_mixes_that_are_scored(text: str, staleness: int, expected: tuple[fl
         ("polyak", True, True),
         ("merge:steps=1", True, False),
         ("step", True, False),
+        ("gather", True, False),
         ("fedasync", True, True),
     ],
 )
@@ -222,7 +223,7 @@ def test_shares_that_cannot_be(text: str, shares: list[float], plausible: bool) 
 def test_what_people_read_about_policies_has_every_option_once() -> None:
     rows, options = described(), described_options()
     assert [row["policy"] for row in rows] == list(names())
-    assert [row["policy"] for row in rows] == [*sorted(names()[:5]), *sorted(names()[5:])]  # rounds come last
+    assert [row["policy"] for row in rows] == [*sorted(names()[:6]), *sorted(names()[6:])]  # rounds come last
     assert {key for row in rows for key in row["options"]} == {row["option"] for row in options}
     assert len(options) == len({row["option"] for row in options}) == 18
     assert {"option": "keep", "default": 0.5, "means": "how much of the current model stays"} in options
@@ -237,7 +238,7 @@ loaded = lambda: {name.rpartition(".")[2] for name in sys.modules if name.starts
 assert loaded() == set()
 assert policies.read_policy("multi-krum").least == 5 and loaded() == {"multi_krum"}
 policies.described()
-assert len(loaded()) == 11 and not {"numpy", "click", "keras"} & sys.modules.keys()
+assert len(loaded()) == 12 and not {"numpy", "click", "keras"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -364,6 +365,23 @@ def test_a_step_must_lower_the_loss_and_pass_the_gate(
 ) -> None:
     decision = stepped([(1.0, candidate)], gate, bar)
     assert decision.accept is accept and decision.reason.startswith(reason)
+
+
+def test_what_waited_is_taken_where_the_mean_of_all_has_a_lower_loss_than_a_step_of_its_own() -> None:
+    def decided(own: float, mean: float, gate: Gate = ON) -> Decision:
+        parts, means = [(1.0, metrics(0.9, own)), (0.5, metrics(0.9, own + 0.1))], [(2.0, metrics(0.91, mean))]
+        return decide(read_policy("gather"), gate, "accuracy", CURRENT, 0.9, parts, means)
+
+    mean = decided(0.4, 0.2)
+    said = "loss 0.2000 beats 0.3000, and accuracy 0.9100 beats the best so far, 0.9000 (part 2 of the step and those "
+    assert mean == Decision(True, f"{said}that waited)", 2.0, metrics(0.91, 0.2), gathered=True)
+    for loss in (0.2, 0.1):  # of equally good ones its own
+        assert decided(loss, 0.2) == stepped([(1.0, metrics(0.9, loss))])
+    assert not decided(0.4, 0.35).accept and decided(0.4, 0.35).gathered
+    ladder = decided(0.1, 0.2, Gate("ladder", 0.005))
+    assert ladder.accept and ladder.gathered  # by accuracy: 0.91 is more than 0.005 above 0.9
+    assert read_policy("gather").gathered == (1.0, 0.5, 2.0) and read_policy("step").gathered == ()
+    assert read_policy("gather").shares(3) == read_policy("step").shares(3)
 
 
 def test_the_parts_of_a_step_halve_and_are_smaller_when_others_were_faster() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from fedssh.errors import DecisionError, LedgerError
 from fedssh.forms import canonical
-from fedssh.rules import records, replay
+from fedssh.rules import records, replay, stored
 from fedssh.rules.events import (
     Accepted,
     Blob,
@@ -34,6 +34,7 @@ from fedssh.rules.events import (
     RoundClosed,
     RoundRefused,
     SiteAdded,
+    SiteRevoked,
     Verdict,
 )
 from fedssh.rules.federation import Federation
@@ -125,8 +126,18 @@ class Played:
         wanted = sorted(state.policy.shares(staleness), key=lambda one: abs(one - share))
         mixes = [(one, scores(accuracy)) for one in wanted]
         decided = decide(state.policy, state.gate, state.metric, state.current.metrics, state.current.bar, mixes)
-        whole = records.as_sent(state, sent, decided.share)
-        return records.verdict(state, sent, decided, staleness, sent.model if whole else blob(9000 + self.sent))
+        whole = records.as_sent(state, sent, decided)
+        same = whole or not decided.accept
+        return records.verdict(state, sent, decided, staleness, sent.model if same else blob(9000 + self.sent))
+
+    def gathered(self, sent: Sent, accuracy: float, part: float = 1.0) -> Verdict:
+        """What the rules give when the mean of its step and of those that wait scores so."""
+        state = self.state
+        staleness, low = state.current.staleness(sent.site, sent.started.version), scores(0.1)
+        own, means = [(one, low) for one in state.policy.shares(staleness)], [(part, scores(accuracy))]
+        current = state.current
+        decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, own, means)
+        return records.verdict(state, sent, decided, staleness, blob(9500 + self.sent))
 
     def closing(self, accuracy: float, model: int = 8000) -> RoundClosed:
         state = self.state
@@ -264,6 +275,35 @@ def test_staleness_and_share_of_a_mix() -> None:
     before = played.held.unchecked[replay.CHOSEN]
     played.word(said, replay.MADE)
     assert played.held.unchecked[replay.CHOSEN] == before + 1
+
+
+def test_what_waits_and_what_is_gathered() -> None:
+    played = begin(policy="gather:parts=2,staleness=0.5")
+    first, second, third = (played.submission(site) for site in ("alice-1", "alice-2", "alice-1"))
+    begun = first.released
+    assert begun is not None
+    played.lie(played.gathered(first, 0.6), "no step of another site waits")
+    refused = played.add(played.verdict(first, 0.4))
+    assert played.state.slots["alice-1"].record == refused.sequence
+    assert played.state.kept == {first.model.sha256, begun.sha256}
+    assert records.waiting(played.state, third) == ()  # a site's own does not wait for it
+    both = played.gathered(second, 0.6, part=2.0)
+    assert both.slots == (refused.sequence,) and both.share == 2.0
+    played.lie(dataclasses.replace(both, slots=()), "slots is")
+    played.lie(dataclasses.replace(both, slots=(refused.sequence - 1,)), "slots is")
+    played.lie(dataclasses.replace(both, share=0.25), "its share is 0.25, by the policy one of 1.0, 0.5, 2.0")
+    played.lie(dataclasses.replace(both, slots=ABSENT), "its share is 2.0, by the policy one of 1.0, 0.5")
+    played.lie(dataclasses.replace(both, model=second.model, slots=ABSENT, share=1.0), "reason is")
+    kept = json.loads(canonical(stored.to_value(played.state)))
+    assert stored.from_value(kept, played.state.sequence, played.state.head) == played.state
+    played.add(both)
+    assert played.state.slots == {} and set(played.state.taken) == {"alice-1", "alice-2"}
+    later = played.verdict(played.submission(epoch=2, model=blob(61)), 0.65)
+    assert later.base == first.model  # what waited of this session is in the model now
+    played.add(played.verdict(played.submission("alice-2", epoch=2, model=blob(62)), 0.2))
+    assert set(played.state.slots) == {"alice-2"}
+    played.word(SiteRevoked(site="alice-2", reason="it left"), replay.OPERATOR)
+    assert played.state.slots == {}
 
 
 def test_what_a_step_starts_from() -> None:

@@ -172,7 +172,13 @@ class Judge:
         return metrics
 
     def mix(
-        self, current: Path, candidate: Path, shares: Sequence[float], out: Path | None = None, base: Path | None = None
+        self,
+        current: Path,
+        candidate: Path,
+        shares: Sequence[float],
+        out: Path | None = None,
+        base: Path | None = None,
+        others: Sequence[tuple[Path, Path]] = (),
     ) -> list[dict[str, Any]]:
         """What mixes of two models score; with `out` nothing is scored.
 
@@ -180,13 +186,15 @@ class Judge:
             shares: The candidate's share in each.
             out: Where to write the mix, which is then one.
             base: What the candidate was trained from: its step is added to the current model, so much of it.
+            others: Candidates of other sites with their bases: so much of the mean of their steps and its own is.
 
         Raises:
             JudgeError: As `ask`.
         """
         request = {"current": str(current), "candidate": str(candidate), "shares": list(shares)}
         paths = {"out": str(out) if out else None, "base": str(base) if base else None}
-        answer = self.ask({"mix": request | paths}, len(shares))["metrics"]
+        more = {"others": [list(map(str, pair)) for pair in others]} if others else {}
+        answer = self.ask({"mix": request | paths | more}, len(shares))["metrics"]
         assert isinstance(answer, list)
         return answer
 

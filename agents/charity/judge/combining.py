@@ -40,13 +40,18 @@ class Scores(Protocol):
 def mix(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:
     """Score mixes of the current model and a candidate; or write them, when a file is named, without scoring again.
 
-    With a `base`, the candidate's step from there is added to the current model instead.
+    With a `base`, the candidate's step from there is added to the current model instead; with `others`, the mean of its
+    step and theirs.
     """
     current, candidate = judge.read(Path(wanted["current"])), judge.read(Path(wanted["candidate"]))
     base = judge.read(Path(wanted["base"])) if wanted.get("base") else None
+    others = [(judge.read(Path(one)), judge.read(Path(start))) for one, start in wanted.get("others", ())]
     metrics = []
     for share in wanted["shares"]:
-        if base is None:
+        if others:
+            own = candidate, current if base is None else base
+            mixed = averaging.gathered(current, [own, *others], share, judge.statistics)
+        elif base is None:
             mixed = averaging.mix(current, candidate, share)
         else:
             mixed = averaging.step(current, candidate, base, share, judge.statistics)

@@ -2,7 +2,8 @@
 
 (start)                                                          {"ready": true, "holdout": {"sha256", "examples"}}
 {"model": PATH}                                                  {"metrics": {"loss", "accuracy", …}}
-{"mix": {"current": PATH, "candidate": PATH, "shares": [S, …], "out": PATH|null, "base": PATH|null}}
+{"mix": {"current": PATH, "candidate": PATH, "shares": [S, …], "out": PATH|null, "base": PATH|null
+         and where steps of other sites are in the mean "others": [[CANDIDATE, BASE], …]}}
 {"metrics": [{…}, …]}
 {"round": {"policy": TEXT, "base": PATH, "updates": [[PATH, EXAMPLES], …], "server": [PATH, …], "out": PATH}}
 {"metrics": {…}, "shares": [S, …], "server": N}

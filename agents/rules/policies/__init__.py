@@ -4,6 +4,7 @@
     polyak:K                   K x current + (1 - K) x candidate
     merge                      the candidate and a few mixes with the current model; whichever scores best
     step                       the current model + a part of what the site changed; whichever has the lowest loss
+    gather                     as step, or the mean of what several sites changed
     fedasync                   a share of the candidate, discounted by its age
     fedavg                     rounds: the mean of all updates, weighted by number of examples
     fednova                    rounds: the mean of what all change in a step of training
@@ -26,6 +27,7 @@ is sent is in the result:
     STEPS = True                     its shares are parts of the candidate's step, which is added to the current model
     BY_LOSS = True                   the lowest loss counts, as long as the gate lets the main metric through
     BY_GATE = True                   it accepts what the gate lets through; usual is what is better, see `gate.best`
+    gathered(values)                 parts of the mean step of all sites whose steps wait, to score as well; usual: none
     least(values)                    the fewest updates that it is defined for; usual is 1
     length(values, examples)         how many times as long the combined step is taken; usual is 1
     combine(values, updates, shares) a stretch of all updates, n arrays [weights], to float64 [weights]; usual is the
@@ -70,6 +72,7 @@ class Rule:
     steps: bool = False
     by_loss: bool = False
     by_gate: bool = False
+    gathered: Callable[[Values], tuple[float, ...]] | None = None
     least: Callable[[Values], int] | None = None
     length: Callable[[Values, Sequence[int]], float] | None = None
     combine: Callable[[Values, Sequence[np.ndarray], Sequence[float]], np.ndarray] | None = None
@@ -108,6 +111,11 @@ class Policy:
     def steps(self) -> bool:
         """Whether shares are of a step that is added to the current model, and not of the candidate in a mix."""
         return self.rule.steps
+
+    @property
+    def gathered(self) -> tuple[float, ...]:
+        """The parts of the mean step of several sites that are scored as well; none where no step waits for others."""
+        return self.rule.gathered(self.values) if self.rule.gathered else ()
 
     @property
     def by_loss(self) -> bool:

@@ -29,10 +29,11 @@ from fedssh.rules.events import (
     Local,
     Metrics,
     Record,
+    Refused,
     Released,
     SiteAdded,
 )
-from fedssh.rules.federation import Federation
+from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Gate, told
 from fedssh.rules.records import Over
 from fedssh.rules.rounds import Update, seconds_left
@@ -132,6 +133,8 @@ class ArrayStore:
         """Add a record, and take the model that it names as an update or as the current one."""
         if isinstance(event, Accepted) and self.state.policy.steps and model is not None:
             self.bases[known(event.candidate, event.model).sha256] = model if sent is None else sent
+        if isinstance(event, Refused) and event.model is not None and sent is not None:
+            self.bases[known(event.candidate, event.model).sha256] = sent
         if isinstance(event, Released):
             self.brought += len(event.recipients)
         if isinstance(event, Counted) and model is not None:
@@ -144,10 +147,14 @@ class ArrayStore:
         """The hash and size of the file that weights would be."""
         return self.files.blob(model)
 
+    def base(self, blob: Blob) -> Weights:
+        """What a step starts from, or a candidate that waits."""
+        return self.bases[blob.sha256]
+
     def end_round(self) -> None:
         """Let go of the updates, and of what nothing starts from."""
         self.updates.clear()
-        wanted = {taken.model.sha256 for taken in self.state.taken.values()}
+        wanted = self.state.kept
         self.bases = {name: weights for name, weights in self.bases.items() if name in wanted}
 
     def drop(self, model: Weights) -> None:
@@ -170,17 +177,28 @@ class ArrayBench:
         self._statistics = statistics
 
     def score(
-        self, state: Federation, model: Weights, shares: Sequence[float], base: Blob | None = None
+        self,
+        state: Federation,
+        model: Weights,
+        shares: Sequence[float],
+        base: Blob | None = None,
+        others: Sequence[Slot] = (),
     ) -> Sequence[Metrics]:
         """What mixes of a candidate with the current model score, or steps from it."""
         with _said_as_judge():
-            return [self._judge(self.mix(state, model, share, base)) for share in shares]
+            return [self._judge(self.mix(state, model, share, base, others)) for share in shares]
 
-    def mix(self, state: Federation, model: Weights, share: float, base: Blob | None = None) -> Weights:
+    def mix(
+        self, state: Federation, model: Weights, share: float, base: Blob | None = None, others: Sequence[Slot] = ()
+    ) -> Weights:
         """Such a mix, of which all of the candidate is the candidate; or such a step."""
         store = self._store
+        if others:
+            own = model, store.weights if base is None else store.base(base)
+            steps = [own, *((store.base(slot.candidate), store.base(slot.base)) for slot in others)]
+            return averaging.gathered(store.weights, steps, share, self._statistics)
         if base is not None:
-            return averaging.step(store.weights, model, store.bases[base.sha256], share, self._statistics)
+            return averaging.step(store.weights, model, store.base(base), share, self._statistics)
         return model if share == 1 else averaging.mix(store.weights, model, share)
 
     def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Weights]:

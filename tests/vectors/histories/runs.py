@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedssh.rules.events import Record
-from tests.unit.test_memory_engine import Adders, play
+from tests.unit.test_memory_engine import Adders, Opposed, judge_both, play
 
 _SITES = {"alice-1": 100, "alice-2": 130, "alice-3": 70}
 _RUNS: dict[str, dict[str, Any]] = {
@@ -23,6 +23,7 @@ _RUNS: dict[str, dict[str, Any]] = {
     "gate-off": {"policy": "fedavg", "gate": "off", "attack": ("alice-2", "sign-flip:2"), "start": 0.4},
     "ladder-free": {"gate": "ladder", "margin": 0.05, "attack": ("alice-2", "perturb:0.1"), "start": 0.4},
     "step": {"policy": "step", "trainers": Adders(_SITES, 2), "attack": ("alice-2", "sign-flip:2"), "start": 0.3},
+    "gather": {"policy": "gather", "trainers": Opposed(_SITES), "by": judge_both, "sessions": 4},
     "fedasync": {"policy": "fedasync"},
     "fednova": {"policy": "fednova"},
     "ladder-rounds": {"policy": "fedavg", "gate": "ladder", "margin": 0.05, "submissions_per_hour": 9},
