@@ -1,7 +1,7 @@
 """What each site's models brought: how much better the current model is than the first, and by whom. Pure.
 
 An accepted model's gain is what it scores on the holdout less what the model scored that it replaced, and its site's,
-whatever mix or step of it became current. A round's gain is divided by the shares of its updates: that is an
+whatever mix or step of it became current; what several sites' steps brought together is divided evenly. A round's gain is divided by the shares of its updates: that is an
 attribution, not a measurement, since nobody scored the round without a site; who sends nothing of use beside others who
 do gets its share all the same. What was rolled back counts for nobody. So the gains of all sites add up to what the
 current model gained.
@@ -29,15 +29,17 @@ def contributions(records: Iterable[Fields]) -> Gains:
     Args:
         records: The history from its first record.
     """
-    main = "accuracy"
+    main, refused = "accuracy", dict[int, str]()  # whose a refused step was, which may wait
     steps: dict[int, tuple[int | None, Gains]] = {}  # by record that made a model current: the one before, its gains
     last = None
     for record in records:
         event, number = record["event"], record["sequence"]
         if event == "genesis":
             main = metric_of(record)
+        if event == "refused":
+            refused[number] = record["site"]
         if event in MAKES_CURRENT:
-            steps[number] = (record["to"] if event == "rollback" else last), _gains(record, main)
+            steps[number] = (record["to"] if event == "rollback" else last), _gains(record, main, refused)
             last = number
     found: Gains = {}
     while last is not None:
@@ -54,12 +56,13 @@ def metric_of(genesis: Fields) -> str:
     return str((genesis.get("plan") or {}).get("metric") or "accuracy")
 
 
-def _gains(record: Fields, main: str) -> Gains:
+def _gains(record: Fields, main: str, refused: Mapping[int, str]) -> Gains:
     if record["event"] in ("genesis", "rollback"):
         return {}
     whole = {metric: by for metric in (main, "loss") if (by := _better(record, metric)) is not None}
     if record["event"] == "accepted":
-        return {record["site"]: whole}
+        sites = [record["site"], *(refused[number] for number in record.get("slots", ()) if number in refused)]
+        return {site: {metric: by / len(sites) for metric, by in whole.items()} for site in sites}
     return {
         part["site"]: {metric: by * part["share"] for metric, by in whole.items()}
         for part in record["updates"]

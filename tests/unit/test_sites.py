@@ -48,6 +48,13 @@ def closed(before: float, after: float, shares: dict[str, float | None], **more:
 # contributions
 
 
+def test_what_waited_and_was_taken_with_another_has_its_part_of_the_gain() -> None:
+    waited, alone = judged("refused", "b", 0.5, 0.4), judged("refused", "c", 0.5, 0.3)
+    together = {**judged("accepted", "a", 0.5, 0.7), "slots": [2]}
+    found = contributions(chain(GENESIS, waited, alone, together))
+    assert found == {"a": {"accuracy": 0.1, "loss": 0.4}, "b": {"accuracy": 0.1, "loss": 0.4}}
+
+
 def test_gains_are_of_what_became_current_and_add_up_to_what_the_model_gained() -> None:
     found = contributions(
         chain(
