@@ -81,6 +81,22 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> dict[s
     }
 
 
+def right(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Which predictions are right, as `score` counts them in `accuracy`: bool [n].
+
+    Args:
+        probabilities, labels, classes: As for `score`.
+
+    Raises:
+        ValueError: As `score`, of widths and numbers that are not finite.
+    """
+    import numpy as np
+
+    table = _table(np.asarray(probabilities, dtype=np.float64), classes)
+    found: np.ndarray = table.argmax(axis=1) == np.asarray(labels)
+    return found
+
+
 def several(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Measure predictions of several labels at once against the truth.
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedssh.rules.gate import Gate
 from fedssh.rules.policies import read_policy
 from fedssh.rules.rounds import least_sites
-from fedssh.rules.terms import schedule_of
+from fedssh.rules.terms import gate_of, schedule_of
 
 POLICY = "merge"  # it does best where sites differ, and nobody waits: docs/explanation/results/thesis-seeds.md
 GATE = "on"
@@ -25,7 +24,7 @@ class Terms:
 
     Attributes:
         policy: As text, with every option written out.
-        gate: on, off or ladder.
+        gate: on, off, ladder or parameter-free-ladder.
         schedule: free or relay; a policy with rounds has its own.
         sessions: Per site, or the number of rounds.
         epochs: Of a session at most, or of each round.
@@ -51,7 +50,7 @@ def agree(
         ValueError: There is no such policy or gate, it has no relay, or needs more sites than there are.
     """
     chosen, kind = read_policy(policy or POLICY), gate or GATE
-    Gate(kind)
+    gate_of(kind)
     schedule_of(schedule, chosen)
     if chosen.rounds and least_sites(chosen) > sites:
         raise ValueError(f"the policy {chosen.name} needs {least_sites(chosen)} sites, there are {sites}")

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 class Judge(Protocol):
     """What the bench needs of a judge, see `judge.client`."""
 
-    def score(self, model: Path) -> dict[str, Any]:
-        """What a model file scores on the judge's images: metrics by name."""
+    def score(self, model: Path, against: Path | None = None) -> dict[str, Any]:
+        """What a model file scores on the judge's images: metrics by name.
+
+        Args:
+            against: A stored model that it is paired with, image by image.
+        """
         ...
 
     def mix(
@@ -33,12 +37,15 @@ class Judge(Protocol):
         out: Path | None = None,
         base: Path | None = None,
         others: Sequence[tuple[Path, Path]] = (),
+        *,
+        paired: bool = False,
     ) -> list[dict[str, Any]]:
         """Metrics of mixes, one per share of the candidate, in 0..1; with `out` the one mix is written, not scored.
 
         Args:
             base: Adds shares of the difference between the candidate and this to the current model instead.
             others: Other candidates with their bases, the mean of whose differences and the candidate's is added.
+            paired: Each is paired with the current model, image by image.
         """
         ...
 
@@ -51,10 +58,11 @@ class Judge(Protocol):
         out: Path,
         *,
         lying: bool = False,
+        paired: bool = False,
     ) -> dict[str, Any]:
         """Make a round's updates, each with its examples, one model in `out`: its `metrics`, `shares` and `server`.
 
-        With `lying` also how the updates lie to each other, under that name.
+        With `lying` also how the updates lie to each other, under that name; `paired` with `base`, image by image.
         """
         ...
 
@@ -84,9 +92,11 @@ class FileBench:
         others: Sequence[Slot] = (),
     ) -> Sequence[Metrics]:
         """What a candidate scores, or mixes of it with the current model, or steps from it."""
+        paired = state.gate.paired
         if tuple(shares) == (1.0,) and base is None and not others:
-            return [self._judge.score(model)]
-        return self._mixed(state, model, shares, None, base, others)
+            current = self._folders.model(state.current.model.sha256)
+            return [self._judge.score(model, current) if paired else self._judge.score(model)]
+        return self._mixed(state, model, shares, None, base, others, paired=paired)
 
     def mix(
         self, state: Federation, model: Path, share: float, base: Blob | None = None, others: Sequence[Slot] = ()
@@ -104,11 +114,13 @@ class FileBench:
         out: Path | None,
         base: Blob | None,
         others: Sequence[Slot],
+        *,
+        paired: bool = False,
     ) -> list[dict[str, Any]]:
         current = self._folders.model(state.current.model.sha256)
         start = None if base is None else self._lies(base)
         pairs = [(self._lies(slot.candidate), self._lies(slot.base)) for slot in others]
-        return self._judge.mix(current, model, shares, out, start, pairs)
+        return self._judge.mix(current, model, shares, out, start, pairs, paired=paired)
 
     def _lies(self, model: Blob) -> Path:
         """Where: models that were current stay, others as long as a session goes on from them, or they wait."""
@@ -121,8 +133,8 @@ class FileBench:
         named = [(folders.update(update.model.sha256), update.examples) for update in updates]
         server = [folders.server_state(blob.sha256) for blob in state.current.server]
         base = folders.model(state.current.model.sha256)
-        wanted = evidence_agreed(state)
-        answer = self._judge.combine(state.policy.text, base, named, server, out, lying=wanted)
+        wanted, paired = evidence_agreed(state), state.gate.paired
+        answer = self._judge.combine(state.policy.text, base, named, server, out, lying=wanted, paired=paired)
         sets = server_files(out)[: answer["server"]]
         return Combined(out, answer["metrics"], answer["shares"], sets, answer["lying"] if wanted else None)
 

@@ -15,7 +15,7 @@ from fedssh.manifest import Release, new_id, now
 from fedssh.rules import records
 from fedssh.rules.events import Blob, Event, Released
 from fedssh.rules.federation import Federation, Member
-from fedssh.rules.gate import Decision
+from fedssh.rules.gate import PAIRED, Decision
 from fedssh.rules.rounds import Round, Update
 
 RESERVE_BYTES = 4096  # for longer reasons, later numbers and other scores
@@ -55,7 +55,7 @@ def sizes(state: Federation) -> dict[str, int]:
     found = {"the record of a release": _record(long), "the manifest of a release": len(_manifest(opened, long))}
     if opened.round is not None:
         full = dataclasses.replace(opened.round, updates=updates)
-        decision = Decision(True, "", None, state.current.metrics)
+        decision = Decision(True, "", None, {**state.current.metrics, PAIRED: 1 / 3})
         closed = records.closed_empty(opened, full, decision, [1 / 3] * len(updates))
         found["the record of a round"] = _record(closed) + len(canonical({"sites": list(names)}))
     return found

@@ -11,7 +11,7 @@ from fedssh.history.table import clock, decimal, few, named_lines, number, short
 from fedssh.history.totals import plain
 from fedssh.history.verbs import help_text
 from fedssh.history.views import Fields, Row, escaped, fingerprint, history_row, ordered
-from fedssh.rules.vocabulary import VERDICTS
+from fedssh.rules.vocabulary import PARAMETER_FREE, VERDICTS
 
 
 def history(records: Callable[[], Iterable[Fields]], *, as_json: bool = False) -> Iterator[str]:
@@ -188,7 +188,7 @@ def _schedule(value: Row) -> str:
 
 def _gate(kind: object, margin: object) -> str:
     told = {"on": f"on, margin {margin}", "ladder": f"ladder, steps of {margin}"}
-    return told.get(str(kind), "off")
+    return (told | {PARAMETER_FREE: "ladder, parameter-free"}).get(str(kind), "off")
 
 
 def _rates(agreed: Row | None) -> str:

@@ -116,7 +116,9 @@ def why(record: Fields) -> str:
     if event.startswith("round-"):
         return _why_round(record)
     if record.get("reason"):
-        return f"back to {record['to']}: {record['reason']}" if event == "rollback" else str(record["reason"])
+        margin = record.get("margin")  # that an accepted one was found to need, under a parameter-free ladder
+        found = f", {margin:.4f}" if isinstance(margin, float) else ""
+        return f"back to {record['to']}: {record['reason']}" if event == "rollback" else f"{record['reason']}{found}"
     if event == "genesis":
         return _why_genesis(record)
     if event == "site-added":

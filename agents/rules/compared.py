@@ -13,10 +13,21 @@ from typing import Any
 from fedssh.errors import DecisionError
 from fedssh.forms import canonical
 from fedssh.rules import rates, records, thresholds
-from fedssh.rules.events import Blob, Event, Genesis, Metrics, Record, Released, RoundClosed, Verdict
+from fedssh.rules.events import (
+    Accepted,
+    Blob,
+    Event,
+    Genesis,
+    Metrics,
+    Record,
+    Released,
+    RoundAccepted,
+    RoundClosed,
+    Verdict,
+)
 from fedssh.rules.federation import Federation, advance
-from fedssh.rules.gate import Decision, as_gathered, decide, impossible
-from fedssh.rules.metrics import gain
+from fedssh.rules.gate import PAIRED, Decision, as_gathered, decide, impossible, pairs
+from fedssh.rules.metrics import CLASSES, gain, task_of
 from fedssh.rules.records import Sent
 from fedssh.rules.rounds import Round
 from fedssh.rules.standing import Standing, Started
@@ -70,11 +81,28 @@ def decided_on(
 
 
 def could_score(state: Federation, metrics: Metrics) -> Metrics:
-    """What a model may have scored: what is told, or under a ladder the best that is told in the same way."""
+    """What a model may have scored: what is told, or under a ladder of steps the best that is told in the same way."""
     if state.gate.kind != "ladder" or metrics.get(state.metric) is None:
         return metrics
     better = gain(state.metric, state.gate.margin / 2 + 1e-9)
     return {**metrics, state.metric: metrics[state.metric] + better}
+
+
+def paired_with(record: Record, state: Federation, said: Verdict | RoundClosed) -> Metrics:
+    """What is told of a model that was accepted, with what it was found to have to beat the current one by."""
+    metrics, margin = said.metrics or {}, known(said.margin, None)
+    if not state.gate.paired:
+        return metrics
+    if not isinstance(said, Accepted | RoundAccepted):
+        raise wrong(record, f"what is refused tells no score, it says {short(metrics)}")
+    if margin is None:
+        raise wrong(record, "nothing is accepted without its margin")
+    holdout = known(state.genesis.holdout, None) or {}
+    current, candidate, images = state.current.metrics[state.metric], metrics[state.metric], holdout.get("examples")
+    if not pairs(margin, current, candidate, images):
+        of = f" on {images} images" if images else ""
+        raise wrong(record, f"accuracies of {current} and {candidate}{of} cannot have the standard error {margin}")
+    return {**metrics, PAIRED: margin}
 
 
 def check_genesis(record: Record, said: Event) -> None:
@@ -88,6 +116,8 @@ def check_genesis(record: Record, said: Event) -> None:
         raise wrong(record, f"the policy {state.policy.name} has no rounds")
     if min(state.rates) < 0:
         raise wrong(record, "rates are whole numbers from 0")
+    if state.gate.paired and task_of(said.spec) != CLASSES:
+        raise wrong(record, f"the gate {state.gate.kind} is for classes")
     check_scores(record, state, said.metrics)
 
 
@@ -96,7 +126,7 @@ def check_scores(record: Record, state: Federation, metrics: Metrics) -> None:
     if (name := impossible(metrics, state.gate.most)) is not None:
         raise wrong(record, f"no model can score the {name} {short(metrics[name])}")
     agreed = known(state.genesis.decision, None)
-    if why := thresholds.objection(agreed, metrics, steps=state.gate.kind == "ladder"):
+    if why := thresholds.objection(agreed, metrics, steps=state.gate.is_ladder):
         raise wrong(record, why)
 
 

@@ -24,6 +24,10 @@ from fedssh.rules.typed import ABSENT, Absent, Typed, known, said
 START = "0" * 64
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 MEASURES = ("accuracy", "mae")  # of which a site tells one
+_FOUND = (
+    "Of what was accepted under `parameter-free-ladder`: by how much the main metric had to be better, the standard "
+    "error of the difference to the current model."
+)
 HEAD = ("sequence", "previous", "event", "time")
 
 Metrics = Mapping[str, Any]  # name: number, null where it is undefined, or a list; see `models.score`
@@ -123,8 +127,12 @@ class Genesis(Event):
     )
     plan: Mapping[str, Any] = said("The training plan that every release repeats.")
     policy: str = said("How models become one, with every option written out.")
-    gate: str | Absent = said("`on`, `off` or `ladder`; a federation that began without one has none.", absent=True)
-    margin: float | Absent = said("The gate's margin, in units of the main metric.", absent=True)
+    gate: str | Absent = said(
+        "`on`, `off`, `ladder` or `parameter-free-ladder`; a federation that began without one has none.", absent=True
+    )
+    margin: float | Absent = said(
+        "The gate's margin, in units of the main metric; 0 where it finds one for each candidate.", absent=True
+    )
     schedule: str = said("`free`, `relay` or `rounds`.")
     sessions: int | None = said("How many sessions each site trains, or how many rounds; null is without end.")
     rates: Mapping[str, Any] | Absent | None = said(
@@ -205,6 +213,7 @@ class Verdict(Event):
     candidate: Blob | Absent = said("What was sent, under a policy that mixes.", absent=True)
     share: float | Absent | None = said("Its share in the model; null where that may not be told.", absent=True)
     staleness: int | Absent = said("How often others had changed the current model meanwhile.", absent=True)
+    margin: float | Absent = said(_FOUND, absent=True)
     base: Blob | Absent = said(
         "What the step starts from that was added, if it is not the current model: the release's model, or what was "
         "last taken of the same session.",
@@ -347,6 +356,7 @@ class RoundClosed(Event):
     updates: tuple[Part, ...] = said("By name of their sites.")
     missing: tuple[str, ...] = said("Who might have sent one and did not.")
     reason: str = said("Why.")
+    margin: float | Absent = said(_FOUND, absent=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ federation may know of a score, under a ladder, says `told`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from fedssh.forms import checked, nearest, number
 from fedssh.rules import metrics as known_metrics
 from fedssh.rules.metrics import IN_UNITS, gain, worse
 from fedssh.rules.thresholds import COOLEST, HOTTEST
+from fedssh.rules.vocabulary import GATES, LADDERS, PARAMETER_FREE
 
 if TYPE_CHECKING:
     from fedssh.rules.policies import Policy
 
 Metrics = Mapping[str, Any]
 
-GATES = ("on", "off", "ladder")
+PAIRED = "standard_error"  # what the judge finds beside the scores where a candidate is paired with the current model
 MARGIN = number(least=0, below=1)
 _IN_UNITS = number(least=0)  # a margin of a metric that may be of any size
 _UNDEFINED = -1.0
@@ -31,6 +33,7 @@ _OF_STEP, _OF_CANDIDATE = "part {:.3g} of the step", "share {:.3g} of the candid
 _SHARES = (*known_metrics.OF_TASK[known_metrics.CLASSES], "subset_accuracy", "calibration_error")
 _ERRORS = ("loss", *IN_UNITS)  # a number from 0 on, always
 _IN_STEPS = ("threshold", "temperature")  # under a ladder these are of few values from the beginning
+_EXACT = 1e-12  # far above what sums of floats lose, far below what one image of a million changes
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,10 @@ class Gate:
 
     Attributes:
         kind: `on`: not worse than the best release so far by more than `margin`. `ladder`: better than the current one
-            by more than `margin`, and scores are told in steps of it (Blum and Hardt 2015, figure 1). `off`: anything.
-        margin: In units of the main metric.
+            by more than `margin`, and scores are told in steps of it (Blum and Hardt 2015, figure 1).
+            `parameter-free-ladder`: better than the current one by more than the standard error of the difference
+            between the two, paired over the images (the same, figure 3). `off`: anything.
+        margin: In units of the main metric; 0 where it is found for each candidate.
         metric: The main one.
     """
 
@@ -71,6 +76,20 @@ class Gate:
         checked("the margin of the gate", self.margin, _IN_UNITS if self.metric in IN_UNITS else MARGIN)
         if self.kind == "ladder" and self.margin == 0:
             raise ValueError("the margin of the gate is 0, expected a number above 0 for a ladder")
+        if self.paired and self.margin != 0:
+            raise ValueError(f"the margin of the gate is {self.margin:g}, but {self.kind} finds it for each candidate")
+        if self.paired and self.metric != "accuracy":
+            raise ValueError(f"the gate {self.kind} is for accuracy, not for {self.metric}")
+
+    @property
+    def is_ladder(self) -> bool:
+        """Whether only a clear improvement counts, and a refusal is all that is told of what is none."""
+        return self.kind in LADDERS
+
+    @property
+    def paired(self) -> bool:
+        """Whether the judge has to hold a candidate against the current model, image by image."""
+        return self.kind == PARAMETER_FREE
 
     @property
     def most(self) -> float:
@@ -79,7 +98,13 @@ class Gate:
 
     def hides(self, decided: Decision) -> bool:
         """Whether nothing is told of what a model scored: under a ladder a refusal is all that the sites learn."""
-        return self.kind == "ladder" and not decided.accept
+        return self.is_ladder and not decided.accept
+
+    def found_margin(self, decided: Decision) -> float | None:
+        """What an accepted model had to beat the current one by, where that is found for each; else None."""
+        if not self.paired or not decided.accept or decided.metrics is None:
+            return None
+        return float(decided.metrics[PAIRED])
 
 
 def decide(
@@ -97,27 +122,27 @@ def decide(
         metric: The main one.
         current: What the current model scored, as the federation knows it.
         bar: The best value of the main metric among the releases so far.
-        mixes: What the mixes of `shares` scored, with the share of each.
+        mixes: What the mixes of `shares` scored, with the share of each; where they are paired, also `PAIRED`.
         means: The same of the mean step of several sites. Of equally good ones a site's own step counts.
     """
     if means:
         own, mean = (decide(policy, gate, metric, current, bar, some) for some in (mixes, means))
         assert own.metrics is not None and mean.metrics is not None
-        if policy.by_loss and gate.kind != "ladder":
+        if policy.by_loss and not gate.is_ladder:
             ahead = mean.metrics["loss"] < own.metrics["loss"]
         else:
             ahead = gain(metric, _main(mean.metrics, metric)) > gain(metric, _main(own.metrics, metric))
         return as_gathered(mean) if ahead else own
-    if policy.by_loss and gate.kind != "ladder":
+    if policy.by_loss and not gate.is_ladder:
         share, metrics = min(mixes, key=lambda mix: mix[1]["loss"])
         accept, reason = lower(gate, metric, metrics, current, bar)
         return Decision(accept, f"{reason} ({_OF_STEP.format(share)})", share, metrics)
     share, metrics = max(mixes, key=lambda mix: (gain(metric, _main(mix[1], metric)), -mix[1]["loss"]))
-    if policy.by_gate or gate.kind == "ladder":
+    if policy.by_gate or gate.is_ladder:
         accept, reason = passes(gate, metric, metrics, current, bar)
     else:
         accept, reason = best(metrics, current, metric)
-    hidden = gate.kind == "ladder" and not accept  # which mix scores best would tell of the holdout, too
+    hidden = gate.is_ladder and not accept  # which mix scores best would tell of the holdout, too
     if (len(mixes) > 1 or share != 1) and not hidden:
         reason = f"{reason} ({_OF_CANDIDATE.format(share)})"
     return Decision(accept, reason, share, metrics)
@@ -171,6 +196,11 @@ def passes(gate: Gate, metric: str, candidate: Metrics, current: Metrics, bar: f
         return best(candidate, current, metric)
     if gate.kind == "off":
         return True, f"{metric} {offered:.4f} after {have:.4f}, without a gate"
+    if gate.paired:
+        above = "by more than the standard error of the difference"
+        if gain(metric, offered) - gain(metric, have) > candidate[PAIRED] + _EXACT:
+            return True, f"{metric} beats {have:.4f} {above}"
+        return False, f"{metric} does not beat {have:.4f} {above}"
     if gate.kind == "ladder":
         if gain(metric, offered) > gain(metric, have) + gate.margin:
             return True, f"{metric} beats {have:.4f} by more than {gate.margin:g}"
@@ -181,6 +211,55 @@ def passes(gate: Gate, metric: str, candidate: Metrics, current: Metrics, bar: f
         return True, f"{metric} {offered:.4f} is within {gate.margin:g} of the best so far, {bar:.4f}"
     where = worse(metric)
     return False, f"{metric} {offered:.4f} is more than {gate.margin:g} {where} the best so far, {bar:.4f}"
+
+
+def standard_error(lost: int, won: int, images: int) -> float:
+    """s/sqrt(n), the standard error of the difference between two error rates on the same images.
+
+    s is the sample standard deviation (n - 1 in its denominator) of the differences of the 0/1 losses, of which each is
+    1, 0 or -1 (Blum and Hardt 2015, section 3.3). A model is better by more than this just where
+    (won - lost)^2 > won + lost: where McNemar's statistic is above 1.
+
+    Args:
+        lost: Of how many images the candidate is wrong and the current model right.
+        won: Of how many it is the other way round.
+        images: n, at least 2.
+
+    Raises:
+        ValueError: One image has no sample standard deviation.
+    """
+    if images < 2:
+        raise ValueError(f"a gate that pairs images needs a holdout of at least 2, found {images}")
+    difference = won - lost
+    return math.sqrt((images * (lost + won) - difference * difference) / (images - 1)) / images
+
+
+def pairs(margin: float, current: float, candidate: float, images: int | None) -> bool:
+    """Whether a standard error is one that two models with these accuracies can have.
+
+    Args:
+        margin: The standard error.
+        current, candidate: Their accuracies.
+        images: How many there were; None where nobody says, then any number.
+    """
+    if not 0 <= margin <= 1:
+        return False
+    if images is None:
+        difference = candidate - current
+        most = 2 * min(1 - current, candidate) - difference  # the share of images on which they can differ
+        return margin**2 <= most - difference**2 + _EXACT  # that of two images, the fewest there can be
+    if images < 2:
+        return False
+    right = [round(one * images) for one in (current, candidate)]
+    if any(abs(one * images - count) > 1e-6 for one, count in zip((current, candidate), right, strict=True)):
+        return False
+    difference = right[1] - right[0]
+    differing = ((margin * images) ** 2 * (images - 1) + difference**2) / images
+    won = round((differing + difference) / 2)
+    lost = won - difference
+    if not (0 <= won <= min(images - right[0], right[1]) and 0 <= lost <= min(right[0], images - right[1])):
+        return False
+    return math.isclose(standard_error(lost, won, images), margin, rel_tol=1e-9, abs_tol=_EXACT)
 
 
 def gone_on(decision: Decision, sound: bool, text: str) -> Decision:
@@ -199,18 +278,23 @@ def gone_on(decision: Decision, sound: bool, text: str) -> Decision:
 def told(gate: Gate, metrics: Metrics | None) -> dict[str, Any] | None:
     """Scores as the federation may know them: under a ladder rounded to its step, without the tables.
 
-    Whoever sees exact scores of a holdout can climb it, one submission at a time (Blum and Hardt 2015, section 1).
+    A parameter-free one tells the main metric as it is, which on n images is a multiple of 1/n, and the others in steps
+    of a hundredth. Whoever sees exact scores of a holdout can climb it, one submission at a time (Blum and Hardt 2015,
+    section 1).
     """
-    if metrics is None or gate.kind != "ladder":
+    if metrics is None or not gate.is_ladder:
         return None if metrics is None else dict(metrics)
     plain = {name: value for name, value in metrics.items() if value is None or isinstance(value, float)}
+    plain.pop(PAIRED, None)
     return {name: value if value is None else _told(gate, name, value) for name, value in plain.items()}
 
 
 def _told(gate: Gate, name: str, value: float) -> float:
     """A score in steps: of the margin, where that is in its unit; else of a hundredth, or in two digits."""
-    if name in _IN_STEPS:
+    if name in _IN_STEPS or (gate.paired and name == gate.metric):
         return value
+    if gate.paired:
+        return _rounded(value, 0.01)
     if (name in IN_UNITS) == (gate.metric in IN_UNITS):
         return _rounded(value, gate.margin)
     return float(f"{value:.2g}") if name in IN_UNITS else _rounded(value, 0.01)

@@ -137,7 +137,7 @@ def verdict(
         "against": state.current.of,
         "current_metrics": state.current.metrics,
         "reason": decided.reason,
-    }
+    } | _found(state, decided)
     if staleness is not None and state.policy.mixes:
         said |= {"candidate": sent.model, "share": None if hide else decided.share, "staleness": staleness}
         if (base := base_of(state, sent)) is not None:
@@ -284,6 +284,12 @@ def in_order(current: Round) -> list[Update]:
     return sorted(current.updates, key=lambda update: update.site)
 
 
+def _found(state: Federation, decided: Decision) -> dict[str, Any]:
+    """The margin that what was accepted had to have, where the gate finds one."""
+    margin = state.gate.found_margin(decided)
+    return {} if margin is None else {"margin": margin}
+
+
 def _closing(
     state: Federation, current: Round, decided: Decision, shares: Sequence[float] | None, lying: Lying | None
 ) -> dict[str, Any]:
@@ -292,7 +298,7 @@ def _closing(
     evidence: list[dict[str, Any]] = [{"length": length, "cosine": cosine} for length, cosine in lying or ()] or [
         {} for _ in updates
     ]
-    return {
+    return _found(state, decided) | {
         "round": current.number,
         "metrics": None if state.gate.hides(decided) else told(state.gate, decided.metrics),
         "current_metrics": state.current.metrics,

@@ -10,7 +10,8 @@ without whoever reads the history seeing it. What stays hers:
     a score             she may say another one than the judge found, and the verdict follows from it
     a threshold         she may say another one than the agreed rule finds, as far as it keeps what the rule promises
     the judge           she may say that it could not score a model, or that sites cannot go on from one (`but ...`)
-    under a ladder      she need not say what a refused model scored
+    under a ladder      she need not say what a refused model scored; by how much an accepted one had to be better is
+                        her word, as far as it is what two models with these accuracies can differ by
     a bundle            she may say that it was damaged, or drop it; its site gets no other receipt then
     a mix               she may say that another of several scored best, that Krum found others to be near, and that a
                         model is the mix or mean of what it names: nobody else has the weights of all
@@ -44,6 +45,7 @@ from fedssh.rules.compared import (
     could_score,
     decided_on,
     left_out,
+    paired_with,
     same,
     says_more,
     sent_of,
@@ -80,7 +82,7 @@ from fedssh.rules.events import (
     Verdict,
 )
 from fedssh.rules.federation import Federation, advance
-from fedssh.rules.gate import Decision
+from fedssh.rules.gate import PAIRED, Decision
 from fedssh.rules.metrics import gain
 from fedssh.rules.options import server_start
 from fedssh.rules.orders import Order
@@ -324,7 +326,7 @@ class Replay:
                 raise wrong(record, "no step of another site waits")
             share = share_of(state, record, said, parts if gathered else wanted)
             self._word(CHOSEN, len(wanted) > 1)
-            scores = could_score(state, said.metrics)
+            scores = could_score(state, paired_with(record, state, said))
             decided = self._gone_on(state, record, said, decided_on(state, wanted, share, scores, gathered=gathered))
             scored = True
         if not isinstance(said, Accepted):
@@ -353,8 +355,8 @@ class Replay:
         if isinstance(said, Accepted | RoundAccepted):
             raise wrong(record, "nothing is accepted without a score")
         decided = Decision(False, said.reason)
-        low, high = ({state.metric: gain(state.metric, end * math.inf), "loss": 0.0} for end in (-1, 1))
-        for made_of in possible if state.gate.kind == "ladder" else ():
+        low, high = ({state.metric: gain(state.metric, end * math.inf), "loss": 0.0, PAIRED: 0.0} for end in (-1, 1))
+        for made_of in possible if state.gate.is_ladder else ():
             unsound = said.reason.startswith(f"{made_of(high).reason}, but ")
             if unsound or said.reason == made_of(low).reason:
                 self._word(UNSOUND, unsound)
@@ -375,8 +377,9 @@ class Replay:
         elif decided.accept != accept:
             by = "accepts" if decided.accept else "refuses"
             raise wrong(record, f"the policy {state.policy.name} {by} it: {reason}")
-        self._word(HIDDEN, state.gate.kind == "ladder")
-        return dataclasses.replace(decided, accept=accept, reason=reason, metrics=said.metrics)
+        self._word(HIDDEN, state.gate.is_ladder)
+        metrics = paired_with(record, state, said) if accept else said.metrics
+        return dataclasses.replace(decided, accept=accept, reason=reason, metrics=metrics)
 
     def _check_round(self, state: Federation, record: Record, said: RoundClosed) -> None:
         current = state.round
@@ -401,7 +404,8 @@ class Replay:
         else:
             check_scores(record, state, said.metrics)
             self._word(CUT, _decided(said))
-            decided, scored = self._gone_on(state, record, said, gated(could_score(state, said.metrics))), True
+            scores = could_score(state, paired_with(record, state, said))
+            decided, scored = self._gone_on(state, record, said, gated(scores)), True
         shares = self._shares(state, record, said) if scored else None
         lying = self._lying(state, record, said) if scored else None
         if not isinstance(said, RoundAccepted):

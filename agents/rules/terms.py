@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from fedssh.errors import SettingsError
 from fedssh.forms import Expected, Form, checked, number, one_of, text, whole, yes_or_no
 from fedssh.rules import thresholds
-from fedssh.rules.gate import GATES, MARGIN, Gate
+from fedssh.rules.gate import MARGIN, Gate
 from fedssh.rules.metrics import CLASSES, FIRST, IN_UNITS, METRICS, OF_TASK, task_of
+from fedssh.rules.vocabulary import GATES, PARAMETER_FREE
 
 if TYPE_CHECKING:
     from fedssh.rules.policies import Policy
@@ -111,7 +112,7 @@ class Terms:
     schedule: str = term("free", one_of(*SCHEDULES), "All sites at once, or one at a time.")
     sessions: int | None = term(None, whole(1), "Sessions per site, or rounds; without it, no end.", "N")
     policy: str = term("best", Form(_policy), "How models become one: `charity policies`.", "POLICY", _POLICIES)
-    gate: str = term("on", one_of(*GATES), "Whether a release must hold on the holdout.")
+    gate: str = term("on", one_of(*GATES), f"The gate: {', '.join(GATES)}.", "GATE")
     margin: float = term(0.01, MARGIN, "How far below the best a release may score; ladder: above the current.", "X")
     metric: str | None = term(None, one_of(*METRICS), "What the policy compares first.  [accuracy; mae in regression]")
     publish: str | None = term(None, one_of(*EPOCHS), "What a site sends of a session.  [improved; session in rounds]")
@@ -162,10 +163,11 @@ def agree(
 
     try:
         policy = read_policy(settings["policy"])
-        gate = Gate(settings["gate"], float(settings["margin"]))
+        gate = gate_of(settings["gate"], float(settings["margin"]))
     except ValueError as error:
         raise SettingsError(str(error), _POLICIES) from None
     terms = _of_task(_checked(settings), task_of(spec))
+    _check_gate(gate, terms, task_of(spec))
     if terms.metric in IN_UNITS:
         units = sum(one["deviation"] for one in spec["targets"]) / len(spec["targets"])
         gate = Gate(gate.kind, float(f"{gate.margin * units:.6g}"), terms.metric)
@@ -199,6 +201,15 @@ def least_spec(metric: str | None) -> dict[str, Any]:
     if metric in OF_TASK[CLASSES] or metric is None:
         return {}
     return {"task": next(task for task, names in OF_TASK.items() if metric in names), "targets": [{"deviation": 1.0}]}
+
+
+def gate_of(kind: str, margin: float = Terms.margin) -> Gate:
+    """The gate that is asked for. One that finds its margin takes none, and the default is nobody's word for one.
+
+    Raises:
+        ValueError: There is no such gate, or the margin is none of its.
+    """
+    return Gate(kind, 0.0 if kind == PARAMETER_FREE and margin == Terms.margin else margin)
 
 
 def schedule_of(wanted: str, policy: Policy) -> str:
@@ -267,6 +278,21 @@ def check_weight_decay(weight_decay: float | None, optimizer: str) -> None:
     """Raise ValueError where an optimizer has no decay beside the gradient."""
     if weight_decay is not None and optimizer not in DECAYING:
         raise ValueError(f"weight-decay belongs to {' and '.join(DECAYING)}, not to {optimizer}")
+
+
+def _check_gate(gate: Gate, terms: Terms, task: str) -> None:
+    """Check that an image is right or wrong, where it is counted for how many two models differ.
+
+    Raises:
+        SettingsError: It is not, or something else is compared.
+    """
+    if gate.paired and (task != CLASSES or terms.metric != "accuracy"):
+        found = f"the metric is {terms.metric}" if task == CLASSES else f"the task is {task}"
+        raise SettingsError(
+            f"--gate {gate.kind} counts images that one of two models calls rightly: it is for accuracy of classes of "
+            f"which one is right, and {found}",
+            "--gate ladder takes steps of a --margin, of any metric",
+        )
 
 
 def _check_decision(decision: Mapping[str, Any], spec: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedssh.forms import Expected
+from fedssh.rules.vocabulary import LADDERS
 
 USUAL = "0.5"
 BY_CLASS = ("sensitivity", "specificity")
@@ -96,7 +97,7 @@ def asked(genesis: Mapping[str, Any]) -> dict[str, Any] | None:
     Under a ladder, thresholds and temperatures are of a few steps, for they tell of the holdout.
     """
     decision = genesis.get("decision")
-    return {**decision, "steps": genesis.get("gate") == "ladder"} if decision else None
+    return {**decision, "steps": genesis.get("gate") in LADDERS} if decision else None
 
 
 def objection(decision: Mapping[str, Any] | None, metrics: Mapping[str, Any], *, steps: bool) -> str | None:

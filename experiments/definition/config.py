@@ -43,7 +43,7 @@ class Run:
         sites: How many train; 1 when centralised.
         schedule: One of `SCHEDULES`. `centralised` is one training on the data of all.
         policy: As a release tells it, see `fedssh.rules.policies`.
-        gate: on, off or ladder.
+        gate: on, off, ladder or parameter-free-ladder.
         margin: Of the gate, in units of `metric`.
         metric: What policy and gate compare first.
         sessions: Of each site; the number of rounds where sites train in rounds.

@@ -47,7 +47,6 @@ from experiments.definition.shown import (
 )
 from fedssh.errors import SettingsError
 from fedssh.forms import nearest
-from fedssh.rules.gate import Gate
 from fedssh.rules.policies import read_policy
 from fedssh.rules.terms import (
     LATER,
@@ -55,6 +54,7 @@ from fedssh.rules.terms import (
     check_local,
     check_momentum,
     check_weight_decay,
+    gate_of,
     later_than,
     publish_of,
 )
@@ -343,7 +343,8 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         check_weight_decay(values["weight_decay"], values["optimizer"])
         check_local(values["local"], policy)
         check_calibrate(values["calibrate"], values["class_weights"])
-        Gate(values["gate"], values["margin"])
+        if gate_of(values["gate"], values["margin"]).paired and values["metric"] != "accuracy":
+            raise ValueError(f"the gate {values['gate']} is for accuracy, not for {values['metric']}")
         if values["evidence"] == "on" and not policy.rounds:
             raise ValueError(f"evidence is about rounds, and {policy.name} has none")
     except ValueError as error:

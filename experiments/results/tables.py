@@ -10,8 +10,10 @@ from experiments.definition.choice import Choice
 from experiments.definition.read import Experiment
 from experiments.results.choosing import Decision
 from experiments.results.differences import check_equal
+from experiments.results.file import Result
 from experiments.results.measure import Group, Mean, Measured, Row, mean, mean_of_seeds, row_names
 from fedssh.errors import SettingsError
+from fedssh.rules.metrics import gain
 
 NONE = "–"
 _NAMES = {"auc": "AUC", "mae": "mean absolute error", "rmse": "RMSE", "r2": "R²", "f1": "F1"}
@@ -154,14 +156,23 @@ def table_of_attacks(groups: Sequence[Group]) -> str:
                 mean_of_seeds((one.run.seed, one.outcome.backdoor.get(name)) for one in group.results)
                 for name in ("stamped", "plain")
             ]
-            rows.append([group.label, group.run.attack.text, verdicts, *map(spread, found)])
+            gaps = [mean_of_seeds((one.run.seed, _above(one, at)) for one in group.results) for at in (0, -1)]
+            rows.append([group.label, group.run.attack.text, verdicts, *map(spread, [*found, *gaps])])
     heading = ["run", "attack", "verdicts", "backdoor: called so with the patch", "without it"]
-    if all(row[3:] == [NONE, NONE] for row in rows):
-        heading, rows = heading[:3], [row[:3] for row in rows]
+    heading += ["holdout better than test, at first", "in the end"]
+    if all(row[3:5] == [NONE, NONE] for row in rows):
+        heading, rows = heading[:3] + heading[5:], [row[:3] + row[5:] for row in rows]
     return "What became of the attackers' models:\n\n" + table(heading, rows) if rows else ""
 
 
 # cells
+
+
+def _above(result: Result, at: int) -> float | None:
+    """By how much the main metric of a point is better on the holdout, which decides, than on the test split."""
+    metric, point = result.run.metric, result.outcome.points[at]
+    holdout, test = point.holdout.get(metric), point.test.get(metric)
+    return None if holdout is None or test is None else gain(metric, holdout) - gain(metric, test)
 
 
 def _sub_model(scores: Mapping[str, object]) -> list[str]:

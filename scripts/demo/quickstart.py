@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from fedssh.rules.vocabulary import GATES
 from scripts import environment, terms
 from scripts.demo import chart, learned
 from scripts.demo.bar import Work
@@ -64,7 +65,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--partition", default="iid", metavar="iid|dirichlet:ALPHA", help="how training data is spread  [iid]")
     add("--policy", metavar="POLICY", help=f"how models become one: `charity policies`  [{terms.POLICY}]")
-    add("--gate", choices=["on", "off", "ladder"], help=f"whether a release must hold on the holdout  [{terms.GATE}]")
+    add("--gate", choices=list(GATES), help=f"whether a release must hold on the holdout  [{terms.GATE}]")
     usual = f"[{terms.SESSIONS}; {terms.ROUNDS} rounds]"
     add("--sessions", type=_at_least_one, metavar="N", help=f"sessions per site, or rounds, in this run  {usual}")
     usual = f"[{terms.EPOCHS}; {terms.ROUND_EPOCHS} in rounds]"

@@ -18,6 +18,7 @@ from fedssh.charity.judge.own_images import TABLES
 from fedssh.models import TABLE
 from fedssh.models.data import datasets, images, partition, published
 from fedssh.models.tasks import CLASSES
+from fedssh.rules.vocabulary import GATES
 from scripts import terms
 from scripts.demo.enrolment import enrol_auditor, enrol_site
 
@@ -33,7 +34,7 @@ def main() -> int:
     add("--data-dir", type=Path, required=True, metavar="DIR", help="where data sets are")
     add("--partition", default="iid", metavar="iid|dirichlet:ALPHA|by_patient", help="how training data is spread")
     add("--policy", metavar="POLICY", help="how models become one; empty is the default, as in what follows")
-    add("--gate", metavar="on|off|ladder", help="whether a release must hold on the holdout")
+    add("--gate", metavar="|".join(GATES), help="whether a release must hold on the holdout")
     add("--sessions", type=_number, metavar="N", help="sessions per site, or rounds")
     add("--reopen", action="store_true", help="let a finished federation go on for as many sessions more")
     add("--epochs", type=_number, metavar="N", help="epochs per session, at most; or of each round")

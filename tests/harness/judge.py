@@ -26,7 +26,7 @@ COMMAND = (sys.executable, "-P", "-m", "tests.harness.judge")
 SPEC: dict[str, Any] = {"name": "mlp", "depth": 1, "width": 2, "input": [2, 2, 1], "classes": 2}
 SHAPES: dict[str, tuple[int, ...]] = {"dense1/kernel": (4, 2), "output/bias": (1,)}
 GENESIS_ACCURACY = 0.5
-EXAMPLES = 2
+EXAMPLES = 100
 
 
 class Scorer:
@@ -40,8 +40,12 @@ class Scorer:
 
         return read_weights(path, SHAPES)
 
-    def score_weights(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        return measured(float(tensors["output/bias"][0]))
+    def right(self, path: Path) -> np.ndarray:
+        return right_of(value_of(path))
+
+    def score_weights(self, tensors: Mapping[str, np.ndarray], against: np.ndarray | None = None) -> dict[str, Any]:
+        value = float(tensors["output/bias"][0])
+        return measured(value) | ({} if against is None else paired(value, against))
 
 
 def measured(value: float) -> dict[str, Any]:
@@ -58,10 +62,30 @@ def measured(value: float) -> dict[str, Any]:
     return {"loss": round(1 - value, 4), "accuracy": round(value, 4), "auc": None, "confusion": [[1, 0], [0, 1]]}
 
 
+def right_of(value: float) -> np.ndarray:
+    """Which of its images a model calls rightly whose last weight is `value`: the first ones."""
+    import numpy as np
+
+    return np.arange(EXAMPLES) < round(EXAMPLES * min(value, 2 - value))
+
+
+def paired(value: float, against: np.ndarray) -> dict[str, Any]:
+    """What the scores gain of a model that is paired with one that calls other images rightly."""
+    from fedssh.rules.gate import PAIRED, standard_error
+
+    found = right_of(value)
+    return {PAIRED: standard_error(int((against & ~found).sum()), int((~against & found).sum()), len(found))}
+
+
+def value_of(path: Path) -> float:
+    """The last weight of a model in a file of whatever architecture."""
+    value: float = struct.unpack("<f", path.read_bytes()[-4:])[0]
+    return value
+
+
 def score(path: str) -> dict[str, Any]:
-    """The metrics of a model in a file of whatever architecture."""
-    value: float = struct.unpack("<f", Path(path).read_bytes()[-4:])[0]
-    return measured(value)
+    """The metrics of a model in a file."""
+    return measured(value_of(Path(path)))
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +112,10 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
         return combining.mix(Scorer(), request["mix"])
     if "round" in request:
         return combining.combine(Scorer(), request["round"])
-    return {"metrics": score(request["model"])}
+    metrics = score(request["model"])
+    if against := request.get("against"):
+        metrics |= paired(value_of(Path(request["model"])), right_of(value_of(Path(against))))
+    return {"metrics": metrics}
 
 
 def genesis(out: str) -> dict[str, Any]:

@@ -225,7 +225,7 @@ def test_the_test_split_is_scored_in_order_however_late() -> None:
     """A round does not wait for it; but few models do, and what cannot be scored ends the run."""
     go_on, asked = threading.Event(), []
 
-    def late(weights: Any) -> dict[str, Any]:
+    def late(weights: Any, against: Any = None, /) -> dict[str, Any]:
         assert go_on.wait(20)
         asked.append(weights)
         if weights == 9:

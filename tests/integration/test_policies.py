@@ -19,6 +19,7 @@ from fedssh.charity.verify import audit
 from fedssh.errors import LedgerError, SettingsError
 from fedssh.ledger import Ledger
 from fedssh.rules import coordinator
+from fedssh.rules.gate import standard_error
 from fedssh.weights import read_weights
 from tests.harness.judge import SHAPES
 from tests.harness.room import Room, Rooms
@@ -46,11 +47,11 @@ def rolled_back_while_mixing(room: Room, monkeypatch: pytest.MonkeyPatch) -> lis
     asked: list[tuple[Any, ...]] = []
     mix = room.judge.mix
 
-    def rolls_back(*arguments: Any) -> list[dict[str, Any]]:
+    def rolls_back(*arguments: Any, **named: Any) -> list[dict[str, Any]]:
         if not asked:
             operate.roll_back(Vault(room.folders), 1, "while the judge was busy")
         asked.append(arguments)
-        return mix(*arguments)
+        return mix(*arguments, **named)
 
     monkeypatch.setattr(room.judge, "mix", rolls_back)
     return asked
@@ -251,6 +252,34 @@ def test_a_ladder_tells_no_more_than_its_steps(new_room: Rooms) -> None:
     again = room.submit("alice-1", 0.87)
     room.work()
     assert room.verdict("alice-1", again)["event"] == "refused"  # 0.87 is not above 0.8 + 0.1
+
+
+def test_a_parameter_free_ladder_tells_what_an_accepted_model_had_to_beat(new_room: Rooms) -> None:
+    room = new_room(policy="best", gate="parameter-free-ladder", margin=0.0)  # 100 images, of which the first are right
+    little, much = room.submit("alice-1", 0.51), room.submit("alice-2", 0.54)
+    room.work()
+    refused, accepted = room.verdict("alice-1", little), room.verdict("alice-2", much)
+    assert (refused["event"], refused["metrics"], "margin" in refused) == ("refused", None, False)
+    assert "0.51" not in json.dumps(refused)
+    assert accepted["metrics"] == {"accuracy": 0.54, "auc": None, "loss": 0.46}
+    assert accepted["margin"] == standard_error(0, 4, 100)
+    again = room.submit("alice-1", 0.55)  # one image above what is the current model now
+    room.work()
+    assert room.verdict("alice-1", again)["event"] == "refused"
+
+
+@pytest.mark.parametrize("policy", ["merge:steps=2,staleness=0", "fedavg"])
+def test_a_parameter_free_ladder_pairs_mixes_and_rounds(new_room: Rooms, policy: str) -> None:
+    rounds = policy == "fedavg"
+    room = new_room(policy=policy, gate="parameter-free-ladder", margin=0.0, schedule="rounds" if rounds else "free")
+    base = room.release()
+    room.submit("alice-1", 0.56, builds_on=base)
+    if rounds:
+        room.submit("alice-2", 0.6, builds_on=base)
+    room.work()
+    made = next(one.fields for one in room.vault.ledger.records() if one.event in ("round-accepted", "accepted"))
+    assert made["metrics"]["accuracy"] == (0.58 if rounds else 0.56)
+    assert made["margin"] == standard_error(0, 8 if rounds else 6, 100)
 
 
 def test_a_ladder_does_not_tell_which_mix_of_a_refused_candidate_scored_best(new_room: Rooms) -> None:

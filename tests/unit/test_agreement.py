@@ -144,7 +144,8 @@ def test_what_is_left_open_is_written_out() -> None:
 EDGES = [-1, 0, 1e-12, 0.5, 0.99, 0.9999, 0.99999, 1, 2, 1001, 2e6, 2**31 - 1, 2**31, 1e300, math.inf, math.nan]
 WORDS = [
     "adam", "lion", "improved", "session", "always", "accuracy", "loss", "on", "ladder", "ajar", "free", "relay",
-    "none", "balanced", "cosine", "step", "shifts,flips", " rotations , contrast", "none,flips",
+    "parameter-free-ladder", "none", "balanced", "cosine", "step", "shifts,flips", " rotations , contrast",
+    "none,flips",
 ]  # fmt: skip
 WORDED = ["class_weights", "learning_rate_schedule", "augment"]
 NUMBERS = ["margin", "batch_size", "epochs", "patience", "learning_rate", "momentum", "proximal", "sessions"]

@@ -430,6 +430,26 @@ def test_contributions_and_backdoors_have_tables(tmp_path: Path) -> None:
     assert "| best-backdoor-0 | backdoor:0 | 4 accepted | 0.7500" in shown and "| 0.2500" in shown
 
 
+def test_of_attacks_it_is_told_how_far_the_holdout_is_above_the_test_split(tmp_path: Path) -> None:
+    text = 'seeds = [1, 2]\n[[runs]]\nsites = 1\npolicy = "best"\nattack = "perturb:0.1"\n'
+    found = loaded(tmp_path, text, 0.9, 0.8)
+    gaps = ((0.5, 0.45, 0.9, 0.7), (0.5, 0.53, 0.8, 0.9))
+    results = []
+    for one, (start, tested, end, last) in zip(found.results, gaps, strict=True):
+        first, final = one.outcome.points[0], one.outcome.points[-1]
+        points = (
+            dataclasses.replace(first, holdout={"accuracy": start}, test={**first.test, "accuracy": tested}),
+            dataclasses.replace(final, holdout={"accuracy": end}, test={**final.test, "accuracy": last}),
+        )
+        outcome = dataclasses.replace(one.outcome, points=points, attacker={"refused": 3})
+        results.append(dataclasses.replace(one, outcome=outcome))
+    shown = page(dataclasses.replace(found, results=tuple(results)))
+    assert "| run | attack | verdicts | holdout better than test, at first | in the end |" in shown
+    row = next(line for line in shown.splitlines() if line.startswith("| best-perturb-0.1 | perturb:0.1 |"))
+    assert "6 refused | 0.0100" in row and "| 0.0500" in row  # of 0.05 and -0.03, of 0.2 and -0.1
+    assert "backdoor" not in shown
+
+
 # the command
 
 

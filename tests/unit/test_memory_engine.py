@@ -24,6 +24,7 @@ from experiments.engines.outcome import moments, submissions, verdicts
 from fedssh.errors import DecisionError, LedgerError
 from fedssh.forms import canonical
 from fedssh.rules.events import START, Blob, Local, Record
+from fedssh.rules.gate import PAIRED, standard_error
 from fedssh.rules.replay import LYING, Replay
 from fedssh.rules.terms import agree
 from fedssh.weights import write_weights
@@ -42,12 +43,23 @@ def weights(value: float) -> dict[str, np.ndarray]:
     return {"dense1/kernel": np.full((4, 2), value, np.float32), "output/bias": np.full((1,), value, np.float32)}
 
 
-def judge(model: Weights) -> dict[str, Any]:
-    """Accuracy and loss, from the last weight."""
+def judge(model: Weights, against: Weights | None = None, /) -> dict[str, Any]:
+    """Accuracy and loss, from the last weight; and how it differs from another model's."""
     value = float(model["output/bias"][0])
     if not 0 <= value <= 1:
         raise ValueError(f"{value} is no accuracy")
-    return {"loss": round(1 - value, 6), "accuracy": round(value, 6), "auc": None}
+    scores = {"loss": round(1 - value, 6), "accuracy": round(value, 6), "auc": None}
+    if against is None:
+        return scores
+    other, found = called_rightly(against), called_rightly(model)
+    return scores | {PAIRED: standard_error(int((other & ~found).sum()), int((~other & found).sum()), len(found))}
+
+
+def called_rightly(model: Weights) -> np.ndarray:
+    """Of a thousand images as many as the model scores, from another one on for each score: bool [1000]."""
+    count = round(1000 * float(model["output/bias"][0]))
+    found: np.ndarray = (np.arange(1000) + 3 * count) % 1000 < count
+    return found
 
 
 class Adders:
@@ -84,7 +96,7 @@ class Opposed(Adders):
         return Session((Checkpoint(1, Local(0.5, 0.5), model),), 1, 0.001)
 
 
-def judge_both(model: Weights) -> dict[str, Any]:
+def judge_both(model: Weights, against: Weights | None = None, /) -> dict[str, Any]:
     """The loss is how far two weights are from 1, squared."""
     far = [1 - float(model[name].reshape(-1)[0]) for name in ("dense1/kernel", "output/bias")]
     return {"loss": round(far[0] ** 2 + far[1] ** 2, 6), "accuracy": 0.5, "auc": None}
@@ -379,6 +391,23 @@ def test_perturbing_costs_no_time_and_under_a_ladder_no_score_is_told(tmp_path: 
     assert all(fields["metrics"] is None for fields in played.of("refused"))
     assert played.simulation.clock == 500
     assert len({fields["model"]["sha256"] for fields in tries}) > 1 or STEP["alice-2"]
+
+
+@pytest.mark.parametrize("policy", ["best", "merge", "step", "gather", "fedasync", "fedavg", "fednova"])
+def test_a_parameter_free_ladder_over_arrays_is_what_readers_recompute(tmp_path: Path, policy: str) -> None:
+    sites = {"alice-1": 100, "alice-2": 130}
+    gate: dict[str, Any] = {"gate": "parameter-free-ladder", "margin": 0.01}  # the default is none
+    attack = ("alice-2", "perturb:0.1")
+    played = play(tmp_path / "h", sites, attack=attack, start=0.4, sessions=3, policy=policy, **gate)
+    held = Replay()
+    for record in played.records:
+        held.follow(record)
+    assert played.records[0].fields["margin"] == 0
+    accepted, refused = played.of("accepted", "round-accepted"), played.of("refused", "round-refused")
+    assert accepted and all(PAIRED not in one["metrics"] for one in accepted)
+    for one in accepted:
+        assert one["metrics"]["accuracy"] - one["current_metrics"]["accuracy"] > one["margin"] > 0
+    assert all(one["metrics"] is None and "margin" not in one for one in refused)
 
 
 # the whole

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedssh.rules.gate import Decision, Gate, best, decide, passes, told
+from fedssh.rules.gate import PAIRED, Decision, Gate, best, decide, pairs, passes, standard_error, told
 from fedssh.rules.policies import ROUND_OPTIONS, described, described_options, names, read_policy
+from fedssh.rules.vocabulary import PARAMETER_FREE
 
 
 def metrics(accuracy: float, loss: float, auc: float | None = 0.5) -> dict[str, Any]:
@@ -329,11 +330,95 @@ def test_a_ladder_tells_no_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "margin"), [("ladder", 0), ("on", 1), ("on", -0.1), ("on", float("nan")), ("of", 0.1)]
+    ("images", "lost", "won", "error", "accept"),
+    [
+        (10, 0, 1, 0.1, False),  # s^2 = (1 - 10 * 0.1^2) / 9 = 0.1: one image is just its own standard error
+        (10, 0, 2, 0.4 / 3, True),  # s^2 = (2 - 10 * 0.2^2) / 9 = 1.6 / 9
+        (10, 1, 3, 0.2, False),  # s^2 = (4 - 10 * 0.2^2) / 9 = 0.4
+        (10, 1, 4, (4.1 / 90) ** 0.5, True),  # s^2 = (5 - 10 * 0.3^2) / 9
+        (10, 3, 1, 0.2, False),
+        (10, 0, 0, 0.0, False),
+        (100, 6, 10, 0.04, False),  # s^2 = (16 - 100 * 0.04^2) / 99 = 0.16
+        (100, 5, 10, (14.75 / 9900) ** 0.5, True),  # s^2 = (15 - 100 * 0.05^2) / 99
+        (2, 0, 2, 0.0, True),  # both images differ in the same way
+    ],
+)
+def test_a_parameter_free_ladder_asks_for_a_standard_error(
+    images: int, lost: int, won: int, error: float, accept: bool
+) -> None:
+    assert standard_error(lost, won, images) == pytest.approx(error, abs=1e-15)
+    right = images - won
+    offered = metrics((right + won - lost) / images, 0.3) | {PAIRED: standard_error(lost, won, images)}
+    gate, current = Gate(PARAMETER_FREE, 0), metrics(right / images, 0.3)
+    decision = decide(read_policy("best"), gate, "accuracy", current, 1.0, [(1.0, offered)])
+    above = f"{right / images:.4f} by more than the standard error of the difference"
+    assert decision == Decision(accept, f"accuracy {'beats' if accept else 'does not beat'} {above}", 1.0, offered)
+    assert passes(gate, "accuracy", offered, current, 1.0) == (accept, decision.reason)  # of a round, too
+
+
+@given(st.integers(2, 10**6), st.data())
+def test_a_parameter_free_ladder_accepts_just_where_mcnemar_s_statistic_is_above_one(
+    images: int, data: st.DataObject
+) -> None:
+    lost = data.draw(st.integers(0, images // 2))
+    won = data.draw(st.integers(max(0, lost - 2), min(images - lost, lost + int(2 * (2 * lost + 1) ** 0.5) + 2)))
+    right = data.draw(st.integers(lost, images - won))
+    margin, accuracies = standard_error(lost, won, images), (right / images, (right + won - lost) / images)
+    offered = metrics(accuracies[1], 0.3) | {PAIRED: margin}
+    accept, _ = passes(Gate(PARAMETER_FREE, 0), "accuracy", offered, metrics(accuracies[0], 0.3), 1.0)
+    assert accept == (won > lost and (won - lost) ** 2 > won + lost)
+    assert pairs(margin, *accuracies, images) and pairs(margin, *accuracies, None)
+
+
+def test_a_standard_error_that_two_models_cannot_have() -> None:
+    for current in range(7):
+        for candidate in range(7):
+            fewest = max(0, current - candidate)
+            most = min(current, 6 - candidate)
+            can = {standard_error(lost, lost + candidate - current, 6) for lost in range(fewest, most + 1)}
+            for margin in {standard_error(lost, won, 6) for lost in range(7) for won in range(7 - lost)}:
+                near = any(abs(margin - one) < 1e-9 for one in can)
+                assert pairs(margin, current / 6, candidate / 6, 6) == near
+    for margin in (-0.1, 1.1, float("nan")):
+        assert not pairs(margin, 0.5, 0.7, None)
+    assert not pairs(0.5, 0.9, 0.95, None)  # at most 0.15 of the images differ, s^2 is at most 0.1475
+    assert not pairs(0.1, 0.55, 0.65, 6)  # no such accuracies on six images
+    assert not pairs(0.0, 1.0, 1.0, 1)
+    with pytest.raises(ValueError, match="at least 2"):
+        standard_error(0, 1, 1)
+
+
+def test_a_parameter_free_ladder_tells_the_accuracy_as_it_is_and_of_the_rest_hundredths() -> None:
+    gate = Gate(PARAMETER_FREE, 0)
+    scores = {"accuracy": 0.9125, "auc": None, "f1": 0.8888, "loss": 0.3333, "threshold": 0.4321, "confusion": [[1]]}
+    said = {"accuracy": 0.9125, "auc": None, "f1": 0.89, "loss": 0.33, "threshold": 0.4321}
+    assert told(gate, scores | {PAIRED: 0.0123}) == told(gate, said) == said
+    assert gate.most == 1
+    refused = Decision(False, "", 1.0, scores | {PAIRED: 0.0123})
+    assert gate.hides(refused) and gate.found_margin(refused) is None
+    assert gate.found_margin(Decision(True, "", 1.0, scores | {PAIRED: 0.0123})) == 0.0123
+
+
+def test_what_a_refusal_says_does_not_depend_on_how_far_it_was() -> None:
+    gate, current = Gate(PARAMETER_FREE, 0), metrics(0.9, 0.3)
+    offers = [metrics(accuracy, 0.3) | {PAIRED: error} for accuracy, error in ((0.1, 0.02), (0.905, 0.006), (0.9, 0))]
+    for policy in ("best", "polyak", "merge:steps=2", "step", "fedasync"):
+        said = {decide(read_policy(policy), gate, "accuracy", current, 0.9, [(0.5, one)]).reason for one in offers}
+        assert said == {"accuracy does not beat 0.9000 by more than the standard error of the difference"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin"),
+    [(PARAMETER_FREE, 0.01), ("ladder", 0), ("on", 1), ("on", -0.1), ("on", float("nan")), ("of", 0.1)],
 )
 def test_a_gate_that_cannot_be_is_refused(kind: str, margin: float) -> None:
     with pytest.raises(ValueError, match="gate"):
         Gate(kind, margin)
+
+
+def test_a_parameter_free_ladder_is_for_accuracy() -> None:
+    with pytest.raises(ValueError, match="the gate parameter-free-ladder is for accuracy, not for auc"):
+        Gate(PARAMETER_FREE, 0, "auc")
 
 
 # step

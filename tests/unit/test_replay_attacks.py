@@ -38,7 +38,7 @@ from fedssh.rules.events import (
     Verdict,
 )
 from fedssh.rules.federation import Federation
-from fedssh.rules.gate import Decision, decide
+from fedssh.rules.gate import PAIRED, Decision, decide, standard_error
 from fedssh.rules.options import server_start
 from fedssh.rules.records import Sent
 from fedssh.rules.replay import Replay
@@ -115,7 +115,7 @@ class Played:
         }  # fmt: skip
         return Sent(**fields | changes)
 
-    def verdict(self, sent: Sent, accuracy: float, share: float = 1.0) -> Verdict:
+    def verdict(self, sent: Sent, accuracy: float, share: float = 1.0, error: float = 0.0) -> Verdict:
         """What the rules give when it scores so, and this mix of it best."""
         state = self.state
         if state.policy.rounds:
@@ -124,7 +124,11 @@ class Played:
             return records.verdict(state, sent, Decision(False, reason))
         staleness = state.current.staleness(sent.site, sent.started.version)
         wanted = sorted(state.policy.shares(staleness), key=lambda one: abs(one - share))
-        mixes = [(one, scores(accuracy)) for one in wanted]
+        mixes = (
+            [(one, scores(accuracy) | {PAIRED: error}) for one in wanted]
+            if state.gate.paired
+            else [(one, scores(accuracy)) for one in wanted]
+        )
         decided = decide(state.policy, state.gate, state.metric, state.current.metrics, state.current.bar, mixes)
         whole = records.as_sent(state, sent, decided)
         same = whole or not decided.accept
@@ -139,12 +143,12 @@ class Played:
         decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, own, means)
         return records.verdict(state, sent, decided, staleness, blob(9500 + self.sent))
 
-    def closing(self, accuracy: float, model: int = 8000) -> RoundClosed:
+    def closing(self, accuracy: float, model: int = 8000, error: float = 0.0) -> RoundClosed:
         state = self.state
         assert state.round
         if few := records.too_few(state, state.round):
             return records.closed_empty(state, state.round, few)
-        decided = records.gated(state, len(state.round.updates), scores(accuracy))
+        decided = records.gated(state, len(state.round.updates), scores(accuracy) | {PAIRED: error})
         shares = state.policy.shares_of([update.examples for update in records.in_order(state.round)])
         assert shares
         sets = [blob(model + place + 1) for place in range(len(server_start(state.policy.values)))]
@@ -193,6 +197,10 @@ ROUNDS: Fields = {"policy": "fedavg", "schedule": "rounds"}
     ({"schedule": "whenever"}, "another schedule than whenever"),
     ({"plan": {"metric": "f1"}}, "lacks 'f1'"),
     ({"metrics": scores(1.5)}, "no model can score the accuracy 1.5"),
+    ({"gate": "parameter-free-ladder"}, "the margin of the gate is 0.01, but"),
+    ({"gate": "parameter-free-ladder", "margin": 0.0, "plan": {"metric": "auc"}, "metrics": scores(0.5) | {"auc": 0.5}},
+     "is for accuracy, not for auc"),
+    ({"gate": "parameter-free-ladder", "margin": 0.0, "spec": {"task": "labels"}}, "is for classes"),
     ({"rates": {"submissions_per_hour": -1}}, "rates are whole numbers from 0"),
 ])  # fmt: skip
 def test_what_cannot_be_agreed(agreed: Fields, why: str) -> None:
@@ -382,6 +390,68 @@ def test_what_a_ladder_hides() -> None:
     again = vars(high) | {"submission": "again", "metrics": None}
     played.word(Refused(**again | {"reason": "it fell over"}), replay.JUDGE)
     played.word(dataclasses.replace(high, submission="at last"), replay.HIDDEN)
+
+
+FREE_LADDER: Fields = {"gate": "parameter-free-ladder", "margin": 0.0}
+HUNDRED: Fields = FREE_LADDER | {"holdout": {"examples": 100, "sha256": "cd" * 32}}
+
+
+def test_what_a_parameter_free_ladder_hides_and_what_it_has_to_say() -> None:
+    played = begin(**HUNDRED)  # genesis is right on 50 of 100 images
+    error = standard_error(10, 15, 100)  # and this one on 15 others, but not on 10 of them: 5^2 is just 25
+    low, high = (played.verdict(played.submission(), 0.55, error=error), played.verdict(played.submission(), 0.58,
+                 error=standard_error(10, 18, 100)))  # fmt: skip
+    assert (low.name, low.metrics, low.margin) == ("refused", None, ABSENT)
+    assert low.reason == "accuracy does not beat 0.5000 by more than the standard error of the difference"
+    assert (high.name, high.metrics, high.margin) == ("accepted", scores(0.58), standard_error(10, 18, 100))
+    played.lie(dataclasses.replace(low, margin=error), "margin is null")  # a refusal tells nothing
+    played.lie(dataclasses.replace(low, metrics=scores(0.55)), "what is refused tells no score")
+    played.lie(dataclasses.replace(low, reason="accuracy does not beat 0.5000 by more than 0.05"), "no judge says")
+    played.lie(Accepted(**vars(low)), "nothing is accepted without a score")
+    played.lie(dataclasses.replace(high, margin=ABSENT), "nothing is accepted without its margin")
+    played.lie(dataclasses.replace(high, metrics=scores(0.55), margin=error), "the policy best refuses it")
+    played.lie(Accepted(**vars(high) | {"metrics": scores(0.4), "margin": standard_error(20, 10, 100)}), "refuses it")
+    found = standard_error(10, 18, 100)
+    for margin in (0.0, error, found + 1e-6, -found, 0.5, 1e300):  # what no 100 images can give
+        played.lie(dataclasses.replace(high, margin=margin), "cannot have the standard error")
+    played.lie(dataclasses.replace(high, metrics=scores(0.585)), "on 100 images cannot have the standard error")
+    played.lie(dataclasses.replace(high, reason="accuracy beats 0.5000 by more than 0.05"), "reason is")
+    played.word(low, replay.HIDDEN)
+    unsound = f"{high.reason}, but it learns nothing"
+    played.lie(Refused(**vars(high) | {"metrics": None, "reason": unsound}), "margin is null")
+    played.word(Refused(**vars(high) | {"metrics": None, "reason": unsound, "margin": ABSENT}), replay.UNSOUND)
+    fewer = standard_error(4, 12, 100)  # her word: other images might have differed
+    played.word(dataclasses.replace(high, submission="at last", margin=fewer), replay.HIDDEN)
+
+
+def test_where_nobody_says_how_many_images_there_are_a_margin_has_a_bound() -> None:
+    played = begin(**FREE_LADDER)
+    said = played.verdict(played.submission(), 0.9, error=0.1)
+    played.lie(dataclasses.replace(said, margin=0.45), "the policy best refuses it")
+    played.lie(dataclasses.replace(said, margin=0.7), "accuracies of 0.5 and 0.9 cannot have the standard error 0.7")
+    played.word(said, replay.HIDDEN)
+
+
+def test_the_margin_of_a_round() -> None:
+    played = begin(**ROUNDS, **HUNDRED)
+    for site in ("alice-1", "alice-2"):
+        played.add(played.verdict(played.submission(site), 0.0))
+    low = played.closing(0.55, error=standard_error(10, 15, 100))
+    assert (low.name, low.metrics, low.margin) == ("round-refused", None, ABSENT)
+    played.lie(dataclasses.replace(low, margin=0.05), "margin is null")
+    high = played.closing(0.58, error=standard_error(10, 18, 100))
+    assert high.margin == standard_error(10, 18, 100)
+    played.lie(dataclasses.replace(high, margin=ABSENT), "nothing is accepted without its margin")
+    played.lie(dataclasses.replace(high, margin=0.06), "cannot have the standard error 0.06")
+    played.word(high, replay.HIDDEN)
+
+
+def test_no_other_gate_finds_a_margin() -> None:
+    for agreed in ({}, {"gate": "ladder", "margin": 0.05}, {"gate": "off"}):
+        played = begin(**agreed)
+        high = played.verdict(played.submission(), 0.6)
+        assert high.margin is ABSENT
+        played.lie(dataclasses.replace(high, margin=0.05), "margin is null, the record says 0.05")
 
 
 def test_a_ladder_refuses_a_mix_as_a_mix() -> None:

@@ -161,13 +161,17 @@ class Judge:
             raise JudgeError(f"the judge cannot do it: {answer['error']}")
         return answer
 
-    def score(self, model: Path) -> dict[str, Any]:
+    def score(self, model: Path, against: Path | None = None) -> dict[str, Any]:
         """What a model scores on the judge's images.
+
+        Args:
+            against: A stored model that it is paired with, image by image, see `protocol`.
 
         Raises:
             JudgeError: As `ask`.
         """
-        metrics = self.ask({"model": str(model)})["metrics"]
+        paired = {"against": str(against)} if against else {}
+        metrics = self.ask({"model": str(model)} | paired, 1 + len(paired))["metrics"]
         assert isinstance(metrics, dict)
         return metrics
 
@@ -179,6 +183,8 @@ class Judge:
         out: Path | None = None,
         base: Path | None = None,
         others: Sequence[tuple[Path, Path]] = (),
+        *,
+        paired: bool = False,
     ) -> list[dict[str, Any]]:
         """What mixes of two models score; with `out` nothing is scored.
 
@@ -187,14 +193,16 @@ class Judge:
             out: Where to write the mix, which is then one.
             base: What the candidate was trained from: its step is added to the current model, so much of it.
             others: Candidates of other sites with their bases: so much of the mean of their steps and its own is.
+            paired: Whether each is paired with the current model, image by image.
 
         Raises:
             JudgeError: As `ask`.
         """
         request = {"current": str(current), "candidate": str(candidate), "shares": list(shares)}
         paths = {"out": str(out) if out else None, "base": str(base) if base else None}
-        more = {"others": [list(map(str, pair)) for pair in others]} if others else {}
-        answer = self.ask({"mix": request | paths | more}, len(shares))["metrics"]
+        more: dict[str, Any] = {"others": [list(map(str, pair)) for pair in others]} if others else {}
+        more |= {"paired": True} if paired else {}
+        answer = self.ask({"mix": request | paths | more}, len(shares) + paired)["metrics"]
         assert isinstance(answer, list)
         return answer
 
@@ -207,6 +215,7 @@ class Judge:
         out: Path,
         *,
         lying: bool = False,
+        paired: bool = False,
     ) -> dict[str, Any]:
         """Combine the updates of a round into a model file, and score it.
 
@@ -216,6 +225,7 @@ class Judge:
             updates: Model files with their numbers of examples.
             server: The server optimizer's state, which lies beside `out` afterwards.
             lying: Whether to tell how the updates lie to each other.
+            paired: Whether the result is paired with `base`, image by image.
 
         Returns:
             `metrics`, `shares` of the updates, `server`: how many files the server optimizer's state has now; `lying`.
@@ -225,8 +235,8 @@ class Judge:
         """
         named = [[str(path), examples] for path, examples in updates]
         request = {"policy": policy, "base": str(base), "updates": named, "server": list(map(str, server))}
-        more = {"out": str(out), **({"lying": True} if lying else {})}
-        return self.ask({"round": request | more}, 1 + len(updates))
+        more = {"out": str(out), **({"lying": True} if lying else {}), **({"paired": True} if paired else {})}
+        return self.ask({"round": request | more}, 1 + len(updates) + paired)
 
     def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:
         """Whether sites can go on from a model that is about to become current; see `soundness`.

@@ -32,8 +32,12 @@ class Scores(Protocol):
         """The tensors of a model file of its architecture, each read when it is asked for."""
         ...
 
-    def score_weights(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Metrics by name of the network with these weights."""
+    def right(self, path: Path) -> np.ndarray:
+        """Which images a stored model calls rightly, bool [n]."""
+        ...
+
+    def score_weights(self, tensors: Mapping[str, np.ndarray], against: np.ndarray | None = None) -> dict[str, Any]:
+        """Metrics by name of the network with these weights, paired with the images that another calls rightly."""
         ...
 
 
@@ -41,8 +45,9 @@ def mix(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:
     """Score mixes of the current model and a candidate; or write them, when a file is named, without scoring again.
 
     With a `base`, the candidate's step from there is added to the current model instead; with `others`, the mean of its
-    step and theirs.
+    step and theirs. Where they are `paired`, it is with the current model.
     """
+    against = judge.right(Path(wanted["current"])) if wanted.get("paired") else None
     current, candidate = judge.read(Path(wanted["current"])), judge.read(Path(wanted["candidate"]))
     base = judge.read(Path(wanted["base"])) if wanted.get("base") else None
     others = [(judge.read(Path(one)), judge.read(Path(start))) for one, start in wanted.get("others", ())]
@@ -58,19 +63,23 @@ def mix(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:
         if wanted["out"]:
             weights.write_weights(Path(wanted["out"]), mixed, judge.spec)
         else:
-            metrics.append(judge.score_weights(mixed))
+            metrics.append(judge.score_weights(mixed, against))
     return {"metrics": metrics}
 
 
 def combine(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Combine the updates of a round, score the result, and write it with the server optimizer's new state."""
+    """Combine the updates of a round, score the result, and write it with the server optimizer's new state.
+
+    Where it is `paired`, it is with the model that the round started from.
+    """
     updates = [judge.read(Path(path)) for path, _ in wanted["updates"]]
     examples = [count for _, count in wanted["updates"]]
     server = [judge.read(Path(path)) for path in wanted["server"]]
     base = judge.read(Path(wanted["base"]))
+    against = judge.right(Path(wanted["base"])) if wanted.get("paired") else None
     policy = read_policy(wanted["policy"])
     result = averaging.round_result(policy, base, updates, examples, server, judge.statistics)
-    metrics = judge.score_weights(result.weights)
+    metrics = judge.score_weights(result.weights, against)
     out = Path(wanted["out"])
     weights.write_weights(out, result.weights, judge.spec)
     for path, state in zip(server_files(out), result.state, strict=False):

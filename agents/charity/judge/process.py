@@ -188,7 +188,8 @@ def main() -> None:
             return assessing.assess(scorer, wanted, {arguments.split: holdout}, load)
         if wanted := request.get("check"):
             return check(scorer, probe_for(wanted["plan"]), wanted)
-        return {"metrics": scorer.score_file(Path(request["model"]))}
+        against = scorer.right(Path(request["against"])) if request.get("against") else None
+        return {"metrics": scorer.score_file(Path(request["model"]), against)}
 
     try:
         warm = Scorer(spec, holdout, arguments.decision)

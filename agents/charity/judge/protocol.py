@@ -2,6 +2,7 @@
 
 (start)                                                          {"ready": true, "holdout": {"sha256", "examples"}}
 {"model": PATH}                                                  {"metrics": {"loss", "accuracy", …}}
+{"model": PATH, "against": PATH}                                 {"metrics": {"loss", "accuracy", …, "standard_error"}}
 {"mix": {"current": PATH, "candidate": PATH, "shares": [S, …], "out": PATH|null, "base": PATH|null
          and where steps of other sites are in the mean "others": [[CANDIDATE, BASE], …]}}
 {"metrics": [{…}, …]}
@@ -12,7 +13,12 @@
 {"check": {"model": PATH, "current": PATH, "first": PATH, "plan": {…}}}          {"sound": BOOL, "text": TEXT}
 {"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null}}
 {"metrics": {…}, "examples": N, "weights": {…}, "told": LINE, "label_counts": [N, …]} or {"unfit": reason}
+"mix" and "round" with "paired": true                            their metrics have "standard_error", too
 whatever it cannot do                                            {"error": reason}, of a disk with {"errno": N}
+
+`standard_error` is that of the difference between the accuracies of two models, paired over the images of the holdout,
+see `rules.gate`: of a model against another one, of a mix against the current model, of a round's result against the
+model that it started from.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from fedssh.charity.judge.deciding import decided
 from fedssh.models import build, get_weights, score, set_weights, statistics
 from fedssh.models.backend import compiled
 from fedssh.models.data import images
+from fedssh.rules.gate import PAIRED, standard_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,21 +43,36 @@ class Scorer:
         self.spec = spec
         self.holdout = holdout
         self._decision = decision
+        self._right: tuple[str, np.ndarray] | None = None
         self.network = build(spec)
         self.shapes = {name: tuple(array.shape) for name, array in get_weights(self.network).items()}
         self.statistics = statistics(self.network)
         self._batch = min(BATCH, len(holdout))
         self._forward = _batches(self.network, self._batch, spec["input"], beside)
 
-    def score_file(self, path: Path) -> dict[str, Any]:
-        """What the model in a file scores."""
+    def score_file(self, path: Path, against: np.ndarray | None = None) -> dict[str, Any]:
+        """What the model in a file scores; `against` as of `score`."""
         set_weights(self.network, weights.read_weights(path, self.shapes))
-        return self.score()
+        return self.score(against)
 
-    def score_weights(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """What weights in memory score."""
+    def score_weights(self, tensors: Mapping[str, np.ndarray], against: np.ndarray | None = None) -> dict[str, Any]:
+        """What weights in memory score; `against` as of `score`."""
         set_weights(self.network, tensors)
-        return self.score()
+        return self.score(against)
+
+    def right(self, path: Path) -> np.ndarray:
+        """Which images the model in a file calls rightly, bool [n]; of the last one that was asked for it is known.
+
+        Stored models have their hash as file name, so it names them.
+        """
+        if self._right is None or self._right[0] != path.name:
+            self._right = path.name, self.right_of(self.read(path))
+        return self._right[1]
+
+    def right_of(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Which images weights in memory call rightly, bool [n]."""
+        set_weights(self.network, tensors)
+        return score.right(self._predict(self.holdout.images), self.holdout.labels, self.spec["classes"])
 
     def read(self, path: Path) -> Mapping[str, np.ndarray]:
         """The tensors of a model file of this architecture, read as they are used."""
@@ -67,10 +83,22 @@ class Scorer:
         set_weights(self.network, weights.read_weights(path, self.shapes))
         return self._predict(others.images)
 
-    def score(self) -> dict[str, Any]:
-        """What the weights at hand score."""
+    def score(self, against: np.ndarray | None = None) -> dict[str, Any]:
+        """What the weights at hand score.
+
+        Args:
+            against: Which images the current model calls rightly, bool [n]; then `rules.gate.PAIRED` is among the
+                scores, the standard error of the difference between the two accuracies.
+
+        Raises:
+            ValueError: A prediction is not finite, or nothing can be found that was asked for.
+        """
         outputs, labels = self._predict(self.holdout.images), self.holdout.labels
         metrics = score.measured(outputs, labels, self.spec)
+        if against is not None:
+            found = score.right(outputs, labels, self.spec["classes"])
+            lost, won = int((against & ~found).sum()), int((~against & found).sum())
+            metrics[PAIRED] = standard_error(lost, won, len(found))
         return metrics | (decided(self._decision, outputs, labels, self.spec["classes"]) if self._decision else {})
 
     def _predict(self, pixels: np.ndarray) -> np.ndarray:

@@ -186,7 +186,7 @@ class ArrayBench:
     ) -> Sequence[Metrics]:
         """What mixes of a candidate with the current model score, or steps from it."""
         with _said_as_judge():
-            return [self._judge(self.mix(state, model, share, base, others)) for share in shares]
+            return [self._scored(state, self.mix(state, model, share, base, others)) for share in shares]
 
     def mix(
         self, state: Federation, model: Weights, share: float, base: Blob | None = None, others: Sequence[Slot] = ()
@@ -211,7 +211,10 @@ class ArrayBench:
                 state.policy, store.weights, weights, examples, store.server, self._statistics
             )
             lying = averaging.lying(store.weights, weights) if records.evidence_agreed(state) else None
-            return Combined(result.weights, self._judge(result.weights), result.shares, result.state, lying)
+            return Combined(result.weights, self._scored(state, result.weights), result.shares, result.state, lying)
+
+    def _scored(self, state: Federation, weights: Weights) -> Metrics:
+        return self._judge(weights, self._store.weights) if state.gate.paired else self._judge(weights)
 
     def check(self, state: Federation, model: Weights) -> Finding:
         """Whether sites can go on from a model."""

@@ -9,9 +9,9 @@ import base64
 import copy
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 
 Weights = Mapping[str, np.ndarray]  # float32 arrays by variable path, in build order
-Scores = Callable[[Weights], dict[str, Any]]
+
+
+class Scores(Protocol):
+    """What weights score on some images."""
+
+    def __call__(self, weights: Weights, against: Weights | None = None, /) -> dict[str, Any]:
+        """Metrics by name; with `against` also `rules.gate.PAIRED`, the two paired image by image."""
+        ...
+
 
 _scorers: dict[bytes, Scorer] = {}
 
@@ -99,7 +107,16 @@ def scores_on(spec: dict[str, Any], images: Images, name: str = "", beside: int 
     scorer = copy.copy(_scorers[key])
     _scorers[key].holdout = images.take(np.arange(0))  # the network stays, the images of a run go with it
     scorer.holdout = images
-    return scorer.score_weights
+    known: list[tuple[Weights, np.ndarray]] = []  # the last weights that were paired with; no array is ever changed
+
+    def scores(weights: Weights, against: Weights | None = None, /) -> dict[str, Any]:
+        if against is None:
+            return scorer.score_weights(weights)
+        if not known or known[0][0] is not against:
+            known[:] = [(against, scorer.right_of(against))]
+        return scorer.score_weights(weights, known[0][1])
+
+    return scores
 
 
 def statistics_of(spec: dict[str, Any]) -> frozenset[str]:

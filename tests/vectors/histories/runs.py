@@ -26,6 +26,10 @@ _RUNS: dict[str, dict[str, Any]] = {
     "gather": {"policy": "gather", "trainers": Opposed(_SITES), "by": judge_both, "sessions": 4},
     "fedasync": {"policy": "fedasync"},
     "fednova": {"policy": "fednova"},
+    "parameter-free": {
+        "gate": "parameter-free-ladder", "margin": 0.0, "policy": "merge:steps=2", "attack": ("alice-2", "perturb:0.1"),
+        "start": 0.4},
+    "parameter-free-rounds": {"policy": "fedavg", "gate": "parameter-free-ladder", "margin": 0.0, "sessions": 3},
     "ladder-rounds": {"policy": "fedavg", "gate": "ladder", "margin": 0.05, "submissions_per_hour": 9},
 }  # fmt: skip
 RUNS = {f"memory-{name}": settings for name, settings in _RUNS.items()}
