@@ -1,10 +1,10 @@
 """What each site's models brought: how much better the current model is than the first, and by whom. Pure.
 
 An accepted model's gain is what it scores on the holdout less what the model scored that it replaced, and its site's,
-whatever mix or step of it became current; what several sites' steps brought together is divided evenly. A round's gain is divided by the shares of its updates: that is an
-attribution, not a measurement, since nobody scored the round without a site; who sends nothing of use beside others who
-do gets its share all the same. What was rolled back counts for nobody. So the gains of all sites add up to what the
-current model gained.
+whatever mix or step of it became current; what several sites' steps brought together is divided evenly.
+A round's gain is divided by the shares of its updates: that is an attribution, not a measurement, since nobody scored
+the round without a site; who sends nothing of use beside others who do gets its share all the same. What was rolled
+back counts for nobody. So the gains of all sites add up to what the current model gained.
 
 Counting what was accepted tells less: a model may be accepted for a thousandth.
 """
