@@ -103,9 +103,9 @@ def base_of(state: Federation, sent: Sent) -> Blob | None:
 
 
 def waiting(state: Federation, sent: Sent) -> tuple[Slot, ...]:
-    """What waits of other sites and is tried together with a candidate, in the order of its records."""
-    others = (slot for site, slot in state.slots.items() if site != sent.site)
-    return tuple(sorted(others, key=lambda slot: slot.record))
+    """What waits of other sites and is tried together with a candidate: the newest, in the order of its records."""
+    others = sorted((slot for site, slot in state.slots.items() if site != sent.site), key=lambda slot: slot.record)
+    return tuple(others[-int(state.policy.values["slots"]) :]) if others else ()
 
 
 def as_sent(state: Federation, sent: Sent, decided: Decision) -> bool:

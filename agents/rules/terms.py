@@ -111,7 +111,7 @@ class Terms:
     name: str = term("fedssh", text, "The federation's name.")
     schedule: str = term("free", one_of(*SCHEDULES), "All sites at once, or one at a time.")
     sessions: int | None = term(None, whole(1), "Sessions per site, or rounds; without it, no end.", "N")
-    policy: str = term("best", Form(_policy), "How models become one: `charity policies`.", "POLICY", _POLICIES)
+    policy: str = term("gather", Form(_policy), "How models become one: `charity policies`.", "POLICY", _POLICIES)
     gate: str = term("on", one_of(*GATES), f"The gate: {', '.join(GATES)}.", "GATE")
     margin: float = term(0.01, MARGIN, "How far below the best a release may score; ladder: above the current.", "X")
     metric: str | None = term(None, one_of(*METRICS), "What the policy compares first.  [accuracy; mae in regression]")

@@ -106,7 +106,7 @@ TOP: Mapping[str, Check] = {
 FEDERATION: Known = {
     "architecture": (_architecture, {"name": "cnn"}),
     "sites": (whole(1, 10_000), 3),
-    "policy": _term("policy"),
+    "policy": _term("policy", "best"),
     "schedule": (_or_usual(one_of(*SCHEDULES)), ""),  # "": rounds where the policy has them, else free
     "gate": _term("gate"),
     "margin": _term("margin"),

@@ -286,7 +286,7 @@ def test_staleness_and_share_of_a_mix() -> None:
 
 
 def test_what_waits_and_what_is_gathered() -> None:
-    played = begin(policy="gather:parts=2,staleness=0.5")
+    played = begin(policy="gather:parts=2,slots=1")
     first, second, third = (played.submission(site) for site in ("alice-1", "alice-2", "alice-1"))
     begun = first.released
     assert begun is not None
@@ -312,6 +312,16 @@ def test_what_waits_and_what_is_gathered() -> None:
     assert set(played.state.slots) == {"alice-2"}
     played.word(SiteRevoked(site="alice-2", reason="it left"), replay.OPERATOR)
     assert played.state.slots == {}
+
+
+def test_so_many_of_the_newest_that_wait_are_gathered() -> None:
+    played = begin(policy="gather:parts=1,slots=1")
+    played.enrol("alice-3")
+    for site in ("alice-1", "alice-2"):
+        played.add(played.verdict(played.submission(site), 0.4))
+    newest = played.state.slots["alice-2"].record
+    assert [slot.record for slot in records.waiting(played.state, played.submission("alice-3"))] == [newest]
+    assert set(played.state.slots) == {"alice-1", "alice-2"}
 
 
 def test_what_a_step_starts_from() -> None:

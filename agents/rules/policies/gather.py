@@ -10,11 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fedssh.forms import whole
 from fedssh.rules.options import Option, Values
 from fedssh.rules.policies import step
 
+MOST_SLOTS = 64  # a record names them, and the judge has all of them open at once
 DOES = "as step, or a part of the mean of its step and those of others that wait"
-OPTIONS: Mapping[str, Option] = step.OPTIONS
+OPTIONS: Mapping[str, Option] = {
+    **step.OPTIONS,
+    "slots": Option(whole(1, MOST_SLOTS), 8, "how many steps of other sites, the newest that wait, join a site's own"),
+}
 MIXES = True
 STEPS = True
 BY_LOSS = True
