@@ -225,8 +225,8 @@ def _weighed(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -
     wanted, base = state.policy.shares(staleness), records.base_of(state, sent)
     try:
         mixes = tuple(zip(wanted, bench.score(state, model, wanted, base), strict=True))
-        current, others, parts = state.current, records.waiting(state, sent), state.policy.gathered
-        means = tuple(zip(parts, bench.score(state, model, parts, base, others), strict=True)) if others else ()
+        current, others = state.current, records.waiting(state, sent)
+        means = _means(bench, state, model, base, others) if others else ()
         decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes, means)
         if not decided.accept:
             return _Weighed(decided, True, staleness)
@@ -237,6 +237,21 @@ def _weighed(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -
         return _Weighed(gone_on(decided, finding.sound, finding.text), True, staleness, chosen)
     except JudgeError as error:
         return _Weighed(Decision(False, str(error)))
+
+
+def _means(
+    bench: Bench[Model], state: Federation, model: Model, base: Blob | None, others: Sequence[Slot]
+) -> Sequence[tuple[float, Metrics]]:
+    """What parts of the mean of a candidate's step and those that wait score.
+
+    None where the judge cannot tell: one step that waits, whose file is gone or which leads to numbers that are not
+    finite, must not have everybody's refused until its site sends another.
+    """
+    parts = state.policy.gathered
+    try:
+        return tuple(zip(parts, bench.score(state, model, parts, base, others), strict=True))
+    except JudgeError:
+        return ()
 
 
 def _settled(store: Store[Model], state: Federation, sent: Sent, model: Model, weighed: _Weighed[Model]) -> Done:

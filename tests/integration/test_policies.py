@@ -171,6 +171,10 @@ def test_what_sites_cannot_bring_alone_waits_and_is_taken_together(new_room: Roo
     assert verdict["event"] == "accepted" and "slots" not in verdict  # its own step alone is better than with the other
     assert set(room.vault.state.slots) == {"alice-2"}
     assert audit(room.folders)["models"] == 2
+    room.folders.update(second["candidate"]["sha256"]).unlink()
+    last = changed(room, "alice-1", 0.64, builds_on=old, epoch=3)
+    room.work()  # what waits and is gone keeps nobody from being judged
+    assert room.verdict("alice-1", last)["event"] == "accepted"
 
 
 def test_a_step_goes_on_after_the_coordinator_was_started_again(new_room: Rooms) -> None:
