@@ -1,7 +1,8 @@
 """The index of the pages of results, `docs/explanation/results.md`, from the text of these pages. Pure.
 
 A page tells what stands here of it: its question (the first line in italics), where its numbers are from (the line that
-begins with the command), the first sentence after that, and its table under `## Which to use when`.
+begins with the command), the first sentence after that, its table of published figures, and the one under
+`## Which to use when`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Entry:
         date: Of the results.
         commits: Of the program that made them, in words.
         table: Which policy to use when, as Markdown; empty where the experiment has no scenarios.
+        figures: Of each published figure what it is, as published, ours and the verdict; older pages have none.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Entry:
     date: str
     commits: str
     table: str
+    figures: tuple[tuple[str, str, str, str], ...] = ()
 
 
 def read_entry(name: str, page: str) -> Entry:
@@ -47,9 +50,8 @@ def read_entry(name: str, page: str) -> Entry:
     if question is None or origin is None:
         lacks = "question in italics" if question is None else "line with its command, date and commit"
         raise SettingsError(f"{FOLDER}/{name}.md is no page of results: it has no {lacks}", "remove it, or report anew")
-    return Entry(
-        name, question[1], _first_sentence(page[origin.end() :]), origin["date"], origin["commits"], _use(page)
-    )
+    said = _first_sentence(page[origin.end() :])
+    return Entry(name, question[1], said, origin["date"], origin["commits"], _use(page), _figures(page))
 
 
 def index(pages: Mapping[str, str], cells: str, reading: str) -> str:
@@ -72,9 +74,15 @@ def index(pages: Mapping[str, str], cells: str, reading: str) -> str:
         "by hand. Every number comes from runs that anyone can repeat: a page begins with its command. Beside a page\n"
         "lie its runs in brief (`NAME.json.gz`), from which `--report` makes it again; the first pages have none.\n",
         "| experiment | question | in short | date | commit |\n| --- | --- | --- | --- | --- |\n" + "".join(rows),
-        f"## {USE}\n",
-        cells,
     ]
+    figures = [(one.name, figure) for one in entries for figure in one.figures]
+    if figures:
+        parts.append("## Published figures\n")
+        parts.append(
+            "| where | figure | published | ours | verdict |\n| --- | --- | --- | --- | --- |\n"
+            + "".join(f"| [{name}]({FOLDER}/{name}.md) | {' | '.join(figure)} |\n" for name, figure in figures)
+        )
+    parts += [f"## {USE}\n", cells]
     parts += [f"**[{one.name}]({FOLDER}/{one.name}.md)**\n\n{one.table}" for one in entries if one.table]
     return "\n".join([*parts, f"## Reading the tables\n\n{reading}"])
 
@@ -99,6 +107,18 @@ def _use(page: str) -> str:
     section = re.search(rf"^## {USE}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
     rows = [line for line in section[1].splitlines() if line.startswith("|")] if section else []
     return _from_here("".join(f"{row}\n" for row in rows))
+
+
+def _figures(page: str) -> tuple[tuple[str, str, str, str], ...]:
+    """The rows of the table of published figures."""
+    table = re.search(
+        r"^\| figure \| published \| ours \|(?: verdict \|)?\n\|[- |]+\n((?:\|.*\n)+)", page, re.MULTILINE
+    )
+    found = []
+    for line in table[1].splitlines() if table else ():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        found.append((cells[0], cells[1], cells[2], cells[3] if len(cells) > 3 else "–"))
+    return tuple(found)
 
 
 def _from_here(text: str) -> str:

@@ -248,13 +248,25 @@ def test_a_new_page_leaves_the_others_and_takes_away_pictures_that_are_no_more(
     text = write_pages([load(tmp_path)], tmp_path / "docs")[-1].read_text()
     assert (folder / "tiny-two.md").read_text() == other
     assert (folder / "tiny-two.png").exists() and not (folder / "tiny-gone.png").exists()
-    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    rows = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("| [")]
     assert rows == [
         "| [tiny](results/tiny.md) | Does it? | It does, mostly. | 2030-01-02 | 0123456789ab |",
         "| [tiny-two](results/tiny-two.md) | What / if? | See [tiny](results/tiny.md), e.g. 0.5 of it. "
         "| 2029-12-31 | 012 and 345 |",
     ]
     assert "**[tiny-two](results/tiny-two.md)**\n\n| policy | here |\n| --- | --- |\n| best | 1 |\n\n## R" in text
+
+
+def test_the_index_has_every_published_figure_with_its_page() -> None:
+    old = "| figure | published | ours |\n| --- | --- | --- |\n| speed | 3 times | 2 times (a) |\n\nPublished: the study\n"
+    new = old.replace("ours |", "ours | verdict |").replace("(a) |", "(a) | reproduced |")
+    pages = {name: OTHER.replace("NAME", name) + "\n" + table for name, table in (("a", old), ("b", new), ("c", ""))}
+    rows = [line for line in index(pages, "", "").splitlines() if "speed" in line]
+    assert rows == [
+        "| [a](results/a.md) | speed | 3 times | 2 times (a) | – |",
+        "| [b](results/b.md) | speed | 3 times | 2 times (a) | reproduced |",
+    ]
+    assert "## Published figures" not in index({"c": pages["c"]}, "", "")
 
 
 def test_the_index_takes_no_page_that_is_none_of_results() -> None:
