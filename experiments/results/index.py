@@ -17,6 +17,8 @@ FOLDER = "results"  # of the pages, beside the index
 USE = "Which to use when"
 _ORIGIN = re.compile(r"^`[^`\n]+`, (?P<date>\d{4}-\d\d-\d\d), commit (?P<commits>[^,\n]+), on ", re.MULTILINE)
 
+_TABLE = re.compile(r"^\| figure \| published \| ours \|(?: verdict \|)?\n\|[- |]+\n((?:\|.*\n)+)", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Entry:
