@@ -258,7 +258,7 @@ def test_a_new_page_leaves_the_others_and_takes_away_pictures_that_are_no_more(
 
 
 def test_the_index_has_every_published_figure_with_its_page() -> None:
-    old = "| figure | published | ours |\n| --- | --- | --- |\n| speed | 3 times | 2 times (a) |\n\nPublished: the study\n"
+    old = "| figure | published | ours |\n| --- | --- | --- |\n| speed | 3 times | 2 times (a) |\n\nPublished: X\n"
     new = old.replace("ours |", "ours | verdict |").replace("(a) |", "(a) | reproduced |")
     pages = {name: OTHER.replace("NAME", name) + "\n" + table for name, table in (("a", old), ("b", new), ("c", ""))}
     rows = [line for line in index(pages, "", "").splitlines() if "speed" in line]
