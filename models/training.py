@@ -147,6 +147,7 @@ class Trainer:
             weights that are trained, so each gradient gains mu * (w - w_loaded). 0 is plain training.
         loss: The name of a Keras loss; None is the one that fits the number of classes.
         recipe: What else belongs to a step.
+        directed: Whether something constant is added to the gradients, see `direct`; until then it is 0.
 
     Attributes:
         measure: What `epoch` and `evaluate` tell beside the loss: `accuracy`, or `mae`, in the targets' own units.
@@ -166,6 +167,7 @@ class Trainer:
         proximal: float = 0.0,
         loss: str | None = None,
         recipe: Recipe = PLAIN,
+        directed: bool = False,
     ) -> None:
         keras = load_keras()
         import tensorflow
@@ -185,6 +187,8 @@ class Trainer:
         self._proximal = proximal
         self._trained = [variable.value for variable in self.network.trainable_variables]
         self._loaded = [tensorflow.Variable(variable, trainable=False) for variable in self._trained if proximal]
+        zeros = map(tensorflow.zeros_like, self._trained if directed else ())
+        self._direction = [tensorflow.Variable(zero, trainable=False) for zero in zeros]
         self._weights_of = None  # of each class: float32 [classes], filled for every epoch
         if recipe.class_weights == "balanced":
             if tasks.task_of(self.spec) != tasks.CLASSES:
@@ -217,6 +221,25 @@ class Trainer:
         set_weights(self.network, weights)
         for loaded, variable in zip(self._loaded, self._trained, strict=bool(self._proximal)):
             loaded.assign(variable)
+
+    def direct(self, direction: Mapping[str, np.ndarray]) -> None:
+        """Add this to the gradient of every step from now on, whatever is loaded, as SCAFFOLD does with c - c_i.
+
+        Karimireddy et al. 2020, algorithm 1.
+
+        Args:
+            direction: Of each weight that is trained, by variable path: float32, of the weight's shape.
+
+        Raises:
+            ValueError: The trainer was not made `directed`, or these are not the weights that it trains.
+        """
+        names = [variable.path for variable in self.network.trainable_variables]
+        if not self._direction:
+            raise ValueError("this trainer was not made to be directed")
+        if sorted(names) != sorted(direction):
+            raise ValueError(f"a direction is of {', '.join(names)}, which are trained, found {', '.join(direction)}")
+        for name, added in zip(names, self._direction, strict=True):
+            added.assign(direction[name])
 
     def weights(self) -> dict[str, np.ndarray]:
         """All weights by variable path, in build order: float32 arrays that share nothing with the network."""
@@ -301,6 +324,8 @@ class Trainer:
         if self._proximal:
             changes = zip(gradients, self._trained, self._loaded, strict=True)
             gradients = [gradient + self._proximal * (now - before) for gradient, now, before in changes]
+        if self._direction:
+            gradients = [gradient + added for gradient, added in zip(gradients, self._direction, strict=True)]
         self._optimizer.apply(gradients, self.network.trainable_variables)
         return loss, self._right(labels, outputs)
 

@@ -88,14 +88,18 @@ class Epoch:
         return self.due and not self.diverged
 
 
-def new_trainer(spec: Mapping[str, Any], plan: Plan) -> Trainer:
+def new_trainer(spec: Mapping[str, Any], plan: Plan, directed: bool = False) -> Trainer:
     """The trainer for a plan.
+
+    Args:
+        directed: As of `Trainer`; no plan asks for it.
 
     Raises:
         SettingsError: The plan's loss, or its class weights, do not fit the network.
     """
     loss = loss_of(spec, plan)
-    return Trainer(spec, plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, loss, recipe_of(plan))
+    rate, recipe = plan.learning_rate, recipe_of(plan)
+    return Trainer(spec, plan.optimizer, rate, plan.momentum, plan.proximal, loss, recipe, directed)
 
 
 def recipe_of(plan: Plan) -> Recipe:

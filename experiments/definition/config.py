@@ -54,6 +54,7 @@ class Run:
         score_sites: Whether the sites' own last models are scored on the test split too.
         data: What only `prepare` reads.
         evidence: on: rounds tell how their updates lie to each other.
+        control: scaffold: sites correct their gradients by control variates, see `engines.memory.controls`; or none.
     """
 
     experiment: str
@@ -74,6 +75,7 @@ class Run:
     score_sites: bool
     data: Mapping[str, Any]
     evidence: str = "off"
+    control: str = "none"
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -93,7 +95,8 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What decides the outcome, as plain values."""
         fields = dataclasses.asdict(self) | {"attack": self.attack.plain() if self.attack else None}
-        left_out = {"experiment", "slug"} | ({"evidence"} if self.evidence == "off" else set())  # as ever, then
+        as_ever = {"evidence": "off", "control": "none"}  # then it is the run that it was before they could be said
+        left_out = {"experiment", "slug"} | {name for name, usual in as_ever.items() if fields[name] == usual}
         return {name: value for name, value in fields.items() if name not in left_out}
 
     def digest(self, engine: str) -> str:

@@ -34,6 +34,7 @@ from experiments.definition import settings
 from experiments.definition.attack import read_attack, settled
 from experiments.definition.choice import Choice, read_choice
 from experiments.definition.config import Run
+from experiments.definition.control import check_control
 from experiments.definition.settings import TELLING
 from experiments.definition.shown import (
     Comparison,
@@ -323,7 +324,7 @@ def _product(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
     if values["schedule"] == "centralised":  # so that the same training is one run, whatever it stands beside
         values |= {"sites": 1, "policy": "best", "partition": "iid", "straggler": 1.0, "attack": "none"}
-        values["local"] = "none"
+        values |= {"local": "none", "control": "none"}
     policy = read_policy(values["policy"])
     attack = read_attack(values["attack"]) if values["attack"] != "none" else None
     schedule = values["schedule"] or ("rounds" if policy.rounds else "free")
@@ -343,6 +344,7 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         check_weight_decay(values["weight_decay"], values["optimizer"])
         check_local(values["local"], policy)
         check_calibrate(values["calibrate"], values["class_weights"])
+        check_control(values, policy)
         if gate_of(values["gate"], values["margin"]).paired and values["metric"] != "accuracy":
             raise ValueError(f"the gate {values['gate']} is for accuracy, not for {values['metric']}")
         if values["evidence"] == "on" and not policy.rounds:
@@ -362,6 +364,7 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         attack=attack,
         score_sites=values["score_sites"],
         evidence=values["evidence"],
+        control=values["control"],
         data={key: values[key] for key in settings.DATA},
         **{key: values[key] for key in as_they_are},
     )

@@ -1,7 +1,7 @@
 """What an experiment may say: every key with its check and its default, and what is said about a wrong one.
 
 [federation]   architecture, sites, policy, schedule, gate, margin, metric, sessions (or rounds), attack, straggler,
-               score_sites, evidence
+               score_sites, evidence, control
 [plan]         optimizer, learning_rate, momentum, batch_size, epochs, patience, publish, proximal, class_weights,
                learning_rate_schedule, warmup, clip_norm, weight_decay, augment, local,
                site_rates, precision, calibrate
@@ -17,6 +17,7 @@ from typing import Any
 
 from experiments.definition import attack
 from experiments.definition.config import ENGINES, SCHEDULES
+from experiments.definition.control import CONTROLS
 from fedssh import forms
 from fedssh.forms import Expected, Form, named, nearest, number, one_of, whole, yes_or_no
 from fedssh.rules.metrics import METRICS
@@ -116,6 +117,7 @@ FEDERATION: Known = {
     "straggler": (number(1, 1000), 1.0),
     "score_sites": (yes_or_no, False),
     "evidence": _term("evidence"),
+    "control": (one_of(*CONTROLS), "none"),
 }
 PLAN: Known = {
     "optimizer": _term("optimizer"),

@@ -255,7 +255,7 @@ def _named(run: Run, keys: Collection[str]) -> str:
 def _method(run: Run) -> dict[str, Any]:
     """Settings of how a run trains and judges; the others tell what it is done with."""
     own = {name: SETTINGS[name][1] for name in LATER}  # a run's plan has them where they are not so
-    own |= {"gate": run.gate, "margin": run.margin, "sessions": run.sessions, "validation": run.validation}
+    own |= {name: getattr(run, name) for name in ("gate", "margin", "sessions", "validation", "control")}
     return {key: value for key, value in {**own, **run.plan}.items() if key not in ("loss", "metric")}
 
 

@@ -15,6 +15,9 @@ from fedssh.models import own
 START = 'question = "Does it?"\n'
 
 
+SCAFFOLD = "[federation]\ncontrol = 'scaffold'\n[plan]\noptimizer = 'sgd'\n[[runs]]\n"
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "mine.toml"
     path.write_text(START + text)
@@ -91,6 +94,15 @@ def test_quick_may_pick_runs(tmp_path: Path) -> None:
     assert slugs(tmp_path, text, quick=True) == ["merge-seed1"]
 
 
+def test_without_control_variates_a_run_has_the_digest_that_it_ever_had(tmp_path: Path) -> None:
+    text = "[plan]\noptimizer = 'sgd'\n[[runs]]\npolicy = 'fedavg'\ncontrol = ['none', 'scaffold']\n"
+    without, scaffold = read(write(tmp_path, text)).runs
+    assert without.slug == "fedavg-control-none-seed1" and "control" not in without.settings()
+    assert scaffold.settings() == without.settings() | {"control": "scaffold"}
+    beside = read(write(tmp_path, SCAFFOLD + "policy = 'fedavg'\n[[runs]]\nschedule = 'centralised'\n")).runs
+    assert [run.control for run in beside] == ["scaffold", "none"]
+
+
 def test_settings_change_the_digest_and_names_do_not(tmp_path: Path) -> None:
     (one,) = read(write(tmp_path, "[[runs]]\n")).runs
     (same,) = read(write(tmp_path, '[[runs]]\nlabel = "other"\n')).runs
@@ -116,6 +128,13 @@ def test_settings_change_the_digest_and_names_do_not(tmp_path: Path) -> None:
         ('[[runs]]\npolicy = "fedavg"\nschedule = "relay"\n', "fedavg does not go with the schedule relay"),
         ('[[runs]]\npolicy = "fedavg"\npublish = "improved"\n', "takes one update per round"),
         ("[[runs]]\nmomentum = 0.5\n", "momentum belongs to sgd, not to adam"),
+        (SCAFFOLD + "policy = 'gather'\n", "the policies fedavg and fednova, not with gather"),
+        (SCAFFOLD + "policy = 'fedavg:server=momentum'\n", "no server of the policy, found momentum"),
+        (SCAFFOLD + "policy = 'fednova'\noptimizer = 'adam'\n", "control scaffold goes with plain sgd, not with adam"),
+        (SCAFFOLD + "policy = 'fedavg'\nproximal = 0.1\n", "goes with plain sgd, found proximal 0.1"),
+        (SCAFFOLD + "policy = 'fedavg'\nclip_norm = 1\n", "goes with plain sgd, found clip_norm 1"),
+        (SCAFFOLD + "policy = 'fedavg'\nattack = 'nan'\n", "goes with honest sites, found the attack nan"),
+        ("[[runs]]\ncontrol = 'scafold'\n", "control is 'scafold', expected"),
         ('[[runs]]\ngate = "ladder"\nmargin = 0\n', "above 0 for a ladder"),
         ("[[runs]]\nsessions = 2\nrounds = 3\n", "the same setting"),
         ("[[runs]]\nsites = 1\nattack = 'nan,sites=2'\n", "2 of 1 sites cannot attack"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from experiments.definition.attack import read_attack
+from experiments.engines.memory.controls import Controls
 from experiments.engines.memory.coordinator import Became, Coordinator, Sent
 from experiments.engines.memory.history import History, read_history
 from experiments.engines.memory.models import ModelFiles, Scores, Weights, identifier
@@ -119,6 +121,22 @@ class LateAdders(Adders):
         return self._threads.submit(late)
 
 
+class Controlled(Adders):
+    """The same, and each session adds the site's step to its control variate; notes which ones each trains with."""
+
+    def __init__(self, examples: dict[str, int]) -> None:
+        super().__init__(examples)
+        self.controls = Controls(list(examples), {"output/bias": np.zeros(1, np.float32)})
+        self.seen: dict[tuple[str, int], tuple[float, float]] = {}
+
+    def train(self, site: str, session: int, weights: Weights) -> Future[Session]:
+        control, result = self.controls.begin(site), Future[Session]()
+        self.seen[site, session] = control.own["output/bias"].item(), control.mean["output/bias"].item()
+        own = {name: array + np.float32(STEP[site]) for name, array in control.own.items()}
+        result.set_result(dataclasses.replace(self.session(site, weights), control=own))
+        return result
+
+
 @dataclass
 class Played:
     """A run that is over."""
@@ -147,6 +165,7 @@ def play(
     pace: dict[str, float] | None = None,
     attack: tuple[str, str] | None = None,
     by: Scores = judge,
+    controls: Controls | None = None,
     **settings: Any,
 ) -> Played:
     """Run a federation to its end."""
@@ -159,7 +178,7 @@ def play(
         sites[attack[0]].attack = read_attack(attack[1])
     with History(path) as history:
         coordinator = Coordinator(history, SPEC, by, lambda model, clock: became.append((clock, model)))
-        simulation = Simulation(coordinator, sites, trainers or Adders(examples), keep_last=True)
+        simulation = Simulation(coordinator, sites, trainers or Adders(examples), keep_last=True, controls=controls)
         terms = agree({**SETTINGS, **settings}, SPEC, "binary_crossentropy")
         coordinator.begin(terms, 1, weights(start), 0, list(sites))
         simulation.run()
@@ -447,6 +466,24 @@ def test_bytes_are_models_sent_and_releases_to_every_site(tmp_path: Path) -> Non
     # Sent: 2 in each of 2 rounds. Brought in by 2 sites each: the first release, those of rounds 1 and 2, the last.
     assert len(played.of("release")) == 4
     assert played.simulation.bytes == played.coordinator.model_bytes * (4 + 2 * 4)
+
+
+def test_every_session_has_the_control_of_its_release_and_the_newest_of_its_site(tmp_path: Path) -> None:
+    """Steps of 0.125, 0.25 and 0.0625; the first site takes 200 and misses every round of 150, the others do not."""
+    sites = {"alice-1": 100, "alice-2": 90, "alice-3": 120}
+    settings: dict[str, Any] = {"pace": {"alice-1": 2}, "policy": "fedavg:deadline=0.15", "gate": "off", "sessions": 3}
+    trainers = Controlled(sites)
+    played = play(tmp_path / "h", sites, trainers, controls=trainers.controls, **settings)
+    assert [clock for clock, _ in played.became] == [150, 300, 450]
+    first, second = (0.25 + 0.0625) / 3, (0.125 + 0.5 + 0.125) / 3  # also of the update that came too late
+    assert trainers.seen == {
+        ("alice-1", 1): (0, 0), ("alice-2", 1): (0, 0), ("alice-3", 1): (0, 0),
+        ("alice-1", 2): (0.125, pytest.approx(first)),  # begins at 200, from the release at 150
+        ("alice-2", 2): (0.25, pytest.approx(first)), ("alice-3", 2): (0.0625, pytest.approx(first)),
+        ("alice-1", 3): (0.25, second),  # begins at 400, when an update of this round is there
+        ("alice-2", 3): (0.5, second), ("alice-3", 3): (0.125, second),
+    }  # fmt: skip
+    assert played.simulation.bytes == 2 * play(tmp_path / "without", sites, **settings).simulation.bytes
 
 
 def test_what_each_site_trained_last_is_kept_as_it_was_before_forging(tmp_path: Path) -> None:

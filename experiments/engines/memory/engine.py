@@ -4,6 +4,7 @@
     engine_coordinator   the verdicts, rounds and releases
     engine_simulation    the sites and their clocks
     engine_trainers      the training, several sites at once
+    engine_controls      the sites' control variates, where an experiment asks for them
     engine_models        the first model, hashes and scores
 
 The same seed gives the same models as with real agents, wherever the order in which models arrive is no matter of
@@ -25,6 +26,7 @@ import numpy as np
 from experiments.definition.backdoor import success
 from experiments.definition.config import HISTORY, Outcome, Point, Prepared, Progress, Run
 from experiments.engines.memory.centralised import train_centralised
+from experiments.engines.memory.controls import controls_of
 from experiments.engines.memory.coordinator import Became, Coordinator
 from experiments.engines.memory.history import History, read_history
 from experiments.engines.memory.models import ModelFiles, Scores, first_model, scores_on, statistics_of
@@ -59,15 +61,16 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
     test = scores_on(prepared.spec, prepared.test, "test")
     weights, examples = first_model(prepared, terms["plan"], run.seed)
     files = ModelFiles(weights, prepared.spec)
+    controls = controls_of(prepared.spec, run.site_names) if run.control == "scaffold" else None
     with (
         History(folder / HISTORY) as history,
-        Crew(run, prepared, terms["plan"], cores, files) as crew,
+        Crew(run, prepared, terms["plan"], cores, files, controls) as crew,
         _Story(run, test, progress) as story,
     ):
         coordinator = Coordinator(
             history, prepared.spec, holdout, story.became, statistics_of(prepared.spec), prepared.train
         )
-        simulation = Simulation(coordinator, _sites(run, crew), crew, story.went_on, run.score_sites)
+        simulation = Simulation(coordinator, _sites(run, crew), crew, story.went_on, run.score_sites, controls)
         story.coordinator, story.simulation = coordinator, simulation
         metrics = coordinator.begin(terms, run.seed, weights, examples, run.site_names)
         story.begin(weights, metrics)

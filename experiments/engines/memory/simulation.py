@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from experiments.definition.attack import KNOW_THE_OTHERS, Attack, forge
+from experiments.engines.memory.controls import Controls
 from experiments.engines.memory.coordinator import Coordinator, Sent, standing_of
 from experiments.engines.memory.models import Weights
 from fedssh.alice.session import Trained, is_over, may_start, session_seed
@@ -45,11 +46,13 @@ class Session:
     Attributes:
         epochs: How many there were.
         seconds: How long the training took, on the machine's clock.
+        control: What has become of the site's control variate, where it has one and sends something.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     epochs: int
     seconds: float = 0.0
+    control: Weights | None = None
 
 
 class Trainers(Protocol):
@@ -134,6 +137,7 @@ class Simulation:
         trainers: Train the sites' sessions, several at once perhaps; the result does not depend on it.
         told: Called after every event with the number of sessions that are over.
         keep_last: Whether to keep what each site trained last.
+        controls: The sites' control variates, which the trainers ask, too; None where there are none.
 
     Attributes:
         clock: In images, of a site that never waits.
@@ -149,6 +153,7 @@ class Simulation:
         trainers: Trainers,
         told: Callable[[int], None] = lambda sessions: None,
         keep_last: bool = False,
+        controls: Controls | None = None,
     ) -> None:
         self._coordinator = coordinator
         self._sites = sites
@@ -160,6 +165,7 @@ class Simulation:
         self._asked: Record | None = None  # the release that every site has looked at
         self._freed: list[Site] = []  # who has to look at it again
         self._over = 0
+        self._controls = controls
         self.keep_last = keep_last
         self.clock = 0.0
         self.sent = 0
@@ -176,8 +182,9 @@ class Simulation:
 
     @property
     def bytes(self) -> int:
-        """Of models: each one sent, and each release brought in by each site."""
-        return self._coordinator.model_bytes * (self.sent + self._coordinator.brought)
+        """Of models: each one sent, and each release brought in by each site; with each its control variate."""
+        models = self.sent + self._coordinator.brought
+        return self._coordinator.model_bytes * models * (2 if self._controls else 1)
 
     def run(self) -> None:
         """Work until nobody has anything left to do."""
@@ -229,6 +236,8 @@ class Simulation:
             return
         # What a site may do depends on the release and on what it has trained, so few have to be asked again.
         asked = self._freed if release is self._asked else list(self._sites.values())
+        if self._controls and release is not self._asked:
+            self._controls.release()
         self._asked, self._freed = release, []
         standing = standing_of(release)
         for site in asked:
@@ -271,6 +280,9 @@ class Simulation:
         running.hear(checkpoint.epoch)
         running.sent += 1
         self.sent += 1
+        control = running.result.result().control
+        if self._controls and control is not None:
+            self._controls.keep(site.name, control)
         if self.keep_last:
             self.last_trained[site.name] = checkpoint.weights
         sent = Sent(

@@ -6,6 +6,7 @@ The images of all sites are resident, and the networks stay compiled for the run
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments.definition.config import Prepared, Run
+from experiments.engines.memory.controls import Control, Controls
 from experiments.engines.memory.models import ModelFiles, Weights
 from experiments.engines.memory.simulation import Checkpoint, Session
 from fedssh.alice.fitting import Epoch, fit, made_for, new_trainer
@@ -32,14 +34,14 @@ from fedssh.rules.plan import Plan, read_plan
 _pools: dict[bytes, Pool] = {}
 
 
-def pool_for(spec: dict[str, Any], plan: Plan, size: int) -> Pool:
+def pool_for(spec: dict[str, Any], plan: Plan, size: int, directed: bool = False) -> Pool:
     """Trainers for an architecture and an optimizer; those of the run before, where they are the same."""
-    key = canonical([spec, made_for(plan), plan.loss, size])
+    key = canonical([spec, made_for(plan), plan.loss, size, directed])
     if key not in _pools:
         for pool in _pools.values():
             pool.close()
         _pools.clear()
-        _pools[key] = Pool(lambda: _warm(new_trainer(spec, plan), plan), size)
+        _pools[key] = Pool(lambda: _warm(new_trainer(spec, plan, directed), plan), size)
     return _pools[key]
 
 
@@ -101,11 +103,14 @@ class Crew:
         plan: As it stands in a release.
         cores: How many at the same time.
         files: Tell the files that checkpoints would be, in the threads that trained them; None leaves that to others.
+        controls: The sites' control variates, if they have any.
     """
 
     def __init__(
-        self, run: Run, prepared: Prepared, plan: Mapping[str, Any], cores: int, files: ModelFiles | None = None
-    ) -> None:
+        self, run: Run, prepared: Prepared, plan: Mapping[str, Any], cores: int, files: ModelFiles | None = None,
+        controls: Controls | None = None,
+    ) -> None:  # fmt: skip
+        self._controls = controls
         self._plan = read_plan(plan)
         self._files = files
         self._given: tuple[Weights, Mapping[str, Any]] = {}, {}  # of the newest release, as arrays and as tensors
@@ -116,7 +121,7 @@ class Crew:
             examples = resident(train, prepared.spec)
             self._images[name] = examples, (examples if held is train else resident(held, prepared.spec))
         self._guessing = tasks.guessing(prepared.spec)
-        self._pool = pool_for(prepared.spec, self._plan, cores)
+        self._pool = pool_for(prepared.spec, self._plan, cores, controls is not None)
         self._asked = ThreadPoolExecutor(cores)
         self._stop = threading.Event()
         self._staying: dict[str, Weights] = {}  # at each site, of what it sent last; one of its sessions runs at a time
@@ -137,13 +142,14 @@ class Crew:
         if self._given[0] is not weights:
             self._given = weights, tensors_of(weights)
         tensors = self._given[1]
+        control = self._controls.begin(site) if self._controls else None  # in this thread: as of now
 
         def job(trainer: Trainer) -> Session:
-            return self._session(trainer, site, session, tensors)
+            return self._session(trainer, site, session, tensors, control)
 
         return self._asked.submit(lambda: self._pool.run([job])[0])
 
-    def _session(self, trainer: Trainer, site: str, session: int, weights: Weights) -> Session:
+    def _session(self, trainer: Trainer, site: str, session: int, weights: Weights, control: Control | None) -> Session:
         train, held = self._images[site]
         plan, checkpoints, epochs = self._plan, list[Checkpoint](), 0
         # Where nothing is held out, Alice scores on what she trained on; here that would be a third of the time for a
@@ -152,6 +158,8 @@ class Crew:
         scored = None if held is train and found else held
         weights = {**weights, **self._staying.get(site, {})}
         trainer.load(weights)
+        if control is not None:
+            trainer.direct(control.direction)
         timed = TimedTrainer(trainer)
         start = Local.of(trainer.measure, *trainer.evaluate(held)) if plan.publish == "improved" else None
 
@@ -172,7 +180,11 @@ class Crew:
         if plan.local != "none" and checkpoints:
             last = checkpoints[-1].weights
             self._staying[site] = {name: last[name] for name in batch_normalisation(trainer.network)}
-        return Session(tuple(checkpoints), epochs, timed.seconds)
+        own = None
+        if control is not None and checkpoints:
+            steps = epochs * math.ceil(len(train) / plan.batch_size)
+            own = control.after(weights, checkpoints[-1].weights, steps, plan.learning_rate)
+        return Session(tuple(checkpoints), epochs, timed.seconds, own)
 
     def _kept_back(self, trainer: Trainer, epoch: Epoch, begun: Weights, start: Local | None, held: Examples) -> bool:
         """Whether Alice would keep back what is due. While the loss is low she would not, and nothing is scored for it.
