@@ -174,7 +174,10 @@ class Coordinator:
             _tell_release(record)
         if state.finished and not before.finished:
             tell(
-                logger, "finished", "the federation is finished; the best model stays released", sequence=state.sequence
+                logger,
+                "finished",
+                "the federation is finished; the current model stays released",
+                sequence=state.sequence,
             )
 
     def _conduct(self) -> None:

@@ -112,8 +112,11 @@ class Vault:
             move_whole(model, folder(event.model.sha256))
             for path, blob in zip(sets, event.state if isinstance(event, RoundAccepted) else (), strict=True):
                 move_whole(path, self.folders.server_state(blob.sha256))
+        kept = self.state.kept
         record = self.ledger.append(event.name, event.fields(), self.key)
         self.refresh()
+        if kept - self.state.kept:
+            self.end_round()
         self.publish(record)
         return record
 

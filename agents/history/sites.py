@@ -118,7 +118,7 @@ def _on_a_model(record: Fields) -> bool:
 
 _KEPT = (
     "event", "sequence", "site", "role", "schedule", "plan", "claim", "current_metrics", "metrics", "model", "updates",
-    "to",
+    "to", "slots",
 )  # fmt: skip
 
 

@@ -100,10 +100,19 @@ def _origin(value: Row) -> str:
         return f"round {value['round']}, {rule} of {number(len(value['updates']), 'update')}: {parts}{missing}"
     if value["site"]:
         trained = f"session {value['session']}, epoch {value['epoch']}, trained on {_images(value['examples'])}"
-        mixed = value["share"] is not None
-        share = f"; share {_share(value['share'])} of it, staleness {value['staleness']}" if mixed else ""
-        return f"{value['site']}, {trained}{share}"
+        return f"{value['site']}, {trained}{_of_it(value)}"
     return _beginning(value["weights"], 1 if value["epochs"] is None else value["epochs"])
+
+
+def _of_it(value: Row) -> str:
+    """How much of what a site sent is in the current model."""
+    if value["share"] is None:
+        return ""
+    share, late = _share(value["share"]), f"staleness {value['staleness']}"
+    if waited := value.get("slots"):
+        return f"; {share} times the mean of its step and those that waited (records {few(waited)}), {late}"
+    steps = str(value["policy"]).partition(":")[0] in ("step", "gather")
+    return f"; part {share} of its step, {late}" if steps else f"; share {share} of it, {late}"
 
 
 def _beginning(given: Row | None, epochs: int) -> str:

@@ -193,6 +193,7 @@ def best(totals: Row, record: Callable[[int], Fields]) -> Row:
         "event": made["event"],
         "since": made["time"],
         **{name: source.get(name) for name in _MADE_OF},
+        **({"slots": source["slots"]} if "slots" in source else {}),
         "policy": genesis["policy"],
         "claim": headline(source.get("claim")),
         "metrics": made.get("metrics"),

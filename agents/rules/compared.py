@@ -70,11 +70,11 @@ def share_of(state: Federation, record: Record, said: Verdict, wanted: Sequence[
 
 
 def decided_on(
-    state: Federation, wanted: Sequence[float], share: float, metrics: Metrics, *, gathered: bool = False
+    state: Federation, wanted: Sequence[float], share: float, metrics: Metrics, *, waited: int = 0
 ) -> Decision:
-    """What the policy makes of a candidate, when this of its shares scored best, or this part of what is gathered."""
-    if gathered:
-        return as_gathered(decided_on(state, state.policy.gathered, share, metrics))
+    """What the policy makes of a candidate, when this of its shares scored best, or this part of a mean."""
+    if waited:
+        return as_gathered(decided_on(state, state.policy.gathered, share, metrics), waited)
     others = [(other, metrics) for other in wanted if not math.isclose(other, share)]
     current, mixes = state.current, [(share, metrics), *others]
     return decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes)

@@ -10,6 +10,7 @@ it, so every step may be done again after a crash.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -134,12 +135,14 @@ class _Weighed(Generic[Model]):
     Attributes:
         scored: Whether it was held against the current model.
         chosen: The candidate or a mix that would become current; None where none would.
+        sound: Whether sites could go on from it.
     """
 
     decided: Decision
     scored: bool = False
     staleness: int = 0
     chosen: Model | None = None
+    sound: bool = True
 
 
 def judge(
@@ -225,18 +228,46 @@ def _weighed(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -
     wanted, base = state.policy.shares(staleness), records.base_of(state, sent)
     try:
         mixes = tuple(zip(wanted, bench.score(state, model, wanted, base), strict=True))
-        current, others = state.current, records.waiting(state, sent)
-        means = _means(bench, state, model, base, others) if others else ()
-        decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes, means)
-        if not decided.accept:
-            return _Weighed(decided, True, staleness)
-        assert decided.share is not None
-        whole = records.as_sent(state, sent, decided)
-        chosen = model if whole else bench.mix(state, model, decided.share, base, others if decided.gathered else ())
-        finding = bench.check(state, chosen)
-        return _Weighed(gone_on(decided, finding.sound, finding.text), True, staleness, chosen)
+        others = records.waiting(state, sent)
+        if others and (means := _means(bench, state, model, base, others)):
+            with contextlib.suppress(JudgeError):  # of what waits; a site's own step is judged all the same
+                tried = _tried(bench, state, sent, model, mixes, means)
+                if tried.sound:
+                    return tried
+        return _tried(bench, state, sent, model, mixes)
     except JudgeError as error:
         return _Weighed(Decision(False, str(error)))
+
+
+def _tried(
+    bench: Bench[Model],
+    state: Federation,
+    sent: Sent,
+    model: Model,
+    mixes: Sequence[tuple[float, Metrics]],
+    means: Sequence[tuple[float, Metrics]] = (),
+) -> _Weighed[Model]:
+    """Decide from what mixes scored, and look once more at what would become current.
+
+    Under a ladder that look comes first, and what sites cannot go on from is refused whatever it scored: a refusal that
+    tells of a good score, of a model that any other can be made into, would answer questions without end.
+    """
+    current, gate = state.current, state.gate
+    staleness = current.staleness(sent.site, sent.started.version)
+    waits = records.waiting(state, sent)
+    decided = decide(state.policy, gate, state.metric, current.metrics, current.bar, mixes, means, len(waits))
+    if not decided.accept and not gate.is_ladder:
+        return _Weighed(decided, True, staleness)
+    assert decided.share is not None
+    base, others = records.base_of(state, sent), waits if decided.gathered else ()
+    whole = records.as_sent(state, sent, decided)
+    chosen = model if whole else bench.mix(state, model, decided.share, base, others)
+    finding = bench.check(state, chosen)
+    if gate.is_ladder and not finding.sound:
+        return _Weighed(Decision(False, finding.text), chosen=chosen, sound=False)
+    if decided.accept:
+        decided = gone_on(decided, finding.sound, finding.text)
+    return _Weighed(decided, True, staleness, chosen, finding.sound)
 
 
 def _means(
@@ -317,9 +348,12 @@ def _combined(bench: Bench[Model], state: Federation, current: Round) -> tuple[D
     try:
         result = bench.combine(state, records.in_order(current))
         decided = records.gated(state, len(current.updates), result.metrics)
-        if decided.accept:
+        if decided.accept or state.gate.is_ladder:
             finding = bench.check(state, result.model)
-            decided = gone_on(decided, finding.sound, finding.text)
+            if state.gate.is_ladder and not finding.sound:
+                decided = Decision(False, finding.text)  # as of a candidate, see `_tried`
+            elif decided.accept:
+                decided = gone_on(decided, finding.sound, finding.text)
     except JudgeError as error:
         decided = Decision(False, str(error))
     return decided, result

@@ -390,7 +390,7 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
         case Released():
             return dataclasses.replace(state, release=record)
         case Finished():
-            return dataclasses.replace(state, finished=True, round=None)
+            return dataclasses.replace(state, finished=True, round=None, slots={})
         case Reopened():
             return dataclasses.replace(state, finished=False, sessions=said.sessions)
     return state
@@ -417,8 +417,12 @@ def _waiting(state: Federation, record: Record, said: Refused) -> Mapping[str, S
     if not state.policy.gathered or said.staleness is ABSENT or said.candidate is ABSENT:
         return state.slots
     base = known(said.base, state.current.model)
+    if base == said.candidate:
+        return _all_but(state.slots, said.site)  # nothing was changed, so there is nothing to wait for
     slot = Slot(record.sequence, said.session, known(said.builds_on, 0), said.candidate, base)
-    return {**state.slots, said.site: slot}
+    others = sorted(_all_but(state.slots, said.site).items(), key=lambda one: one[1].record)
+    most = int(state.policy.values["slots"])  # as many are tried together, beside a site's own
+    return {**dict(others[-most:]), said.site: slot}
 
 
 def _all_but(of: Mapping[str, _One], site: str) -> Mapping[str, _One]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ PAIRED = "standard_error"  # what the judge finds beside the scores where a cand
 MARGIN = number(least=0, below=1)
 _IN_UNITS = number(least=0)  # a margin of a metric that may be of any size
 _UNDEFINED = -1.0
-_OF_STEP, _OF_CANDIDATE = "part {:.3g} of the step", "share {:.3g} of the candidate"
 _SHARES = (*known_metrics.OF_TASK[known_metrics.CLASSES], "subset_accuracy", "calibration_error")
 _ERRORS = ("loss", *IN_UNITS)  # a number from 0 on, always
 _IN_STEPS = ("threshold", "temperature")  # under a ladder these are of few values from the beginning
@@ -115,6 +115,7 @@ def decide(
     bar: float,
     mixes: Sequence[tuple[float, Metrics]],
     means: Sequence[tuple[float, Metrics]] = (),
+    waited: int = 0,
 ) -> Decision:
     """Judge a candidate, for a policy without rounds.
 
@@ -124,6 +125,7 @@ def decide(
         bar: The best value of the main metric among the releases so far.
         mixes: What the mixes of `shares` scored, with the share of each; where they are paired, also `PAIRED`.
         means: The same of the mean step of several sites. Of equally good ones a site's own step counts.
+        waited: How many others' steps are in that mean.
     """
     if means:
         own, mean = (decide(policy, gate, metric, current, bar, some) for some in (mixes, means))
@@ -132,11 +134,11 @@ def decide(
             ahead = mean.metrics["loss"] < own.metrics["loss"]
         else:
             ahead = gain(metric, _main(mean.metrics, metric)) > gain(metric, _main(own.metrics, metric))
-        return as_gathered(mean) if ahead else own
+        return as_gathered(mean, waited) if ahead else own
     if policy.by_loss and not gate.is_ladder:
         share, metrics = min(mixes, key=lambda mix: mix[1]["loss"])
         accept, reason = lower(gate, metric, metrics, current, bar)
-        return Decision(accept, f"{reason} ({_OF_STEP.format(share)})", share, metrics)
+        return Decision(accept, f"{reason} (part {share:.3g} of the step)", share, metrics)
     share, metrics = max(mixes, key=lambda mix: (gain(metric, _main(mix[1], metric)), -mix[1]["loss"]))
     if policy.by_gate or gate.is_ladder:
         accept, reason = passes(gate, metric, metrics, current, bar)
@@ -144,16 +146,15 @@ def decide(
         accept, reason = best(metrics, current, metric)
     hidden = gate.is_ladder and not accept  # which mix scores best would tell of the holdout, too
     if (len(mixes) > 1 or share != 1) and not hidden:
-        reason = f"{reason} ({_OF_CANDIDATE.format(share)})"
+        reason = f"{reason} (share {share:.3g} of the candidate)"
     return Decision(accept, reason, share, metrics)
 
 
-def as_gathered(decided: Decision) -> Decision:
-    """A decision about a step, said of the mean of several."""
-    reason = decided.reason
-    for said in (_OF_STEP, _OF_CANDIDATE):
-        share = said.format(decided.share)
-        reason = reason.replace(share, f"{share} and those that waited")
+def as_gathered(decided: Decision, waited: int) -> Decision:
+    """A decision about a step, said of the mean of it and others that waited."""
+    steps = "1 step" if waited == 1 else f"{waited} steps"
+    mean = f"{decided.share:.3g} times the mean of its step and {steps} that waited"
+    reason = re.sub(r"(part|share) \S+ of the (step|candidate)(?=\)$)", mean, decided.reason)
     return dataclasses.replace(decided, reason=reason, gathered=True)
 
 

@@ -313,21 +313,24 @@ class Replay:
             raise wrong(record, f"the policy {state.policy.name} has no rounds")
         staleness = state.current.staleness(sent.site, sent.started.version)
         wanted, parts = state.policy.shares(staleness), state.policy.gathered
+        waits = records.waiting(state, sent)
         if said.metrics is None:
             possible = [functools.partial(decided_on, state, wanted, share) for share in wanted]
-            if records.waiting(state, sent):
-                possible += [functools.partial(decided_on, state, wanted, share, gathered=True) for share in parts]
+            if waits:
+                possible += [functools.partial(decided_on, state, wanted, share, waited=len(waits)) for share in parts]
             decided, scored = self._unscored(state, record, said, possible)
         else:
             check_scores(record, state, said.metrics)
             self._word(CUT, _decided(said))
             gathered = said.slots is not ABSENT
-            if gathered and not records.waiting(state, sent):
+            if gathered and not waits:
                 raise wrong(record, "no step of another site waits")
             share = share_of(state, record, said, parts if gathered else wanted)
-            self._word(CHOSEN, len(wanted) > 1)
+            self._word(CHOSEN, len(wanted) > 1 or bool(waits))
             scores = could_score(state, paired_with(record, state, said))
-            decided = self._gone_on(state, record, said, decided_on(state, wanted, share, scores, gathered=gathered))
+            decided = self._gone_on(
+                state, record, said, decided_on(state, wanted, share, scores, waited=gathered * len(waits))
+            )
             scored = True
         if not isinstance(said, Accepted):
             same(record, records.verdict(state, sent, decided, staleness if scored else None))

@@ -175,6 +175,11 @@ def test_what_sites_cannot_bring_alone_waits_and_is_taken_together(new_room: Roo
     last = changed(room, "alice-1", 0.64, builds_on=old, epoch=3)
     room.work()  # what waits and is gone keeps nobody from being judged
     assert room.verdict("alice-1", last)["event"] == "accepted"
+    changed(room, "alice-2", 0.1, builds_on=old, epoch=2)
+    room.work()
+    assert any(room.folders.updates.iterdir()) and set(room.vault.state.slots) == {"alice-2"}
+    enrol.revoke(room.vault, "alice-2", "it left")
+    assert not list(room.folders.updates.iterdir())  # who is revoked waits no longer
 
 
 def test_a_step_goes_on_after_the_coordinator_was_started_again(new_room: Rooms) -> None:

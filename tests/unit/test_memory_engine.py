@@ -209,7 +209,25 @@ def test_what_opposed_sites_cannot_bring_alone_they_bring_together(tmp_path: Pat
     held = Replay()
     for record in played.records:
         held.follow(record)
-    assert set(played.coordinator.state.slots) <= set(sites)
+    assert played.coordinator.state.slots == {}  # it is finished, and nothing waits any more
+
+
+def test_a_step_that_spoils_every_mean_keeps_nobody_from_being_judged(tmp_path: Path) -> None:
+    """Alone it can be scored, in each of its parts; in a mean of two it leads to what is no number."""
+
+    def spoiled(model: Weights) -> dict[str, Any]:
+        value = float(model["dense1/kernel"].reshape(-1)[0])
+        if any(abs(value - mean) < 0.01 for mean in (4.225, 2.1625, 8.35)):
+            raise ValueError("the predictions are not finite numbers")
+        return judge_both(model)
+
+    class Spoiling(Opposed):
+        MOVES: ClassVar = {"alice-1": (8.0, 8.0), "alice-2": (0.25, 0.25)}
+
+    sites = {"alice-1": 100, "alice-2": 130}
+    played = play(tmp_path / "h", sites, Spoiling(sites), by=spoiled, policy="gather", sessions=1)
+    assert [record["site"] for record in played.of("accepted")] == ["alice-2"]
+    assert [record["metrics"]["loss"] > 2 for record in played.of("refused")] == [True]
 
 
 # rounds

@@ -455,11 +455,11 @@ def test_a_step_must_lower_the_loss_and_pass_the_gate(
 def test_what_waited_is_taken_where_the_mean_of_all_has_a_lower_loss_than_a_step_of_its_own() -> None:
     def decided(own: float, mean: float, gate: Gate = ON) -> Decision:
         parts, means = [(1.0, metrics(0.9, own)), (0.5, metrics(0.9, own + 0.1))], [(2.0, metrics(0.91, mean))]
-        return decide(read_policy("gather"), gate, "accuracy", CURRENT, 0.9, parts, means)
+        return decide(read_policy("gather"), gate, "accuracy", CURRENT, 0.9, parts, means, 3)
 
     mean = decided(0.4, 0.2)
-    said = "loss 0.2000 beats 0.3000, and accuracy 0.9100 beats the best so far, 0.9000 (part 2 of the step and those "
-    assert mean == Decision(True, f"{said}that waited)", 2.0, metrics(0.91, 0.2), gathered=True)
+    said = "loss 0.2000 beats 0.3000, and accuracy 0.9100 beats the best so far, 0.9000 (2 times the mean of its "
+    assert mean == Decision(True, f"{said}step and 3 steps that waited)", 2.0, metrics(0.91, 0.2), gathered=True)
     for loss in (0.2, 0.1):  # of equally good ones its own
         assert decided(loss, 0.2) == stepped([(1.0, metrics(0.9, loss))])
     assert not decided(0.4, 0.35).accept and decided(0.4, 0.35).gathered

@@ -140,7 +140,16 @@ class Played:
         staleness, low = state.current.staleness(sent.site, sent.started.version), scores(0.1)
         own, means = [(one, low) for one in state.policy.shares(staleness)], [(part, scores(accuracy))]
         current = state.current
-        decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, own, means)
+        decided = decide(
+            state.policy,
+            state.gate,
+            state.metric,
+            current.metrics,
+            current.bar,
+            own,
+            means,
+            len(records.waiting(state, sent)),
+        )
         return records.verdict(state, sent, decided, staleness, blob(9500 + self.sent))
 
     def closing(self, accuracy: float, model: int = 8000, error: float = 0.0) -> RoundClosed:
@@ -287,7 +296,8 @@ def test_staleness_and_share_of_a_mix() -> None:
 
 def test_what_waits_and_what_is_gathered() -> None:
     played = begin(policy="gather:parts=2,slots=1")
-    first, second, third = (played.submission(site) for site in ("alice-1", "alice-2", "alice-1"))
+    sites = ("alice-1", "alice-2", "alice-1")
+    first, second, third = (played.submission(site, model=blob(70 + at)) for at, site in enumerate(sites))
     begun = first.released
     assert begun is not None
     played.lie(played.gathered(first, 0.6), "no step of another site waits")
@@ -314,14 +324,25 @@ def test_what_waits_and_what_is_gathered() -> None:
     assert played.state.slots == {}
 
 
+def test_what_changes_nothing_does_not_wait() -> None:
+    played = begin(policy="gather:parts=1,slots=1")
+    sent = played.submission()
+    assert sent.released is not None
+    same = played.submission(model=sent.released)
+    played.add(played.verdict(same, 0.4))
+    assert played.state.slots == {}
+
+
 def test_so_many_of_the_newest_that_wait_are_gathered() -> None:
     played = begin(policy="gather:parts=1,slots=1")
     played.enrol("alice-3")
     for site in ("alice-1", "alice-2"):
-        played.add(played.verdict(played.submission(site), 0.4))
+        played.add(played.verdict(played.submission(site, model=blob(70)), 0.4))
     newest = played.state.slots["alice-2"].record
     assert [slot.record for slot in records.waiting(played.state, played.submission("alice-3"))] == [newest]
     assert set(played.state.slots) == {"alice-1", "alice-2"}
+    played.add(played.verdict(played.submission("alice-3"), 0.4))
+    assert set(played.state.slots) == {"alice-2", "alice-3"}  # no more than can ever be tried together
 
 
 def test_what_a_step_starts_from() -> None:

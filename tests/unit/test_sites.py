@@ -228,3 +228,11 @@ def test_every_history_that_is_kept_has_the_view(name: str) -> None:
     made = [row for row in rows if row["event"] in MAKES_CURRENT][-1]
     gained = rows[0]["metrics"]["loss"] - made["metrics"]["loss"]
     assert sum(by["loss"] for by in gains.values()) == pytest.approx(gained, abs=1e-6)
+
+
+def test_the_view_gives_what_waited_its_part_too() -> None:
+    waited = judged("refused", "b", 0.5, 0.4)
+    together = {**judged("accepted", "a", 0.5, 0.7), "slots": [4]}
+    rows = chain(GENESIS, *added("a", "b"), waited, together)
+    gains = {row["site"]: row["gain"] for row in sites(rows)["sites"]}
+    assert gains["a"] == gains["b"] == contributions(rows)["b"]

@@ -158,7 +158,9 @@ class Judge:
         if answer.get("errno") in _DISK:
             raise OSError(answer["errno"], f"{os.strerror(answer['errno'])}, says the judge")
         if "error" in answer:
-            raise JudgeError(f"the judge cannot do it: {answer['error']}")
+            number = answer.get("errno")  # its text has a path, which is nobody's business who reads the record
+            said = answer["error"] if number is None else f"{os.strerror(number)}, of a file of hers"
+            raise JudgeError(f"the judge cannot do it: {said}")
         return answer
 
     def score(self, model: Path, against: Path | None = None) -> dict[str, Any]:
@@ -202,7 +204,8 @@ class Judge:
         paths = {"out": str(out) if out else None, "base": str(base) if base else None}
         more: dict[str, Any] = {"others": [list(map(str, pair)) for pair in others]} if others else {}
         more |= {"paired": True} if paired else {}
-        answer = self.ask({"mix": request | paths | more}, len(shares) + paired)["metrics"]
+        worth = len(shares) * (1 + len(others) // 8) + paired
+        answer = self.ask({"mix": request | paths | more}, worth)["metrics"]
         assert isinstance(answer, list)
         return answer
 
