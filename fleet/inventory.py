@@ -9,7 +9,7 @@
     [coordinator]
     host = "linode:us-east/g6-standard-1"     # or "root@203.0.113.7", "user@host:port"
     data = "xrays.npz"
-    policy = "merge"                          # any term of `charity init`
+    policy = "gather"                         # any term of `charity init`
     [sites.hospital-a]
     host = "root@192.0.2.10"
     data_on_host = "/srv/xrays"               # data that never leaves its machine; or data = "a.npz": copied

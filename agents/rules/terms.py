@@ -163,9 +163,12 @@ def agree(
 
     try:
         policy = read_policy(settings["policy"])
-        gate = gate_of(settings["gate"], float(settings["margin"]))
     except ValueError as error:
         raise SettingsError(str(error), _POLICIES) from None
+    try:
+        gate = gate_of(settings["gate"], float(settings["margin"]))
+    except ValueError as error:
+        raise SettingsError(str(error), "leave --margin out, or take a step above 0") from None
     terms = _of_task(_checked(settings), task_of(spec))
     _check_gate(gate, terms, task_of(spec))
     if terms.metric in IN_UNITS:
@@ -360,7 +363,7 @@ def _plan(terms: Terms, policy: Policy) -> dict[str, Any]:
         check_local(terms.local, policy)
         check_calibrate(terms.calibrate, terms.class_weights)
     except ValueError as error:
-        raise SettingsError(f"--{error}") from None
+        raise SettingsError(f"--{error}", "leave one of the two out") from None
     same = ("batch_size", "patience", "optimizer", "learning_rate", "momentum", "proximal", "metric")
     plan = {name: getattr(terms, name) for name in same} | later_than(vars(terms))
     return plan | {"epochs": terms.epochs or EPOCHS[publish], "publish": publish}

@@ -68,7 +68,7 @@ def distances(values: Sequence[float], first_version: int, points: Sequence[Poin
 
 
 def verdict(figure: Figure, ours: Mean | None) -> str:
-    """Whether ours reproduce a figure: it lies in our interval, or within the figure's tolerance."""
+    """Whether ours reproduce a figure: within its tolerance, where it has one, else where it lies in our interval."""
     if figure.contradictory:
         return f"contradictory: {figure.why}"
     if figure.value is None and figure.of != "curve":

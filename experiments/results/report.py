@@ -52,8 +52,8 @@ the network costs nothing. So sites that wait for each other cost what they woul
 travelled, up and down; centralised training ships none, it needs the images themselves in one place. `wall` is what
 the whole run took here, scoring included.
 
-A published figure is *reproduced* where it lies in our interval, or within the tolerance that the experiment's file
-gives. Rounds until a score are counted as McMahan et al. 2017 do: the best score so far, with straight lines between.
+A published figure is *reproduced* where ours lies within the tolerance that the experiment's file gives, or, without
+one, where it lies in our interval. Rounds until a score are counted as McMahan et al. 2017 do: the best score so far, with straight lines between.
 """
 
 CELLS = """\

@@ -66,7 +66,7 @@ def test_the_example_of_the_module_reads(write: Write, tmp_path: Path) -> None:
     assert read_.federation == "chest-xrays" and read_.images is None and read_.tag == "fedssh-chest-xrays"
     coordinator, site = read_.hosts
     assert read_.coordinator is coordinator and read_.sites == (site,)
-    assert coordinator.place == Cloud("us-east", "g6-standard-1") and coordinator.settings == {"policy": "merge"}
+    assert coordinator.place == Cloud("us-east", "g6-standard-1") and coordinator.settings == {"policy": "gather"}
     assert coordinator.data == tmp_path / "xrays.npz" and coordinator.port == 2222
     assert site.place == Given("root", "192.0.2.10", 22) and site.data_on_host == "/srv/xrays" and site.data is None
     assert read_.auditors == {"me": tmp_path / ".ssh/id_ed25519.pub"}

@@ -203,9 +203,8 @@ def test_what_opposed_sites_cannot_bring_alone_they_bring_together(tmp_path: Pat
     first, *_ = played.of("accepted")
     waited = next(record for record in played.records if [record.sequence] == first["slots"])
     assert (waited.event, waited.fields["site"], first["site"]) == ("refused", "alice-1", "alice-2")
-    assert first["share"] == 2.0 and first["metrics"]["loss"] == pytest.approx(
-        0.8**2 + 0.85**2
-    )  # 0.1 + 0.1, 0.1 + 0.05
+    assert first["share"] == 2.0  # from 0.1 by twice the mean, 0.1 and 0.05
+    assert first["metrics"]["loss"] == pytest.approx(0.8**2 + 0.85**2)
     held = Replay()
     for record in played.records:
         held.follow(record)
@@ -215,7 +214,7 @@ def test_what_opposed_sites_cannot_bring_alone_they_bring_together(tmp_path: Pat
 def test_a_step_that_spoils_every_mean_keeps_nobody_from_being_judged(tmp_path: Path) -> None:
     """Alone it can be scored, in each of its parts; in a mean of two it leads to what is no number."""
 
-    def spoiled(model: Weights) -> dict[str, Any]:
+    def spoiled(model: Weights, against: Weights | None = None, /) -> dict[str, Any]:
         value = float(model["dense1/kernel"].reshape(-1)[0])
         if any(abs(value - mean) < 0.01 for mean in (4.225, 2.1625, 8.35)):
             raise ValueError("the predictions are not finite numbers")
