@@ -53,7 +53,8 @@ travelled, up and down; centralised training ships none, it needs the images the
 the whole run took here, scoring included.
 
 A published figure is *reproduced* where ours lies within the tolerance that the experiment's file gives, or, without
-one, where it lies in our interval. Rounds until a score are counted as McMahan et al. 2017 do: the best score so far, with straight lines between.
+one, where it lies in our interval. Rounds until a score are counted as McMahan et al. 2017 do: the best score so far,
+with straight lines between.
 """
 
 CELLS = """\
