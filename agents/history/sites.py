@@ -10,6 +10,7 @@ By which rules is told in `rules.faulty`, what a gain is in `contributions`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
@@ -23,6 +24,7 @@ from fedssh.rules.vocabulary import CLOSES_ROUND, VERDICTS
 
 Fields = Mapping[str, Any]
 Row = dict[str, Any]
+ABSURD = 1e9
 BLAMELESS = "worth a look, not blame: other data, a broken scanner and bad will look alike from here"
 
 
@@ -34,17 +36,18 @@ def sites(records: Iterable[Fields]) -> Row:
     """
     every = list(map(_slim, records))
     names = [one["site"] for one in every if one["event"] == "site-added" and one["role"] == "site"]
+    judged = Counter((one.get("site"), one["event"]) for one in every if _on_a_model(one))
     sent = gathered(every)
     found, gains = faulty.findings(sent), contributions(every)
     rows = []
     for name in dict.fromkeys(names):
-        verdicts = [one["event"] for one in every if one.get("site") == name and _on_a_model(one)]
+        verdicts = {event: judged[name, event] for event in VERDICTS}
         gaps = sent[name].values.get("claims", []) if name in sent else []
         rows.append(
             {
                 "site": name,
-                "submissions": len(verdicts),
-                **{event: verdicts.count(event) for event in VERDICTS},
+                "submissions": sum(verdicts.values()),
+                **verdicts,
                 "claims": {"median": median(gaps), "worst": max(gaps), "of": len(gaps)} if gaps else None,
                 "gain": gains.get(name),
                 "findings": [_told(one) for one in found.get(name, ())],
@@ -83,13 +86,14 @@ def gathered(records: Iterable[Fields]) -> dict[str, Sent]:
 def _close(found: dict[str, Sent], record: Fields, counted: Mapping[str, Fields]) -> None:
     """What the end of a round tells of its updates."""
     lengths = [length for part in record["updates"] if (length := part.get("length"))]
+    middle = median(lengths) if lengths else 0.0
     for part in record["updates"]:
         one = found.setdefault(part["site"], Sent())
         _compare(one, (counted.get(part["site"]) or {}).get("claim"), record.get("metrics"), None)
         if part.get("cosine") is not None:
             one.values.setdefault("against", []).append(1 - part["cosine"])
         if part.get("length"):
-            one.values.setdefault("length", []).append(math.log(part["length"] / median(lengths)))
+            one.values.setdefault("length", []).append(math.log(part["length"]) - math.log(middle))
 
 
 def _compare(one: Sent, claim: Fields | None, metrics: Fields | None, current: Fields | None) -> None:
@@ -98,15 +102,19 @@ def _compare(one: Sent, claim: Fields | None, metrics: Fields | None, current: F
         one.values.setdefault("claims", []).append(gap)
     after, before = plain((metrics or {}).get("loss")), plain((current or {}).get("loss"))
     if after is not None and before is not None and after > 0 and before > 0:
-        one.values.setdefault("harm", []).append(math.log(after / before))
+        one.values.setdefault("harm", []).append(math.log(after) - math.log(before))
 
 
 def _gap(claim: Fields, metrics: Fields) -> float | None:
-    """How much better a model is said to be than it scores: in accuracy, or as a share of the mean absolute error."""
+    """How much better a model is said to be than it scores: in accuracy, or as a share of the mean absolute error.
+
+    None where nobody can tell, or it is beyond `ABSURD`: a claim may be any number, and JSON has no infinity.
+    """
     for measure in ("accuracy", "mae"):
         said, scored = plain(claim.get(measure)), plain(metrics.get(measure))
         if said is not None and scored is not None:
-            return said - scored if measure == "accuracy" else (scored - said) / scored if scored else None
+            gap = said - scored if measure == "accuracy" else (scored - said) / scored if scored else math.inf
+            return gap if abs(gap) <= ABSURD else None
     return None
 
 
@@ -144,7 +152,8 @@ def _told(found: Finding) -> Row:
             words = f"its updates point elsewhere than the others: cosine {1 - own:.2f} in the middle of {of}, the "
             words += f"other sites' {1 - others:.2f}"
         case "length":
-            words = f"its updates are {math.exp(own):.1f} times as long as the middle one of their round, of {of}"
+            times = math.exp(min(own, 500.0))
+            words = f"its updates are {times:.1f} times as long as the middle one of their round, of {of}"
         case _:
             words = f"{_share(own, of)} {_COUNTED[found.rule]}, of the other sites' {others:.0%}"
     return {"rule": found.rule, "p": found.p, "own": own, "others": others, "of": of, "text": words}

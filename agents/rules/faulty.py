@@ -16,14 +16,17 @@ the sites of one federation, each by the median over all that it sent. A site is
                faulty stands by itself (the ratio r10 of Dixon 1950)
     constant   the worst of all more often than one of n would be by chance: a binomial test
 
-and for counts by Fisher's exact test against all others together. p-values are Holm's over all sites and rules of a
-federation, as in `differing`, held to `LEVEL`.
+and for counts by Fisher's exact test against the others: all together, each with at most as many as the middle one of
+all sites sent, at its own share, so that who sends more than others is no more of what they are held against; or the
+middle one of their shares, where that is the larger one. p-values are Holm's over all sites and rules of a federation,
+as in `differing`, held to `LEVEL`. The time they take grows with what was sent, and not with its square.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
@@ -32,6 +35,7 @@ from fedssh.rules.differing import holm
 
 LEVEL, FAR, ALONE = 0.01, 3.5, 0.75
 LEAST_SITES = 3
+NOTHING = 1e-16  # of a sum of probabilities
 NORMAL = 1.4826  # of a normal distribution, the standard deviation in median absolute deviations
 
 
@@ -72,7 +76,7 @@ class Finding:
     Attributes:
         rule: A name from above.
         p: After the correction.
-        own, others: The site's median, and that of the other sites' medians; of counts the shares.
+        own, others: The site's median, and that of the other sites' medians; of counts the shares compared.
         of: How many things it sent.
     """
 
@@ -107,53 +111,107 @@ def _apart(rule: str, measure: Measure, values: Mapping[str, Sequence[float]]) -
     middles = {site: median(of) for site, of in values.items()}
     centre = median(middles.values())
     spread = max(NORMAL * median(abs(one - centre) for one in middles.values()), measure.grain)
-    found = []
+    ordered, found = sorted(middles.values()), []
     for site, own in middles.items():
-        rest = [one for other, one in middles.items() if other != site]
-        apart = max(max(rest) - min(rest), measure.grain)
+        least, most = ordered[own == ordered[0]], ordered[-1 - (own == ordered[-1])]  # of the others
+        apart = max(most - least, measure.grain)
         far = own - centre > FAR * spread and own > measure.floor
-        alone = own - max(rest) > ALONE * (own - max(rest) + apart)
+        alone = own - most > ALONE * (own - most + apart)
         p = _constantly_worst(site, values) if far and alone else 1.0
-        found.append((site, Finding(rule, p, own, median(rest), len(values[site]))))
+        found.append((site, Finding(rule, p, own, _median_without(own, ordered), len(values[site]))))
     return found
+
+
+def _median_without(own: float, ordered: Sequence[float]) -> float:
+    """The median of sorted numbers but for one of them."""
+    place, rest = bisect_left(ordered, own), len(ordered) - 1
+    low, high = (ordered[of + (of >= place)] for of in ((rest - 1) // 2, rest // 2))
+    return low if low == high else (low + high) / 2
 
 
 def _constantly_worst(site: str, values: Mapping[str, Sequence[float]]) -> float:
     """How probable it is to be the worst so often by chance, among sites that are alike."""
-    worst, p = 0, 1.0
-    chances: list[float] = []
-    for turn, own in enumerate(values[site]):
-        others = [of[turn] for name, of in values.items() if name != site and turn < len(of)]
-        if others:
-            worst += own > max(others)
-            chances.append(1 / (len(others) + 1))
-    if chances:
-        p = at_least(worst, len(chances), max(chances))
-    return p
+    own = values[site]
+    most, others = [-math.inf] * len(own), [0] * len(own)  # by turn
+    for name, of in values.items():
+        if name != site:
+            for turn, (value, before) in enumerate(zip(of, most, strict=False)):
+                others[turn] += 1
+                most[turn] = max(value, before)
+    worst = sum(one > other for one, other, count in zip(own, most, others, strict=True) if count)
+    turns = [count for count in others if count]
+    return at_least(worst, len(turns), 1 / (min(turns) + 1)) if turns else 1.0
 
 
 def _counts(rule: str, counts: Mapping[str, tuple[int, int]]) -> list[tuple[str, Finding]]:
-    """Each site's share of something bad against that of all others together."""
+    """Each site's share of something bad against that of the others."""
     if len(counts) < LEAST_SITES:
         return []
-    bad, every = (sum(column) for column in zip(*counts.values(), strict=True))
-    return [
-        (site, Finding(rule, more(own, of, bad - own, every - of), own / of, (bad - own) / (every - of), of))
-        for site, (own, of) in counts.items()
-    ]
+    most = median(of for _, of in counts.values())
+    capped = {site: (bad * min(1.0, most / of), min(of, most)) for site, (bad, of) in counts.items()}
+    all_bad, every = (math.fsum(column) for column in zip(*capped.values(), strict=True))
+    ordered = sorted(bad / of for bad, of in counts.values())
+    found = []
+    for site, (bad, of) in counts.items():
+        own_bad, own_of = capped[site]
+        other_of = round(every - own_of)
+        share = max((all_bad - own_bad) / (every - own_of), _median_without(bad / of, ordered))
+        p = more(bad, of, min(round(share * other_of), other_of), other_of)
+        found.append((site, Finding(rule, p, bad / of, share, of)))
+    return found
 
 
 def at_least(successes: int, of: int, chance: float) -> float:
-    """The probability of so many successes or more."""
-    return min(
-        1.0, math.fsum(math.comb(of, k) * chance**k * (1 - chance) ** (of - k) for k in range(successes, of + 1))
+    """The probability of so many successes or more, in some hundred steps also where there are a million.
+
+    Args:
+        chance: Of each; above 0 and below 1.
+    """
+    odds = chance / (1 - chance)
+    if successes > (of + 1) * chance:  # from here on each number is less probable than the one before
+        return _sum(
+            _log_choose(of, successes) + successes * math.log(chance) + (of - successes) * math.log1p(-chance),
+            ((of - k) / (k + 1) * odds for k in range(successes, of)),
+        )
+    if successes < 1:
+        return 1.0
+    last = successes - 1
+    fewer = _sum(
+        _log_choose(of, last) + last * math.log(chance) + (of - last) * math.log1p(-chance),
+        (k / (of - k + 1) / odds for k in range(last, 0, -1)),
     )
+    return max(0.0, 1 - fewer)
 
 
 def more(bad: int, of: int, other_bad: int, other_of: int) -> float:
     """The one-sided p-value of Fisher's exact test that the first share is no larger than the second."""
     together, every = bad + other_bad, of + other_of
-    ways = math.comb(every, together)
-    return math.fsum(
-        math.comb(of, k) * math.comb(other_of, together - k) / ways for k in range(bad, min(of, together) + 1)
-    )
+    whole = _log_choose(every, together)
+
+    def log(k: int) -> float:
+        return _log_choose(of, k) + _log_choose(other_of, together - k) - whole
+
+    good = other_of - together  # of the others, but for k
+    if bad * (every + 2) > (of + 1) * (together + 1):  # beyond the most probable number
+        ratios = ((of - k) / (k + 1) * ((together - k) / (good + k + 1)) for k in range(bad, min(of, together)))
+        return _sum(log(bad), ratios)
+    low = max(0, -good)
+    if bad <= low:
+        return 1.0
+    ratios = (k / (of - k + 1) * ((good + k) / (together - k + 1)) for k in range(bad - 1, low, -1))
+    return max(0.0, 1 - _sum(log(bad - 1), ratios))
+
+
+def _sum(log: float, ratios: Iterable[float]) -> float:
+    """exp(log) times 1 + r1 + r1 r2 + ..., until what is left cannot be seen; ratios below 1 that become smaller."""
+    total = term = 1.0
+    for ratio in ratios:
+        term *= ratio
+        total += term
+        if term * ratio < NOTHING * total * (1 - ratio):
+            break
+    return min(1.0, math.exp(min(0.0, log + math.log(total))))
+
+
+def _log_choose(of: int, chosen: int) -> float:
+    return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -132,7 +133,30 @@ def test_counts_are_held_against_all_others_together() -> None:
         "d": Sent(models=20, refused=20),
     })  # fmt: skip
     assert [(site, one.rule, one.own) for site, ones in found.items() for one in ones] == [("d", "refused", 1.0)]
-    assert found["d"][0].others == pytest.approx(17 / 30)
+    assert found["d"][0].others == 0.6, "the middle of the others' shares, which is above 17 of 30"
+
+
+@pytest.mark.parametrize("of", [20, 200, 1000])
+def test_who_sends_much_that_is_never_refused_names_nobody_else(of: int) -> None:
+    sent = {name: Sent(models=20, refused=9) for name in "abc"} | {"evil": Sent(models=of, refused=0)}
+    assert faulty.findings(sent) == {}
+    many = {name: Sent(models=of, refused=of // 2) for name in "abc"} | {"evil": Sent(models=of, refused=0)}
+    assert faulty.findings(many) == {}
+
+
+def test_who_is_always_refused_is_found_beside_one_who_sends_a_thousand_such() -> None:
+    sent = {name: Sent(models=20, refused=4) for name in "abc"}
+    sent |= {"d": Sent(models=20, refused=20), "loud": Sent(models=1000, refused=1000)}
+    found = faulty.findings(sent)
+    assert sorted(found) == ["d", "loud"]
+    assert found["d"][0].others == pytest.approx(32 / 80), "the loud one counts as twenty"
+
+
+@pytest.mark.parametrize("sites_sent", [[3.0, 1.0, 2.0], [1.0, 1.0, 5.0, 2.0], [0.0, 4.0, 4.0, 4.0, 9.0]])
+def test_the_others_middle_is_of_all_but_the_site(sites_sent: list[float]) -> None:
+    found = faulty._apart("harm", faulty.MEASURES["harm"], {str(at): [of] for at, of in enumerate(sites_sent)})
+    rest = [float(np.median(np.delete(sites_sent, at))) for at in range(len(sites_sent))]
+    assert [(one.own, one.others) for _, one in found] == list(zip(sites_sent, rest, strict=True))
 
 
 def test_sites_that_are_alike_are_hardly_ever_worth_a_look() -> None:
@@ -160,6 +184,24 @@ def test_the_binomial_test_is_scipys() -> None:
 
     assert faulty.at_least(7, 10, 0.2) == pytest.approx(binom.sf(6, 10, 0.2))
     assert faulty.at_least(0, 10, 0.2) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("of", [1, 2, 1100, 100_000])
+def test_the_tests_are_scipys_also_of_many(of: int) -> None:
+    """From none to all, about what is most probable and far from it."""
+    from scipy.stats import binom, hypergeom
+
+    for chance in (0.5, 0.2, 1 / 701):
+        middle = round(of * chance)
+        for successes in {0, middle // 2, middle - 1, middle, middle + 1, min(of, middle + 3 * round(of**0.5)), of}:
+            expected = binom.sf(successes - 1, of, chance)
+            assert faulty.at_least(successes, of, chance) == pytest.approx(expected, rel=1e-6, abs=1e-300), successes
+    for other_of in (1, 40, 100_000):
+        for other_bad in {0, other_of // 3, other_of}:
+            for bad in {0, of // 4, of // 3, of // 3 + 1, of // 2, of}:
+                expected = hypergeom.sf(bad - 1, of + other_of, bad + other_bad, of)
+                found = faulty.more(bad, of, other_bad, other_of)
+                assert found == pytest.approx(expected, rel=1e-6, abs=1e-300), (bad, other_bad, other_of)
 
 
 # from the history
@@ -192,6 +234,29 @@ def test_the_view_says_why_to_look() -> None:
     assert "look at d: its models change the holdout loss by +98% in the middle of 10, the other sites' by +2%" in said
     assert "not blame" in said and "look at a" not in said
     assert text(sites(free(2))).endswith("no site stands out from the others\n")
+
+
+@pytest.mark.parametrize("said", [1.7e308, -1.7e308, 1e-320])
+def test_a_claim_beyond_all_measure_is_no_gap(said: float) -> None:
+    """Neither by itself nor by the mean of two of them; and what is printed is JSON."""
+    genesis = GENESIS | {"plan": {"metric": "mae"}}
+    absurd = {"event": "refused", "site": "a", "model": {"size": 1}, "claim": {"mae": said}, "metrics": {"mae": 0.5}}
+    tiny = absurd | {"site": "b", "claim": {"mae": 0.5}, "metrics": {"mae": 1e-320}}
+    value = sites(chain(genesis, *added("a", "b"), absurd, absurd, tiny))
+    json.dumps(value, allow_nan=False)
+    close = {"median": 1.0, "worst": 1.0, "of": 2} if said == 1e-320 else None
+    assert [row["claims"] for row in value["sites"]] == [close, None]
+
+
+def test_losses_and_lengths_at_the_ends_of_what_a_number_holds_have_a_ratio() -> None:
+    models = [
+        judged("refused", "a", 0.5, 0.5) | {"metrics": {"loss": after}, "current_metrics": {"loss": before}}
+        for after, before in ((1e308, 1e-308), (1e-308, 1e308))
+    ]
+    assert gathered(chain(GENESIS, *models))["a"].values["harm"] == pytest.approx([1418.4, -1418.4], abs=0.1)
+    parts: dict[str, Any] = {name: {"length": of} for name, of in zip("abc", (1e-300, 1e300, 1e300), strict=True)}
+    found = gathered(chain(GENESIS | {"schedule": "rounds"}, closed(0.5, 0.6, dict.fromkeys("abc", 0.3), **parts)))
+    assert found["a"].values["length"] == [pytest.approx(-1381.55, abs=0.1)]
 
 
 def test_in_rounds_the_evidence_that_was_agreed_tells_who_points_elsewhere() -> None:
