@@ -6,6 +6,7 @@
     round_result    what a round's updates become: how much of each, and how each weight is combined, says its policy
 
 Before it is combined, an update may be clipped: its difference from the model it started from is shortened to a norm.
+Where a policy takes a longer step than what updates are combined to (`fednova`), that is no longer than this norm, too.
 Afterwards a server optimizer may take the step (`server_optimizer`). Statistics, such as the moving variance of batch
 normalisation, are no weights to step with: they become what the updates were combined to. Norms and distances go over
 all tensors, statistics too, since what they leave out is where somebody would hide. The robust rules do not look at
@@ -183,7 +184,7 @@ def round_result(
     scales = [clip_scale(base, update, _clip(policy)) for update in updates]
     if shares is None:
         shares = policy.shares_by(_squared_distances(base, updates, scales))
-    first, length = server_start(policy.values), policy.length(examples)
+    first, length = server_start(policy.values), _length(policy, base, updates, examples, scales, shares)
     weights, *sets = [{name: np.empty(base[name].shape, np.float32) for name in base} for _ in range(1 + len(first))]
     for name, part, (model, *rest) in _stretches([base, *updates, *state]):
         combined = _combine(policy, _clipped(model, rest[: len(updates)], scales), shares)
@@ -327,6 +328,26 @@ def _clipped(base: np.ndarray, updates: Sequence[np.ndarray], scales: Sequence[f
 
 def _clip(policy: Policy) -> float:
     return float(policy.values.get("clip", math.inf))
+
+
+def _length(
+    policy: Policy,
+    base: Weights,
+    updates: Sequence[Weights],
+    examples: Sequence[int],
+    scales: Sequence[float],
+    shares: Sequence[float],
+) -> float:
+    """How many times as long the combined step is taken, so that it is no longer than `clip`; at least once."""
+    length, clip = policy.length(examples), _clip(policy)
+    if length == 1 or clip == math.inf:
+        return length
+    squared = 0.0
+    for _, _, (model, *values) in _stretches([base, *updates]):
+        moved = _combine(policy, _clipped(model, values, scales), shares) - model
+        squared += float(np.einsum("i,i->", moved, moved))
+    norm = math.sqrt(squared)
+    return max(1.0, clip / norm) if length * norm > clip else length
 
 
 def _check_round(

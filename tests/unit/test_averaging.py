@@ -91,6 +91,23 @@ def test_fednova_steps_by_what_all_changed_per_image() -> None:
     assert point(still.weights) == (f4(10 + length * 0.5), 22)
 
 
+def test_a_lie_about_images_does_not_take_fednova_beyond_the_clip() -> None:
+    """Ten sites of a hundred images that all go the same way, of which one says a million millions."""
+    base, points, lie = model(10, 20), [(10.6, 20.8)] * 10, [100] * 9 + [10**12]
+
+    def far(policy: str, examples: Sequence[int], statistics: Sequence[str] = ()) -> float:
+        found = round_result(read_policy(policy), base, [model(*one) for one in points], examples, [], statistics)
+        x, y = point(found.weights)
+        return math.hypot(x - 10, y - 20)
+
+    assert far("fednova", lie) == pytest.approx(2, rel=1e-5), "each went 1"
+    assert far("fednova:clip=0.5", lie) == pytest.approx(0.5, rel=1e-5), "not 1"
+    assert far("fednova:clip=1.25", lie) == pytest.approx(1.25, rel=1e-5)
+    assert far("fednova:clip=5", lie) == pytest.approx(2, rel=1e-5)
+    assert far("fednova:clip=0.5", lie, ["b"]) <= 0.5, "statistics are part of it"
+    assert far("fednova:clip=0.5", [100] * 10) == pytest.approx(0.5, rel=1e-5)
+
+
 def test_the_median_is_taken_of_each_weight_whatever_the_examples() -> None:
     found = combine("median", [(1, 9), (2, -1e30), (1e30, 3)], [1, 1, 10_000])
     assert point(found.weights) == (2, 3)
