@@ -71,13 +71,18 @@ def calibrated(outputs: Any, moved: Any) -> Any:
     return activation(logits + moved)
 
 
-def told(moved: np.ndarray) -> str:
-    """What it means for a site, in a line."""
+def told(labels: np.ndarray, shares: Sequence[float]) -> str:
+    """What it means for a site, in a line; which classes it lacks say its own labels.
+
+    Args:
+        labels, shares: As `shift` takes them.
+    """
     start = "the training loss is calibrated for the labels here"
-    lacking, there = int(np.sum(np.abs(moved) >= BOUND)), moved[np.abs(moved) < BOUND]
-    if not len(there):
-        return f"{start}: all are of one class, so hardly anything is learned from them"
-    if len(moved) == 1:
-        return f"{start}: the logit of class 1 is moved by {there[0]:+.2f}; scores stay plain"
+    here, moved = np.bincount(np.asarray(labels), minlength=len(shares)) > 0, shift(labels, shares)
+    if len(shares) == 2:
+        if not here.all():
+            return f"{start}: all are of one class, so hardly anything is learned from them"
+        return f"{start}: the logit of class 1 is moved by {moved[0]:+.2f}; scores stay plain"
+    there, lacking = moved[here], int(np.sum(~here))
     without = f", {lacking} of {len(moved)} classes are not here" if lacking else ""
     return f"{start}: logits are moved by {there.min():+.2f} to {there.max():+.2f}{without}; scores stay plain"

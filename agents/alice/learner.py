@@ -281,7 +281,7 @@ class Network:
         """Say once what a calibrated loss means here."""
         if plan.calibrate == "none":
             return
-        line = calibrated.told(calibrated.shift(self._train.labels.numpy(), plan.label_shares))
+        line = calibrated.told(self._train.labels.numpy(), plan.label_shares)
         if line != self._told:
             self._tell(line)
             self._told = line

@@ -12,7 +12,7 @@ from fedssh.alice.fitting import loss_of
 from fedssh.errors import BundleError, SettingsError
 from fedssh.models import check_spec
 from fedssh.models.calibrated import BOUND, shift, told
-from fedssh.rules.label_shares import MOST_CLASSES, SHARES, label_shares
+from fedssh.rules.label_shares import LEAST, MOST_CLASSES, SHARES, label_shares
 from fedssh.rules.plan import read_plan
 from fedssh.rules.terms import agree, written_loss
 from tests.unit.test_agreement import OLD_PLAN, SETTINGS
@@ -59,7 +59,18 @@ def test_logits_are_moved_by_what_labels_here_are_more_than_at_the_coordinator(
 )
 def test_a_site_is_told_what_it_means_there(counts: tuple[int, ...], words: str) -> None:
     shares = (1 / len(counts),) * len(counts)
-    assert told(shift(labelled(*counts), shares)) == f"the training loss is calibrated for the labels here: {words}"
+    assert told(labelled(*counts), shares) == f"the training loss is calibrated for the labels here: {words}"
+
+
+def test_which_classes_a_site_lacks_say_its_own_labels() -> None:
+    """Not how far a logit is moved, which is the coordinator's affair as well."""
+    start = "the training loss is calibrated for the labels here: "
+    assert shift(labelled(10, 20, 30), (0.5, 0.5, 5e-324)).max() == BOUND
+    assert (
+        told(labelled(10, 20, 30), (0.5, 0.5, 5e-324))
+        == f"{start}logits are moved by -1.10 to +20.00; scores stay plain"
+    )
+    assert told(labelled(10, 30), (1.0, 5e-324)) == f"{start}the logit of class 1 is moved by +20.00; scores stay plain"
 
 
 # what is told of a holdout
@@ -72,6 +83,9 @@ def test_a_site_is_told_what_it_means_there(counts: tuple[int, ...], words: str)
         ((0, 50), [0.1, 0.9]),
         ((2, 3), [0.5, 0.5]),
         ((0, 10_000), [0.0005, 0.99]),
+        ((0, 500_000), [LEAST, 0.99]),
+        ((7, 10_000_000), [LEAST, 0.99]),
+        ((456 * 10**6, 88 * 10**6, 456 * 10**6) + (0,) * 997, [0.46, 0.088, 0.46] + [LEAST] * 997),
         ((100,) * 7, [0.14] * 7),
     ],
 )
@@ -115,10 +129,25 @@ def test_a_plan_has_the_shares_that_it_is_calibrated_to() -> None:
 
 @pytest.mark.parametrize(
     "shares",
-    [None, [], [1.0], [0.5, 0.6], [0.0, 1.0], [0.5, math.nan], ["0.5", 0.5], [True, 0.1], {"0": 1}, [0.001] * 1001],
+    [
+        None,
+        [],
+        [1.0],
+        [0.5, 0.5, 5e-324],
+        [0.5, 0.5, 0.99e-5],
+        [0.5, 0.6],
+        [0.0, 1.0],
+        [0.5, math.nan],
+        ["0.5", 0.5],
+        [True, 0.1],
+        {"0": 1},
+        [0.001] * 1001,
+    ],
 )
 def test_shares_that_are_none_are_refused(shares: Any) -> None:
-    with pytest.raises(BundleError, match="'label_shares' of the training plan"):
+    with pytest.raises(
+        BundleError, match=r"'label_shares' of the training plan.*its share, 0\.00001 or more and below 1"
+    ):
         read_plan(calibrated(label_shares=shares))
 
 
