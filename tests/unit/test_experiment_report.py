@@ -286,7 +286,7 @@ def test_the_index_that_is_there_is_of_the_pages_that_are_there(root: Path) -> N
 def test_pages_are_what_their_runs_in_brief_give(root: Path) -> None:
     own.use(root / "experiments" / "networks")
     folder = root / "docs" / "explanation" / "results"
-    printed = {"fedavg-mnist", "merge-options", "poison", "polyak-cats-dogs"}
+    printed = {"merge-options", "poison", "polyak-cats-dogs"}
     printed |= {f"thesis-{name}" for name in ("depth", "kfold", "nodes", "seeds")}
     for path in folder.glob("*.md"):
         brief = path.with_suffix(".json.gz")
