@@ -206,10 +206,10 @@ def test_using_the_model_at_the_site(told: Told) -> None:
 
 
 def test_two_machines_take_the_eight_commands(root: Path) -> None:
-    """Those of how-to/invite.md, which run here, with a folder as data, the other door, and an older policy."""
+    """Those of how-to/invite.md, which run here, with a folder as data and the other door."""
 
     def plain(line: str) -> str:
-        return re.sub(r" --(data|door|policy) \S+", "", line)
+        return re.sub(r" --(data|door) \S+", "", line)
 
     eight = {plain(line) for block in blocks(root, "how-to/invite.md", "sh") for line in block.splitlines()}
     lines = [plain(line) for line in shown(root, "tutorial/two-machines.md")]

@@ -50,7 +50,7 @@ SHOWN = {
     "charity verify --state state/coordinator": HERE,
     "charity history --state state/coordinator --export > ledger.jsonl": HERE,
     "charity export best best.keras --state state/coordinator": HERE,
-    "charity init --data xrays --name chest-xrays --policy merge --sessions 3": HERE,
+    "charity init --data xrays --name chest-xrays --sessions 3": HERE,
     "charity nodes add hospital-a hospital-a.pub --address charity@charity.example:2222 > hospital-a.json": HERE,
     "charity serve --door embedded --listen 0.0.0.0:2222": PROCESSES,
     "charity best": HERE,
