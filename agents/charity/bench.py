@@ -57,12 +57,12 @@ class Judge(Protocol):
         server: Sequence[Path],
         out: Path,
         *,
-        lying: bool = False,
+        bearing: bool = False,
         paired: bool = False,
     ) -> dict[str, Any]:
         """Make a round's updates, each with its examples, one model in `out`: its `metrics`, `shares` and `server`.
 
-        With `lying` also how the updates lie to each other, under that name; `paired` with `base`, image by image.
+        With `bearing` also how the updates lie to each other, under that name; `paired` with `base`, image by image.
         """
         ...
 
@@ -134,9 +134,9 @@ class FileBench:
         server = [folders.server_state(blob.sha256) for blob in state.current.server]
         base = folders.model(state.current.model.sha256)
         wanted, paired = evidence_agreed(state), state.gate.paired
-        answer = self._judge.combine(state.policy.text, base, named, server, out, lying=wanted, paired=paired)
+        answer = self._judge.combine(state.policy.text, base, named, server, out, bearing=wanted, paired=paired)
         sets = server_files(out)[: answer["server"]]
-        return Combined(out, answer["metrics"], answer["shares"], sets, answer["lying"] if wanted else None)
+        return Combined(out, answer["metrics"], answer["shares"], sets, answer["bearing"] if wanted else None)
 
     def check(self, state: Federation, model: Path) -> Finding:
         """Whether sites can go on from a model that is about to become current."""

@@ -115,7 +115,7 @@ class Vault:
         kept = self.state.kept
         record = self.ledger.append(event.name, event.fields(), self.key)
         self.refresh()
-        if kept - self.state.kept:
+        if sent is not None or kept - self.state.kept:
             self.end_round()
         self.publish(record)
         return record

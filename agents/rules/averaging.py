@@ -203,7 +203,7 @@ def round_result(
     return RoundResult(weights, sets, shares)
 
 
-def lying(base: Weights, updates: Sequence[Weights]) -> list[tuple[float, float | None]]:
+def bearing(base: Weights, updates: Sequence[Weights]) -> list[tuple[float, float | None]]:
     """How updates lie to each other: of each its length, and the median of its cosines with the others.
 
     Lengths and angles are of differences from the base, all tensors together, before any are clipped. The median is

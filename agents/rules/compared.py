@@ -26,7 +26,7 @@ from fedssh.rules.events import (
     Verdict,
 )
 from fedssh.rules.federation import Federation, advance
-from fedssh.rules.gate import PAIRED, Decision, as_gathered, decide, impossible, pairs
+from fedssh.rules.gate import PAIRED, Decision, decide, impossible, pairs
 from fedssh.rules.metrics import CLASSES, gain, task_of
 from fedssh.rules.records import Sent
 from fedssh.rules.rounds import Round
@@ -69,15 +69,11 @@ def share_of(state: Federation, record: Record, said: Verdict, wanted: Sequence[
     return share
 
 
-def decided_on(
-    state: Federation, wanted: Sequence[float], share: float, metrics: Metrics, *, waited: int = 0
-) -> Decision:
+def decided_on(state: Federation, wanted: Sequence[float], share: float, metrics: Metrics, waited: int = 0) -> Decision:
     """What the policy makes of a candidate, when this of its shares scored best, or this part of a mean."""
-    if waited:
-        return as_gathered(decided_on(state, state.policy.gathered, share, metrics), waited)
     others = [(other, metrics) for other in wanted if not math.isclose(other, share)]
     current, mixes = state.current, [(share, metrics), *others]
-    return decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes)
+    return decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes, waited)
 
 
 def could_score(state: Federation, metrics: Metrics) -> Metrics:

@@ -20,8 +20,8 @@ from fedssh.errors import JudgeError
 from fedssh.rules import records, site_scores
 from fedssh.rules.events import Blob, Counted, Event, Metrics, Record, Scored
 from fedssh.rules.federation import Federation, Slot
-from fedssh.rules.gate import Decision, decide, gone_on
-from fedssh.rules.records import Lying, Over, Sent
+from fedssh.rules.gate import Decision, ahead, decide, gone_on
+from fedssh.rules.records import Bearing, Over, Sent
 from fedssh.rules.rounds import Due, Round, Update
 
 if TYPE_CHECKING:
@@ -47,20 +47,20 @@ class Store(Protocol[Taken]):
     def append(
         self, event: Event, model: Taken | None = None, sets: Sequence[Taken] = (), sent: Taken | None = None
     ) -> Record:
-        """Add a record, durably, and publish it. The caller holds the lock.
+        """Add a record, durably, publish it, and let go of what no step starts from any more. The caller has the lock.
 
         Args:
             event: What it says.
             model: What it names as its `model`; is kept, durably, before the record that names it.
             sets: What it names as its `state`, likewise.
-            sent: What it names as its `candidate`, where later steps start from it; likewise.
+            sent: What it names as its `candidate`, where later steps start from it, or it waits for others; likewise.
         """
 
     def blob(self, model: Taken) -> Blob:
         """What a model's file is called."""
 
     def end_round(self) -> None:
-        """Let go of updates and candidates that nothing starts from, and of old states of the server optimizer."""
+        """Let go of the updates of a round that is over, and of old states of the server optimizer."""
 
     def drop(self, model: Taken) -> None:
         """Let go of a model that came in or was made, unless it was kept."""
@@ -74,14 +74,14 @@ class Combined(Generic[Model]):
         metrics: What it scored.
         shares: How much of each update is in it.
         sets: The server optimizer's state.
-        lying: Where evidence was agreed, how the updates lie to each other, see `averaging.lying`.
+        bearing: Where evidence was agreed, how the updates lie to each other, see `averaging.bearing`.
     """
 
     model: Model
     metrics: Metrics
     shares: Sequence[float]
     sets: Sequence[Model] = ()
-    lying: Lying | None = None
+    bearing: Bearing | None = None
 
 
 class Bench(Protocol[Model]):
@@ -176,10 +176,7 @@ def refuse(store: Store[Model], sent: Sent) -> Done | None:
 def report(store: Store[Model], over: Over) -> Record:
     """Record that a session is over, or why its report does not count."""
     with store.locked() as state:
-        record = store.append(records.reported(state, over))
-        if state.policy.steps:
-            store.end_round()  # nothing starts from what that session sent
-        return record
+        return store.append(records.reported(state, over))
 
 
 def scored(store: Store[Model], said: Scored) -> tuple[Record | None, str]:
@@ -225,64 +222,55 @@ def _weighed(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -
     if state.policy.rounds or state.objection(sent.site, sent.started):
         return _Weighed(Decision(False, "it was not scored"))
     staleness = state.current.staleness(sent.site, sent.started.version)
-    wanted, base = state.policy.shares(staleness), records.base_of(state, sent)
+    base, others = records.base_of(state, sent), records.waiting(state, sent)
     try:
-        mixes = tuple(zip(wanted, bench.score(state, model, wanted, base), strict=True))
-        others = records.waiting(state, sent)
-        if others and (means := _means(bench, state, model, base, others)):
-            with contextlib.suppress(JudgeError):  # of what waits; a site's own step is judged all the same
-                tried = _tried(bench, state, sent, model, mixes, means)
-                if tried.sound:
-                    return tried
-        return _tried(bench, state, sent, model, mixes)
+        own = _decided(bench, state, model, state.policy.shares(staleness), base)
+        with contextlib.suppress(JudgeError):  # of what waits: that must not have everybody's refused
+            if others:
+                mean = _decided(bench, state, model, state.policy.gathered, base, others)
+                if ahead(state.policy, state.gate, state.metric, mean, own):
+                    looked_at = _looked_at(bench, state, sent, model, mean)
+                    if looked_at.sound:
+                        return looked_at
+        return _looked_at(bench, state, sent, model, own)
     except JudgeError as error:
         return _Weighed(Decision(False, str(error)))
 
 
-def _tried(
+def _decided(
     bench: Bench[Model],
     state: Federation,
-    sent: Sent,
     model: Model,
-    mixes: Sequence[tuple[float, Metrics]],
-    means: Sequence[tuple[float, Metrics]] = (),
-) -> _Weighed[Model]:
-    """Decide from what mixes scored, and look once more at what would become current.
+    shares: Sequence[float],
+    base: Blob | None,
+    others: Sequence[Slot] = (),
+) -> Decision:
+    """What becomes of a candidate by what these shares of it score, or of its mean with others."""
+    mixes = tuple(zip(shares, bench.score(state, model, shares, base, others), strict=True))
+    current = state.current
+    return decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes, len(others))
+
+
+def _looked_at(bench: Bench[Model], state: Federation, sent: Sent, model: Model, decided: Decision) -> _Weighed[Model]:
+    """Look once more at what would become current by a decision.
 
     Under a ladder that look comes first, and what sites cannot go on from is refused whatever it scored: a refusal that
     tells of a good score, of a model that any other can be made into, would answer questions without end.
     """
-    current, gate = state.current, state.gate
-    staleness = current.staleness(sent.site, sent.started.version)
-    waits = records.waiting(state, sent)
-    decided = decide(state.policy, gate, state.metric, current.metrics, current.bar, mixes, means, len(waits))
-    if not decided.accept and not gate.is_ladder:
+    staleness, ladder = state.current.staleness(sent.site, sent.started.version), state.gate.is_ladder
+    if not decided.accept and not ladder:
         return _Weighed(decided, True, staleness)
     assert decided.share is not None
-    base, others = records.base_of(state, sent), waits if decided.gathered else ()
-    whole = records.as_sent(state, sent, decided)
-    chosen = model if whole else bench.mix(state, model, decided.share, base, others)
+    chosen = model
+    if not records.as_sent(state, sent, decided):
+        others = records.waiting(state, sent) if decided.gathered else ()
+        chosen = bench.mix(state, model, decided.share, records.base_of(state, sent), others)
     finding = bench.check(state, chosen)
-    if gate.is_ladder and not finding.sound:
+    if ladder and not finding.sound:
         return _Weighed(Decision(False, finding.text), chosen=chosen, sound=False)
     if decided.accept:
         decided = gone_on(decided, finding.sound, finding.text)
     return _Weighed(decided, True, staleness, chosen, finding.sound)
-
-
-def _means(
-    bench: Bench[Model], state: Federation, model: Model, base: Blob | None, others: Sequence[Slot]
-) -> Sequence[tuple[float, Metrics]]:
-    """What parts of the mean of a candidate's step and those that wait score.
-
-    None where the judge cannot tell: one step that waits, whose file is gone or which leads to numbers that are not
-    finite, must not have everybody's refused until its site sends another.
-    """
-    parts = state.policy.gathered
-    try:
-        return tuple(zip(parts, bench.score(state, model, parts, base, others), strict=True))
-    except JudgeError:
-        return ()
 
 
 def _settled(store: Store[Model], state: Federation, sent: Sent, model: Model, weighed: _Weighed[Model]) -> Done:
@@ -299,14 +287,10 @@ def _settled(store: Store[Model], state: Federation, sent: Sent, model: Model, w
         event = records.verdict(state, sent, decided, weighed.staleness, blob)
         kept = model if state.policy.steps and chosen is not model else None
         record = store.append(event, chosen, sent=kept)
-        if state.policy.steps:
-            store.end_round()
     else:
         staleness = weighed.staleness if weighed.scored else None
         waits = model if weighed.scored and state.policy.gathered else None
         record = store.append(records.verdict(state, sent, decided, staleness), sent=waits)
-        if waits is not None:
-            store.end_round()
     for one in (model, chosen):
         if one is not None:
             store.drop(one)
@@ -327,13 +311,13 @@ def _close(store: Store[Model], bench: Bench[Model], before: Federation, current
         if decided.accept and result is not None:
             blobs = [store.blob(one) for one in result.sets]
             model = store.blob(result.model)
-            event = records.closed(state, current, decided, result.shares, model, blobs, result.lying)
+            event = records.closed(state, current, decided, result.shares, model, blobs, result.bearing)
             record = store.append(event, result.model, result.sets)
         else:
             scored = result is not None and decided.metrics is not None
             shares = result.shares if result and scored else None
-            lying = result.lying if result and scored else None
-            record = store.append(records.closed_empty(state, current, decided, shares, lying))
+            bearing = result.bearing if result and scored else None
+            record = store.append(records.closed_empty(state, current, decided, shares, bearing))
         store.end_round()
     for one in (result.model, *result.sets) if result else ():
         store.drop(one)

@@ -53,8 +53,8 @@ def fisher(right: int, of: int, other_right: int, other_of: int) -> float:
     """The two-sided p-value of Fisher's exact test that two shares are the same."""
     together, every = right + other_right, of + other_of
     low, high = max(0, together - other_of), min(of, together)
-    whole = _log_choose(every, together)
-    logs = [_log_choose(of, k) + _log_choose(other_of, together - k) - whole for k in range(low, high + 1)]
+    whole = log_choose(every, together)
+    logs = [log_choose(of, k) + log_choose(other_of, together - k) - whole for k in range(low, high + 1)]
     observed = logs[right - low] + 1e-7
     return min(1.0, math.fsum(math.exp(log) for log in logs if log <= observed))
 
@@ -68,7 +68,8 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _log_choose(of: int, chosen: int) -> float:
+def log_choose(of: int, chosen: int) -> float:
+    """The logarithm of the number of ways to choose so many of so many."""
     return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)
 
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
-from fedssh.rules.differing import holm
+from fedssh.rules.differing import holm, log_choose
 
 LEVEL, FAR, ALONE = 0.01, 3.5, 0.75
 LEAST_SITES = 3
@@ -170,14 +170,14 @@ def at_least(successes: int, of: int, chance: float) -> float:
     odds = chance / (1 - chance)
     if successes > (of + 1) * chance:  # from here on each number is less probable than the one before
         return _sum(
-            _log_choose(of, successes) + successes * math.log(chance) + (of - successes) * math.log1p(-chance),
+            log_choose(of, successes) + successes * math.log(chance) + (of - successes) * math.log1p(-chance),
             ((of - k) / (k + 1) * odds for k in range(successes, of)),
         )
     if successes < 1:
         return 1.0
     last = successes - 1
     fewer = _sum(
-        _log_choose(of, last) + last * math.log(chance) + (of - last) * math.log1p(-chance),
+        log_choose(of, last) + last * math.log(chance) + (of - last) * math.log1p(-chance),
         (k / (of - k + 1) / odds for k in range(last, 0, -1)),
     )
     return max(0.0, 1 - fewer)
@@ -186,10 +186,10 @@ def at_least(successes: int, of: int, chance: float) -> float:
 def more(bad: int, of: int, other_bad: int, other_of: int) -> float:
     """The one-sided p-value of Fisher's exact test that the first share is no larger than the second."""
     together, every = bad + other_bad, of + other_of
-    whole = _log_choose(every, together)
+    whole = log_choose(every, together)
 
     def log(k: int) -> float:
-        return _log_choose(of, k) + _log_choose(other_of, together - k) - whole
+        return log_choose(of, k) + log_choose(other_of, together - k) - whole
 
     good = other_of - together  # of the others, but for k
     if bad * (every + 2) > (of + 1) * (together + 1):  # beyond the most probable number
@@ -211,7 +211,3 @@ def _sum(log: float, ratios: Iterable[float]) -> float:
         if term * ratio < NOTHING * total * (1 - ratio):
             break
     return min(1.0, math.exp(min(0.0, log + math.log(total))))
-
-
-def _log_choose(of: int, chosen: int) -> float:
-    return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)

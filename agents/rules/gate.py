@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ _SHARES = (*known_metrics.OF_TASK[known_metrics.CLASSES], "subset_accuracy", "ca
 _ERRORS = ("loss", *IN_UNITS)  # a number from 0 on, always
 _IN_STEPS = ("threshold", "temperature")  # under a ladder these are of few values from the beginning
 _EXACT = 1e-12  # far above what sums of floats lose, far below what one image of a million changes
+_TIMES = {0.5: "half ", 1.0: "", 2.0: "twice "}
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,6 @@ def decide(
     current: Metrics,
     bar: float,
     mixes: Sequence[tuple[float, Metrics]],
-    means: Sequence[tuple[float, Metrics]] = (),
     waited: int = 0,
 ) -> Decision:
     """Judge a candidate, for a policy without rounds.
@@ -124,38 +123,42 @@ def decide(
         current: What the current model scored, as the federation knows it.
         bar: The best value of the main metric among the releases so far.
         mixes: What the mixes of `shares` scored, with the share of each; where they are paired, also `PAIRED`.
-        means: The same of the mean step of several sites. Of equally good ones a site's own step counts.
-        waited: How many others' steps are in that mean.
+        waited: How many others' steps, which waited, the mixes have in a mean with the candidate's; 0 is none.
     """
-    if means:
-        own, mean = (decide(policy, gate, metric, current, bar, some) for some in (mixes, means))
-        assert own.metrics is not None and mean.metrics is not None
-        if policy.by_loss and not gate.is_ladder:
-            ahead = mean.metrics["loss"] < own.metrics["loss"]
-        else:
-            ahead = gain(metric, _main(mean.metrics, metric)) > gain(metric, _main(own.metrics, metric))
-        return as_gathered(mean, waited) if ahead else own
-    if policy.by_loss and not gate.is_ladder:
-        share, metrics = min(mixes, key=lambda mix: mix[1]["loss"])
+    by_loss = policy.by_loss and not gate.is_ladder
+    share, metrics = (min if by_loss else max)(mixes, key=lambda mix: _rank(mix[1], metric, by_loss))
+    if by_loss:
         accept, reason = lower(gate, metric, metrics, current, bar)
-        return Decision(accept, f"{reason} (part {share:.3g} of the step)", share, metrics)
-    share, metrics = max(mixes, key=lambda mix: (gain(metric, _main(mix[1], metric)), -mix[1]["loss"]))
-    if policy.by_gate or gate.is_ladder:
+    elif policy.by_gate or gate.is_ladder:
         accept, reason = passes(gate, metric, metrics, current, bar)
     else:
         accept, reason = best(metrics, current, metric)
     hidden = gate.is_ladder and not accept  # which mix scores best would tell of the holdout, too
-    if (len(mixes) > 1 or share != 1) and not hidden:
-        reason = f"{reason} (share {share:.3g} of the candidate)"
-    return Decision(accept, reason, share, metrics)
+    if not hidden and (by_loss or waited or len(mixes) > 1 or share != 1):
+        reason = f"{reason} ({_of_it(share, waited, by_loss)})"
+    return Decision(accept, reason, share, metrics, waited > 0)
 
 
-def as_gathered(decided: Decision, waited: int) -> Decision:
-    """A decision about a step, said of the mean of it and others that waited."""
-    steps = "1 step" if waited == 1 else f"{waited} steps"
-    mean = f"{decided.share:.3g} times the mean of its step and {steps} that waited"
-    reason = re.sub(r"(part|share) \S+ of the (step|candidate)(?=\)$)", mean, decided.reason)
-    return dataclasses.replace(decided, reason=reason, gathered=True)
+def ahead(policy: Policy, gate: Gate, metric: str, mean: Decision, own: Decision) -> bool:
+    """Whether the mean of a candidate's step and others counts, and not the step alone: where it is the better one."""
+    assert mean.metrics is not None and own.metrics is not None
+    by_loss = policy.by_loss and not gate.is_ladder
+    one, other = (_rank(scored, metric, by_loss) for scored in (mean.metrics, own.metrics))
+    return one < other if by_loss else one > other
+
+
+def _rank(metrics: Metrics, metric: str, by_loss: bool) -> tuple[float, ...]:
+    """What is compared of several mixes: the loss, low is good; or how surely the main metric is good, then loss."""
+    if by_loss:
+        return (metrics["loss"],)
+    return gain(metric, _main(metrics, metric)) - metrics.get(PAIRED, 0.0), -metrics["loss"]
+
+
+def _of_it(share: float, waited: int, step: bool) -> str:
+    if waited:
+        steps = "1 step" if waited == 1 else f"{waited} steps"
+        return f"{_TIMES.get(share, f'{share:.3g} times ')}the mean of its step and {steps} that waited"
+    return f"part {share:.3g} of the step" if step else f"share {share:.3g} of the candidate"
 
 
 def best(candidate: Metrics, current: Metrics, metric: str) -> tuple[bool, str]:

@@ -31,7 +31,9 @@ from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, selec
 from fedssh.rules.standing import Started
 from fedssh.rules.typed import known
 
-Lying = Sequence[tuple[float, float | None]]  # of each update in a round its length and cosine, see `averaging.lying`
+Bearing = Sequence[
+    tuple[float, float | None]
+]  # of each update in a round its length and cosine, see `averaging.bearing`
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ def closed(
     shares: Sequence[float],
     model: Blob,
     sets: Sequence[Blob],
-    lying: Lying | None = None,
+    bearing: Bearing | None = None,
 ) -> RoundAccepted:
     """The end of a round whose result becomes current.
 
@@ -244,9 +246,9 @@ def closed(
         shares: How much of each of `in_order(current)` is in the result.
         model: The result's file.
         sets: Files of the server optimizer's state.
-        lying: How they lie to each other, where evidence was agreed.
+        bearing: How they lie to each other, where evidence was agreed.
     """
-    return RoundAccepted(**_closing(state, current, decided, shares, lying), model=model, state=tuple(sets))
+    return RoundAccepted(**_closing(state, current, decided, shares, bearing), model=model, state=tuple(sets))
 
 
 def closed_empty(
@@ -254,14 +256,14 @@ def closed_empty(
     current: Round,
     decided: Decision,
     shares: Sequence[float] | None = None,
-    lying: Lying | None = None,
+    bearing: Bearing | None = None,
 ) -> RoundRefused:
     """The end of a round that changes nothing.
 
     Args:
-        shares, lying: As in `closed`; None when there is no result.
+        shares, bearing: As in `closed`; None when there is no result.
     """
-    return RoundRefused(**_closing(state, current, decided, shares, lying))
+    return RoundRefused(**_closing(state, current, decided, shares, bearing))
 
 
 def finished(state: Federation) -> Finished | None:
@@ -291,11 +293,11 @@ def _found(state: Federation, decided: Decision) -> dict[str, Any]:
 
 
 def _closing(
-    state: Federation, current: Round, decided: Decision, shares: Sequence[float] | None, lying: Lying | None
+    state: Federation, current: Round, decided: Decision, shares: Sequence[float] | None, bearing: Bearing | None
 ) -> dict[str, Any]:
     updates = in_order(current)
     each: Sequence[float | None] = shares or [None] * len(updates)
-    evidence: list[dict[str, Any]] = [{"length": length, "cosine": cosine} for length, cosine in lying or ()] or [
+    evidence: list[dict[str, Any]] = [{"length": length, "cosine": cosine} for length, cosine in bearing or ()] or [
         {} for _ in updates
     ]
     return _found(state, decided) | {

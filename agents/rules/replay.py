@@ -96,7 +96,7 @@ ENDED = re.compile(f"{orders.FINISHED}|{orders.ROLLED_BACK}([1-9][0-9]{{0,15}})"
 NO_JUDGE = ("revoked", "round ", orders.FINISHED, orders.ROLLED_BACK)  # other reasons than a judge's
 TOO_FEW = re.compile(r"[0-9]+ of [0-9]+ updates")
 
-JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, LYING, MADE, BUNDLE, OPERATOR, CLOCK, RATE, OLDER, NEWER = WORDS = (
+JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, BEARING, MADE, BUNDLE, OPERATOR, CLOCK, RATE, OLDER, NEWER = WORDS = (
     "that the judge could not do it",
     "whether sites can go on from a model",
     "what the ladder hides",
@@ -410,15 +410,15 @@ class Replay:
             scores = could_score(state, paired_with(record, state, said))
             decided, scored = self._gone_on(state, record, said, gated(scores)), True
         shares = self._shares(state, record, said) if scored else None
-        lying = self._lying(state, record, said) if scored else None
+        bearing = self._bearing(state, record, said) if scored else None
         if not isinstance(said, RoundAccepted):
-            same(record, records.closed_empty(state, current, decided, shares, lying))
+            same(record, records.closed_empty(state, current, decided, shares, bearing))
             return
         sets = len(server_start(state.policy.values))
         if len(said.state) != sets:
             raise wrong(record, f"the server optimizer's state has {len(said.state)} sets, by the policy {sets}")
         self._word(MADE)
-        same(record, records.closed(state, current, decided, shares or (), said.model, said.state, lying))
+        same(record, records.closed(state, current, decided, shares or (), said.model, said.state, bearing))
 
     def _shares(self, state: Federation, record: Record, said: RoundClosed) -> list[float]:
         """The updates' shares, by the policy; where they depend on the weights, those that are told, if they can be."""
@@ -435,7 +435,7 @@ class Replay:
         self._word(NEAR)
         return found
 
-    def _lying(self, state: Federation, record: Record, said: RoundClosed) -> records.Lying | None:
+    def _bearing(self, state: Federation, record: Record, said: RoundClosed) -> records.Bearing | None:
         """How the updates lie to each other, as it is told; only who has them can say otherwise."""
         if not records.evidence_agreed(state):
             return None
@@ -443,7 +443,7 @@ class Replay:
         for length, cosine in found:
             if not 0 <= length < math.inf or not (cosine is None or -1 <= cosine <= 1):
                 raise wrong(record, f"no update has the length {length} and the cosine {cosine}")
-        self._word(LYING)
+        self._word(BEARING)
         return found
 
     def _started_from(self, record: Record, release: int) -> Started:

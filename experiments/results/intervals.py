@@ -3,6 +3,8 @@
 A seed is one observation. Means have the interval of Student's t at 95 %; differences are paired by seed, and their
 p-value is that of the paired t-test. Beside it stands that of the exact permutation test by sign flips (Fisher 1935,
 "The design of experiments", section 21), which assumes no normal distribution: with n seeds it is never below 2 / 2^n.
+
+Not SciPy, because `scripts/compare` prints them in whatever Python a person has, which need have no package.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from fedssh import weights
-from fedssh.rules.averaging import RoundResult, clip_scale, gathered, krum_shares, lying, mix, round_result, step
+from fedssh.rules.averaging import RoundResult, bearing, clip_scale, gathered, krum_shares, mix, round_result, step
 from fedssh.rules.policies import read_policy
 
 Model = dict[str, np.ndarray]
@@ -322,8 +322,8 @@ def test_the_mean_of_several_steps_from_bases_of_their_own_is_added() -> None:
 
 def test_how_updates_lie_to_each_other_is_by_length_and_the_middle_of_their_angles() -> None:
     base, updates = model(1, 1), [model(1 + x, 1 + y) for x, y in ((3, 4), (1, 0), (0, 2), (-3, -4), (0, 0))]
-    found = lying(base, updates)
+    found = bearing(base, updates)
     assert found[0] == (5.0, 0.6)  # with (1, 0) 0.6, with (0, 2) 0.8, with its opposite -1
     assert found[3] == (5.0, -0.8)
     assert found[4] == (0.0, None)
-    assert lying(base, [base, base]) == [(0.0, None), (0.0, None)]
+    assert bearing(base, [base, base]) == [(0.0, None), (0.0, None)]

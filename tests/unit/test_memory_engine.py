@@ -27,7 +27,7 @@ from fedssh.errors import DecisionError, LedgerError
 from fedssh.forms import canonical
 from fedssh.rules.events import START, Blob, Local, Record
 from fedssh.rules.gate import PAIRED, standard_error
-from fedssh.rules.replay import LYING, Replay
+from fedssh.rules.replay import BEARING, Replay
 from fedssh.rules.terms import agree
 from fedssh.weights import write_weights
 
@@ -265,12 +265,12 @@ def test_where_it_is_agreed_a_round_tells_how_its_updates_lie_to_each_other(tmp_
     settings: dict[str, Any] = {"attack": ("alice-3", "sign-flip:1"), "policy": "median", "gate": "off"}
     played = play(tmp_path / "h", sites, **settings, sessions=2, evidence="on")
     for closed in played.of("round-accepted"):
-        lying = [(part["length"], part["cosine"]) for part in closed["updates"]]
-        assert lying == [(0.375, 0.0), (0.75, 0.0), (0.1875, -1.0)]  # between one along and one against: 0
+        bearing = [(part["length"], part["cosine"]) for part in closed["updates"]]
+        assert bearing == [(0.375, 0.0), (0.75, 0.0), (0.1875, -1.0)]  # between one along and one against: 0
     held = Replay()
     for record in played.records:
         held.follow(record)
-    assert held.unchecked[LYING] == 2
+    assert held.unchecked[BEARING] == 2
     silent = play(tmp_path / "s", sites, **settings, sessions=2)
     assert not any({"length", "cosine"} & part.keys() for one in silent.of("round-accepted") for part in one["updates"])
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedssh.rules.gate import PAIRED, Decision, Gate, best, decide, pairs, passes, standard_error, told
+from fedssh.rules.gate import PAIRED, Decision, Gate, ahead, best, decide, pairs, passes, standard_error, told
 from fedssh.rules.policies import ROUND_OPTIONS, described, described_options, names, read_policy
 from fedssh.rules.vocabulary import PARAMETER_FREE
 
@@ -452,21 +452,41 @@ def test_a_step_must_lower_the_loss_and_pass_the_gate(
     assert decision.accept is accept and decision.reason.startswith(reason)
 
 
-def test_what_waited_is_taken_where_the_mean_of_all_has_a_lower_loss_than_a_step_of_its_own() -> None:
-    def decided(own: float, mean: float, gate: Gate = ON) -> Decision:
-        parts, means = [(1.0, metrics(0.9, own)), (0.5, metrics(0.9, own + 0.1))], [(2.0, metrics(0.91, mean))]
-        return decide(read_policy("gather"), gate, "accuracy", CURRENT, 0.9, parts, means, 3)
+@pytest.mark.parametrize(
+    ("gate", "own", "mean", "counts"),
+    [
+        (ON, metrics(0.99, 0.4), metrics(0.91, 0.2), True),  # by loss, whatever the accuracy
+        (ON, metrics(0.90, 0.2), metrics(0.99, 0.2), False),  # of equally good ones its own
+        (ON, metrics(0.90, 0.1), metrics(0.99, 0.2), False),
+        (Gate("ladder", 0.005), metrics(0.90, 0.1), metrics(0.91, 0.2), True),  # by accuracy
+        (Gate("ladder", 0.005), metrics(0.91, 0.1), metrics(0.91, 0.2), False),  # at equal accuracy by loss
+        # by how surely: 0.56 - 0.07 is less than 0.55 - 0.01
+        (Gate(PARAMETER_FREE, 0), metrics(0.56, 0.1) | {PAIRED: 0.07}, metrics(0.55, 0.2) | {PAIRED: 0.01}, True),
+    ],
+)
+def test_what_waited_counts_where_the_mean_of_all_is_better_than_a_step_alone(
+    gate: Gate, own: dict[str, Any], mean: dict[str, Any], counts: bool
+) -> None:
+    policy = read_policy("gather")
+    two = [
+        decide(policy, gate, "accuracy", CURRENT, 0.9, [(1.0, scored)], waited)
+        for scored, waited in ((own, 0), (mean, 3))
+    ]
+    assert ahead(policy, gate, "accuracy", two[1], two[0]) is counts
+    assert [one.gathered for one in two] == [False, True]
 
-    mean = decided(0.4, 0.2)
-    said = "loss 0.2000 beats 0.3000, and accuracy 0.9100 beats the best so far, 0.9000 (2 times the mean of its "
-    assert mean == Decision(True, f"{said}step and 3 steps that waited)", 2.0, metrics(0.91, 0.2), gathered=True)
-    for loss in (0.2, 0.1):  # of equally good ones its own
-        assert decided(loss, 0.2) == stepped([(1.0, metrics(0.9, loss))])
-    assert not decided(0.4, 0.35).accept and decided(0.4, 0.35).gathered
-    ladder = decided(0.1, 0.2, Gate("ladder", 0.005))
-    assert ladder.accept and ladder.gathered  # by accuracy: 0.91 is more than 0.005 above 0.9
-    assert read_policy("gather").gathered == (1.0, 0.5, 2.0) and read_policy("step").gathered == ()
-    assert read_policy("gather").shares(3) == read_policy("step").shares(3)
+
+def test_a_mean_with_what_waited_is_decided_about_as_a_step_is() -> None:
+    policy, parts = read_policy("gather"), [(1.0, metrics(0.93, 0.3)), (2.0, metrics(0.91, 0.2))]
+    said = (
+        "loss 0.2000 beats 0.3000, and accuracy 0.9100 beats the best so far, 0.9000 (twice the mean of its step and "
+    )
+    for waited, words in ((1, "1 step that waited)"), (3, "3 steps that waited)")):
+        mean = decide(policy, ON, "accuracy", CURRENT, 0.9, parts, waited)
+        assert mean == Decision(True, f"{said}{words}", 2.0, parts[1][1], gathered=True)
+    assert not decide(policy, ON, "accuracy", CURRENT, 0.9, [(1.0, metrics(0.9, 0.35))], 3).accept
+    assert policy.gathered == (1.0, 0.5, 2.0) and read_policy("step").gathered == ()
+    assert policy.shares(3) == read_policy("step").shares(3)
 
 
 def test_the_parts_of_a_step_halve_and_are_smaller_when_others_were_faster() -> None:

@@ -136,20 +136,10 @@ class Played:
 
     def gathered(self, sent: Sent, accuracy: float, part: float = 1.0) -> Verdict:
         """What the rules give when the mean of its step and of those that wait scores so."""
-        state = self.state
-        staleness, low = state.current.staleness(sent.site, sent.started.version), scores(0.1)
-        own, means = [(one, low) for one in state.policy.shares(staleness)], [(part, scores(accuracy))]
-        current = state.current
-        decided = decide(
-            state.policy,
-            state.gate,
-            state.metric,
-            current.metrics,
-            current.bar,
-            own,
-            means,
-            len(records.waiting(state, sent)),
-        )
+        state, current = self.state, self.state.current
+        mixes, waited = [(part, scores(accuracy))], len(records.waiting(state, sent)) or 1
+        decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes, waited)
+        staleness = current.staleness(sent.site, sent.started.version)
         return records.verdict(state, sent, decided, staleness, blob(9500 + self.sent))
 
     def closing(self, accuracy: float, model: int = 8000, error: float = 0.0) -> RoundClosed:

@@ -263,11 +263,11 @@ def test_in_rounds_the_evidence_that_was_agreed_tells_who_points_elsewhere() -> 
     shares: dict[str, float | None] = dict.fromkeys("abcd", 0.25)
     counted = [{"event": "counted", "site": site, "model": {"size": 1}, "claim": {"accuracy": 0.7, "loss": 1}}
                for site in shares]  # fmt: skip
-    lying: dict[str, Any] = {
+    bearing: dict[str, Any] = {
         site: {"length": length, "cosine": cosine}
         for site, length, cosine in (("a", 1.0, 0.5), ("b", 1.1, 0.6), ("c", 0.9, 0.55), ("d", 4.0, -0.6))
     }
-    rounds = [one for _ in range(8) for one in (*counted, closed(0.5, 0.6, shares, **lying))]
+    rounds = [one for _ in range(8) for one in (*counted, closed(0.5, 0.6, shares, **bearing))]
     value = sites(chain(GENESIS | {"schedule": "rounds"}, *added(*shares), *rounds))
     assert [row["site"] for row in value["sites"] if row["findings"]] == ["d"]
     assert [one["text"] for one in value["sites"][3]["findings"]] == [

@@ -204,7 +204,7 @@ class Judge:
         paths = {"out": str(out) if out else None, "base": str(base) if base else None}
         more: dict[str, Any] = {"others": [list(map(str, pair)) for pair in others]} if others else {}
         more |= {"paired": True} if paired else {}
-        worth = len(shares) * (1 + len(others) // 8) + paired
+        worth = len(shares) * (1 + len(others) // 8) + paired  # to add eight models up is no quicker than one score
         answer = self.ask({"mix": request | paths | more}, worth)["metrics"]
         assert isinstance(answer, list)
         return answer
@@ -217,7 +217,7 @@ class Judge:
         server: Sequence[Path],
         out: Path,
         *,
-        lying: bool = False,
+        bearing: bool = False,
         paired: bool = False,
     ) -> dict[str, Any]:
         """Combine the updates of a round into a model file, and score it.
@@ -227,18 +227,18 @@ class Judge:
             base: The current model.
             updates: Model files with their numbers of examples.
             server: The server optimizer's state, which lies beside `out` afterwards.
-            lying: Whether to tell how the updates lie to each other.
+            bearing: Whether to tell how the updates lie to each other.
             paired: Whether the result is paired with `base`, image by image.
 
         Returns:
-            `metrics`, `shares` of the updates, `server`: how many files the server optimizer's state has now; `lying`.
+            `metrics`, `shares` of the updates, `server`: how many files the optimizer's state has now; `bearing`.
 
         Raises:
             JudgeError: As `ask`.
         """
         named = [[str(path), examples] for path, examples in updates]
         request = {"policy": policy, "base": str(base), "updates": named, "server": list(map(str, server))}
-        more = {"out": str(out), **({"lying": True} if lying else {}), **({"paired": True} if paired else {})}
+        more = {"out": str(out), **({"bearing": True} if bearing else {}), **({"paired": True} if paired else {})}
         return self.ask({"round": request | more}, 1 + len(updates) + paired)
 
     def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:

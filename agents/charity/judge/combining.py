@@ -84,5 +84,5 @@ def combine(judge: Scores, wanted: dict[str, Any]) -> dict[str, Any]:
     weights.write_weights(out, result.weights, judge.spec)
     for path, state in zip(server_files(out), result.state, strict=False):
         weights.write_weights(path, state, judge.spec)
-    lying = averaging.lying(base, updates) if wanted.get("lying") else None
-    return {"metrics": metrics, "shares": list(result.shares), "server": len(result.state), "lying": lying}
+    bearing = averaging.bearing(base, updates) if wanted.get("bearing") else None
+    return {"metrics": metrics, "shares": list(result.shares), "server": len(result.state), "bearing": bearing}

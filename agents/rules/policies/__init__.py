@@ -25,9 +25,9 @@ is sent is in the result:
 
     MIXES = True                     its accepted model is not simply what a site sent
     STEPS = True                     its shares are parts of the candidate's step, which is added to the current model
+    GATHERED = (1.0, …)              parts of its mean step with those of sites whose steps wait, to score as well
     BY_LOSS = True                   the lowest loss counts, as long as the gate lets the main metric through
     BY_GATE = True                   it accepts what the gate lets through; usual is what is better, see `gate.best`
-    gathered(values)                 parts of the mean step of all sites whose steps wait, to score as well; usual: none
     least(values)                    the fewest updates that it is defined for; usual is 1
     length(values, examples)         how many times as long the combined step is taken; usual is 1
     combine(values, updates, shares) a stretch of all updates, n arrays [weights], to float64 [weights]; usual is the
@@ -72,7 +72,7 @@ class Rule:
     steps: bool = False
     by_loss: bool = False
     by_gate: bool = False
-    gathered: Callable[[Values], tuple[float, ...]] | None = None
+    gathered: tuple[float, ...] = ()
     least: Callable[[Values], int] | None = None
     length: Callable[[Values, Sequence[int]], float] | None = None
     combine: Callable[[Values, Sequence[np.ndarray], Sequence[float]], np.ndarray] | None = None
@@ -115,7 +115,7 @@ class Policy:
     @property
     def gathered(self) -> tuple[float, ...]:
         """The parts of the mean step of several sites that are scored as well; none where no step waits for others."""
-        return self.rule.gathered(self.values) if self.rule.gathered else ()
+        return self.rule.gathered
 
     @property
     def by_loss(self) -> bool:
@@ -265,7 +265,7 @@ def _rule(name: str) -> Rule:
 
 
 def _said(module: object, part: str) -> Any:
-    constants = ("does", "options", "mixes", "steps", "by_loss", "by_gate")
+    constants = ("does", "options", "mixes", "steps", "gathered", "by_loss", "by_gate")
     return getattr(module, part.upper() if part in constants else part, None)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedssh.forms import whole
-from fedssh.rules.options import Option, Values
+from fedssh.rules.options import Option
 from fedssh.rules.policies import step
 
 MOST_SLOTS = 64  # a record names them, and the judge has all of them open at once
@@ -23,10 +23,6 @@ OPTIONS: Mapping[str, Option] = {
 MIXES = True
 STEPS = True
 BY_LOSS = True
+GATHERED = (1.0, 0.5, 2.0)
 
 shares = step.shares
-
-
-def gathered(values: Values) -> tuple[float, ...]:
-    """The parts of the mean that are scored."""
-    return (1.0, 0.5, 2.0)

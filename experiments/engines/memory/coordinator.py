@@ -141,7 +141,10 @@ class ArrayStore:
             self.updates[event.site] = model
         elif model is not None:
             self.weights, self.server = model, sets
-        return self._history.append(event.name, self.clock, **event.fields())
+        record = self._history.append(event.name, self.clock, **event.fields())
+        if self.state.policy.steps:
+            self.bases = {name: self.bases[name] for name in self.state.kept & self.bases.keys()}
+        return record
 
     def blob(self, model: Weights) -> Blob:
         """The hash and size of the file that weights would be."""
@@ -152,10 +155,8 @@ class ArrayStore:
         return self.bases[blob.sha256]
 
     def end_round(self) -> None:
-        """Let go of the updates, and of what nothing starts from."""
+        """Let go of the updates."""
         self.updates.clear()
-        wanted = self.state.kept
-        self.bases = {name: weights for name, weights in self.bases.items() if name in wanted}
 
     def drop(self, model: Weights) -> None:
         """Nothing to do: memory is given back by itself."""
@@ -210,8 +211,8 @@ class ArrayBench:
             result = averaging.round_result(
                 state.policy, store.weights, weights, examples, store.server, self._statistics
             )
-            lying = averaging.lying(store.weights, weights) if records.evidence_agreed(state) else None
-            return Combined(result.weights, self._scored(state, result.weights), result.shares, result.state, lying)
+            bearing = averaging.bearing(store.weights, weights) if records.evidence_agreed(state) else None
+            return Combined(result.weights, self._scored(state, result.weights), result.shares, result.state, bearing)
 
     def _scored(self, state: Federation, weights: Weights) -> Metrics:
         return self._judge(weights, self._store.weights) if state.gate.paired else self._judge(weights)
