@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -46,6 +47,14 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PrivateKey]:
 
 def _key(path: Path) -> PrivateKey:
     return load_private(path) if path.exists() else make_key(path, path.name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_networks_of_a_file() -> Iterator[None]:
+    """Networks of one's own that what a file of tests shares looks for are forgotten with the file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(own.VARIABLE, os.environ.get(own.VARIABLE, ""))
+        yield
 
 
 @pytest.fixture(autouse=True)
