@@ -50,6 +50,10 @@ class DecisionError(UntrustedError):
     """A record says something that the federation's own rules do not give."""
 
 
+class ChannelError(UntrustedError):
+    """A frame of a channel is malformed, not as agreed, or not sealed by the other end."""
+
+
 class RollbackError(UntrustedError):
     """The coordinator offers a release that is older than, or beside, what this site has seen."""
 

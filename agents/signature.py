@@ -29,6 +29,7 @@ RELEASE = "release@fedssh"
 REPORT = "report@fedssh"
 SCORES = "scores@fedssh"
 LEDGER = "ledger@fedssh"
+CHANNEL = "channel@fedssh"
 
 MAX_BYTES = 8192
 _MAGIC = b"SSHSIG"

@@ -12,10 +12,11 @@ import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fedssh import bundle, errors, forms, manifest, models, signature, weights
+from fedssh.channel import handshake
 from fedssh.history import verbs
 from fedssh.rules import events, options, policies, standing, terms, thresholds, vocabulary
 from fedssh.rules.typed import members
@@ -33,7 +34,7 @@ OBJECTS = (
 )  # fmt: skip
 FORMS = {
     forms._SITE: "site name", forms._ID: "id", manifest._HEX: "hash", manifest._TIME: "time",
-    manifest._FINGERPRINT: "fingerprint",
+    manifest._FINGERPRINT: "fingerprint", handshake._KEY: "X25519 key",
 }  # fmt: skip
 OVER_SSH = ("agents/door/command.py", "agents/door/upload.py")
 AT_A_SITE = (
@@ -75,6 +76,7 @@ bytes, so a signature covers exactly one meaning.
 | hash | SHA-256, in hexadecimal | `{manifest._HEX.pattern}` |
 | time | UTC, with milliseconds | `{manifest._TIME.pattern}` |
 | fingerprint | of a public key, as `ssh-keygen -l` prints it | `{manifest._FINGERPRINT.pattern}` |
+| X25519 key | 32 bytes in base64 (RFC 7748) | `{handshake._KEY.pattern}` |
 """
 
 
@@ -94,6 +96,7 @@ def _parts() -> Iterator[str]:
     yield from _travels()
     yield from _history()
     yield from _agreed()
+    yield from _channel()
     yield "## Over SSH"
     yield from map(_module, OVER_SSH)
     yield "What `help` prints:"
@@ -238,6 +241,20 @@ def _agreed() -> Iterator[str]:
     yield _module("agents/rules/rates.py")
 
 
+def _channel() -> Iterator[str]:
+    yield "## The channel"
+    yield "### Frames"
+    yield _module("agents/channel/frames.py")
+    yield "### The handshake"
+    yield _module("agents/channel/handshake.py")
+    for kind in (handshake.Offer, handshake.Answer):
+        yield f"#### The text `{kind.__name__.lower()}`"
+        yield _first_line(kind)
+        yield _members(kind, forms=handshake._FORMS)
+    yield "### Sealed frames"
+    yield _module("agents/channel/sealed.py")
+
+
 def _options() -> Iterator[tuple[str, str, str, str]]:
     known = {
         (name, option.means): option
@@ -266,9 +283,9 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join([head, "|---" * len(columns) + "|", *rest])
 
 
-def _members(kind: type[Any], *, message: bool = False) -> str:
+def _members(kind: type[Any], *, message: bool = False, forms: Mapping[str, re.Pattern[str]] | None = None) -> str:
     """The members of a type; the texts of a message have the forms that belong to their names."""
-    named = {**manifest._FORMS, "recipients": manifest._FINGERPRINT} if message else {}
+    named = {**manifest._FORMS, "recipients": manifest._FINGERPRINT} if message else {**(forms or {})}
     rows = [
         (
             f"`{name}`",

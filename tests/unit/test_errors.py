@@ -34,6 +34,7 @@ def run(error: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("SignatureError", 3),
         ("BundleError", 3),
         ("WeightsError", 3),
+        ("ChannelError", 3),
         ("RollbackError", 3),
         ("LedgerError", 3),
         ("HostKeyError", 3),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fedssh import errors, manifest
+from fedssh.channel import handshake
 from fedssh.history.verbs import VERBS
 from fedssh.rules import events, vocabulary
 from fedssh.rules.policies import described, described_options
@@ -22,7 +23,7 @@ from fedssh.rules.typed import Typed, members
 KINDS = (
     *events.EVENTS.values(), events.Blob, events.Local, events.Measured, events.Part, Standing, OpenRound, LastRound,
     manifest.Claim, manifest.SessionOver, manifest.SiteScored, manifest.Submission, manifest.Report, manifest.Scores,
-    manifest.Release,
+    manifest.Release, handshake.Offer, handshake.Answer,
 )  # fmt: skip
 
 
