@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedssh.models import build, check_spec, get_weights, is_table, loss_name, set_weights, tasks
+from fedssh.models import build, check_spec, get_weights, is_table, set_weights, tasks
 from fedssh.models.augment import augmented
 from fedssh.models.backend import compiled, load_keras
 from fedssh.models.calibrated import calibrated, shift
 from fedssh.models.data.pixel_file import PixelFile
 from fedssh.models.fused import fused_sgd, same_bits
+from fedssh.models.objective import PLAIN_KIND, Kind, Objective
 from fedssh.models.recipe import PLAIN, Recipe, balanced
 from fedssh.models.schedule import Rate
 from fedssh.models.streaming import slices
@@ -169,21 +170,21 @@ class Trainer:
         recipe: Recipe = PLAIN,
         directed: bool = False,
     ) -> None:
-        keras = load_keras()
+        load_keras()
         import tensorflow
 
         self._recipe = recipe
         self.spec = check_spec(spec)
         if recipe.augment != "none" and is_table(self.spec):
             raise ValueError(f"augment changes images ({recipe.augment}), and this network takes a table")
-        self.measure, self.task = tasks.measure_of(self.spec), tasks.task_of(self.spec)
         self.network = build(self.spec, recipe.precision)
-        self._loss = keras.losses.get(loss or loss_name(self.spec))
+        self._objective = Objective(self.spec, loss)
+        self.measure, self.task = self._objective.measure, self._objective.task
         self._rate = Rate(learning_rate, recipe)
         decay = recipe.weight_decay
         self._optimizer = new_optimizer(optimizer, self._rate.wanted, momentum, recipe.clip_norm, decay, fused=True)
         self._optimizer.build(self.network.trainable_variables)
-        self._reset = _filling([variable.value for variable in self._optimizer.variables])
+        self._reset = filling([variable.value for variable in self._optimizer.variables])
         self._proximal = proximal
         self._trained = [variable.value for variable in self.network.trainable_variables]
         self._loaded = [tensorflow.Variable(variable, trainable=False) for variable in self._trained if proximal]
@@ -201,13 +202,7 @@ class Trainer:
             self._shift = tensorflow.Variable(tensorflow.zeros(1 if classes == 2 else classes), trainable=False)
         self._changes = () if recipe.augment == "none" else tuple(recipe.augment.split(","))
         self._session = tensorflow.Variable(0, dtype="int64", trainable=False) if self._changes else None
-        self._units: Any = None  # float64 [targets]: what an error of 1 is in the targets' own units
-        kind = _Kind()
-        if self.task == tasks.LABELS:
-            kind = _Kind((self.spec["labels"],), "int64", "float64")
-        elif self.task == tasks.REGRESSION:
-            units = [one["deviation"] for one in self.spec["targets"]]
-            self._units, kind = tensorflow.constant(units, "float64"), _Kind((len(units),), "float32", "float64")
+        kind = self._objective.kind
         self._training = _Loop(self._train_batches, self.spec["input"], kind=kind)
         self._scoring = _Loop(self._score_batches, self.spec["input"], kind=kind)
         self._confusing: _Loop | None = None  # translated when somebody asks for it
@@ -319,7 +314,7 @@ class Trainer:
         with tensorflow.GradientTape() as tape:
             outputs = self.network(images, training=True)
             shifted = outputs if self._shift is None else calibrated(outputs, self._shift)
-            loss = self._mean_loss(labels, shifted, self._weights_of)
+            loss = self._objective.mean(labels, shifted, self.network.losses, self._weights_of)
         gradients = tape.gradient(loss, self._trained)
         if self._proximal:
             changes = zip(gradients, self._trained, self._loaded, strict=True)
@@ -327,61 +322,20 @@ class Trainer:
         if self._direction:
             gradients = [gradient + added for gradient, added in zip(gradients, self._direction, strict=True)]
         self._optimizer.apply(gradients, self.network.trainable_variables)
-        return loss, self._right(labels, outputs)
+        return loss, self._objective.right(labels, outputs)
 
     def _score_batches(self, images: Any, labels: Any) -> tuple[Any, Any]:
         outputs = self.network(images, training=False)
-        return self._mean_loss(labels, outputs), self._right(labels, outputs)
+        return self._objective.mean(labels, outputs, self.network.losses), self._objective.right(labels, outputs)
 
     def _confuse_batches(self, images: Any, labels: Any) -> tuple[Any, Any]:
         import tensorflow
 
         outputs, classes = self.network(images, training=False), self.spec["classes"]
-        counts = tensorflow.math.confusion_matrix(labels, self._predicted(outputs), classes, dtype=labels.dtype)
+        counts = tensorflow.math.confusion_matrix(
+            labels, self._objective.predicted(outputs), classes, dtype=labels.dtype
+        )
         return 0.0, counts
-
-    def _mean_loss(self, labels: Any, outputs: Any, weights_of: Any = None) -> Any:
-        """As Keras has it: weighted losses are divided by the number of examples, not by the sum of the weights."""
-        import tensorflow
-
-        truth = tensorflow.cast(labels[:, None], outputs.dtype) if self.spec.get("classes") == 2 else labels
-        if self.task == tasks.LABELS:
-            truth = tensorflow.cast(labels, outputs.dtype)
-        losses = self._loss(truth, outputs)
-        if weights_of is not None:
-            losses *= tensorflow.gather(weights_of, labels)
-        mean = tensorflow.reduce_mean(losses)
-        penalties = self.network.losses  # of regularizers, as the call that gave `outputs` left them
-        return tensorflow.add_n([mean, *map(tensorflow.reduce_sum, penalties)]) if penalties else mean
-
-    def _right(self, labels: Any, outputs: Any) -> Any:
-        """How many predictions are right; of a regression the sum of the absolute errors, in the targets' units."""
-        import tensorflow
-
-        if self._units is not None:
-            errors = tensorflow.cast(tensorflow.abs(outputs - labels), "float64") * self._units
-            return tensorflow.reduce_sum(tensorflow.reduce_mean(errors, axis=1))
-        if self.task == tasks.LABELS:  # of each image the share of its labels
-            right = tensorflow.cast((outputs > 0.5) == (labels == 1), "float64")
-            return tensorflow.reduce_sum(tensorflow.reduce_mean(right, axis=1))
-        return tensorflow.math.count_nonzero(self._predicted(outputs) == labels)
-
-    def _predicted(self, outputs: Any) -> Any:
-        """The class of each image, int64; as Keras, 0.5 is class 0 and the first of equal classes counts."""
-        import tensorflow
-
-        if self.spec["classes"] == 2:
-            return tensorflow.cast(outputs[:, 0] > 0.5, tensorflow.int64)
-        return tensorflow.argmax(outputs, axis=1, output_type=tensorflow.int64)
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """Shape and type of an example's label, and the type of what is counted of it."""
-
-    shape: tuple[int, ...] = ()
-    labels: str = "int64"
-    counted: str = "int64"
 
 
 class _Loop:
@@ -396,7 +350,7 @@ class _Loop:
 
     def __init__(
         self, batch: Callable[[Any, Any], tuple[Any, Any]], shape: list[int], counts: Sequence[int] = (),
-        kind: _Kind = _Kind(),
+        kind: Kind = PLAIN_KIND,
     ) -> None:  # fmt: skip
         import tensorflow
         from tensorflow import TensorSpec, float32, float64, int64
@@ -444,7 +398,7 @@ class _Loop:
         return float(loss) / len(order), right.numpy()
 
 
-def _filling(variables: list[Any]) -> Callable[[], None]:
+def filling(variables: list[Any]) -> Callable[[], None]:
     """What gives variables the values again that they have now; every Keras optimizer begins with uniform ones."""
     import tensorflow
 
