@@ -21,7 +21,7 @@ NAME = "channel.sock"
 MODE = 0o660  # whoever may read and write the folder's files by its group may connect
 _HANDLES = Path("/proc/self/fd")
 _BACKLOG = 8
-_AWAY = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN, errno.ETIMEDOUT)
+_AWAY = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
 
 
 def listen(folder: Path, name: str = NAME) -> socket.socket:
@@ -50,11 +50,8 @@ def forget(folder: Path, name: str = NAME) -> None:
         _remove(handle, folder, name)
 
 
-def connect(folder: Path, name: str = NAME, timeout: float = 10.0) -> socket.socket:
-    """Connect to whoever listens on a socket in a folder.
-
-    Args:
-        timeout: How long a listener may take to let one in, in seconds; the connection itself has no timeout.
+def connect(folder: Path, name: str = NAME) -> socket.socket:
+    """Connect to whoever listens on a socket in a folder; that succeeds or fails at once.
 
     Raises:
         UnreachableError: Nobody listens there now. Retry later.
@@ -63,13 +60,13 @@ def connect(folder: Path, name: str = NAME, timeout: float = 10.0) -> socket.soc
     """
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        client.settimeout(timeout)
+        client.setblocking(False)
         with _opened(folder) as handle, _found(handle, folder, name) as path:
             client.connect(path)
-        client.settimeout(None)
+        client.setblocking(True)
     except BaseException as error:
         client.close()
-        if isinstance(error, OSError) and (isinstance(error, TimeoutError) or error.errno in _AWAY):
+        if isinstance(error, OSError) and error.errno in _AWAY:
             raise UnreachableError(f"nobody listens at {folder / name}") from None
         raise
     return client

@@ -5,6 +5,7 @@ The door starts it for every channel, with the client's words in SSH_ORIGINAL_CO
     scp -t .                                site           takes one bundle into this site's inbox
     verdict [--wait SECONDS] ID             site           prints the signed verdict
     release [--after SEQ] [--wait SECONDS]  site           streams the newest release, if it is newer than SEQ
+    channel                                 site           bytes to the judge and back, while a turn is on
     history, show, diff, best, nodes,       site, auditor  read the ledger; see agents/history/verbs.py
     status, verify, help
 
@@ -21,6 +22,7 @@ compiled anew each time, and imports nothing large before a verb needs it. `json
     channel.py   who asks, and the answer's way back
     upload.py    scp -t
     fetch.py     verdict, release
+    relay.py     channel
     show.py      the views of the ledger, as text or JSON
 """
 
@@ -43,7 +45,7 @@ from fedssh.door.channel import (
     take_slot,
 )
 
-FOR_SITES = ("scp", "verdict", "release")
+FOR_SITES = ("scp", "verdict", "release", "channel")
 
 
 def main() -> None:
@@ -94,6 +96,10 @@ def dispatch(client: Client, verb: str, words: list[str]) -> int:
             from fedssh.door.upload import receive
 
             return receive(client, words)
+        if verb == "channel":
+            from fedssh.door.relay import relay
+
+            return relay(client, words)
         from fedssh.door.fetch import release, verdict
 
         return verdict(client, words) if verb == "verdict" else release(client, words)
@@ -104,4 +110,4 @@ def dispatch(client: Client, verb: str, words: list[str]) -> int:
 
         return read(client, verb, words)
     problem = f"{verb[:40]!r} is not a verb" if verb else "there is no shell here"
-    raise Stop(2, f"{problem}; the verbs are scp -t, verdict, release, {', '.join(VERBS)}")
+    raise Stop(2, f"{problem}; the verbs are scp -t, verdict, release, channel, {', '.join(VERBS)}")

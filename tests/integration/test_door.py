@@ -279,7 +279,7 @@ REFUSED = {
     "show 99999": 2, "show ../1": 2, "show 1 2": 2, "diff 1": 2, "show ١": 2,
     "verdict ../../sites": 2, "verdict": 2, "verdict 0190ABCD-0000-7000-8000-000000000000": 2,
     "verdict --wait nan 01900000-0000-7000-8000-000000000000": 2, "verdict --wait -1 x": 2, "release /etc/passwd": 2,
-    "release --after ../1": 2, "release --wait": 2, "release --wait inf": 2, "internal-sftp": 2,
+    "release --after ../1": 2, "channel ../x": 2, "release --wait": 2, "release --wait inf": 2, "internal-sftp": 2,
     "scp -f .": 3, "scp -f /etc/passwd": 3, "scp -t ../x": 3, "scp -t /tmp/x": 3, "scp -t x": 3, "scp -r -t .": 3,
     "scp -d -t .": 3, "scp -t . .": 3, "scp -t -- -x": 3, "scp": 3, "scp -S /bin/sh -t .": 3,
     "$(id)": 2, "verdict $(id)": 2, "/usr/lib/sftp-server": 2, "x" * 5000: 2, "\x1b[2J": 2,
@@ -296,7 +296,7 @@ def test_every_other_command_is_refused_with_one_line(door: Door) -> None:
             line = out.decode()
             assert line.lstrip("\x01").replace("\n", "").isprintable(), words
             if words in ("rm -rf /", "bash", "internal-sftp", "$(id)"):
-                assert "the verbs are scp -t, verdict, release, history" in line
+                assert "the verbs are scp -t, verdict, release, channel, history" in line
     assert door.vault.inbox() == []
 
 
@@ -382,7 +382,7 @@ def test_one_connection_has_few_channels(door: Door) -> None:
 def test_an_auditor_only_reads(door: Door, tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"x")
     assert b"refused: scp is for sites" in door.scp(str(tmp_path / "b"), site="auditor").stderr
-    for verb in ("release", f"verdict {new_id()}"):
+    for verb in ("release", "channel", f"verdict {new_id()}"):
         told = door.ssh(verb, site="auditor")
         assert (told.returncode, b"is for sites" in told.stderr) == (3, True)
 
