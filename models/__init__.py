@@ -18,6 +18,7 @@ Nothing here imports Keras before `build` is called.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import math
@@ -169,18 +170,28 @@ def _build(keras: Any, spec: Mapping[str, Any]) -> keras.Model:
 def shapes(spec: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shapes of all weights of `build(spec)` by variable path, in build order, without making any of them.
 
-    Takes next to no memory however large the network is, so a spec of a stranger can be measured first. Networks built
-    before are not to be built upon afterwards, as after `keras.utils.clear_session`.
+    Takes next to no memory however large the network is, so a spec of a stranger can be measured first, see
+    `stateless`.
 
     Raises:
         ValueError: As `check_spec`.
+    """
+    with stateless():
+        return {variable.path: tuple(variable.shape) for variable in build(spec).weights}
+
+
+@contextlib.contextmanager
+def stateless() -> Iterator[None]:
+    """Build networks within, of which no weight is made; only how they are made up can be asked.
+
+    Networks built before are not to be built upon afterwards, as after `keras.utils.clear_session`.
     """
     from fedssh.models.backend import load_keras
 
     keras = load_keras()
     try:
         with keras.StatelessScope(initialize_variables=False):
-            return {variable.path: tuple(variable.shape) for variable in build(spec).weights}
+            yield
     finally:
         keras.utils.clear_session(free_memory=False)  # else Keras would make them up for later
 

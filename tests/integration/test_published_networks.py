@@ -31,7 +31,13 @@ def test_its_size_is_as_published(network: dict[str, object], weights: int) -> N
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == weights
 
 
-@pytest.mark.parametrize(("name", "side"), [("mcmahan", 3), ("niidbench", 15)])
+@pytest.mark.parametrize(("size", "classes", "weights"), [(224, 1000, 138_357_544), (32, 10, 33_638_218)])
+def test_vgg_16_has_the_size_of_its_authors(size: int, classes: int, weights: int) -> None:
+    shapes = models.shapes({"name": "vgg", "input": [size, size, 3], "classes": classes})
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == weights
+
+
+@pytest.mark.parametrize(("name", "side"), [("mcmahan", 3), ("niidbench", 15), ("vgg", 31)])
 def test_images_that_it_cannot_pool_are_refused(name: str, side: int) -> None:
     with pytest.raises(ValueError, match=f"found {side}x{side}"):
         models.check_spec({"name": name, "input": [side, side, 1], "classes": 10})
