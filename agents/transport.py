@@ -4,6 +4,7 @@ r"""The SSH client: one connection to one door, a channel per verb. The only pla
     ask      runs a verb and returns its exit status and its (bounded) output
     line     runs a verb and returns the first line it prints, without waiting for the rest
     stream   runs a verb and writes what it prints into a file
+    talk     runs a verb and lets bytes go both ways
 
 The door's host key is pinned in an OpenSSH known_hosts file before the first contact; there is no question to
 answer with yes. One site key logs in: no agent, no other keys, no password.
@@ -241,6 +242,11 @@ class Connection:
                 into.unlink(missing_ok=True)
         return answer
 
+    def talk(self, *words: str | int) -> Talk:
+        """Start a verb that is talked with, both ways at the same time."""
+        call = self.begin(*words)
+        return Talk(self.address, shlex.join(str(word) for word in words), call)
+
     @contextlib.contextmanager
     def _open(self, command: str) -> Iterator[paramiko.Channel]:
         with _network(self.address, "does not start a channel"), self._deadline():
@@ -349,6 +355,57 @@ class Call:
                 raise EOFError
             complaint = self._channel.recv_stderr(4096) if self._channel.recv_stderr_ready() else b""
         return Answer(self._channel.exit_status, b"", _one_line(complaint))
+
+
+class Talk:
+    """A verb that bytes go to and come from; made by `Connection.talk`. One thread may send while another receives."""
+
+    def __init__(self, address: Address, verb: str, call: Call) -> None:
+        self._address, self._verb, self._call = address, verb, call
+        self._channel = call._channel
+
+    def send(self, data: memoryview | bytes) -> None:
+        """Send all of it; waits while the other side takes nothing.
+
+        Raises:
+            UnreachableError: The network failed, or the verb has ended.
+        """
+        with _network(self._address, "cut the channel", self._channel.gettimeout()):
+            self._channel.sendall(data)
+
+    def receive(self, most: int, timeout: float) -> bytes:
+        """What has come, as soon as something has; nothing when the verb has ended.
+
+        Args:
+            timeout: How long nothing may come, in seconds.
+
+        Raises:
+            UnreachableError: The network failed, or nothing came.
+        """
+        with _network(self._address, "cut the channel", timeout):
+            self._channel.settimeout(timeout)
+            return bytes(self._channel.recv(most))
+
+    def finish(self) -> None:
+        """Say that nothing more will be sent; the door passes on what was."""
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self._channel.shutdown_write()
+
+    def ending(self) -> Answer:
+        """How the verb ended.
+
+        Raises:
+            UnreachableError: It did not, the network did.
+        """
+        return self._call._end()
+
+    def failure(self, answer: Answer) -> AgentError:
+        """An end that should not have been, as the error that it means."""
+        return answer.error(self._address, self._verb)
+
+    def close(self) -> None:
+        """Stop listening, also in another thread; the door ends the verb."""
+        self._call.close()
 
 
 class _Memory:

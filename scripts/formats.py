@@ -40,7 +40,7 @@ OVER_SSH = ("agents/door/command.py", "agents/door/upload.py", "agents/door/rela
 AT_A_SITE = (
     "agents/alice/exchange.py", "agents/alice/incoming.py", "agents/alice/memory.py", "agents/alice/terms.py",
     "agents/bob/site.py", "agents/bob/way.py", "agents/bob/spool.py", "agents/bob/receipts.py",
-    "agents/bob/followed.py", "agents/bob/standing.py",
+    "agents/bob/followed.py", "agents/bob/standing.py", "agents/bob/relay.py",
 )  # fmt: skip
 AT_THE_COORDINATOR = ("agents/charity/folders.py", "agents/charity/snapshot.py", "agents/history/totals.py")
 
@@ -253,6 +253,8 @@ def _channel() -> Iterator[str]:
         yield _members(kind, forms=handshake._FORMS)
     yield "### Sealed frames"
     yield _module("agents/channel/sealed.py")
+    yield "### Sockets"
+    yield _module("agents/channel/sockets.py")
 
 
 def _options() -> Iterator[tuple[str, str, str, str]]:

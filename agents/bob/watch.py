@@ -1,6 +1,7 @@
-"""`bob watch`: three loops and the one who looks after them.
+"""`bob watch`: four loops and the one who looks after them.
 
     sealing    one thread as long as Bob runs: outgoing/ -> spool, with or without a network
+    relaying   one thread as long as Bob runs, and two while Alice has a channel: channel.sock <-> door
     shipping   one thread per connection: spool -> door -> verdict -> receipts
     releases   one thread per connection: door -> incoming/
 
@@ -30,6 +31,7 @@ from watchdog.observers import Observer
 from fedssh.bob.incoming import Incoming
 from fedssh.bob.outgoing import Outgoing, Say
 from fedssh.bob.receipts import Receipts
+from fedssh.bob.relay import Relay
 from fedssh.bob.settings import WatchSettings
 from fedssh.bob.shipping import PATIENCE_SECONDS, PAUSE_SECONDS, Shipping
 from fedssh.bob.site import Folder, Site, load_key, load_site
@@ -92,6 +94,7 @@ class Bob:
         refuse = settings.decisions == "refuse"
         self._incoming = Incoming(settings.exchange, self._folder, self._site, key, say, max_bytes, refuse)
         self._shipping = Shipping(self._site, self._spool, receipts, say, settings.wait)
+        self._relay = Relay(settings.exchange, self._site, key, say, lambda loop: self._start(loop, None))
         self._backoff = Backoff(settings.retry, settings.retry_max)
         self._refusals = Backoff(settings.retry * REFUSED_TIMES, settings.retry_max)
         self._found = threading.Event()  # something may lie in outgoing/
@@ -124,7 +127,9 @@ class Bob:
         """
         with _only_one(self._folder.lock):
             self._tidy()
-            sealing = self._start(self._keep_sealing, None)
+            lasting = [self._start(self._keep_sealing, None)]
+            if not self._settings.drain:
+                lasting.append(self._start(lambda: self._relay.keep(self._stop), None))
             problem: BaseException | None = None
             try:
                 with self._watching():
@@ -135,7 +140,8 @@ class Bob:
             finally:
                 self._stop.set()
                 self._wake()
-                sealing.join(PATIENCE_SECONDS)
+                for thread in lasting:
+                    thread.join(PATIENCE_SECONDS)
                 self._say("stopped", f"stopped; {self._waiting()}", error=problem and str(problem))
 
     def _tidy(self) -> None:
@@ -159,7 +165,9 @@ class Bob:
         """Connect and work until something ends; True when there is nothing left to do."""
         start = time.monotonic()
         address, folder = self._site.door, self._folder
-        connection = Connection(address, folder.key, folder.known_hosts, self._settings.timeout, self._way)
+        self._relay.door = connection = Connection(
+            address, folder.key, folder.known_hosts, self._settings.timeout, self._way
+        )
         seconds = time.monotonic() - start
         self._say("connected", f"connected to {address} in {seconds:.2f} s", seconds=round(seconds, 3))
         threads = [self._start(lambda: self._keep_shipping(connection), connection)]
@@ -168,6 +176,7 @@ class Bob:
         try:
             return self._supervise(connection)
         finally:
+            self._relay.door = None
             connection.close()
             self._wake()
             for thread in threads:

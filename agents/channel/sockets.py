@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedssh.errors import SettingsError, UnreachableError, UntrustedError
+from fedssh.errors import UnreachableError, UntrustedError
 
 NAME = "channel.sock"
 MODE = 0o660  # whoever may read and write the folder's files by its group may connect
@@ -28,7 +28,7 @@ def listen(folder: Path, name: str = NAME) -> socket.socket:
     """Listen on a socket in a folder; one that a former listener left is replaced.
 
     Raises:
-        UntrustedError: Something else stands there, or the folder is a link.
+        UntrustedError: Something else stands there.
         OSError: The folder is not there or read-only, or its file system has no sockets.
     """
     with _opened(folder) as handle:
@@ -46,7 +46,7 @@ def listen(folder: Path, name: str = NAME) -> socket.socket:
 
 def forget(folder: Path, name: str = NAME) -> None:
     """Remove the socket of a listener that has ended; what is not there, or no socket, stays so."""
-    with contextlib.suppress(OSError, UntrustedError, SettingsError), _opened(folder) as handle:
+    with contextlib.suppress(OSError, UntrustedError), _opened(folder) as handle:
         _remove(handle, folder, name)
 
 
@@ -55,7 +55,7 @@ def connect(folder: Path, name: str = NAME) -> socket.socket:
 
     Raises:
         UnreachableError: Nobody listens there now. Retry later.
-        UntrustedError: What stands there is no socket, or the folder is a link.
+        UntrustedError: What stands there is no socket.
         OSError: The folder cannot be entered.
     """
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -74,13 +74,8 @@ def connect(folder: Path, name: str = NAME) -> socket.socket:
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[int]:
-    """The handle of a folder whose last part may be somebody else's link."""
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR):
-            raise
-        raise UntrustedError(f"{folder} is a link or a file, expected a folder") from None
+    """The handle of a folder, which is the operator's to name; only what stands in it is distrusted."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield handle
     finally:

@@ -61,14 +61,6 @@ def test_what_is_no_socket_is_refused_and_stays(tmp_path: Path, what: str) -> No
             elsewhere.accept()
 
 
-def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    for do in (listen, connect):
-        with pytest.raises(UntrustedError, match="is a link or a file, expected a folder"):
-            do(tmp_path / "link")
-
-
 def test_a_listener_that_lets_nobody_in_is_one_that_is_away(tmp_path: Path) -> None:
     with listen(tmp_path) as server:
         server.listen(0)
