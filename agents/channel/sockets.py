@@ -36,7 +36,8 @@ def listen(folder: Path, name: str = NAME) -> socket.socket:
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             server.bind(_path(handle, folder, name))
-            os.chmod(name, MODE, dir_fd=handle)
+            with _found(handle, folder, name) as path:  # not what somebody else has put under the name meanwhile
+                Path(path).chmod(MODE)
             server.listen(_BACKLOG)
         except BaseException:
             server.close()

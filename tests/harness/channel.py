@@ -92,6 +92,7 @@ class Way:
         folder: Gets everything.
         keys: Of the coordinator and the sites.
         kind: The door: sshd or embedded.
+        direct: Whether Bob goes there without the line that can be cut.
 
     Attributes:
         turn: The judge's key, its offer, and the coordinator's signature.
@@ -102,6 +103,7 @@ class Way:
     folder: Path
     keys: dict[str, PrivateKey]
     kind: str
+    direct: bool = False
     port: int = field(default_factory=free_port)
     key: EphemeralKey = field(default_factory=new_key)
     offer: bytes = b""
@@ -164,7 +166,17 @@ class Way:
         host_key = (self.outbox.parent / "door" / "host_key.pub").read_text().strip()
         user = getpass.getuser() if self.kind == "sshd" else "charity"
         coordinator = self.keys["coordinator"].public
-        join(folder, Site(SITE, user, "127.0.0.1", self.line.port, " ".join(host_key.split()[:2]), coordinator))
+        join(
+            folder,
+            Site(
+                SITE,
+                user,
+                "127.0.0.1",
+                self.port if self.direct else self.line.port,
+                " ".join(host_key.split()[:2]),
+                coordinator,
+            ),
+        )
 
     def start_bob(self) -> None:
         places = ["--state", str(self.folder / "site"), "--exchange", str(self.exchange)]

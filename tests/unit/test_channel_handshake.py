@@ -225,6 +225,7 @@ def test_an_answer_serves_on_one_connection_only(meeting: Meeting, keys: dict[st
     meeting.meet()
     again = Meeting(keys, key=meeting.key, offer=meeting.offer, after=lambda said: said.update(kept[0]))
     again.meet()
+    again.close()
     assert "the answer has the challenge" in str(again.found["judge"])
 
 
