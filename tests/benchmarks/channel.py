@@ -1,12 +1,13 @@
 """How many round trips a second a channel makes: 102,400 bytes there and 102,400 back, as a step at `pool2` has.
 
-    python -m tests.benchmarks.channel [--seconds N] [--bytes N] [--door sshd|embedded]
+    python -m tests.benchmarks.channel [--seconds N] [--bytes N] [--door sshd|embedded] [--delay MS …]
 
 In turn, in the same run, each between two processes on this machine:
 
     pipe      a plain socket pair: no keys, nobody between
     sealed    a channel over a socket pair
     all hops  a channel through a real Bob, SSH, the door and its forced command
+    MS away   the same with a line between Bob and the door on which a byte takes so many milliseconds, one way
 
 The machine may be slow or busy: what counts is the ratio to the plain socket pair.
 """
@@ -112,12 +113,12 @@ def sealed(body: bytes) -> Iterator[Trip]:
 
 
 @contextlib.contextmanager
-def all_hops(body: bytes, door: str) -> Iterator[Trip]:
+def all_hops(body: bytes, door: str, delay: float = 0.0) -> Iterator[Trip]:
     """A channel from Alice to the judge."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         keys: dict[str, PrivateKey] = {who: make_key(folder / who, who) for who in ("coordinator", SITE)}
-        with Way(folder / "way", keys, door, direct=True).open() as way:
+        with Way(folder / "way", keys, door, direct=not delay, delay=delay).open() as way:
             way.listen()
             with other_process(lambda: echo_sealed(way.judge())), way.alice() as channel:
                 yield lambda: go(channel, body)
@@ -148,12 +149,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=5, help="how long each is measured [5]")
     parser.add_argument("--bytes", type=int, default=BYTES, help=f"there, and as many back [{BYTES}]")
     parser.add_argument("--door", choices=("sshd", "embedded"), action="append", help="[both]")
+    parser.add_argument("--delay", type=float, nargs="*", default=[], metavar="MS", help="one way, in milliseconds")
     options = parser.parse_args(arguments)
     body = os.urandom(options.bytes)
     sshd = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
     doors = options.door or (["sshd", "embedded"] if sshd else ["embedded"])
     ways: list[tuple[str, contextlib.AbstractContextManager[Trip]]] = [("pipe", plain(body)), ("sealed", sealed(body))]
     ways += [(f"all hops, {door}", all_hops(body, door)) for door in doors]
+    ways += [
+        (f"{away:g} ms away, {door}", all_hops(body, door, away / 1e3)) for away in options.delay for door in doors
+    ]
     rows: list[tuple[str, ...]] = []
     floor = 0.0
     for name, way in ways:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import queue
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,10 +35,15 @@ QUICK = ("--retry", "0.1", "--retry-max", "0.5", "--rescan", "0.5", "--timeout",
 
 
 class Line:
-    """A port that leads to another one, and can be cut."""
+    """A port that leads to another one, and can be cut.
 
-    def __init__(self, to: int) -> None:
-        self._to = to
+    Args:
+        to: Where it leads.
+        delay: How long a byte takes, in seconds.
+    """
+
+    def __init__(self, to: int, delay: float = 0.0) -> None:
+        self._to, self._delay = to, delay
         self._server = socket.create_server(("127.0.0.1", 0))
         self._ends: list[socket.socket] = []
         self.port: int = self._server.getsockname()[1]
@@ -65,16 +72,29 @@ class Line:
                 for end in (client, behind):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._ends += [client, behind]
-                join_ends(client, behind)
+                join_ends(client, behind, delay=self._delay)
 
 
-def join_ends(one: socket.socket, other: socket.socket, seen: Callable[[bytes], bytes] = lambda data: data) -> None:
-    """Pass bytes between two sockets until either ends; `seen` is asked for what is passed on instead."""
+def join_ends(
+    one: socket.socket, other: socket.socket, seen: Callable[[bytes], bytes] = lambda data: data, delay: float = 0.0
+) -> None:
+    """Pass bytes between two sockets until either ends; `seen` is asked for what is passed on instead.
+
+    Args:
+        delay: How long each byte takes, in seconds; more of them may be on the way.
+    """
 
     def pump(source: socket.socket, sink: socket.socket) -> None:
+        later: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+        if delay:
+            threading.Thread(target=deliver, args=(sink, later), daemon=True).start()
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 18):
-                sink.sendall(seen(data))
+                if delay:
+                    later.put((time.monotonic() + delay, seen(data)))
+                else:
+                    sink.sendall(seen(data))
+        later.put((0.0, b""))
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -82,6 +102,14 @@ def join_ends(one: socket.socket, other: socket.socket, seen: Callable[[bytes], 
 
     for ends in ((one, other), (other, one)):
         threading.Thread(target=pump, args=ends, daemon=True).start()
+
+
+def deliver(sink: socket.socket, later: queue.SimpleQueue[tuple[float, bytes]]) -> None:
+    """Send what is due, when it is."""
+    with contextlib.suppress(OSError):
+        while (due := later.get())[1]:
+            time.sleep(max(0.0, due[0] - time.monotonic()))
+            sink.sendall(due[1])
 
 
 @dataclass
@@ -93,6 +121,7 @@ class Way:
         keys: Of the coordinator and the sites.
         kind: The door: sshd or embedded.
         direct: Whether Bob goes there without the line that can be cut.
+        delay: How long a byte takes on that line, in seconds.
 
     Attributes:
         turn: The judge's key, its offer, and the coordinator's signature.
@@ -104,6 +133,7 @@ class Way:
     keys: dict[str, PrivateKey]
     kind: str
     direct: bool = False
+    delay: float = 0.0
     port: int = field(default_factory=free_port)
     key: EphemeralKey = field(default_factory=new_key)
     offer: bytes = b""
@@ -126,7 +156,7 @@ class Way:
         self.new_turn()
         try:
             self.start_door()
-            self.line = Line(self.port)
+            self.line = Line(self.port, self.delay)
             self.join()
             self.start_bob()
             yield self
