@@ -191,7 +191,7 @@ class Part:
         return None if self.first else found
 
     def step(self, given: Any, labels: Any) -> tuple[Any, float, float]:
-        """Of the last part: take the step of a batch.
+        """Of the last part: take the step of a batch, if its loss is a finite number.
 
         Returns:
             The gradient by what it was given, None where it is the first part, too; the mean loss of the batch, with
@@ -256,10 +256,15 @@ class Part:
             tape.watch(batch)
             outputs = self._part(batch, training=True)
             loss = self._objective.mean(labels, outputs, self._part.losses)
-        return self._stepped(tape, loss, batch, None), loss, self._objective.right(labels, outputs)
+        found = self._stepped(tape, loss, batch, None, tensorflow.math.is_finite(loss))
+        return found, loss, self._objective.right(labels, outputs)
 
-    def _stepped(self, tape: Any, target: Any, batch: Any, weighed: Any) -> Any:
-        """Take the step, and give the gradient by what the part was given; of the first part, nothing of use."""
+    def _stepped(self, tape: Any, target: Any, batch: Any, weighed: Any, when: Any = None) -> Any:
+        """Take the step, and give the gradient by what the part was given; of the first part, nothing of use.
+
+        Args:
+            when: Whether to take it; None is always.
+        """
         import tensorflow
 
         trained = [variable.value for variable in self._trained]
@@ -268,9 +273,15 @@ class Part:
         # With the gradient given from outside, nothing makes a graph use a weight before it changes it: of 400 steps of
         # batch normalisation and plain descent, 8 had the gradient by the changed scale.
         with tensorflow.control_dependencies(tensorflow.nest.flatten(gradients, expand_composites=True)):
-            if trained:
+            if trained and when is None:
                 self._optimizer.apply(gradients[: len(trained)], self._trained)
+            elif trained:
+                tensorflow.cond(when, lambda: self._apply(gradients[: len(trained)]), lambda: False)
             return tensorflow.zeros(()) if self.first else tensorflow.identity(gradients[-1])
+
+    def _apply(self, gradients: Any) -> bool:
+        self._optimizer.apply(gradients, self._trained)
+        return True
 
     def _score(self, batch: Any, labels: Any) -> tuple[Any, Any]:
         outputs = self._part(batch, training=False)

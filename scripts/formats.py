@@ -20,6 +20,7 @@ from fedssh.channel import handshake
 from fedssh.history import verbs
 from fedssh.rules import events, options, policies, standing, terms, thresholds, vocabulary
 from fedssh.rules.typed import members
+from fedssh.split import talk
 from scripts import environment
 
 ROOT = environment.ROOT
@@ -30,7 +31,8 @@ MESSAGES = (
     manifest.Release,
 )  # fmt: skip
 OBJECTS = (
-    events.Blob, events.Local, events.Measured, events.Part, standing.Standing, standing.OpenRound, standing.LastRound,
+    events.Blob, events.Local, events.Measured, events.Part, events.Work, standing.Standing, standing.OpenRound,
+    standing.LastRound,
 )  # fmt: skip
 FORMS = {
     forms._SITE: "site name", forms._ID: "id", manifest._HEX: "hash", manifest._TIME: "time",
@@ -253,6 +255,13 @@ def _channel() -> Iterator[str]:
         yield _members(kind, forms=handshake._FORMS)
     yield "### Sealed frames"
     yield _module("agents/channel/sealed.py")
+    yield "### A turn of split learning"
+    yield _module("agents/split/talk.py")
+    for kind in (talk.Hello, talk.Stand, talk.Fault):
+        yield f"#### The frame `{kind.__name__.upper()}`"
+        yield _first_line(kind)
+        yield _members(kind)
+    yield _module("agents/split/wire.py")
     yield "### Sockets"
     yield _module("agents/channel/sockets.py")
 

@@ -38,6 +38,7 @@ class Exchange:
     """Alice's view of the exchange folder. She is the one writer of `outgoing/`."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.incoming = folder / "incoming"
         self.outgoing = folder / "outgoing"
 

@@ -7,12 +7,12 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedssh import models
-from fedssh.alice.fitting import Epoch, fit, loss_of, made_for, new_trainer
+from fedssh.alice.fitting import Epoch, epoch_order, fit, loss_of, made_for, new_trainer
 from fedssh.alice.incoming import Received
 from fedssh.alice.measuring import measured, threshold_of
 from fedssh.alice.replicas import Replicas
@@ -30,8 +30,13 @@ from fedssh.models.firing import Singled, Watch
 from fedssh.models.training import Interrupted, Trainer, resident
 from fedssh.rules.events import Local, Measured
 from fedssh.rules.plan import Plan
+from fedssh.rules.policies import read_policy
 from fedssh.rules.shapes import match_shapes
 from fedssh.weights import read_weights
+
+if TYPE_CHECKING:
+    from fedssh.split.site import Past, SiteTurn
+    from fedssh.split.turn import Parts
 
 VALIDATION_SHARE = 0.15
 INTERRUPTED = "stopped; the interrupted session begins again at the next start"
@@ -110,6 +115,7 @@ class Network:
         self._watch: Watch | None = None
         self._made_for: tuple[Any, ...] = ()
         self._told = ""
+        self._parts: Parts | None = None
 
     @property
     def devices(self) -> str:
@@ -238,6 +244,32 @@ class Network:
 
             with _stopping(INTERRUPTED):
                 return fit(self._trainer, self._train, self._val, plan, seed, start, logged, stop)
+
+    def turn(
+        self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None]
+    ) -> SiteTurn:
+        """This site's part in a turn under `split`, which began with the release that was taken over.
+
+        Args:
+            session: Its number, from 1.
+            id: The turn's name.
+            kept: Where this room writes down how far it is.
+            told: Called after each epoch.
+
+        Raises:
+            SettingsError: The network cannot be cut as agreed, or the plan needs it in one piece.
+        """
+        from fedssh.split.site import SiteTurn
+        from fedssh.split.turn import Agreed, Parts
+
+        self._parts = self._parts or Parts()
+        agreed = Agreed(received.header.spec, plan, read_policy(received.standing.policy))
+        seed, number = session_seed(self._seed, session), len(self._train)
+        weights = read_weights(received.model, self._shapes)
+        return SiteTurn(
+            agreed, id, weights, self._train, lambda epoch: epoch_order(seed, epoch, number), session, seed, kept,
+            self._parts, told,
+        )  # fmt: skip
 
     def _take(self, spec: dict[str, Any]) -> None:
         """Load the images as the network of a spec takes them."""

@@ -42,11 +42,14 @@ from fedssh.models.firing import Singled
 from fedssh.rules.events import Local
 from fedssh.rules.metrics import CLASSES, task_of
 from fedssh.rules.plan import Plan
+from fedssh.rules.policies import read_policy
 from fedssh.rules.shapes import match_shapes
 from fedssh.weights import read_weights
 
 if TYPE_CHECKING:
     import keras
+
+    from fedssh.split.site import Past, SiteTurn
 
 Weights = Mapping[str, np.ndarray]
 __all__ = ["Keras", "Learner", "Limits", "Session", "run"]
@@ -281,6 +284,11 @@ class _Adapted:
                 "in this federation the training loss is calibrated, which no script of one's own can do yet",
                 "train with `alice train`",
             )
+        if read_policy(received.standing.policy).split:
+            raise SettingsError(
+                "in this federation the network is in two rooms, which no script of one's own can train yet",
+                "train with `alice train`",
+            )
         shapes = self.shapes(received.header.spec)
         match_shapes(received.header.tensors, shapes)
         if (task := task_of(received.header.spec)) != CLASSES:
@@ -291,6 +299,11 @@ class _Adapted:
     def measure(self, received: Received, loss: float) -> None:
         """A script says loss and accuracy only, and not at which threshold; so nothing is told."""
         return
+
+    def turn(
+        self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None]
+    ) -> SiteTurn:
+        raise AssertionError("a release of such a federation is not taken over")
 
     def singled(self) -> list[Singled]:
         return []

@@ -23,6 +23,7 @@ from fedssh.alice.news import News
 from fedssh.alice.own_rates import OwnRates
 from fedssh.alice.terms import Terms
 from fedssh.alice.trainee import Trainee
+from fedssh.alice.turn import TurnLost, Way
 from fedssh.chain import Seen
 from fedssh.commands import tell
 from fedssh.errors import UnreachableError, UntrustedError
@@ -31,9 +32,12 @@ from fedssh.models import tasks
 from fedssh.rules import site_scores
 from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan, read_plan
+from fedssh.rules.policies import read_policy
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from fedssh.split.site import Past
 
 logger = logging.getLogger("alice")
 
@@ -100,6 +104,7 @@ class Alice:
         self._last_round: int | None = None  # the one of which we said last how it ended
         self._shut_out: str | None = None
         self._scores_agreed = False
+        self._terms: Terms | None = None
         self._known_at_last: int | None = None  # the newest release when the last checkpoint was published
 
     def run(self, sessions: int | None = None, wait_seconds: float = 0) -> int:
@@ -130,7 +135,11 @@ class Alice:
                 received = self._next_release(wait_seconds)
                 if received is None:
                     return trained
-                self._train(received)
+                try:
+                    self._train(received)
+                except TurnLost as reason:
+                    self._say("turn-lost", f"{reason}; what was trained in it is lost", logging.WARNING)
+                    continue
                 trained += 1
             count = self.memory.trained.sessions
             text = f"{messages.sessions(trained)} trained, as asked; {count} in all"
@@ -173,6 +182,7 @@ class Alice:
         if found is None:
             return None
         terms, received = found
+        self._terms = terms
         self.network.class_names, self.network.agreed = terms.class_names, terms.network
         self.network.table = terms.table
         self._scores_agreed = site_scores.agreed(terms.record.fields)
@@ -248,10 +258,56 @@ class Alice:
             raise UntrustedError(f"release {release.sequence} is not trained from: {reason}", hint)
         self._say_scores(received, score)
         self._say_session(received, tally)
+        if read_policy(received.standing.policy).split:
+            self._take_turn(received, tally, read_plan(release.plan))
+            return
         early = self.network.fit(
             tally.number, plan, score, lambda epoch: self._epoch_over(received, tally, epoch), self.stop
         )
         self._end_session(received, tally, early)
+
+    def _take_turn(self, received: Received, tally: Tally, plan: Plan) -> None:
+        """Train a session under `split`, with the coordinator, and send what this site's layers have learned."""
+        assert self._terms is not None
+        tally.plan = plan
+        way = Way(
+            self.exchange.folder, self._terms, received, lambda: self._turn_passed(received), self._say, self.stop
+        )
+        turn = self.network.turn(
+            tally.number, plan, received, way.turn, self.state / "turn", lambda past: self._past(received, tally, past)
+        )
+        way.follow(turn)
+        past = turn.past
+        assert past is not None
+        tally.done = plan.epochs
+        metrics = Local.of(tally.start.measure, past.loss, past.value)
+        if reason := self.limits.keeps_back(plan, self.network.examples, plan.epochs, metrics):
+            where = f"session {tally.number} is not published"
+            self._say("kept-back", f"{where}: {reason}", logging.WARNING, site=received.site, reason=reason)
+        else:
+            while not self._publish(received, tally, plan.epochs, metrics, turn.weights()):
+                if self.stop.wait(RETRY_SECONDS):  # the others wait for these weights
+                    raise Stopped(INTERRUPTED)
+        self._end_session(received, tally, early=False)
+        turn.forget()
+
+    def _past(self, received: Received, tally: Tally, past: Past) -> None:
+        """Say how an epoch over a channel went."""
+        score = Local.of(tally.start.measure, past.loss, past.value)
+        text = f"session {tally.number} epoch {past.epoch:>2}/{tally.plan.epochs}: {messages.scored(score)} in training"
+        where: dict[str, Any] = {"site": received.site, "session": tally.number, "epoch": past.epoch}
+        self._say("epoch", text, **where, epochs=tally.plan.epochs, **_finite(score))
+
+    def _turn_passed(self, received: Received) -> bool:
+        """Whether a newer release says that the turn at hand is over."""
+        try:
+            found = self.news.look(self.memory)
+        except Unready:
+            return False
+        if found is None:
+            return False
+        standing, ours = found[1].standing, received.standing
+        return standing.finished or (standing.turn, standing.started.turns) != (received.site, ours.started.turns)
 
     def _own(self, received: Received, plan: Plan) -> Mapping[str, np.ndarray] | None:
         """What of this site's own a session goes on from, by the plan."""
@@ -327,7 +383,7 @@ class Alice:
             text = f"session {tally.number} epoch {epoch.number} is not published: {reason}"
             self._say("kept-back", text, logging.WARNING, **where, reason=reason)
             return False
-        while not self._publish(received, tally, epoch, epoch.metrics):
+        while not self._publish(received, tally, epoch.number, epoch.metrics, self.network.weights()):
             if tally.plan.publish != "session":
                 return False  # it does not become the best, so the next epoch that is as good tries again
             if self.stop.wait(RETRY_SECONDS):  # there is no next one, and the others may wait for these weights
@@ -341,29 +397,31 @@ class Alice:
             return reason
         return leaving.too_bad(tally.start, epoch, tasks.guessing(received.header.spec))
 
-    def _publish(self, received: Received, tally: Tally, epoch: Epoch, metrics: Local) -> bool:
+    def _publish(
+        self, received: Received, tally: Tally, epoch: int, metrics: Local, weights: Mapping[str, np.ndarray]
+    ) -> bool:
         release = received.release
         claim = Claim(
             id=new_id(),
             architecture=release.architecture,
             builds_on=release.sequence,
             session=tally.number,
-            epoch=epoch.number,
+            epoch=epoch,
             examples=self.network.examples,
             metrics=metrics,
             started=tally.started,
             created=now(),
         )
-        where = f"session {tally.number} epoch {epoch.number}"
-        fields: dict[str, Any] = {"site": received.site, "session": tally.number, "epoch": epoch.number, "id": claim.id}
+        where = f"session {tally.number} epoch {epoch}"
+        fields: dict[str, Any] = {"site": received.site, "session": tally.number, "epoch": epoch, "id": claim.id}
         try:
             staying = self.network.staying(tally.plan)
             local.keep(self.state, str(self.memory.genesis), tally.number, staying, received.header.spec)
-            size = self.exchange.publish(claim, self.network.weights(), received.header.spec)
+            size = self.exchange.publish(claim, weights, received.header.spec)
         except OSError as error:
             self._say("not-published", f"{where} could not be published: {error}", logging.WARNING, **fields)
             return False
-        tally.published, tally.published_epoch = metrics, epoch.number
+        tally.published, tally.published_epoch = metrics, epoch
         tally.checkpoints += 1
         self._known_at_last = self.exchange.newest_sequence()
         self._say("published", f"{where} published for bob, {size / 1e6:.1f} MB", size=size, **fields)

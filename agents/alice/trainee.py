@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from fedssh.models.firing import Singled
     from fedssh.rules.events import Local, Measured
     from fedssh.rules.plan import Plan
+    from fedssh.split.site import Past, SiteTurn
 
     Weights = Mapping[str, np.ndarray]
 
@@ -70,4 +72,10 @@ class Trainee(Protocol):
         self, session: int, plan: Plan, start: Local, ended: Callable[[Epoch], bool], stop: threading.Event
     ) -> bool:
         """Train one session; whether it ended early."""
+        ...
+
+    def turn(
+        self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None]
+    ) -> SiteTurn:
+        """This site's part in a turn under `split`, which began with the release that was taken over."""
         ...

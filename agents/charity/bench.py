@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fedssh.charity.folders import Folders
 from fedssh.charity.judge.protocol import server_files
-from fedssh.rules.coordinator import Combined
-from fedssh.rules.events import Blob, Metrics
+from fedssh.charity.opening import question
+from fedssh.errors import JudgeError
+from fedssh.rules.coordinator import Combined, Joined
+from fedssh.rules.events import Blob, Metrics, Work
 from fedssh.rules.federation import Federation, Slot
-from fedssh.rules.records import evidence_agreed
+from fedssh.rules.records import Sent, evidence_agreed
 from fedssh.rules.rounds import Update
 
 if TYPE_CHECKING:
@@ -68,6 +70,14 @@ class Judge(Protocol):
 
     def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:
         """Whether sites can train on from `model`: the members of a `Finding`."""
+        ...
+
+    def turn(self, wanted: dict[str, Any] | None) -> dict[str, Any]:
+        """Open a turn, unless it is open, see `opening.Judge`."""
+        ...
+
+    def join(self, turn: dict[str, Any], head: Path, out: Path) -> dict[str, Any]:
+        """The network of a turn, in `out`, of the site's layers and the judge's: `metrics`, `work`, `server`."""
         ...
 
 
@@ -137,6 +147,15 @@ class FileBench:
         answer = self._judge.combine(state.policy.text, base, named, server, out, bearing=wanted, paired=paired)
         sets = server_files(out)[: answer["server"]]
         return Combined(out, answer["metrics"], answer["shares"], sets, answer["bearing"] if wanted else None)
+
+    def join(self, state: Federation, sent: Sent, model: Path) -> Joined[Path]:
+        """The network of a turn that is over, in files of `opened`."""
+        turn, out = question(state, self._folders), mixed_beside(model)
+        if turn is None:
+            raise JudgeError("no turn is open")
+        answer = self._judge.join(turn, model, out)
+        sets = server_files(out)[: answer["server"]]
+        return Joined(out, answer["metrics"], sets, Work.read(answer["work"], "what the judge counted"))
 
     def check(self, state: Federation, model: Path) -> Finding:
         """Whether sites can go on from a model that is about to become current."""

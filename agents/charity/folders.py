@@ -1,7 +1,7 @@
 """The coordinator's folders: what lies where under `--state`, and who may see it.
 
     vault/     Charity only: coordinator_key, ledger.db, snapshot.json, charity.json, models/, claimed/, opened/,
-               evidence/, updates/ (of the open round), server/ (state of a server optimizer),
+               evidence/, updates/ (of the open round), server/ (state of a server optimizer), turn/ (under `split`),
                garbage/ (counts of what was dropped and is not recorded yet)
     inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
     outbox/    written by the vault, read by the door: ledger.jsonl, summary.json, verdicts/<site>/<id>.json,
@@ -108,6 +108,11 @@ class Folders:
     def server(self) -> Path:
         """The server optimizer's state that goes with the current model; see `server_state`."""
         return self.vault / "server"
+
+    @property
+    def turn(self) -> Path:
+        """Under `split`: where the judge writes down how far the turn at hand is."""
+        return self.vault / "turn"
 
     @property
     def releases(self) -> Path:

@@ -92,6 +92,7 @@ def begin(
         _check_room(answer["metrics"], holdout["examples"])
         fields = {
             **agreement,
+            "policy": answer.get("policy", agreement["policy"]),
             "plan": _plan(agreement["plan"], answer),
             "coordinator": key.public.line,
             "architecture": weights.architecture_hash(agreement["spec"]),
@@ -173,6 +174,7 @@ def _first_model(
             "plan": agreement["plan"],
             "epochs": start.epochs,
             "weights": str(start.weights) if start.weights else None,
+            "policy": agreement["policy"],
         }})  # fmt: skip
     except JudgeError as error:
         raise AgentError(

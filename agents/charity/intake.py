@@ -7,8 +7,10 @@ was checked, and no name in it is ever used as a path before it has an identifie
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,7 +143,10 @@ def _check_claim(manifest: Submission | Report, ledger: Ledger) -> None:
         raise BundleError(f"it tells the {manifest.metrics.measure}, a site of this federation the {wanted}")
 
 
-def open_model(taken: Taken, manifest: Submission, state: Federation, folders: Folders, key: PrivateKey) -> Path:
+def open_model(
+    taken: Taken, manifest: Submission, state: Federation, folders: Folders, key: PrivateKey,
+    names: Sequence[str] | None = None,
+) -> Path:  # fmt: skip
     """Check the model of a bundle whose manifest is checked: hashes, architecture, values.
 
     Args:
@@ -150,6 +155,7 @@ def open_model(taken: Taken, manifest: Submission, state: Federation, folders: F
         state: Whose architecture the model must have.
         folders: Where the plain model goes; nothing stays there after an error.
         key: The coordinator's key.
+        names: Of the tensors that it has, where these are not all.
 
     Raises:
         UntrustedError: Names the one trouble that was found first.
@@ -161,6 +167,8 @@ def open_model(taken: Taken, manifest: Submission, state: Federation, folders: F
         expected = weights.read_header(first)
     except (WeightsError, FileNotFoundError) as error:
         raise LedgerError(f"the first model cannot be read: {error}", f"put {first} back from a copy") from None
+    if names is not None:
+        expected = dataclasses.replace(expected, tensors={name: expected.tensors[name] for name in names})
     model = folders.opened / taken.arrived.path.with_suffix(".safetensors").name
     # The same tensors can take a little more room than ours: names are written with other spaces.
     found = taken.arrived.extract(model, key, expected.size + weights.MAX_HEADER_BYTES)

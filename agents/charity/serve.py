@@ -25,6 +25,7 @@ from fedssh.charity.judge.client import Judge, JudgeDownError
 from fedssh.charity.release import release
 from fedssh.charity.settle import Settled, record_invalid, settle
 from fedssh.charity.throttle import Throttle
+from fedssh.charity.turns import Turns
 from fedssh.charity.vault import Vault
 from fedssh.commands import tell
 from fedssh.errors import LedgerError, SettingsError
@@ -63,6 +64,7 @@ class Coordinator:
         self._enrolled = self.vault.state.enrolled
         self._short = 0  # of so many sites, as said last
         self._inbox = Inbox(self.vault.folders, self.stop.is_set)
+        self._turns = Turns(self.vault, self.judge, self._heard_from)
         self._throttle = Throttle(self.vault, self.now, self._inbox.remove)
 
     def recover(self) -> None:
@@ -112,6 +114,9 @@ class Coordinator:
                 self._settle(taken)
         self._pass_turn()
         self._conduct()
+        if self._turns.look_after():
+            self._release()
+            self._turns.look_after()
         self.vault.keep_up()
 
     def seconds_to_wait(self) -> float:
@@ -201,6 +206,11 @@ class Coordinator:
         if short and short != before:
             what = f"{short} more {'site is' if short == 1 else 'sites are'} enrolled"
             tell(logger, "waiting", f"no round opens before {what}: {have} of {need}", sites=have, needed=need)
+
+    def _heard_from(self, site: str) -> None:
+        """A site takes its steps."""
+        if site == self.vault.state.turn:
+            self._heard = (site, self.clock())
 
     def _pass_turn(self) -> None:
         """Give the turn to the next site when the one that has it was silent for too long."""

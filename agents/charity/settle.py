@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from fedssh.charity import intake
 from fedssh.charity.bench import FileBench, Judge
 from fedssh.charity.intake import Taken
+from fedssh.charity.opening import site_tensors
 from fedssh.charity.vault import Vault
 from fedssh.errors import LedgerError, UntrustedError
 from fedssh.manifest import Report, Scores, Submission
@@ -62,7 +63,8 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
         manifest, release = intake.check_manifest(taken, member, vault.ledger)
         opened = None
         if isinstance(manifest, Submission) and not member.revoked:  # else its model is not worth opening
-            opened = intake.open_model(taken, manifest, state, vault.folders, vault.key)
+            names = site_tensors(judge, state, vault.folders)
+            opened = intake.open_model(taken, manifest, state, vault.folders, vault.key, names)
     except LedgerError:  # what is wrong is ours
         raise
     except UntrustedError as error:

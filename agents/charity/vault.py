@@ -98,7 +98,7 @@ class Vault:
         Args:
             model: The file that it names, which is moved to where such files are kept before the record names it: an
                 update's, or that of what becomes current.
-            sets: Those of a server optimizer's state.
+            sets: Those of a server optimizer's state, or under `split` of the two parts' optimizers.
             sent: The candidate's file, where later steps of its session start from it, or where it waits for others.
         """
         if sent is not None:
@@ -110,12 +110,13 @@ class Vault:
             assert isinstance(event, Accepted | Counted | RoundAccepted), "no other record names a new model"
             folder = self.folders.update if isinstance(event, Counted) else self.folders.model
             move_whole(model, folder(event.model.sha256))
-            for path, blob in zip(sets, event.state if isinstance(event, RoundAccepted) else (), strict=True):
+            named = () if isinstance(event, Counted) else known(event.state, ())
+            for path, blob in zip(sets, named, strict=True):
                 move_whole(path, self.folders.server_state(blob.sha256))
         kept = self.state.kept
         record = self.ledger.append(event.name, event.fields(), self.key)
         self.refresh()
-        if sent is not None or kept - self.state.kept:
+        if sent is not None or sets or kept - self.state.kept:
             self.end_round()
         self.publish(record)
         return record

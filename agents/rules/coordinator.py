@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from fedssh.errors import JudgeError
 from fedssh.rules import records, site_scores
-from fedssh.rules.events import Blob, Counted, Event, Metrics, Record, Scored
+from fedssh.rules.events import Blob, Counted, Event, Metrics, Record, Scored, Work
 from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Decision, ahead, decide, gone_on
 from fedssh.rules.records import Bearing, Over, Sent
@@ -84,6 +84,22 @@ class Combined(Generic[Model]):
     bearing: Bearing | None = None
 
 
+@dataclass(frozen=True)
+class Joined(Generic[Model]):
+    """A network whose two parts were trained in two rooms.
+
+    Attributes:
+        metrics: What it scored.
+        sets: The optimizer's state, of the coordinator's part and of the site's.
+        work: What it took.
+    """
+
+    model: Model
+    metrics: Metrics
+    sets: Sequence[Model]
+    work: Work
+
+
 class Bench(Protocol[Model]):
     """What judges models; every method raises JudgeError for what it cannot do."""
 
@@ -111,6 +127,9 @@ class Bench(Protocol[Model]):
 
     def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Model]:
         """The result of the open round, of its updates in this order."""
+
+    def join(self, state: Federation, sent: Sent, model: Model) -> Joined[Model]:
+        """The network of a turn under `split` that is over: the site's layers, in `model`, and the coordinator's."""
 
     def check(self, state: Federation, model: Model) -> Finding:
         """Whether sites can go on from a model that is about to become current."""
@@ -153,6 +172,8 @@ def judge(
     Args:
         lap: Called when it is scored.
     """
+    if store.state.policy.split:
+        return _turned(store, bench, sent, model, lap)
     while True:
         against = store.state  # as of just now: it is compared with the newest under the lock
         weighed = _weighed(bench, against, sent, model)
@@ -295,6 +316,52 @@ def _settled(store: Store[Model], state: Federation, sent: Sent, model: Model, w
         if one is not None:
             store.drop(one)
     return Done(record, decided.metrics)
+
+
+def _turned(
+    store: Store[Model], bench: Bench[Model], sent: Sent, model: Model, lap: Callable[[], None] = lambda: None
+) -> Done:
+    """Join what a site trained in its turn with the coordinator's part, score the whole and decide about it."""
+    before = store.state
+    decided, result = _joined(bench, before, sent, model)
+    lap()
+    with store.locked() as state:
+        reason = state.objection(sent.site, sent.started)
+        if not reason and state.current.of != before.current.of:
+            decided = Decision(False, f"it was trained from record {before.current.of}, which is current no more")
+        scored = result.work if result is not None and decided.metrics is not None else None
+        if reason:
+            record = store.append(records.verdict(state, sent, Decision(False, reason)))
+        elif decided.accept and result is not None:
+            blobs = [store.blob(one) for one in result.sets]
+            event = records.joined(state, sent, decided, scored, store.blob(result.model), blobs)
+            record = store.append(event, result.model, result.sets)
+        else:
+            record = store.append(records.joined(state, sent, decided, scored))
+    for one in (model, *((result.model, *result.sets) if result else ())):
+        store.drop(one)
+    return Done(record, decided.metrics)
+
+
+def _joined(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -> tuple[Decision, Joined[Model] | None]:
+    """What becomes of a turn, and its network where there is one."""
+    if reason := state.objection(sent.site, sent.started):
+        return Decision(False, reason), None
+    result = None
+    try:
+        result = bench.join(state, sent, model)
+        current = state.current
+        mixes = ((1.0, result.metrics),)
+        decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes)
+        if decided.accept or state.gate.is_ladder:
+            finding = bench.check(state, result.model)
+            if state.gate.is_ladder and not finding.sound:
+                decided = Decision(False, finding.text)
+            elif decided.accept:
+                decided = gone_on(decided, finding.sound, finding.text)
+    except JudgeError as error:
+        decided = Decision(False, str(error))
+    return decided, result
 
 
 def _next_step(state: Federation, now: float) -> Event | None:

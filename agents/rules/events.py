@@ -102,6 +102,17 @@ class Measured(Typed):
     balanced_accuracy: float = said("The mean recall of the classes that there are, likewise.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work(Typed):
+    """What went through the channel in a turn under `split`, as the coordinator counted it."""
+
+    steps: int = said("Steps of training.")
+    images: int = said("Images in them, each as often as it was trained on.")
+    received: int = said("Bytes that came from the site, sealed.")
+    sent: int = said("Bytes that went to it.")
+    seconds: float = said("From the first step to the last.")
+
+
 class Event(Typed):
     """What a record says, beside its number, its time and the record before it."""
 
@@ -210,7 +221,9 @@ class Verdict(Event):
     against: int | Absent = said("The record that had made the current model current.", absent=True)
     current_metrics: Metrics = said("What that one scored.")
     reason: str = said("Why.")
-    candidate: Blob | Absent = said("What was sent, under a policy that mixes.", absent=True)
+    candidate: Blob | Absent = said(
+        "What was sent, under a policy that mixes; under `split`, the site's layers.", absent=True
+    )
     share: float | Absent | None = said("Its share in the model; null where that may not be told.", absent=True)
     staleness: int | Absent = said("How often others had changed the current model meanwhile.", absent=True)
     margin: float | Absent = said(_FOUND, absent=True)
@@ -221,6 +234,12 @@ class Verdict(Event):
     )
     slots: tuple[int, ...] | Absent = said(
         "The records whose steps waited and are in the mean with this one's, ascending, under a policy that gathers.",
+        absent=True,
+    )
+    work: Work | Absent = said("Under `split`: what went through the channel in the turn.", absent=True)
+    state: tuple[Blob, ...] | Absent = said(
+        "Under `split`, of what became current: files of the optimizer's state, of the coordinator's layers and of "
+        "the site's.",
         absent=True,
     )
 

@@ -77,7 +77,8 @@ class Current:
         metrics: What it scored on the holdout, as the federation knows it.
         makers: Who changed the current model each time, this time included: sites by name, "" for rounds and rollbacks.
         bar: The best value of the main metric since genesis or the last rollback.
-        server: Files of the server optimizer's state; none after genesis and rollback.
+        server: Files of the server optimizer's state, under `split` of that of the network's two parts; none after
+            genesis and rollback.
     """
 
     of: int
@@ -442,7 +443,7 @@ def _next(state: Federation, record: Record, said: Accepted | RolledBack | Round
     if not isinstance(said, RolledBack):  # after a rollback the bar is what the operator went back to
         bar = better_of(main_metric(state.genesis), bar, state.current.bar)
     maker = said.site if isinstance(said, Accepted) else ""
-    server = said.state if isinstance(said, RoundAccepted) else ()
+    server = () if isinstance(said, RolledBack) else known(said.state, ())
     return Current(record.sequence, said.model, said.metrics, (*state.current.makers, maker), bar, server)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from fedssh.rules.events import (
     RoundOpened,
     RoundRefused,
     Verdict,
+    Work,
 )
 from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Decision, passes, told
@@ -147,6 +149,27 @@ def verdict(
         if decided.gathered and not hide:
             said["slots"] = tuple(slot.record for slot in waiting(state, sent))
     return Accepted(**said) if decided.accept else Refused(**said)
+
+
+def joined(
+    state: Federation,
+    sent: Sent,
+    decided: Decision,
+    work: Work | None,
+    model: Blob | None = None,
+    sets: Sequence[Blob] = (),
+) -> Accepted | Refused:
+    """The end of a turn under `split`, whose network becomes current or does not.
+
+    Args:
+        sent: With the site's layers as its model.
+        work: What went through the channel; None where nothing was joined.
+        model: The file of the whole that becomes current. Not for one that is refused.
+        sets: Files of the optimizer's state.
+    """
+    said = verdict(state, sent, decided, model=model)
+    more: dict[str, Any] = {"candidate": sent.model} | ({} if work is None else {"work": work})
+    return dataclasses.replace(said, **more | ({"state": tuple(sets)} if isinstance(said, Accepted) else {}))
 
 
 def counted(state: Federation, sent: Sent) -> Verdict:

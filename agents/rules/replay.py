@@ -13,6 +13,7 @@ without whoever reads the history seeing it. What stays hers:
     under a ladder      she need not say what a refused model scored; by how much an accepted one had to be better is
                         her word, as far as it is what two models with these accuracies can differ by
     a bundle            she may say that it was damaged, or drop it; its site gets no other receipt then
+    a turn              under `split` she may say that other steps were taken in it, and with other bytes
     a mix               she may say that another of several scored best, that Krum found others to be near, and that a
                         model is the mix or mean of what it names: nobody else has the weights of all
     what sites say      she may repeat it wrongly; a site that looks finds it in its own verdict
@@ -96,7 +97,7 @@ ENDED = re.compile(f"{orders.FINISHED}|{orders.ROLLED_BACK}([1-9][0-9]{{0,15}})"
 NO_JUDGE = ("revoked", "round ", orders.FINISHED, orders.ROLLED_BACK)  # other reasons than a judge's
 TOO_FEW = re.compile(r"[0-9]+ of [0-9]+ updates")
 
-JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, BEARING, MADE, BUNDLE, OPERATOR, CLOCK, RATE, OLDER, NEWER = WORDS = (
+JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, BEARING, MADE, TURN, BUNDLE, OPERATOR, CLOCK, RATE, OLDER, NEWER = WORDS = (
     "that the judge could not do it",
     "whether sites can go on from a model",
     "what the ladder hides",
@@ -105,6 +106,7 @@ JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, BEARING, MADE, BUNDLE, OPERATOR, CLOC
     "shares that depend on the weights",
     "how updates lie to each other",
     "that a model is made of what it says",
+    "what went through a channel",
     "what was wrong with a bundle",
     "what an operator decided",
     "what time it was",
@@ -290,6 +292,8 @@ class Replay:
             raise wrong(record, "a model of another architecture is invalid")
         if state.policy.rounds:
             same(record, records.counted(state, sent))
+        elif state.policy.split:
+            self._check_joined(state, record, said, sent)
         else:
             self._check_scored(state, record, said, sent)
 
@@ -339,6 +343,29 @@ class Replay:
         self._word(MADE, not whole)
         model = sent.model if whole else said.model
         same(record, records.verdict(state, sent, decided, staleness, model))
+
+    def _check_joined(self, state: Federation, record: Record, said: Verdict, sent: Sent) -> None:
+        """The end of a turn under `split`: what it took, and that the whole is made of both parts, is her word."""
+        gated = functools.partial(decided_on, state, (1.0,), 1.0)
+        if said.metrics is None:
+            decided, scored = self._unscored(state, record, said, [gated])
+        else:
+            check_scores(record, state, said.metrics)
+            self._word(CUT, _decided(said))
+            scores = could_score(state, paired_with(record, state, said))
+            decided, scored = self._gone_on(state, record, said, gated(scores)), True
+        work = known(said.work, None) if scored else None
+        if scored and work is None:
+            raise wrong(record, "it does not say what the turn took")
+        self._word(TURN, work is not None)
+        if not isinstance(said, Accepted):
+            same(record, records.joined(state, sent, decided, work))
+            return
+        sets = known(said.state, ())
+        if len(sets) != 2:
+            raise wrong(record, f"the optimizer's state has {len(sets)} sets, of two parts there are 2")
+        self._word(MADE)
+        same(record, records.joined(state, sent, decided, work, said.model, sets))
 
     def _unscored(
         self,

@@ -48,6 +48,7 @@ LATER = (
     "precision",
     "calibrate",
 )
+WHOLE = ("proximal", "class_weights", "clip_norm", "local", "site_rates", "precision", "calibrate")
 DECIDING = ("threshold", "temperature", "site_scores", "evidence")  # terms that stand in genesis beside the plan
 _POLICIES = "`charity policies` lists policies and their options"
 
@@ -223,6 +224,8 @@ def schedule_of(wanted: str, policy: Policy) -> str:
     """
     if policy.rounds and wanted == "relay":
         raise ValueError(f"the policy {policy.name} trains in rounds, not in a relay")
+    if policy.split:
+        return "relay"
     return "rounds" if policy.rounds else wanted
 
 
@@ -232,9 +235,10 @@ def publish_of(wanted: str | None, policy: Policy) -> str:
     Raises:
         ValueError: The policy takes something else.
     """
-    publish = wanted or ("session" if policy.rounds else "improved")
-    if policy.rounds and publish != "session":
-        raise ValueError(f"the policy {policy.name} takes one update per round")
+    once = policy.rounds or policy.split
+    publish = wanted or ("session" if once else "improved")
+    if once and publish != "session":
+        raise ValueError(f"the policy {policy.name} takes one update per {'turn' if policy.split else 'round'}")
     return publish
 
 
@@ -270,6 +274,16 @@ def check_calibrate(calibrate: str, class_weights: str) -> None:
     """Raise ValueError where the same skew would be corrected twice."""
     if calibrate != "none" and class_weights != "none":
         raise ValueError(f"calibrate {calibrate} goes with no class weights, found {class_weights}")
+
+
+def check_split(settings: Mapping[str, Any], policy: Policy) -> None:
+    """Raise ValueError where what is agreed takes a network in one piece, and the policy has it in two rooms."""
+    if not policy.split:
+        return
+    for name in WHOLE:
+        if settings[name] != getattr(Terms, name):
+            word = name.replace("_", "-")
+            raise ValueError(f"{word} takes a network in one piece, and under {policy.name} it is in two rooms")
 
 
 def later_than(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -361,6 +375,7 @@ def _plan(terms: Terms, policy: Policy) -> dict[str, Any]:
         check_momentum(terms.momentum, terms.optimizer)
         check_weight_decay(terms.weight_decay, terms.optimizer)
         check_local(terms.local, policy)
+        check_split(vars(terms), policy)
         check_calibrate(terms.calibrate, terms.class_weights)
     except ValueError as error:
         raise SettingsError(f"--{error}", "leave one of the two out") from None

@@ -170,6 +170,12 @@ def _whole(value: Any, where: str) -> int:
     return value
 
 
+def _truth(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise LedgerError(f"{where} is {str(value)[:40]}, expected true or false")
+    return value
+
+
 def _number(value: Any, where: str) -> float:
     if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
         raise LedgerError(f"{where} is {str(value)[:40]}, expected a number")
@@ -184,6 +190,7 @@ def _object(value: Any, where: str) -> Mapping[str, Any]:
 
 _SIMPLE: dict[Any, _Read] = {
     str: _text,
+    bool: _truth,
     int: _whole,
     float: _number,
     dict: _object,
@@ -199,7 +206,7 @@ def _shown(hint: Any) -> str:
         return f"list of {_shown(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) is Literal:
         return ", ".join(map(repr, typing.get_args(hint)))
-    words = {str: "text", int: "whole number", float: "number", types.NoneType: "null"}
+    words = {str: "text", bool: "true or false", int: "whole number", float: "number", types.NoneType: "null"}
     if hint in words:
         return words[hint]
     return hint.__name__ if isinstance(hint, type) and dataclasses.is_dataclass(hint) else "object"

@@ -22,12 +22,13 @@ from experiments.engines.memory.coordinator import Became, Coordinator, Sent
 from experiments.engines.memory.history import History, read_history
 from experiments.engines.memory.models import ModelFiles, Scores, Weights, identifier
 from experiments.engines.memory.simulation import Checkpoint, Session, Simulation, Site
+from experiments.engines.memory.turned import Turned
 from experiments.engines.outcome import moments, submissions, verdicts
 from fedssh.errors import DecisionError, LedgerError
 from fedssh.forms import canonical
-from fedssh.rules.events import START, Blob, Local, Record
+from fedssh.rules.events import START, Blob, Local, Record, Work
 from fedssh.rules.gate import PAIRED, standard_error
-from fedssh.rules.replay import BEARING, Replay
+from fedssh.rules.replay import BEARING, TURN, Replay
 from fedssh.rules.terms import agree
 from fedssh.weights import write_weights
 
@@ -96,6 +97,27 @@ class Opposed(Adders):
         kernel, bias = self.MOVES[site]
         model = {name: array + np.float32(bias if "bias" in name else kernel) for name, array in weights.items()}
         return Session((Checkpoint(1, Local(0.5, 0.5), model),), 1, 0.001)
+
+
+class Halves(Adders):
+    """Sites that add to the kernel while the coordinator adds to the bias; the second site's turns make it worse."""
+
+    STEPS: ClassVar = {"alice-1": 0.125, "alice-2": -0.25, "alice-3": 0.0625}
+
+    def __init__(self, examples: dict[str, int]) -> None:
+        super().__init__(examples)
+        self._turns = 0
+
+    def session(self, site: str, weights: Weights) -> Session:
+        self._turns += 1
+        head, tail = ({name: weights[name] + np.float32(self.STEPS[site])} for name in ("dense1/kernel", "output/bias"))
+        state = {"iteration": np.array([0, self._turns], np.float32)}
+        work = Work(steps=self._turns, images=self._examples[site], received=4000, sent=3000, seconds=0.5)
+        self._turned = Turned(tail, [state, state], work)
+        return Session((Checkpoint(1, Local(0.5, 0.5), head),), 1, 0.001)
+
+    def turned(self) -> Turned:
+        return self._turned
 
 
 def judge_both(model: Weights, against: Weights | None = None, /) -> dict[str, Any]:
@@ -177,7 +199,10 @@ def play(
     if attack:
         sites[attack[0]].attack = read_attack(attack[1])
     with History(path) as history:
-        coordinator = Coordinator(history, SPEC, by, lambda model, clock: became.append((clock, model)))
+        turned = trainers.turned if isinstance(trainers, Halves) else None
+        coordinator = Coordinator(
+            history, SPEC, by, lambda model, clock: became.append((clock, model)), turned=turned
+        )  # fmt: skip
         simulation = Simulation(coordinator, sites, trainers or Adders(examples), keep_last=True, controls=controls)
         terms = agree({**SETTINGS, **settings}, SPEC, "binary_crossentropy")
         coordinator.begin(terms, 1, weights(start), 0, list(sites))
@@ -227,6 +252,45 @@ def test_a_step_that_spoils_every_mean_keeps_nobody_from_being_judged(tmp_path: 
     played = play(tmp_path / "h", sites, Spoiling(sites), by=spoiled, policy="gather", sessions=1)
     assert [record["site"] for record in played.of("accepted")] == ["alice-2"]
     assert [record["metrics"]["loss"] > 2 for record in played.of("refused")] == [True]
+
+
+# turns in two rooms
+
+
+def test_a_turn_that_the_gate_refuses_takes_both_halves_back(tmp_path: Path) -> None:
+    sites = {"alice-1": 100, "alice-2": 130, "alice-3": 70}
+    played = play(tmp_path / "h", sites, Halves(sites), policy="split:dense1", start=0.4)
+    assert played.values == pytest.approx([0.525, 0.5875, 0.7125, 0.775])
+    assert [(one["site"], one["event"]) for one in played.of("accepted", "refused")] == [
+        ("alice-1", "accepted"), ("alice-2", "refused"), ("alice-3", "accepted"),
+        ("alice-1", "accepted"), ("alice-2", "refused"), ("alice-3", "accepted"),
+    ]  # fmt: skip
+    accepted, refused = played.of("accepted")[0], played.of("refused")[0]
+    assert (accepted["work"]["steps"], accepted["work"]["received"], len(accepted["state"])) == (1, 4000, 2)
+    assert accepted["candidate"] != accepted["model"]
+    assert refused["work"]["steps"] == 2
+    assert "state" not in refused
+    assert [set(model.weights) for _, model in played.became] == [{"dense1/kernel", "output/bias"}] * 4
+    assert played.coordinator.server[0]["iteration"].tolist() == [0, 6]
+    held = Replay()
+    for record in played.records:
+        held.follow(record)
+    assert held.unchecked[TURN] == 6
+
+
+@pytest.mark.parametrize("lie", [{"work": None}, {"state": []}, {"state": None}])
+def test_what_no_turn_can_end_with_is_noticed(tmp_path: Path, lie: dict[str, Any]) -> None:
+    """None: it does not say so."""
+    played = play(tmp_path / "h", {"alice-1": 9}, Halves({"alice-1": 9}), policy="split:dense1", sessions=1)
+    held = Replay()
+    for record in played.records:
+        if record.event == "accepted":
+            fields = {name: one for name, one in {**record.fields, **lie}.items() if one is not None}
+            with pytest.raises(DecisionError):
+                held.follow(Record(record.sequence, record.hash, canonical(fields), ""))
+            return
+        held.follow(record)
+    pytest.fail("nothing was accepted")
 
 
 # rounds

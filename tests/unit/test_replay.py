@@ -70,6 +70,7 @@ FOUND = "on how many images of the holdout it differs, as far as two models of t
 OLDER = "a release of an older version told less; where one before it told of it, it must"
 
 # What may be changed somewhere without anybody's notice, by event and member, and why.
+TURN = "what went through a channel in a turn"
 WORD = {
     ("accepted", "site"): "whose it is, where no turn and no staleness says more; the sender finds no verdict",
     ("accepted", "submission"): OWN,
@@ -84,6 +85,9 @@ WORD = {
     ("accepted", "metrics.main under a ladder"): "which of its steps a model reached, as far as it is accepted",
     ("accepted", "margin"): FOUND,
     ("accepted", "reason, a remark"): REMARK,
+    ("accepted", "work"): TURN,
+    ("accepted", "state"): BYTES,
+    ("refused", "work"): TURN,
     ("refused", "site"): "whose it is, as in what is accepted",
     ("refused", "submission"): OWN,
     ("refused", "session"): OWN,
@@ -142,6 +146,7 @@ WORD = {
 
 NEVER = {
     ("refused", "margin"),
+    ("refused", "state"),
     ("counted", "margin"),
     ("round-refused", "margin"),
 }  # of what is accepted only; a record
@@ -166,6 +171,7 @@ MEMORY = {
     "memory-krum",
     "memory-step",
     "memory-gather",
+    "memory-split",
     "memory-parameter-free",
     "memory-parameter-free-rounds",
 }  # the others say the same as she who signs
@@ -188,7 +194,7 @@ HISTORIES = {path.name.partition(".")[0]: _read(path) for path in PATHS}
 
 
 def test_these_are_all() -> None:
-    assert len([name for name in HISTORIES if name.startswith("memory-")]) == 28 and len(HISTORIES) == 48
+    assert len([name for name in HISTORIES if name.startswith("memory-")]) == 29 and len(HISTORIES) == 49
 
 
 @pytest.mark.parametrize("name", HISTORIES)
@@ -369,7 +375,7 @@ def every_member() -> Iterator[tuple[str, str]]:
     for event in {record.event: type(record.said) for history in HISTORIES.values() for record in history[1:]}.values():
         for field in dataclasses.fields(event):
             if field.name != "more" and not (
-                event is Counted and field.name in ("candidate", "share", "staleness", "base", "slots")
+                event is Counted and field.name in ("candidate", "share", "staleness", "base", "slots", "work", "state")
             ):
                 yield event.name, field.name
 

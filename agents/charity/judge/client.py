@@ -24,6 +24,7 @@ from fedssh.commands import logging_environment
 from fedssh.errors import AgentError, JudgeError
 
 CHECK_WORTH = 4  # six short trainings at most, in a network that is built for the first of them
+OPENING_WORTH = 4  # a network is built
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no submission's fault, and may pass
 
 
@@ -256,6 +257,55 @@ class Judge:
         """
         paths = {"model": str(model), "current": str(current), "first": str(first)}
         return self.ask({"check": paths | {"plan": plan}}, CHECK_WORTH)
+
+    def turn(self, wanted: dict[str, Any] | None) -> dict[str, Any]:
+        """Open a turn at the judge, unless it is open; None closes the one that is.
+
+        Args:
+            wanted: See `charity.opening`.
+
+        Returns:
+            `key`, the X25519 public key to offer, and `tensors`, the names of what the site sends at its end.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        return self.ask({"turn": wanted}, OPENING_WORTH)["turn"] or {}
+
+    def welcome(self, welcome: dict[str, Any]) -> None:
+        """Let a site in, see `judge.turns`.
+
+        Raises:
+            JudgeError: As `ask`; also where that turn is not open.
+            OSError: There can be no socket.
+        """
+        self.ask({"welcome": welcome})
+
+    def turned(self, id: str) -> dict[str, Any] | None:
+        """How far a turn is; None where it is not open.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        found = self.ask({"turned": id})["turned"]
+        assert found is None or isinstance(found, dict)
+        return found
+
+    def join(self, turn: dict[str, Any], head: Path, out: Path) -> dict[str, Any]:
+        """Join what a site trained in a turn with the judge's own layers, and score the whole.
+
+        Args:
+            turn: What opens it, see `charity.opening`.
+            head: The site's layers.
+            out: Where the whole goes; the optimizer's state of both parts lies beside it afterwards.
+
+        Returns:
+            `metrics`, `work`, `server`: how many files the optimizer's state has.
+
+        Raises:
+            JudgeError: As `ask`; also where the turn has not ended.
+        """
+        return self.ask({"join": {"turn": turn, "head": str(head), "out": str(out)}}, CHECK_WORTH)
 
     def stop(self) -> None:
         """End the process, at once if it does not go by itself."""

@@ -13,7 +13,9 @@ import functools
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from fedssh.charity.judge.own_images import to_reading
 from fedssh.charity.judge.probe import Probe
 from fedssh.charity.judge.scorer import Scorer, fingerprint
 from fedssh.charity.judge.starting_weights import read_given
+from fedssh.charity.judge.turns import Turns
 from fedssh.commands import log_events
 from fedssh.errors import AgentError, SettingsError
 from fedssh.models import batch_normalisation, get_weights, is_own, likeness, loss_name, set_weights, tasks
@@ -36,6 +39,10 @@ from fedssh.models.layout import layout
 from fedssh.models.recipe import balanced
 from fedssh.models.training import optimizer_of
 from fedssh.rules.label_shares import is_calibrated
+from fedssh.rules.policies import read_policy
+from fedssh.split.turn import found as found_cut
+
+_NEVER: AbstractContextManager[Any] = contextlib.nullcontext()
 
 
 def genesis(
@@ -49,6 +56,7 @@ def genesis(
     given: Path | None = None,
     reading: Reading = AS_IT_IS,
     decision: dict[str, Any] | None = None,
+    policy: str | None = None,
 ) -> dict[str, Any]:
     """Make the federation's first model: random or given weights, then epochs on the coordinator's own images.
 
@@ -62,11 +70,13 @@ def genesis(
         given: A file with weights for some or all tensors.
         reading: What the images' files do not say.
         decision: What is found on the holdout beside scores.
+        policy: How models become one; None where nobody asks.
 
     Returns:
         `metrics`, `examples` trained on; `network`, what is agreed of one that does not come with fedssh; where the
         loss of the sites is calibrated `label_counts`, how many examples of each class the holdout has; with `given`
-        also `weights` for the record and the line `told`, or only `unfit` with the reason why it cannot be used.
+        also `weights` for the record and the line `told`, or only `unfit` with the reason why it cannot be used;
+        where the network is trained in two rooms `policy`, with the cut that was left open.
     """
     keras = load_keras()
     reading = dataclasses.replace(reading, task=tasks.task_of(spec))
@@ -75,6 +85,11 @@ def genesis(
     scorer = Scorer(spec, holdout, decision)
     if plan.get("local", "none") != "none" and not batch_normalisation(scorer.network):
         return {"unfit": f"--local {plan['local']}: {spec['name']} has no batch normalisation"}
+    if policy is not None and read_policy(policy).split:
+        try:
+            start["policy"] = found_cut(read_policy(policy), scorer.network).text
+        except ValueError as error:
+            return {"unfit": f"--policy {policy}: {error}"}
     if given is not None:
         try:
             found = read_given(given, scorer.shapes, layout(scorer.network))
@@ -115,11 +130,21 @@ def check(scorer: Scorer, probe: Probe, wanted: dict[str, Any]) -> dict[str, Any
     return vars(probe.check(scorer.read(Path(wanted["model"])), current, first))
 
 
-def serve(answer: Callable[[dict[str, Any]], dict[str, Any]], say: Callable[[dict[str, Any]], None]) -> None:
-    """Answer every line of standard input until it ends."""
+def serve(
+    answer: Callable[[dict[str, Any]], dict[str, Any]],
+    say: Callable[[dict[str, Any]], None],
+    busy: AbstractContextManager[Any] = _NEVER,
+) -> None:
+    """Answer every line of standard input until it ends.
+
+    Args:
+        busy: Held while an answer is computed.
+    """
     for line in sys.stdin:
         try:
-            say(answer(json.loads(line)))
+            with busy:
+                found = answer(json.loads(line))
+            say(found)
         except OSError as error:
             say({"error": str(error), "errno": error.errno})
         except (AgentError, ValueError, KeyError) as error:
@@ -159,6 +184,8 @@ def main() -> None:
     load_keras()
     scorer: Scorer | None = None
     probes: dict[str, Probe] = {}
+    busy = threading.RLock()
+    turns = Turns(spec, busy)
 
     def probe_for(plan: dict[str, Any]) -> Probe:
         """A federation has one plan, so there is one."""
@@ -177,9 +204,17 @@ def main() -> None:
             given = Path(wanted["weights"]) if wanted.get("weights") else None
             return genesis(
                 spec, arguments.data, holdout, wanted["seed"], wanted["plan"], Path(wanted["out"]),
-                wanted.get("epochs", 1), given, reading, arguments.decision,
+                wanted.get("epochs", 1), given, reading, arguments.decision, wanted.get("policy"),
             )  # fmt: skip
         scorer = scorer or Scorer(spec, holdout, arguments.decision)
+        if "turn" in request:
+            return turns.open(request["turn"])
+        if "welcome" in request:
+            return turns.welcome(request["welcome"])
+        if "turned" in request:
+            return turns.turned(request["turned"])
+        if "join" in request:
+            return turns.join(scorer, request["join"])
         if "mix" in request:
             return combining.mix(scorer, request["mix"])
         if "round" in request:
@@ -200,7 +235,7 @@ def main() -> None:
         warm.score()
     scorer = warm
     say({"ready": True, "holdout": {"sha256": fingerprint(holdout), "examples": len(holdout)}})
-    serve(answer, say)
+    serve(answer, say, busy)
 
 
 if __name__ == "__main__":

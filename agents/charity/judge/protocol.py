@@ -11,9 +11,11 @@
 {"assess": {"model": PATH, "splits": [NAME, …], "threshold": P|null, "temperature": T|null}}
 {"assessed": {NAME: {"loss", …, "auc_interval": [LOW, HIGH]|null, "calibration_error", "calibration_interval", …}, …}}
 {"check": {"model": PATH, "current": PATH, "first": PATH, "plan": {…}}}          {"sound": BOOL, "text": TEXT}
-{"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null}}
-{"metrics": {…}, "examples": N, "weights": {…}, "told": LINE, "label_counts": [N, …]} or {"unfit": reason}
+{"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null, "policy": TEXT}}
+{"metrics": {…}, "examples": N, "weights": {…}, "told": LINE, "label_counts": [N, …], "policy": TEXT}
+or {"unfit": reason}
 "mix" and "round" with "paired": true                            their metrics have "standard_error", too
+under `split` also "turn", "welcome", "turned", "join"           see `turns`
 whatever it cannot do                                            {"error": reason}, of a disk with {"errno": N}
 
 `standard_error` is that of the difference between the accuracies of two models, paired over the images of the holdout,

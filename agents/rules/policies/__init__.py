@@ -6,6 +6,7 @@
     step                       the current model + a part of what the site changed; whichever has the lowest loss
     gather                     as step, or the mean of what several sites changed
     fedasync                   a share of the candidate, discounted by its age
+    split:CUT                  a site trains the first layers, the coordinator the rest; then the gate
     fedavg                     rounds: the mean of all updates, weighted by number of examples
     fednova                    rounds: the mean of what all change in a step of training
     median, trimmed:N          rounds: coordinate-wise median; mean without the N lowest and N highest
@@ -28,6 +29,7 @@ is sent is in the result:
     GATHERED = (1.0, …)              parts of its mean step with those of sites whose steps wait, to score as well
     BY_LOSS = True                   the lowest loss counts, as long as the gate lets the main metric through
     BY_GATE = True                   it accepts what the gate lets through; usual is what is better, see `gate.best`
+    SPLIT = True                     a site sends its layers only, which it trained over a channel with the coordinator
     least(values)                    the fewest updates that it is defined for; usual is 1
     length(values, examples)         how many times as long the combined step is taken; usual is 1
     combine(values, updates, shares) a stretch of all updates, n arrays [weights], to float64 [weights]; usual is the
@@ -72,6 +74,7 @@ class Rule:
     steps: bool = False
     by_loss: bool = False
     by_gate: bool = False
+    split: bool = False
     gathered: tuple[float, ...] = ()
     least: Callable[[Values], int] | None = None
     length: Callable[[Values, Sequence[int]], float] | None = None
@@ -126,6 +129,11 @@ class Policy:
     def by_gate(self) -> bool:
         """Whether it accepts what the gate lets through, and not only what is better."""
         return self.rule.by_gate
+
+    @property
+    def split(self) -> bool:
+        """Whether the network is in two rooms, and trained over a channel between them, in turns of a relay."""
+        return self.rule.split
 
     @property
     def least(self) -> int:
@@ -265,7 +273,7 @@ def _rule(name: str) -> Rule:
 
 
 def _said(module: object, part: str) -> Any:
-    constants = ("does", "options", "mixes", "steps", "gathered", "by_loss", "by_gate")
+    constants = ("does", "options", "mixes", "steps", "gathered", "by_loss", "by_gate", "split")
     return getattr(module, part.upper() if part in constants else part, None)
 
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from experiments.engines.memory.history import SECONDS_PER_IMAGE, History, seconds
 from experiments.engines.memory.models import ModelFiles, Scores, Weights, identifier, site_key
+from experiments.engines.memory.turned import Turned, whole
 from fedssh.charity.judge.probe import Probe
 from fedssh.errors import JudgeError
 from fedssh.rules import averaging, coordinator, records
-from fedssh.rules.coordinator import Combined, Done
+from fedssh.rules.coordinator import Combined, Done, Joined
 from fedssh.rules.events import (
     Accepted,
     Blob,
@@ -105,6 +106,8 @@ class ArrayStore:
 
     def __init__(self, history: History, spec: dict[str, Any], first: Weights) -> None:
         self._history = history
+        self._spec = spec
+        self._others: dict[tuple[str, ...], ModelFiles] = {}
         self.files = ModelFiles(first, spec)
         self.clock = 0.0
         self.first = self.weights = first
@@ -140,15 +143,20 @@ class ArrayStore:
         if isinstance(event, Counted) and model is not None:
             self.updates[event.site] = model
         elif model is not None:
-            self.weights, self.server = model, sets
+            self.weights, self.server = model, tuple(sets)
         record = self._history.append(event.name, self.clock, **event.fields())
         if self.state.policy.steps:
             self.bases = {name: self.bases[name] for name in self.state.kept & self.bases.keys()}
         return record
 
     def blob(self, model: Weights) -> Blob:
-        """The hash and size of the file that weights would be."""
-        return self.files.blob(model)
+        """The hash and size of the file that weights, or an optimizer's state, would be."""
+        names = tuple(model)
+        if names == tuple(self.first):
+            return self.files.blob(model)
+        if names not in self._others:
+            self._others[names] = ModelFiles(model, self._spec)
+        return self._others[names].blob(model)
 
     def base(self, blob: Blob) -> Weights:
         """What a step starts from, or a candidate that waits."""
@@ -169,9 +177,14 @@ class ArrayBench:
         judge: Scores weights on the holdout; raises ValueError for what cannot be scored.
         probe: Tries models that are about to become current.
         statistics: The names of the tensors that no gradient changes.
+        turned: What came of the newest turn, under `split`.
     """
 
-    def __init__(self, store: ArrayStore, judge: Scores, probe: Probe, statistics: Collection[str]) -> None:
+    def __init__(
+        self, store: ArrayStore, judge: Scores, probe: Probe, statistics: Collection[str],
+        turned: Callable[[], Turned] | None = None,
+    ) -> None:  # fmt: skip
+        self._turned = turned
         self._store = store
         self._judge = judge
         self._probe = probe
@@ -214,6 +227,14 @@ class ArrayBench:
             bearing = averaging.bearing(store.weights, weights) if records.evidence_agreed(state) else None
             return Combined(result.weights, self._scored(state, result.weights), result.shares, result.state, bearing)
 
+    def join(self, state: Federation, sent: records.Sent, model: Weights) -> Joined[Weights]:
+        """The network of the turn that is over."""
+        assert self._turned is not None, "nobody sends the layers of a site but who trains them"
+        turned = self._turned()
+        joined = whole(turned, model, self._store.first)
+        with _said_as_judge():
+            return Joined(joined, self._scored(state, joined), turned.sets, turned.work)
+
     def _scored(self, state: Federation, weights: Weights) -> Metrics:
         return self._judge(weights, self._store.weights) if state.gate.paired else self._judge(weights)
 
@@ -243,6 +264,7 @@ class Coordinator:
         became: Called for every model that becomes the current one after the first.
         statistics: The names of the tensors that no gradient changes.
         train: The coordinator's own images to train on; None where she has none.
+        turned: What came of the newest turn, under `split`.
     """
 
     def __init__(
@@ -253,7 +275,9 @@ class Coordinator:
         became: Callable[[Became, float], None],
         statistics: Collection[str] = (),
         train: Images | None = None,
+        turned: Callable[[], Turned] | None = None,
     ) -> None:
+        self._turned = turned
         self._history = history
         self._spec = spec
         self._judge = judge
@@ -273,6 +297,11 @@ class Coordinator:
         return self._store.weights
 
     @property
+    def server(self) -> Sequence[Weights]:
+        """The server optimizer's state, or under `split` that of the network's two parts."""
+        return self._store.server
+
+    @property
     def brought(self) -> int:
         """How many releases the sites have brought in, all of them together."""
         return self._store.brought
@@ -288,7 +317,7 @@ class Coordinator:
         """Record the first model and enrol the sites; returns what the model scores on the holdout."""
         probe = Probe(self._spec, agreement["plan"], lambda: self._train)
         self._store = ArrayStore(self._history, self._spec, weights)
-        self._bench = ArrayBench(self._store, self._judge, probe, self._statistics)
+        self._bench = ArrayBench(self._store, self._judge, probe, self._statistics, self._turned)
         metrics = self._judge(weights)
         fields = {
             **agreement,

@@ -32,13 +32,16 @@ from experiments.engines.memory.history import History, read_history
 from experiments.engines.memory.models import ModelFiles, Scores, first_model, scores_on, statistics_of
 from experiments.engines.memory.simulation import Simulation, Site
 from experiments.engines.memory.trainers import Crew
+from experiments.engines.memory.turns import TurnCrew
 from experiments.engines.outcome import submissions, verdicts, work
+from fedssh.errors import SettingsError
 from fedssh.history.contributions import contributions
-from fedssh.models import loss_name
+from fedssh.models import build, loss_name
 from fedssh.models.backend import load_keras
 from fedssh.rules.label_shares import is_calibrated, label_shares
 from fedssh.rules.policies import read_policy
 from fedssh.rules.terms import agree
+from fedssh.split.turn import found
 
 WAITING = 4  # models that may wait for their scores on the test split
 
@@ -62,14 +65,18 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
     weights, examples = first_model(prepared, terms["plan"], run.seed)
     files = ModelFiles(weights, prepared.spec)
     controls = controls_of(prepared.spec, run.site_names) if run.control == "scaffold" else None
+    turns = TurnCrew(run, prepared, terms) if read_policy(terms["policy"]).split else None
     with (
         History(folder / HISTORY) as history,
-        Crew(run, prepared, terms["plan"], cores, files, controls) as crew,
+        turns or Crew(run, prepared, terms["plan"], cores, files, controls) as crew,
         _Story(run, test, progress) as story,
     ):
         coordinator = Coordinator(
-            history, prepared.spec, holdout, story.became, statistics_of(prepared.spec), prepared.train
-        )
+            history, prepared.spec, holdout, story.became, statistics_of(prepared.spec), prepared.train,
+            turns.turned if turns else None,
+        )  # fmt: skip
+        if turns:
+            turns.server = lambda: coordinator.server
         simulation = Simulation(coordinator, _sites(run, crew), crew, story.went_on, run.score_sites, controls)
         story.coordinator, story.simulation = coordinator, simulation
         metrics = coordinator.begin(terms, run.seed, weights, examples, run.site_names)
@@ -110,10 +117,15 @@ def agreement(run: Run, prepared: Prepared) -> dict[str, Any]:
     if is_calibrated(terms["plan"]):
         counts = np.bincount(prepared.holdout.labels, minlength=spec["classes"])
         terms["plan"] = terms["plan"] | {"label_shares": label_shares(counts.tolist())}
+    if read_policy(terms["policy"]).split:
+        try:
+            terms["policy"] = found(read_policy(terms["policy"]), build(spec)).text
+        except ValueError as error:
+            raise SettingsError(f"policy {terms['policy']}: {error}") from None
     return terms
 
 
-def _sites(run: Run, crew: Crew) -> dict[str, Site]:
+def _sites(run: Run, crew: Crew | TurnCrew) -> dict[str, Site]:
     sites = {}
     for number, name in enumerate(run.site_names, 1):
         pace = run.straggler if number == 1 else 1.0

@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from experiments.definition.attack import KNOW_THE_OTHERS, Attack, forge
 from experiments.engines.memory.controls import Controls
@@ -63,6 +63,21 @@ class Trainers(Protocol):
 
     def train(self, site: str, session: int, weights: Weights) -> Future[Session]:
         """Train a session of a site from a release's weights."""
+
+
+@runtime_checkable
+class OverChannels(Protocol):
+    """Who trains turns of split learning.
+
+    Attributes:
+        bytes: That went through channels so far.
+    """
+
+    bytes: int
+
+    @property
+    def layer_bytes(self) -> int:
+        """The size of a file of a site's layers."""
 
 
 @dataclass
@@ -184,6 +199,9 @@ class Simulation:
     def bytes(self) -> int:
         """Of models: each one sent, and each release brought in by each site; with each its control variate."""
         models = self.sent + self._coordinator.brought
+        if isinstance(self._trainers, OverChannels):  # what a site sends at the end of a turn is its layers only
+            whole = self._coordinator.model_bytes * self._coordinator.brought
+            return whole + self._trainers.layer_bytes * self.sent + self._trainers.bytes
         return self._coordinator.model_bytes * models * (2 if self._controls else 1)
 
     def run(self) -> None:

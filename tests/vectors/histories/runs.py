@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedssh.rules.events import Record
-from tests.unit.test_memory_engine import Adders, Opposed, judge_both, play
+from tests.unit.test_memory_engine import Adders, Halves, Opposed, judge_both, play
 
 _SITES = {"alice-1": 100, "alice-2": 130, "alice-3": 70}
 _RUNS: dict[str, dict[str, Any]] = {
@@ -24,6 +24,7 @@ _RUNS: dict[str, dict[str, Any]] = {
     "ladder-free": {"gate": "ladder", "margin": 0.05, "attack": ("alice-2", "perturb:0.1"), "start": 0.4},
     "step": {"policy": "step", "trainers": Adders(_SITES, 2), "attack": ("alice-2", "sign-flip:2"), "start": 0.3},
     "gather": {"policy": "gather", "trainers": Opposed(_SITES), "by": judge_both, "sessions": 4},
+    "split": {"policy": "split:dense1", "trainers": Halves(_SITES), "start": 0.4},
     "fedasync": {"policy": "fedasync"},
     "fednova": {"policy": "fednova"},
     "parameter-free": {

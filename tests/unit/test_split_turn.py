@@ -1,0 +1,338 @@
+"""A turn in two rooms over a real sealed channel: what is learned, and that nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedssh import models
+from fedssh.alice.fitting import epoch_order
+from fedssh.channel.sealed import Channel
+from fedssh.errors import ChannelError, UnreachableError
+from fedssh.models.data.images import Images
+from fedssh.models.training import Trainer, resident
+from fedssh.rules.plan import Plan
+from fedssh.rules.policies import read_policy
+from fedssh.split.coordinator import CoordinatorTurn
+from fedssh.split.line import Line
+from fedssh.split.site import Past, SiteTurn
+from fedssh.split.turn import Agreed
+
+SPEC = models.check_spec({"name": "mlp", "input": [4, 4, 1], "classes": 3})
+SEED = 5
+KEYS = bytes(32), bytes([1]) * 32
+Weights = Mapping[str, np.ndarray]
+
+
+def agreed(text: str = "split:dense1,wire=f32", epochs: int = 3) -> Agreed:
+    plan = Plan(batch_size=8, epochs=epochs, patience=10, optimizer="adam", learning_rate=0.01, loss="auto")
+    return Agreed(SPEC, plan, read_policy(text))
+
+
+def data(seed: int = 0, number: int = 21) -> Images:
+    random = np.random.default_rng(seed)
+    return Images(random.random((number, 4, 4, 1), dtype=np.float32), random.integers(0, 3, number))
+
+
+@pytest.fixture(scope="module")
+def start() -> Weights:
+    return models.get_weights(models.build(SPEC))
+
+
+class Cut:
+    """A channel that is cut at the n-th frame that one side sends or waits for."""
+
+    def __init__(self, inner: Channel, frames: int) -> None:
+        self._inner, self._left = inner, frames
+
+    def send(self, kind: int, *body: Any, **head: int) -> None:
+        self._one()
+        self._inner.send(kind, *body, **head)
+
+    def receive(self, fits: Callable[[Any], None], timeout: float) -> tuple[Any, Any]:
+        found = self._inner.receive(fits, timeout)
+        self._one()
+        return found
+
+    def _one(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            self._inner.close()
+            raise UnreachableError("cut")
+
+    def close(self) -> None:
+        self._inner.close()
+
+    sent = property(lambda self: self._inner.sent)
+    received = property(lambda self: self._inner.received)
+
+
+def channels() -> tuple[Channel, Channel]:
+    one, other = socket.socketpair()
+    return Channel(one, KEYS[0], KEYS[1]), Channel(other, KEYS[1], KEYS[0])
+
+
+class Rooms:
+    """Alice and the judge, each with a folder; either may be killed, which leaves its folder."""
+
+    def __init__(self, folder: Path, start: Weights, what: Agreed, examples: Images, state: Any = None) -> None:
+        self.folder, self.start, self.what, self.state = folder, start, what, state
+        self.examples = resident(examples)
+        self.told: list[Past] = []
+        self.alice()
+        self.judge()
+
+    def alice(self) -> None:
+        self.site = SiteTurn(
+            self.what, "a" * 16, self.start, self.examples, lambda epoch: epoch_order(SEED, epoch, len(self.examples)),
+            1, SEED, self.folder / "alice", told=self.told.append,
+        )  # fmt: skip
+
+    def judge(self) -> None:
+        self.coordinator = CoordinatorTurn(self.what, "a" * 16, self.start, self.state, self.folder / "judge")
+
+    def run(self, frames: int | None = None, whose: str = "site") -> BaseException | None:
+        """Until the turn is over or the channel is cut; what the judge's side ended with."""
+        ours, theirs = channels()
+        mine: Line = Cut(ours, frames) if frames is not None and whose == "site" else ours
+        hers: Line = Cut(theirs, frames) if frames is not None and whose == "judge" else theirs
+        ended: list[BaseException] = []
+
+        def serve() -> None:
+            try:
+                self.coordinator.serve(hers)
+            except BaseException as error:  # noqa: BLE001 - looked at by the test
+                ended.append(error)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            self.site.run(mine)
+        finally:
+            thread.join(30)
+            if ended and not isinstance(ended[0], UnreachableError):
+                raise ended[0]
+        return ended[0] if ended else None
+
+    def whole(self) -> dict[str, bytes]:
+        joined = {**self.site.weights(), **self.coordinator.result()[0]}
+        return {name: joined[name].tobytes() for name in sorted(joined)}
+
+
+def unsplit(start: Weights, sites: list[Images], epochs: int = 3) -> dict[str, bytes]:
+    """What one trainer learns of several sites' images in turn, with one optimizer."""
+    trainer = Trainer(SPEC, "adam", 0.01)
+    trainer.load(start)
+    trainer.fresh(SEED)
+    for examples in sites:
+        for epoch in range(1, epochs + 1):
+            trainer.epoch(resident(examples), epoch_order(SEED, epoch, len(examples)), 8)
+    return {name: array.tobytes() for name, array in sorted(trainer.weights().items())}
+
+
+WAYS = ["split:dense1,wire=f32", "split:dense1,wire=f32,labels=site,tail=dense2"]
+
+
+@pytest.mark.parametrize("text", WAYS)
+def test_two_rooms_learn_what_one_learns(text: str, start: Weights, tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, start, agreed(text), data())
+    assert rooms.run() is None
+    assert rooms.whole() == unsplit(start, [data()])
+    assert [past.epoch for past in rooms.told] == [1, 2, 3]
+    work = rooms.coordinator.work()
+    assert (work.steps, work.images) == (9, 63)
+    assert work.received > 63 * 200 * 4
+    assert rooms.site.past is not None
+    assert 0 <= rooms.site.past.value <= 1
+
+
+@pytest.mark.parametrize("text", WAYS)
+def test_three_sites_in_turn_learn_what_one_with_all_learns(text: str, start: Weights, tmp_path: Path) -> None:
+    weights, state = start, None
+    for number in range(3):
+        rooms = Rooms(tmp_path / str(number), weights, agreed(text, 2), data(number), state)
+        assert rooms.run() is None
+        tail, own, sites = rooms.coordinator.result()
+        weights, state = {**rooms.site.weights(), **tail}, (own, sites)
+    joined = {name: weights[name].tobytes() for name in sorted(weights)}
+    assert joined == unsplit(start, [data(number) for number in range(3)], 2)
+
+
+@pytest.mark.parametrize("text", WAYS)
+@pytest.mark.parametrize("whose", ["site", "judge"])
+def test_a_line_cut_anywhere_loses_and_doubles_nothing(text: str, whose: str, start: Weights, tmp_path: Path) -> None:
+    wanted = unsplit(start, [data()])
+    rooms = Rooms(tmp_path, start, agreed(text), data())
+    for frames in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15):
+        try:
+            rooms.run(frames, whose)
+        except UnreachableError:
+            continue
+        break
+    else:
+        rooms.run()
+    assert rooms.whole() == wanted
+    assert (rooms.coordinator.work().steps, [past.epoch for past in rooms.told]) == (9, [1, 2, 3])
+
+
+@pytest.mark.parametrize("text", WAYS)
+@pytest.mark.parametrize("who", ["alice", "judge", "both"])
+def test_whoever_is_killed_goes_on_to_the_same_end(text: str, who: str, start: Weights, tmp_path: Path) -> None:
+    wanted = unsplit(start, [data()])
+    rooms = Rooms(tmp_path, start, agreed(text), data())
+    for frames in (3, 9, 14, 17, 19, 21, 22, 23, 24, 25, 60):
+        if who != "judge":
+            rooms.alice()
+        if who != "alice":
+            rooms.judge()
+        try:
+            rooms.run(frames)
+        except UnreachableError:
+            continue
+        break
+    else:
+        pytest.fail("it did not come to an end")
+    assert rooms.whole() == wanted
+    assert (rooms.coordinator.work().steps, rooms.coordinator.work().images) == (9, 63)
+
+
+def test_who_comes_back_after_the_end_hears_that_it_is_over(start: Weights, tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, start, agreed(), data())
+    rooms.run()
+    wanted = rooms.whole()
+    for again in (rooms.alice, rooms.judge):
+        again()
+        rooms.run()
+        assert rooms.whole() == wanted
+    assert rooms.site.past is not None
+    assert rooms.site.past.epoch == 3
+
+
+def test_a_site_that_lost_everything_begins_again(start: Weights, tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, start, agreed(), data())
+    rooms.run()
+    wanted = rooms.whole()
+    for path in (tmp_path / "alice").iterdir():
+        path.unlink()
+    rooms.alice()
+    rooms.run()
+    assert rooms.whole() == wanted
+    assert rooms.coordinator.work().steps == 9
+
+
+@pytest.mark.parametrize("wire", ["f16", "int8"])
+def test_shorter_numbers_learn_nearly_the_same(wire: str, start: Weights, tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, start, agreed(f"split:dense1,wire={wire}"), data())
+    rooms.run()
+    tail, _, _ = rooms.coordinator.result()
+    exact = {name: np.frombuffer(one, np.float32) for name, one in unsplit(start, [data()]).items()}
+    for name, array in {**rooms.site.weights(), **tail}.items():
+        assert np.abs(array.ravel() - exact[name]).mean() < 0.01, name
+
+
+Change = Callable[[int, bytes, dict[str, int]], tuple[bytes, dict[str, int]]]
+
+
+class Odd:
+    """A channel that changes what one side sends."""
+
+    def __init__(self, inner: Channel, change: Change) -> None:
+        self._inner, self._change = inner, change
+        self.close, self.receive = inner.close, inner.receive
+        self.sent = self.received = 0
+
+    def send(self, kind: int, *body: Any, **head: int) -> None:
+        changed, heading = self._change(kind, b"".join(bytes(one) for one in body), head)
+        self._inner.send(kind, changed, **heading)
+
+
+def nan(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return (b"\xff" * 4 + body[4:] if kind == 19 else body), head
+
+
+def huge(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    most = np.float32(3e38).tobytes()
+    return (most * (len(body) // 4 - 8) + body[-32:] if kind == 19 else body), head
+
+
+def label(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return (body[:-4] + (7).to_bytes(4, "little") if kind == 19 else body), head
+
+
+def step(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return body, {**head, "step": head["step"] + 1} if kind == 19 else head
+
+
+def rows(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return body, {**head, "rows": 4_000_000_000} if kind == 19 else head
+
+
+def dtype(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return body, {**head, "dtype": 2} if kind == 19 else head
+
+
+def longer(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return (body + b"x" if kind == 19 else body), head
+
+
+def other(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return (body.replace(b'"epochs":3', b'"epochs":4') if kind == 16 else body), head
+
+
+def images(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return (body.replace(b'"examples":21', b'"examples":0') if kind == 16 else body), head
+
+
+BAD: list[tuple[Change, str]] = [
+    (nan, "what came in step 1 is not finite"),
+    (huge, "the loss of step 1 is not finite"),
+    (label, r"a label is 7 or \d, expected 0..2"),
+    (step, "a frame FORWARD has the step 2, agreed is 1"),
+    (rows, "a frame FORWARD has the rows 4000000000, agreed is 8"),
+    (dtype, "a frame FORWARD has the dtype 2, agreed is 1"),
+    (longer, "a frame FORWARD has 6,433 bytes, agreed are 6,432"),
+    (other, "the site wants 4 epochs of 3 steps, by the plan 3 epochs of 3 steps"),
+    (images, "the site trains on 0 images"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), BAD)
+def test_what_is_not_as_agreed_changes_nothing(change: Change, reason: str, start: Weights, tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, start, agreed(), data())
+    ours, theirs = channels()
+    ended: list[BaseException] = []
+
+    def serve() -> None:
+        with pytest.raises(ChannelError, match=reason) as caught:
+            rooms.coordinator.serve(theirs)
+        ended.append(caught.value)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with pytest.raises((ChannelError, UnreachableError)):
+        rooms.site.run(Odd(ours, change))
+    thread.join(30)
+    assert ended
+    assert rooms.coordinator.step == 0
+    assert rooms.run() is None  # nothing stays of it
+    assert rooms.whole() == unsplit(start, [data()])
+
+
+def test_a_gradient_that_does_not_look_honest_ends_the_turn_at_the_site(start: Weights, tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, start, agreed(), data())
+
+    def suspect(gradient: np.ndarray) -> None:
+        assert gradient.shape == (8, 200)
+        raise ChannelError("the gradients are not honest")
+
+    rooms.site._watch = suspect
+    with pytest.raises(ChannelError, match="not honest"):
+        rooms.run()
+    site = rooms.site.weights()
+    assert all(site[name].tobytes() == start[name].tobytes() for name in site)
