@@ -17,12 +17,12 @@ Nothing of the weights is made, so a network of any size can be counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedssh.models import stateless
-from fedssh.models.cut import cuts
+from fedssh.models.cut import cuts, find
 
 if TYPE_CHECKING:
     import keras
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _PRODUCTS = ("AdditiveAttention", "Attention", "Dot", "Einsum", "Inner", "Matmul", "Outer", "Tensordot", "Vdot")
 # Layers that may have weights of several dimensions, and only scale, shift or look up.
 _NUMBER_BY_NUMBER = ("BatchNormalization", "Embedding", "LayerNormalization", "Normalization", "PReLU")
+
+
+class NoCut(ValueError):
+    """A network cannot be cut where it was asked for; the message lists where it can."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +95,25 @@ def whole(network: keras.Model) -> Share:
     return _sum(_each(_nodes(network)))
 
 
-def of_spec(spec: Mapping[str, Any]) -> tuple[Share, list[Cost]]:
+def of_spec(spec: Mapping[str, Any], after: Sequence[str] = ()) -> tuple[Share, list[Cost]]:
     """What the network of a spec costs in one piece and at each cut; takes next to no memory, see `stateless`.
 
+    Args:
+        after: Names of layers after which it must be possible to cut it.
+
     Raises:
+        NoCut: It is not, see `cut.find`.
         ValueError: As `check_spec` and `costs`.
     """
     from fedssh.models import build
 
     with stateless():
         network = build(spec)
+        try:
+            for layer in after:
+                find(network, layer)
+        except ValueError as error:
+            raise NoCut(str(error)) from None
         return whole(network), costs(network)
 
 

@@ -1,6 +1,6 @@
 """The command `charity`: run a coordinator, enrol sites, and read the history.
 
-Nothing here imports what a command does not need: `--help` comes at once, and only the judge loads Keras.
+Nothing here imports what a command does not need: `--help` comes at once, and only the judge and `plan` load Keras.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedssh.charity import cli_read
+from fedssh.charity.cli_plan import plan
 from fedssh.charity.cli_read import (
     STATE,
     StateSettings,
@@ -239,6 +240,9 @@ def policies(as_json: bool) -> None:
     print("\nThe policies with rounds also have the options from `fraction` on.\n")
     columns = ("OPTION", "DEFAULT", "WHAT IT MEANS")
     print_table(columns, [(row["option"], row["default"], row["means"]) for row in options])
+
+
+charity.add_command(plan)
 
 
 @charity.command(

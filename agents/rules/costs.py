@@ -183,6 +183,11 @@ class Split:
         return of_head + (self.end.multiply_adds + BACKWARD * self.end.learning if self.end else 0)
 
 
+def slots_of(optimizer: str, momentum: float = 0.0) -> int:
+    """How many numbers an optimizer of the training plan keeps for each weight that it changes."""
+    return SLOTS[optimizer] + (momentum > 0)
+
+
 def client_bytes(way: Way, images: int, batch: int, epochs: int = 1, turns: int = 1) -> Bytes:
     """What goes to and from a site in rounds or turns.
 

@@ -23,6 +23,7 @@ from fedssh.rules.costs import (
     client_bytes,
     client_multiply_adds,
     published_break_even,
+    slots_of,
     steps_per_second,
     waiting_seconds,
     worth_a_look,
@@ -78,7 +79,8 @@ def test_an_optimizer_has_the_state_that_a_part_has() -> None:
         size = sum(array.nbytes for array in (*part.weights().values(), *part.state().values()))
         assert size - (4 if name == "nadam" else 0) == Split(Piece(25, 25, 20, 20), 5, slots=slots).turn().up
     momentum = Part({"name": "mlp", "input": [2, 2, 1], "classes": 3, "width": 5}, ["dense1"], 0, "sgd", 0.01, 0.9)
-    assert sum(array.size for array in momentum.state().values()) == 25 + 2
+    assert sum(array.size for array in momentum.state().values()) == 25 * slots_of("sgd", 0.9) + 2
+    assert slots_of("sgd") == 0 and slots_of("adam") == 2
 
 
 @pytest.mark.parametrize(

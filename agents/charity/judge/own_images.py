@@ -68,7 +68,7 @@ def take(
     Raises:
         SettingsError: The images cannot be used, or do not say what is needed.
     """
-    wanted, left_out = _read(architecture) | _frozen(frozen), list[str]()
+    wanted, left_out = read_architecture(architecture) | _frozen(frozen), list[str]()
     reading = dataclasses.replace(reading, task=reading.task or wanted.get("task"))
     try:
         found = images.describe(data, dataclasses.replace(reading, tell=left_out.append))
@@ -217,8 +217,12 @@ def _hers(data: Path, said: Mapping[str, Any]) -> bool:
         return False
 
 
-def _read(architecture: str | None) -> dict[str, Any]:
-    """The parts of a spec that are named."""
+def read_architecture(architecture: str | None) -> dict[str, Any]:
+    """The parts of a spec that `--architecture` names.
+
+    Raises:
+        SettingsError: It is no name, no spec and no file with one.
+    """
     if architecture is None:
         return {}
     try:
