@@ -257,10 +257,10 @@ def _channel() -> Iterator[str]:
     yield _module("agents/channel/sealed.py")
     yield "### A turn of split learning"
     yield _module("agents/split/talk.py")
-    for kind in (talk.Hello, talk.Stand, talk.Fault):
-        yield f"#### The frame `{kind.__name__.upper()}`"
-        yield _first_line(kind)
-        yield _members(kind)
+    for said in (talk.Hello, talk.Stand, talk.Fault):
+        yield f"#### The frame `{said.__name__.upper()}`"
+        yield _first_line(said)
+        yield _members(said)
     yield _module("agents/split/wire.py")
     yield "### Sockets"
     yield _module("agents/channel/sockets.py")
