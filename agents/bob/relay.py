@@ -206,7 +206,8 @@ class Session:
 
         def from_door(size: int) -> bytes:
             if not (data := talk.receive(size, OFFER_SECONDS)):
-                raise talk.failure(talk.ending())
+                answer = talk.ending()
+                raise talk.failure(answer) if answer.status else UnreachableError("the judge makes no offer just now")
             return data
 
         def from_alice(size: int) -> bytes:

@@ -40,10 +40,15 @@ class Line:
     Args:
         to: Where it leads.
         delay: How long a byte takes, in seconds.
+
+    Attributes:
+        most: After so many bytes, both ways together, each connection is cut.
+        cuts: How often that was.
     """
 
     def __init__(self, to: int, delay: float = 0.0) -> None:
         self._to, self._delay = to, delay
+        self.most, self.cuts = 1 << 60, 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self._ends: list[socket.socket] = []
         self.port: int = self._server.getsockname()[1]
@@ -72,15 +77,29 @@ class Line:
                 for end in (client, behind):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._ends += [client, behind]
-                join_ends(client, behind, delay=self._delay)
+                join_ends(client, behind, self._counted(), self._delay)
+
+    def _counted(self) -> Callable[[bytes], bytes]:
+        went = 0
+
+        def seen(data: bytes) -> bytes:
+            nonlocal went
+            went += len(data)
+            if went > self.most:
+                self.cuts += 1
+                return data[: max(0, len(data) - went + self.most)]
+            return data
+
+        return seen
 
 
 def join_ends(
     one: socket.socket, other: socket.socket, seen: Callable[[bytes], bytes] = lambda data: data, delay: float = 0.0
 ) -> None:
-    """Pass bytes between two sockets until either ends; `seen` is asked for what is passed on instead.
+    """Pass bytes between two sockets until either ends.
 
     Args:
+        seen: Is asked for what is passed on instead; where that is less than what came, all ends with it.
         delay: How long each byte takes, in seconds; more of them may be on the way.
     """
 
@@ -90,10 +109,13 @@ def join_ends(
             threading.Thread(target=deliver, args=(sink, later), daemon=True).start()
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 18):
+                passed = seen(data)
                 if delay:
-                    later.put((time.monotonic() + delay, seen(data)))
+                    later.put((time.monotonic() + delay, passed))
                 else:
-                    sink.sendall(seen(data))
+                    sink.sendall(passed)
+                if len(passed) < len(data):
+                    break
         later.put((0.0, b""))
         for end in (source, sink):
             with contextlib.suppress(OSError):

@@ -129,6 +129,40 @@ def test_a_line_that_is_cut_is_taken_up_again_with_new_keys(way: Way) -> None:
     assert len(keys) == 4 and len(set(keys)) == 3  # the turn's key twice, and two of Alice's
 
 
+def test_cut_after_every_few_bytes_each_frame_arrives_once(way: Way) -> None:
+    """Numbered steps, as whoever trains over a channel numbers them: taken once, the last reply kept and sent again."""
+    taken: list[int] = []
+    at, steps, begun = 0, 12, way.line.cuts
+
+    def serve(judge: Channel) -> None:
+        with judge, contextlib.suppress(UnreachableError):
+            while True:
+                header, body = judge.receive(anything, 20)
+                assert bytes(body) == bytes([header.step]) * 6000
+                if header.step == len(taken):
+                    taken.append(header.step)
+                judge.send(KIND, bytes([header.step]) * 6000, step=header.step)
+
+    way.line.most = 40_000  # a login takes some 6,000
+    way.line.cut()
+    try:
+        while at < steps:
+            with contextlib.suppress(UnreachableError):
+                judge, alice = way.meet()
+                serving = threading.Thread(target=serve, args=(judge,))
+                serving.start()
+                with alice, contextlib.suppress(UnreachableError):
+                    while at < steps:
+                        alice.send(KIND, bytes([at]) * 6000, step=at)
+                        header, body = alice.receive(anything, 20)
+                        assert (header.step, bytes(body)) == (at, bytes([at]) * 6000)
+                        at += 1
+                serving.join()
+    finally:
+        way.line.most = 1 << 60
+    assert taken == list(range(steps)) and way.line.cuts > begun + 2
+
+
 def test_a_key_exchanged_on_the_way_completes_no_handshake(way: Way) -> None:
     """Whoever stands between Alice and Bob, or is Bob, offers her a key of his own."""
     own = new_key().public.encode()

@@ -142,6 +142,7 @@ def test_he_signs_an_answer_and_passes_on_whatever_follows(desk: Desk) -> None:
         (3, "charity: refused: alice-1 is not enrolled", "channel-refused", "refused: alice-1 is not enrolled"),
         (2, "charity: 'channel' is not a verb", "channel-refused", "'channel' is not a verb"),  # a door from before
         (1, "", "channel-later", "no word, exit status 1"),
+        (0, "", "channel-later", "the judge makes no offer just now"),
     ],
 )
 def test_alice_hears_what_the_door_says(
