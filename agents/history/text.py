@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from fedssh.history import figures
+from fedssh.history import figures, work
 from fedssh.history.table import clock, decimal, few, named_lines, number, short, table, table_lines
 from fedssh.history.totals import plain
 from fedssh.history.verbs import help_text
@@ -100,7 +100,8 @@ def _origin(value: Row) -> str:
         return f"round {value['round']}, {rule} of {number(len(value['updates']), 'update')}: {parts}{missing}"
     if value["site"]:
         trained = f"session {value['session']}, epoch {value['epoch']}, trained on {_images(value['examples'])}"
-        return f"{value['site']}, {trained}{_of_it(value)}"
+        over = f", over a channel: {work.told(value['work'])}" if value.get("work") else ""
+        return f"{value['site']}, {trained}{_of_it(value)}{over}"
     return _beginning(value["weights"], 1 if value["epochs"] is None else value["epochs"])
 
 
@@ -174,11 +175,16 @@ def status_text(value: Row) -> str:
             ("genesis scored", _named(value["genesis"])),
             ("newest release", value["release"]),
             ("judged", ", ".join(f"{value[event]} {event}" for event in shown) + _dropped(value["garbage"])),
+            *([("over channels", _channels(value["work"]))] if value.get("work") else []),
             ("waiting", waiting or "nothing"),
             ("history", f"{number(value['records'], 'record')}, the last at {clock(value['last'])}"),
             ("head", value["head"]),
         ]
     )
+
+
+def _channels(sum: Row) -> str:
+    return f"{number(sum['turns'], 'turn')}: {work.told(sum)}"
 
 
 def _schedule(value: Row) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 
+from fedssh.history import work
 from fedssh.rules.vocabulary import MAKES_CURRENT, VERDICTS
 
 TYPE_CHECKING = False
@@ -82,6 +83,8 @@ def add(totals: Row, record: Fields) -> None:
     if event in VERDICTS:
         totals["judged"][event] += 1
         totals["judged_since"] += 1
+        if "work" in record:
+            totals["work"] = work.add(totals.get("work"), record["work"])
     elif event == "garbage":
         totals["garbage"] += record["count"]
     elif event == "release":

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from fedssh.history import work
 from fedssh.history.published import NoRecord
 from fedssh.history.table import few, number
 from fedssh.history.totals import fold, headline, plain
@@ -107,6 +108,7 @@ def history_row(record: Fields) -> Row:
         "reason": why(record),
         "submission": record.get("submission"),
         "hash": record["hash"],
+        **({"work": record["work"]} if "work" in record else {}),
     }
 
 
@@ -118,7 +120,10 @@ def why(record: Fields) -> str:
     if record.get("reason"):
         margin = record.get("margin")  # that an accepted one was found to need, under a parameter-free ladder
         found = f", {margin:.4f}" if isinstance(margin, float) else ""
-        return f"back to {record['to']}: {record['reason']}" if event == "rollback" else f"{record['reason']}{found}"
+        took = f"; {work.told(record['work'])}" if record.get("work") else ""
+        if event == "rollback":
+            return f"back to {record['to']}: {record['reason']}"
+        return f"{record['reason']}{found}{took}"
     if event == "genesis":
         return _why_genesis(record)
     if event == "site-added":
@@ -193,7 +198,7 @@ def best(totals: Row, record: Callable[[int], Fields]) -> Row:
         "event": made["event"],
         "since": made["time"],
         **{name: source.get(name) for name in _MADE_OF},
-        **({"slots": source["slots"]} if "slots" in source else {}),
+        **{name: source[name] for name in ("slots", "work") if name in source},
         "policy": genesis["policy"],
         "claim": headline(source.get("claim")),
         "metrics": made.get("metrics"),
@@ -291,6 +296,7 @@ def status(totals: Row, waiting: Mapping[str, int] | None = None, now: float = 0
         "release": released["sequence"],
         **totals["judged"],
         "garbage": totals["garbage"],
+        **({"work": totals["work"]} if totals.get("work") else {}),
         "waiting": dict(waiting or {}),
         "held": _held(totals, waiting or {}, now),
         "records": totals["sequence"],
