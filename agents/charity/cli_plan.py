@@ -76,8 +76,10 @@ class PlanSettings(StateSettings):
         None, "What both sides compute for a step.  [0ms]", metavar="TIME", form=_with_unit(_SECONDS, "13ms", 0)
     )
     cut: str | None = setting(None, "Cut after this layer; with --labels site two.", metavar="LAYER[,LAYER]")
-    wire: str = setting("f16", "How numbers pass it.", choices=("f32", "f16", "int8"))
-    labels: str = setting("coordinator", "Where labels are; site: the U shape.", choices=("coordinator", "site"))
+    wire: str | None = setting(None, "How numbers pass it.  [as agreed; f16]", choices=("f32", "f16", "int8"))
+    labels: str | None = setting(
+        None, "Where labels are; site: the U shape.  [as agreed; coordinator]", choices=("coordinator", "site")
+    )
 
 
 @click.command(
@@ -101,19 +103,27 @@ def plan(settings: PlanSettings, every: bool, as_json: bool) -> None:
     from fedssh.commands import print_json
     from fedssh.rules.costs import Line
 
-    cut = tuple(layer.strip() for layer in settings.cut.split(",")) if settings.cut else ()
-    spec, training = _imagined(settings) if settings.architecture else _begun(settings)
+    spec, training, agreed = _imagined(settings) if settings.architecture else _begun(settings)
+    labels = settings.labels or agreed.get("labels", "coordinator")
+    agreed = agreed if labels == agreed.get("labels") else {}  # its cuts go with who has the labels
+    cut = tuple(layer.strip() for layer in settings.cut.split(",")) if settings.cut else _agreed_cut(agreed)
     line = Line(
         100e6 if settings.bandwidth is None else settings.bandwidth, 0.02 if settings.rtt is None else settings.rtt
     )
-    found = compared(spec, training, Asked(line, settings.wire, settings.labels, cut, every, settings.compute or 0.0))
+    wire = settings.wire or agreed.get("wire", "f16")
+    found = compared(spec, training, Asked(line, wire, labels, cut, every, settings.compute or 0.0))
     if as_json:
         print_json(found | {"said": said(found).split("\n")[:-1]})
     else:
         click.echo(text(found), nl=False)
 
 
-def _imagined(settings: PlanSettings) -> tuple[dict[str, Any], Training]:
+def _agreed_cut(agreed: dict[str, Any]) -> tuple[str, ...]:
+    """Where the network is cut of a federation that splits it."""
+    return tuple(agreed[name] for name in ("cut", "tail") if name in agreed)
+
+
+def _imagined(settings: PlanSettings) -> tuple[dict[str, Any], Training, dict[str, Any]]:
     """The network that `--architecture` names, with all that is said of it."""
     from fedssh.charity.judge.own_images import read_architecture
     from fedssh.models import check_spec
@@ -133,11 +143,16 @@ def _imagined(settings: PlanSettings) -> tuple[dict[str, Any], Training]:
         raise SettingsError(f"--architecture: {error}") from None
     if settings.images is None:
         raise SettingsError("--images is missing", "how many images each site has, such as --images 1400")
-    return spec, _training(settings, {}, settings.images, 1)
+    return spec, _training(settings, {}, settings.images, 1), {}
 
 
-def _begun(settings: PlanSettings) -> tuple[dict[str, Any], Training]:
-    """The network and the training that a federation has agreed on; its sites say how many images they have."""
+def _begun(settings: PlanSettings) -> tuple[dict[str, Any], Training, dict[str, Any]]:
+    """What a federation has agreed on: network, training, and how the network is split, if it is.
+
+    Its sites say how many images they have.
+    """
+    from fedssh.rules.policies import read_policy
+
     if settings.size is not None:
         raise SettingsError("--size is what the federation in --state has agreed on", "give it with --architecture")
     folders = folders_of(settings.state)
@@ -155,7 +170,9 @@ def _begun(settings: PlanSettings) -> tuple[dict[str, Any], Training]:
         raise SettingsError(
             "--images is missing", "no site has said yet how many images it has; give it, such as --images 1400"
         )
-    return genesis["spec"], _training(settings, genesis["plan"], images, len(has) or 1)
+    policy = read_policy(genesis["policy"])
+    agreed = dict(policy.values) if policy.split else {}
+    return genesis["spec"], _training(settings, genesis["plan"], images, len(has) or 1), agreed
 
 
 def _training(settings: PlanSettings, agreed: dict[str, Any], images: int, sites: int) -> Training:

@@ -25,6 +25,7 @@ from typing import Protocol
 WIRES = {"f32": 4, "f16": 2, "int8": 1}  # bytes for a number that passes a cut
 NUMBER_BYTES = 4  # of a weight, of a gradient of weights, and of the scale that each image has with int8
 FRAME_BYTES = 24 + 16  # header and tag, see the channel's frames
+SCORES_BYTES = 16  # before a gradient that comes down: what the batch scored
 BACKWARD = 2  # what a gradient takes, of what is computed forward
 AGAIN = 2  # how often the first part computes forward
 # How many numbers an optimizer of Keras keeps for each weight that it changes.
@@ -150,7 +151,7 @@ class Split:
     floats: int
     wire: str = "f32"
     slots: int = 2
-    label_bytes: int = 8
+    label_bytes: int = 4
     end: Piece | None = None
     end_floats: int = 0
 
@@ -169,9 +170,9 @@ class Split:
         """What passes the cut or the cuts, and the gradients of that."""
         here = self._frame(rows, self.floats)
         if self.end is None:
-            return Bytes(down=here, up=here + rows * self.label_bytes)
+            return Bytes(down=here + SCORES_BYTES, up=here + rows * self.label_bytes)
         there = self._frame(rows, self.end_floats)
-        return Bytes(down=here + there, up=here + there)
+        return Bytes(down=here + there + SCORES_BYTES, up=here + there)
 
     def _frame(self, rows: int, floats: int) -> int:
         scale = NUMBER_BYTES if self.wire == "int8" else 0

@@ -11,19 +11,14 @@ from click.testing import CliRunner
 
 from fedssh.charity.cli import charity
 from fedssh.errors import SettingsError
-from fedssh.models import own
+from fedssh.keys import PrivateKey
+from fedssh.ledger import Ledger
 from fedssh.rules.costs import FedAvg, Piece, Split, break_even, client_bytes
 from tests.harness.archives import unpack
 
 CNN = ("--architecture", "cnn", "--size", "28x28x1")
 RESNET = ("--architecture", "keras:ResNet50", "--size", "224x224x3", "--images", "500")
 WHOLE, HEAD = Piece(223_873, 223_873, 2_629_888, 2_629_888), Piece(18_816, 18_816, 2_424_960, 2_424_960)
-
-
-@pytest.fixture(autouse=True)
-def nobody_s_networks() -> Any:
-    yield
-    own.use(None)
 
 
 def run(*arguments: str, environ: dict[str, str] | None = None) -> str:
@@ -69,7 +64,7 @@ def test_the_text_says_the_same_in_plain_words() -> None:
     assert "3 sites with 1,412 images each; 1 epoch a round or turn, batches of 32, adam\n" in text
     assert "100 Mbit/s, 20 ms there and back\n" in text
     [line] = [line for line in text.splitlines() if line.startswith("pool2 ")]
-    assert " ".join(line.split()).startswith("pool2 1,600 18,816 92.2 % 123 % 18.5 9.50 5.00 104 208 416 ")
+    assert " ".join(line.split()).startswith("pool2 1,600 18,816 92.2 % 123 % 18.5 9.50 4.99 104 209 416 ")
     assert text.endswith(
         "Split after pool2, with f32, a site computes more: 123 % of what it does under fedavg.\n"
         "It sends more: 18.5 MB a turn, against 1.79 a round; up to 104 images a site it sends no more (here 1,412).\n"
@@ -87,7 +82,7 @@ def test_the_line_makes_it_slow() -> None:
     slow = cut(value(*CNN, *said, "--bandwidth", "1 Mbit", "--rtt", "0.5s", "--compute", "500ms"), "pool2")["wires"][
         "f16"
     ]
-    step = 8 * (2 * (40 + 32 * 3200) + 32 * 8)
+    step = 8 * (2 * (40 + 32 * 3200) + 16 + 32 * 4)
     assert fast["steps_per_second"] == round(1e9 / step, 2)
     assert slow["steps_per_second"] == round(1 / (0.5 + 0.5 + step / 1e6), 2)
     assert slow["waiting_seconds"] == round(8 * (slow["bytes_down"] + slow["bytes_up"]) / 1e6 + 4 * 0.5, 3)
@@ -130,6 +125,26 @@ def test_without_rounds_an_epoch_is_what_is_compared(root: Path, tmp_path: Path)
     """Its plan says how many a session has at most, and each may send a checkpoint."""
     unpack(root / "tests/vectors/histories/best-free.tar.gz", tmp_path)
     assert value("--state", str(tmp_path / "coordinator"))["training"]["epochs"] == 1
+
+
+def test_of_a_federation_that_splits_its_network_it_knows_how(
+    root: Path, tmp_path: Path, keys: dict[str, PrivateKey]
+) -> None:
+    unpack(root / "tests/vectors/histories/fedavg.tar.gz", tmp_path)
+    path = tmp_path / "coordinator/vault/ledger.db"
+    fields = dict(Ledger(path).record(1).fields)
+    path.unlink()
+    spec = {**fields["spec"], "depth": 3}
+    policy = "split:dense1,labels=site,tail=dense3,wire=int8"
+    ledger = Ledger.create(path)
+    ledger.append("genesis", {**fields, "spec": spec, "policy": policy}, keys["coordinator"])
+    ledger.close()
+    state = ("--state", str(tmp_path / "coordinator"), "--images", "40")
+    found = value(*state)
+    assert (found["chosen"], found["wire"], found["labels"]) == (["dense1", "dense3"], "int8", "site")
+    found = value(*state, "--labels", "coordinator", "--wire", "f32")
+    assert (found["wire"], [row["cut"] for row in found["cuts"]]) == ("f32", [["dense1"], ["dense2"], ["dense3"]])
+    assert value(*state, "--cut", "dense2,dense3")["chosen"] == ["dense2", "dense3"]
 
 
 def test_what_cannot_be_asked_is_said(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedssh.channel.frames import HEADER_BYTES
 from fedssh.models.parts import Part
 from fedssh.rules.costs import (
     FRAME_BYTES,
@@ -48,8 +49,8 @@ def test_large_batches_send_a_gradient_each_way_every_step() -> None:
 
 @pytest.mark.parametrize(("wire", "image"), [("f32", 6400), ("f16", 3200), ("int8", 1604)])
 def test_a_split_network_sends_what_passes_the_cut(wire: str, image: int) -> None:
-    way = Split(POOL2, 1600, wire, slots=2, label_bytes=8)
-    assert way.step(32) == Bytes(down=40 + 32 * image, up=40 + 32 * image + 32 * 8)
+    way = Split(POOL2, 1600, wire, slots=2, label_bytes=4)
+    assert way.step(32) == Bytes(down=40 + 16 + 32 * image, up=40 + 32 * image + 32 * 4)
     assert way.turn() == Bytes(4 * (3 * 18_816 + 2), 4 * (3 * 18_816 + 2))
     steps = way.step(32) * 3 + way.step(4)  # of 100 images
     assert client_bytes(way, 100, 32, epochs=2, turns=5) == (way.turn() + steps * 2) * 5
@@ -59,7 +60,7 @@ def test_a_split_network_sends_what_passes_the_cut(wire: str, image: int) -> Non
 def test_in_the_u_shape_two_cuts_are_passed_and_no_label() -> None:
     way = Split(POOL2, 1600, "f16", slots=0, end=END, end_floats=128)
     each = 2 * 40 + 10 * (3200 + 256)
-    assert way.step(10) == Bytes(each, each)
+    assert way.step(10) == Bytes(down=each + 16, up=each)
     assert way.turn() == Bytes(4 * (18_816 + 129 + 4), 4 * (18_816 + 129 + 4))
     assert way.multiply_adds() == 4 * 2_424_960 + 3 * 128
 
@@ -123,7 +124,7 @@ def test_up_to_the_break_even_a_split_network_sends_no_more_and_then_more(
 def test_steps_a_second() -> None:
     line = Line(bits_per_second=100e6, round_trip_seconds=0.02)
     way, u_shape = Split(POOL2, 1600, "f16"), Split(POOL2, 1600, "f16", end=END, end_floats=128)
-    sent = 2 * (40 + 32 * 3200) + 32 * 8
+    sent = 2 * (40 + 32 * 3200) + 16 + 32 * 4
     assert way.step(32).total == sent
     assert steps_per_second(way, 32, line, 0.013) == pytest.approx(1 / (0.013 + sent * 8 / 100e6 + 0.02))
     again = u_shape.step(32).total
@@ -145,6 +146,4 @@ def test_a_later_cut_is_worth_a_look_where_less_passes() -> None:
 
 
 def test_a_frame_s_header_and_tag_are_those_of_the_channel() -> None:
-    from fedssh.channel.frames import HEADER_BYTES
-
     assert FRAME_BYTES == HEADER_BYTES + 16  # of AES-GCM

@@ -17,6 +17,7 @@ from fedssh.channel.sealed import Channel
 from fedssh.errors import ChannelError, UnreachableError
 from fedssh.models.data.images import Images
 from fedssh.models.training import Trainer, resident
+from fedssh.rules.costs import FRAME_BYTES, Piece, Split, client_bytes
 from fedssh.rules.plan import Plan
 from fedssh.rules.policies import read_policy
 from fedssh.split.coordinator import CoordinatorTurn
@@ -150,6 +151,24 @@ def test_two_rooms_learn_what_one_learns(text: str, start: Weights, tmp_path: Pa
     assert work.received > 63 * 200 * 4
     assert rooms.site.past is not None
     assert 0 <= rooms.site.past.value <= 1
+
+
+@pytest.mark.parametrize("wire", ["f32", "f16", "int8"])
+@pytest.mark.parametrize("more", ["", ",labels=site,tail=dense2"])
+def test_an_epoch_has_the_bytes_that_are_counted_beforehand(
+    wire: str, more: str, start: Weights, tmp_path: Path
+) -> None:
+    """Beside them each room says once in an epoch that it has written down where it is: an empty frame."""
+    turns = []
+    for epochs in (1, 2):
+        rooms = Rooms(tmp_path / str(epochs), start, agreed(f"split:dense1,wire={wire}{more}", epochs), data())
+        assert rooms.run() is None
+        turns.append(rooms.coordinator.work())
+    head, end = Piece(3400, 3400, 3200, 3200), Piece(603, 603, 600, 600)
+    split = Split(head, 200, wire, label_bytes=4, end=end if more else None, end_floats=200)
+    epoch = client_bytes(split, 21, 8, 2) + client_bytes(split, 21, 8, 1) * -1
+    found = (turns[1].sent - turns[0].sent, turns[1].received - turns[0].received)
+    assert found == (epoch.down + FRAME_BYTES, epoch.up + FRAME_BYTES)
 
 
 @pytest.mark.parametrize("text", WAYS)

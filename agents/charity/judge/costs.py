@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedssh.errors import SettingsError
-from fedssh.models import check_spec, tasks
+from fedssh.models import check_spec
 from fedssh.models.costs import Cost, NoCut, Share, of_spec
 from fedssh.rules.costs import (
     SHOWN,
@@ -31,6 +31,7 @@ from fedssh.rules.costs import (
     waiting_seconds,
     worth_a_look,
 )
+from fedssh.split.turn import labels_size
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _splits(
     more: dict[str, Any] = {
         "wire": asked.wire,
         "slots": slots_of(training.optimizer, training.momentum),
-        "label_bytes": _labels(spec),
+        "label_bytes": labels_size(spec),
     }
     if asked.labels != "site":
         if len(asked.cut) > 1:
@@ -142,13 +143,6 @@ def _splits(
             second,
             Split(_piece(cut.before), cut.floats, **more, end=_piece(second.after), end_floats=second.floats),
         )
-
-
-def _labels(spec: Mapping[str, Any]) -> int:
-    """Bytes of what a site says of one image: int64 of classes and labels, float32 of numbers, as training has them."""
-    if tasks.task_of(spec) == tasks.REGRESSION:
-        return 4 * len(spec["targets"])
-    return 8 * (spec["labels"] if tasks.task_of(spec) == tasks.LABELS else 1)
 
 
 def _piece(share: Share) -> Piece:
