@@ -307,7 +307,8 @@ class Alice:
         if found is None:
             return False
         standing, ours = found[1].standing, received.standing
-        return standing.finished or (standing.turn, standing.started.turns) != (received.site, ours.started.turns)
+        elsewhere = standing.schedule == "relay" and standing.turn != received.site
+        return standing.finished or elsewhere or standing.started.turns != ours.started.turns
 
     def _own(self, received: Received, plan: Plan) -> Mapping[str, np.ndarray] | None:
         """What of this site's own a session goes on from, by the plan."""

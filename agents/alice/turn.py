@@ -64,7 +64,9 @@ class Way:
     def turn(self) -> str:
         """The name of the turn."""
         first = str(self.terms.record.fields["model"]["sha256"])
-        return turn_id(first, self.received.standing.started.turns or 0, self.received.release.model.sha256)
+        received = self.received
+        turns, base = received.standing.started.turns or 0, received.release.model.sha256
+        return turn_id(first, turns, base, received.site)
 
     def follow(self, turn: SiteTurn) -> None:
         """Train until the turn is over at both ends.
@@ -89,7 +91,7 @@ class Way:
             except (UnreachableError, ChannelError) as error:
                 reason = str(error)
             if self.lost():
-                raise TurnLost("the turn has passed to another site")
+                raise TurnLost("the turn, or the round, is over without this site")
             pause = FIRST_PAUSE if turn.step > before else min(2 * pause, LONGEST_PAUSE)
             if reason != said or turn.step > before:
                 text = f"no channel to the coordinator: {reason}; trying again, at step {turn.step}"

@@ -14,6 +14,7 @@ All numbers are big-endian. A reader looks at the whole header before it reads a
     kind 1    OFFER     canonical JSON, from the coordinator: {"challenge", "offer", "signature"}
     kind 2    ANSWER    canonical JSON, from the site: {"answer", "signature"}; from Alice to Bob without a signature
     kind 3    ASIDE     canonical JSON, from Bob to Alice instead of an offer: {"later": why} or {"refused": why}
+    kind 4    SITE      canonical JSON, from the door to the judge before all others: {"site": who logged in}
     from 16   sealed    see sealed.py; what they mean is none of the channel's concern
 
 Frames in plain JSON have dtype, rows and step 0 and at most 65,536 bytes, sealed ones at most 256 MiB.
@@ -28,7 +29,7 @@ from typing import Any
 from fedssh.errors import BundleError, ChannelError
 from fedssh.forms import canonical, parse, printable
 
-OFFER, ANSWER, ASIDE = 1, 2, 3
+OFFER, ANSWER, ASIDE, SITE = 1, 2, 3, 4
 SEALED = 16  # the first kind of frames that are sealed
 HEADER_BYTES = 24
 MAX_PLAIN_BYTES = 64 * 1024

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedssh.channel import frames
-from fedssh.channel.frames import ANSWER, ASIDE, HEADER_BYTES, OFFER, Header
+from fedssh.channel.frames import ANSWER, ASIDE, HEADER_BYTES, OFFER, SITE, Header
 from fedssh.channel.sealed import Channel, Wire
 from fedssh.errors import BundleError, ChannelError, LedgerError, SettingsError, UnreachableError
 from fedssh.forms import _SITE, canonical, matched, parse
@@ -161,6 +161,28 @@ def read_answer(data: bytes, offer: bytes, challenge: str) -> Answer:
         if (found := getattr(answer, name)) != value:
             raise ChannelError(f"the answer has the {name} {found}, expected {value}")
     return answer
+
+
+def who(sock: socket.socket, timeout: float) -> str:
+    """The judge's side, first of all: which site the door has on this connection.
+
+    That is the door's word; that it is this site, only its answer shows, see `welcome`.
+
+    Args:
+        sock: Closed where this fails.
+        timeout: In how many seconds it must be said.
+
+    Raises:
+        ChannelError: Something else is said.
+        UnreachableError: Nothing is, or whoever was there went away.
+    """
+    wire = Wire(sock)
+    try:
+        _, body = _next(wire, time.monotonic() + timeout, SITE)
+        return _form(_SITE, frames.read_plain(body, "site")["site"], "site")
+    except BaseException:
+        wire.close()
+        raise
 
 
 def welcome(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fedssh.charity.folders import Folders
 from fedssh.charity.judge.protocol import server_files
-from fedssh.charity.opening import question
+from fedssh.charity.opening import on, question
 from fedssh.errors import JudgeError
 from fedssh.rules.coordinator import Combined, Joined
 from fedssh.rules.events import Blob, Metrics, Work
@@ -72,7 +72,7 @@ class Judge(Protocol):
         """Whether sites can train on from `model`: the members of a `Finding`."""
         ...
 
-    def turn(self, wanted: dict[str, Any] | None) -> dict[str, Any]:
+    def turn(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """Open a turn, unless it is open, see `opening.Judge`."""
         ...
 
@@ -150,10 +150,10 @@ class FileBench:
 
     def join(self, state: Federation, sent: Sent, model: Path) -> Joined[Path]:
         """The network of a turn that is over, in files of `opened`."""
-        turn, out = question(state, self._folders), mixed_beside(model)
-        if turn is None:
-            raise JudgeError("no turn is open")
-        answer = self._judge.join(turn, model, out)
+        if sent.site not in on(state):
+            raise JudgeError(f"{sent.site} has no turn")
+        out = mixed_beside(model)
+        answer = self._judge.join(question(state, self._folders, sent.site), model, out)
         sets = server_files(out)[: answer["server"]]
         return Joined(out, answer["metrics"], sets, Work.read(answer["work"], "what the judge counted"))
 

@@ -6,7 +6,8 @@
     inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
     outbox/    written by the vault, read by the door: ledger.jsonl, summary.json, verdicts/<site>/<id>.json,
                releases/<record, 8 digits>.bundle, coordinator_key.pub, allowed_signers, sites.json:
-               {"sites": [{"site": NAME, "role": "site" or "auditor", "key": one OpenSSH line}, …]}
+               {"sites": [{"site": NAME, "role": "site" or "auditor", "key": one OpenSSH line}, …]};
+               channel.sock while a turn is on, where the judge listens
     door/      the door only: host_key, its logs and generated files
 
 What lies in the outbox is derived from the vault, and written again where it is missing.

@@ -63,7 +63,7 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
         manifest, release = intake.check_manifest(taken, member, vault.ledger)
         opened = None
         if isinstance(manifest, Submission) and not member.revoked:  # else its model is not worth opening
-            names = site_tensors(judge, state, vault.folders)
+            names = site_tensors(judge, state, vault.folders, taken.site)
             opened = intake.open_model(taken, manifest, state, vault.folders, vault.key, names)
     except LedgerError:  # what is wrong is ours
         raise

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedssh.channel.handshake import make_offer
 from fedssh.charity.judge.client import Judge, JudgeDownError
-from fedssh.charity.opening import question
+from fedssh.charity.opening import on, question
 from fedssh.charity.vault import Vault
 from fedssh.commands import tell
 from fedssh.errors import JudgeError
@@ -34,7 +34,7 @@ class _Standing:
 
 
 class Turns:
-    """Keeps the turn at hand open at the judge, under `split`; under every other policy it does nothing.
+    """Keeps turns open at the judge, of one site under `split` or of several; elsewhere it does nothing.
 
     Args:
         vault: The history.
@@ -46,38 +46,42 @@ class Turns:
         self._vault = vault
         self._judge = judge
         self._heard = heard
-        self._known: _Standing | None = None
+        self._known: dict[str, _Standing] = {}  # by site
 
     def look_after(self) -> bool:
-        """Open the turn at hand, or look how far it is; whether it passes, because something was not as agreed.
+        """Open what is to be open, and look how far it is; whether a turn passes, because something was not as agreed.
 
         Raises:
             JudgeDownError: The judge cannot open it now.
             OSError: There can be no socket.
         """
+        if not self._vault.state.policy.split:
+            return False
         try:
             return self._look_after()
         except JudgeError as error:
-            self._known = None
+            self._known = {}
             raise JudgeDownError(f"the turn cannot be opened: {error}") from None
 
     def _look_after(self) -> bool:
         state = self._vault.state
-        if not state.policy.split:
-            return False
-        wanted = None if state.finished else question(state, self._vault.folders)
-        if wanted is None:
-            self._close()
-            return False
-        known = self._known
-        found = self._judge.turned(wanted["id"]) if known else None
-        if known is None or found is None or (known.id, known.pid) != (wanted["id"], self._judge.pid):
-            self._open(state, wanted)
-            return False
-        if found["steps"] != known.steps:
-            known.steps = found["steps"]
-            self._heard(wanted["site"])
-        return bool(found["fault"]) and self._ended(wanted["site"], found["fault"])
+        wanted = {site: question(state, self._vault.folders, site) for site in on(state)}
+        for site in [*self._known]:
+            if site not in wanted or self._known[site].id != wanted[site]["id"]:
+                self._judge.close_turn(self._known.pop(site).id)
+        passed = False
+        for site, one in wanted.items():
+            known = self._known.get(site)
+            found = self._judge.turned(one["id"]) if known and known.pid == self._judge.pid else None
+            if known is None or found is None:
+                self._open(state, one)
+                continue
+            if found["steps"] != known.steps:
+                known.steps = found["steps"]
+                self._heard(site)
+            if found["fault"]:
+                passed |= self._ended(site, found["fault"])
+        return passed
 
     def _open(self, state: Federation, wanted: dict[str, Any]) -> None:
         opened = self._judge.turn(wanted)
@@ -98,26 +102,21 @@ class Turns:
             "socket": str(self._vault.folders.outbox),
         }
         self._judge.welcome(welcome)
-        self._known = _Standing(wanted["id"], self._judge.pid)
+        self._known[site] = _Standing(wanted["id"], self._judge.pid)
         tell(logger, "channel", f"the channel is open for {site}", site=site, turn=state.turns)
 
-    def _close(self) -> None:
-        if self._known is not None:
-            self._judge.turn(None)
-            self._known = None
-
     def _ended(self, site: str, fault: dict[str, Any]) -> bool:
-        """Write down what was wrong; the turn passes to somebody else, where there is anybody."""
+        """Write down what was wrong; a turn passes to somebody else, where there is anybody, and a round goes on."""
         reason = str(fault["reason"])[:1000]
         with self._vault.locked() as state:
-            if state.turn != site:
+            if site not in on(state):
                 return False
             if fault["blame"]:
                 self._vault.append(Invalid(site=site, submission=None, bundle=None, reason=reason))
-            alone = state.turn_after(site) == site
-            if not alone:
+            passes = state.turn == site and state.turn_after(site) != site
+            if passes:
                 self._vault.append(TurnPassed(site=site, reason=reason))
-        self._known = None  # opened anew where the same site goes on
+        self._known.pop(site, None)  # opened anew where the same site goes on
         level = logging.WARNING
         tell(logger, "turn-passed", f"the turn of {site} ends: {reason}", level, site=site, reason=reason)
-        return not alone
+        return passes

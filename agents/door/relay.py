@@ -2,7 +2,8 @@
 
     Bob   <-- standard input and output -->   this   <-- outbox/channel.sock -->   the judge
 
-It ends when either side ends, when the site is revoked, and after 120 seconds without a byte.
+Before all others one frame is the door's own: which site it is, by the key that logged in. It ends when either side
+ends, when the site is revoked, and after 120 seconds without a byte.
 """
 
 from __future__ import annotations
@@ -29,8 +30,15 @@ def relay(client: Client, words: list[str]) -> int:
     """Relay until something ends it."""
     options(words, {}, 0, "channel")
     with connect(client.path("outbox")) as judge:
+        judge.send(preface(client.site))  # the first bytes on a socket that waits for none
         carry(client, judge)
     return 0
+
+
+def preface(site: str) -> bytes:
+    """The frame SITE, see `channel.frames`: who is on the connection. A site's name needs no escape in JSON."""
+    body = f'{{"site":"{site}"}}'.encode()
+    return b"fsch\1\4\0\0" + bytes(12) + len(body).to_bytes(4, "big") + body
 
 
 def connect(outbox: str) -> socket.socket:

@@ -325,6 +325,8 @@ def _turned(
     before = store.state
     decided, result = _joined(bench, before, sent, model)
     lap()
+    if before.policy.rounds:
+        return _taken_into_round(store, sent, model, decided, result)
     with store.locked() as state:
         reason = state.objection(sent.site, sent.started)
         if not reason and state.current.of != before.current.of:
@@ -343,6 +345,23 @@ def _turned(
     return Done(record, decided.metrics)
 
 
+def _taken_into_round(
+    store: Store[Model], sent: Sent, model: Model, decided: Decision, result: Joined[Model] | None
+) -> Done:
+    """Take a network that was joined into the open round; what nobody could join is refused."""
+    with store.locked() as state:
+        if reason := state.objection(sent.site, sent.started):
+            record = store.append(records.verdict(state, sent, Decision(False, reason)))
+        elif result is None:
+            record = store.append(records.verdict(state, sent, decided))
+        else:
+            event = records.counted_joined(state, sent, result.work, store.blob(result.model))
+            record = store.append(event, result.model if isinstance(event, Counted) else None)
+    for one in (model, *((result.model, *result.sets) if result else ())):
+        store.drop(one)
+    return Done(record)
+
+
 def _joined(bench: Bench[Model], state: Federation, sent: Sent, model: Model) -> tuple[Decision, Joined[Model] | None]:
     """What becomes of a turn, and its network where there is one."""
     if reason := state.objection(sent.site, sent.started):
@@ -350,6 +369,8 @@ def _joined(bench: Bench[Model], state: Federation, sent: Sent, model: Model) ->
     result = None
     try:
         result = bench.join(state, sent, model)
+        if state.policy.rounds:  # it is scored with the others, when the round closes
+            return Decision(True, "it is joined"), result
         current = state.current
         mixes = ((1.0, result.metrics),)
         decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes)

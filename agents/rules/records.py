@@ -183,6 +183,19 @@ def counted(state: Federation, sent: Sent) -> Verdict:
     return Counted(**vars(taken), round=current.number)
 
 
+def counted_joined(state: Federation, sent: Sent, work: Work, model: Blob) -> Verdict:
+    """A site's part in the open round under `splitfed`, joined with the coordinator's; or why it is not taken.
+
+    Args:
+        sent: With the site's layers as its model.
+        model: The file of the whole.
+    """
+    event = counted(state, sent)
+    if not isinstance(event, Counted):
+        return event
+    return dataclasses.replace(event, model=model, candidate=sent.model, work=work)
+
+
 def reported(state: Federation, over: Over) -> Report | Refused:
     """A session that is over, or why its report does not count."""
     same = {name: getattr(over, name) for name in ("site", "submission", "session", "examples", "builds_on")}

@@ -290,7 +290,9 @@ class Replay:
             return
         if sent.architecture != known(state.genesis.architecture, sent.architecture):
             raise wrong(record, "a model of another architecture is invalid")
-        if state.policy.rounds:
+        if state.policy.rounds and state.policy.split:
+            self._check_joined_in_round(state, record, said, sent)
+        elif state.policy.rounds:
             same(record, records.counted(state, sent))
         elif state.policy.split:
             self._check_joined(state, record, said, sent)
@@ -366,6 +368,21 @@ class Replay:
             raise wrong(record, f"the optimizer's state has {len(sets)} sets, of two parts there are 2")
         self._word(MADE)
         same(record, records.joined(state, sent, decided, work, said.model, sets))
+
+    def _check_joined_in_round(self, state: Federation, record: Record, said: Verdict, sent: Sent) -> None:
+        """A site's part in a round under `splitfed`."""
+        work = known(said.work, None)
+        if isinstance(said, Counted) and work is not None:
+            self._word(TURN)
+            self._word(MADE)
+            same(record, records.counted_joined(state, sent, work, said.model))
+        elif isinstance(expected := records.counted(state, sent), Counted):
+            if isinstance(said, Counted):
+                raise wrong(record, "it does not say what the turn took")
+            self._word(JUDGE)  # that nothing could be joined
+            same(record, records.verdict(state, sent, Decision(False, said.reason)))
+        else:
+            same(record, expected)
 
     def _unscored(
         self,

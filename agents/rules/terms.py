@@ -224,7 +224,7 @@ def schedule_of(wanted: str, policy: Policy) -> str:
     """
     if policy.rounds and wanted == "relay":
         raise ValueError(f"the policy {policy.name} trains in rounds, not in a relay")
-    if policy.split:
+    if policy.split and not policy.rounds:
         return "relay"
     return "rounds" if policy.rounds else wanted
 
@@ -238,7 +238,7 @@ def publish_of(wanted: str | None, policy: Policy) -> str:
     once = policy.rounds or policy.split
     publish = wanted or ("session" if once else "improved")
     if once and publish != "session":
-        raise ValueError(f"the policy {policy.name} takes one update per {'turn' if policy.split else 'round'}")
+        raise ValueError(f"the policy {policy.name} takes one update per {'round' if policy.rounds else 'turn'}")
     return publish
 
 

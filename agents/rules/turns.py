@@ -43,15 +43,16 @@ class GoOn:
     again: bool = False
 
 
-def turn_id(first: str, turn: int, base: str) -> str:
+def turn_id(first: str, turn: int, base: str, site: str) -> str:
     """What tells a turn from every other, also from itself with another beginning: 16 hexadecimal digits.
 
     Args:
         first: SHA-256 of the federation's first model.
-        turn: How often the turn has been passed.
+        turn: How often the turn has been passed, or the number of the round.
         base: SHA-256 of the model that it begins with.
+        site: Whose it is.
     """
-    return hashlib.sha256(f"{first} {turn} {base}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{first} {turn} {base} {site}".encode()).hexdigest()[:16]
 
 
 def go_on(site: Position, coordinator: Position, of: int, *, ended: bool = False) -> GoOn:

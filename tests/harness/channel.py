@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fedssh.bob.site import Folder, Site, join
-from fedssh.channel.handshake import EphemeralKey, greet, make_offer, new_key, welcome
+from fedssh.channel.handshake import EphemeralKey, greet, make_offer, new_key, welcome, who
 from fedssh.channel.sealed import Channel
 from fedssh.channel.sockets import NAME, connect, listen
 from fedssh.forms import canonical
@@ -269,6 +269,7 @@ class Way:
         """The judge's end of the next channel."""
         sock, _ = self.listen().accept()
         signature = sign(self.offer, self.keys["coordinator"], CHANNEL)
+        assert who(sock, 20) == SITE
         return welcome(through(sock), self.offer, signature, self.key, self.keys[SITE].public.line, 20)
 
     def alice(self, through: Callable[[socket.socket], socket.socket] = lambda sock: sock) -> Channel:

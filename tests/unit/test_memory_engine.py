@@ -106,18 +106,18 @@ class Halves(Adders):
 
     def __init__(self, examples: dict[str, int]) -> None:
         super().__init__(examples)
-        self._turns = 0
+        self._turns, self._turned = 0, dict[str, Turned]()
 
     def session(self, site: str, weights: Weights) -> Session:
         self._turns += 1
         head, tail = ({name: weights[name] + np.float32(self.STEPS[site])} for name in ("dense1/kernel", "output/bias"))
         state = {"iteration": np.array([0, self._turns], np.float32)}
         work = Work(steps=self._turns, images=self._examples[site], received=4000, sent=3000, seconds=0.5)
-        self._turned = Turned(tail, [state, state], work)
+        self._turned[site] = Turned(tail, [state, state], work)
         return Session((Checkpoint(1, Local(0.5, 0.5), head),), 1, 0.001)
 
-    def turned(self) -> Turned:
-        return self._turned
+    def turned(self, site: str) -> Turned:
+        return self._turned[site]
 
 
 def judge_both(model: Weights, against: Weights | None = None, /) -> dict[str, Any]:
@@ -276,6 +276,25 @@ def test_a_turn_that_the_gate_refuses_takes_both_halves_back(tmp_path: Path) -> 
     for record in played.records:
         held.follow(record)
     assert held.unchecked[TURN] == 6
+
+
+def test_in_rounds_the_mean_is_of_what_was_joined(tmp_path: Path) -> None:
+    sites = {"alice-1": 100, "alice-3": 300}
+    played = play(tmp_path / "h", sites, Halves(sites), policy="splitfed:dense1,server=momentum", start=0.4, sessions=2)
+    first = 0.4 + (100 * 0.125 + 300 * 0.0625) / 400
+    assert played.values[0] == pytest.approx(first)
+    counted = played.of("counted")[0]
+    assert counted["candidate"] != counted["model"]
+    assert counted["work"]["images"] == 100
+    assert [part["share"] for part in played.of("round-accepted")[0]["updates"]] == [0.25, 0.75]
+    held = Replay()
+    for record in played.records:
+        if record.event == "counted":
+            fields = {name: one for name, one in record.fields.items() if name != "work"}
+            with pytest.raises(DecisionError, match="it does not say what the turn took"):
+                held.follow(Record(record.sequence, record.hash, canonical(fields), ""))
+        held.follow(record)
+    assert held.unchecked[TURN] == 4
 
 
 @pytest.mark.parametrize("lie", [{"work": None}, {"state": []}, {"state": None}])

@@ -239,7 +239,7 @@ loaded = lambda: {name.rpartition(".")[2] for name in sys.modules if name.starts
 assert loaded() == set()
 assert policies.read_policy("multi-krum").least == 5 and loaded() == {"multi_krum"}
 policies.described()
-assert len(loaded()) == 13 and not {"numpy", "click", "keras"} & sys.modules.keys()
+assert len(loaded()) == 14 and not {"numpy", "click", "keras"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

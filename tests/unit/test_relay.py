@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fedssh.channel.handshake import who
 from fedssh.channel.sockets import listen
 from fedssh.door.admission import DoorSettings, Enrolled, forced_command
 from fedssh.forms import canonical
@@ -53,6 +54,7 @@ class Door:
     def accept(self) -> socket.socket:
         self.judge.settimeout(20)
         judge, _ = self.judge.accept()
+        assert who(judge, 20) == "alice-1"  # the door says so before anybody else says anything
         judge.settimeout(20)
         return judge
 

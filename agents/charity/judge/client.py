@@ -258,8 +258,8 @@ class Judge:
         paths = {"model": str(model), "current": str(current), "first": str(first)}
         return self.ask({"check": paths | {"plan": plan}}, CHECK_WORTH)
 
-    def turn(self, wanted: dict[str, Any] | None) -> dict[str, Any]:
-        """Open a turn at the judge, unless it is open; None closes the one that is.
+    def turn(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Open a turn at the judge, unless it is open.
 
         Args:
             wanted: See `charity.opening`.
@@ -270,7 +270,17 @@ class Judge:
         Raises:
             JudgeError: As `ask`.
         """
-        return self.ask({"turn": wanted}, OPENING_WORTH)["turn"] or {}
+        opened = self.ask({"turn": wanted}, OPENING_WORTH)["turn"]
+        assert isinstance(opened, dict)
+        return opened
+
+    def close_turn(self, id: str) -> None:
+        """Close a turn, and let go of what the judge has of it.
+
+        Raises:
+            JudgeError: As `ask`.
+        """
+        self.ask({"closed": id})
 
     def welcome(self, welcome: dict[str, Any]) -> None:
         """Let a site in, see `judge.turns`.

@@ -209,6 +209,8 @@ def main() -> None:
         scorer = scorer or Scorer(spec, holdout, arguments.decision)
         if "turn" in request:
             return turns.open(request["turn"])
+        if "closed" in request:
+            return turns.close(request["closed"])
         if "welcome" in request:
             return turns.welcome(request["welcome"])
         if "turned" in request:

@@ -15,7 +15,7 @@
 {"metrics": {…}, "examples": N, "weights": {…}, "told": LINE, "label_counts": [N, …], "policy": TEXT}
 or {"unfit": reason}
 "mix" and "round" with "paired": true                            their metrics have "standard_error", too
-under `split` also "turn", "welcome", "turned", "join"           see `turns`
+under `split` also "turn", "welcome", "turned", "join", "closed"  see `turns`
 whatever it cannot do                                            {"error": reason}, of a disk with {"errno": N}
 
 `standard_error` is that of the difference between the accuracies of two models, paired over the images of the holdout,

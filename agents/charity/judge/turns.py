@@ -1,14 +1,16 @@
-"""The judge's side of split learning: a turn that is open, the socket that its site comes to, and what came of it.
+"""The judge's side of split learning: turns that are open, the socket that their sites come to, and what came of them.
 
     {"turn": {"folder": PATH, "id": ID, "site": NAME, "policy": TEXT, "plan": {…}, "base": PATH, "state": [PATH, …]}}
     {"turn": {"key": X25519 public, "tensors": [NAME, …]}}        opens it, unless it is open
     {"welcome": {"id": ID, "site_key": LINE, "offer": TEXT, "signature": TEXT, "socket": FOLDER}}     {"welcome": true}
     {"turned": ID}    {"turned": {"steps", "of", "images", "received", "sent", "seconds", "ended", "fault"} or null}
     {"join": {"turn": {…, as above}, "head": PATH, "out": PATH}}          {"metrics", "work", "server": 2}
-    {"turn": null}    {"turn": null}                              closes it
+    {"closed": ID}    {"closed": true}                            closes it, and lets go of what came of it
 
-One thread listens and one serves each connection that shook hands; a new one of the site ends the one before. All
-arithmetic holds the lock that the judge's answers hold, too. A step takes milliseconds, so neither waits for long.
+Under `split` one turn is open, under `splitfed` one of each site that trains in the round. One thread listens and one
+serves each connection that shook hands; a new one of a site ends the one before. The door says which site it is, and
+the site's signature shows it. All arithmetic holds the lock that the judge's answers hold, too: a step takes
+milliseconds, so neither waits for long.
 """
 
 from __future__ import annotations
@@ -42,13 +44,13 @@ if TYPE_CHECKING:
 
 HANDSHAKE_SECONDS = 20.0
 FAULT_SECONDS = 30.0  # after something was not as agreed: how long its site is not let in again
-MOST_CONNECTIONS = 4
+MOST_CONNECTIONS = 64
 
 logger = logging.getLogger("charity")
 
 
 class Turns:
-    """What the judge knows of turns: one at a time.
+    """The turns that are open at the judge.
 
     Args:
         spec: The architecture.
@@ -58,23 +60,33 @@ class Turns:
     def __init__(self, spec: Mapping[str, Any], busy: threading.RLock) -> None:
         self._spec = spec
         self._busy = busy
-        self._parts = Parts()
-        self._open: _Open | None = None
+        self._free: list[Parts] = []  # of turns that are closed: to make them takes seconds
+        self._open: dict[str, _Open] = {}
+        self._listener: socket.socket | None = None
+        self._slots = threading.Semaphore(MOST_CONNECTIONS)
 
-    def open(self, wanted: Mapping[str, Any] | None) -> dict[str, Any]:
+    def open(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Answer `turn`.
 
         Raises:
             AgentError: The network cannot be cut so, or a file cannot be read.
         """
-        if self._open is not None and (wanted is None or wanted["id"] != self._open.id):
-            self._open.close()
-            self._open = None
-        if wanted is None:
-            return {"turn": None}
-        if self._open is None:
-            self._open = _Open(self._spec, wanted, self._parts, self._busy)
-        return {"turn": {"key": self._open.key.public, "tensors": list(self._open.turn.site_names)}}
+        turn = self._opened(wanted)
+        return {"turn": {"key": turn.key.public, "tensors": list(turn.turn.site_names)}}
+
+    def _opened(self, wanted: Mapping[str, Any]) -> _Open:
+        id: str = wanted["id"]
+        if id not in self._open:
+            parts = self._free.pop() if self._free else Parts()
+            self._open[id] = _Open(self._spec, wanted, parts, self._busy)
+        return self._open[id]
+
+    def close(self, id: str) -> dict[str, Any]:
+        """Answer `closed`."""
+        if turn := self._open.pop(id, None):
+            turn.close()
+            self._free.append(turn.parts)
+        return {"closed": True}
 
     def welcome(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Answer `welcome`.
@@ -83,16 +95,19 @@ class Turns:
             JudgeError: That turn is not open.
             OSError: There can be no socket.
         """
-        if self._open is None or self._open.id != wanted["id"]:
+        turn = self._open.get(wanted["id"])
+        if turn is None:
             raise JudgeError(f"the turn {wanted['id']} is not open")
-        self._open.listen(wanted)
+        if self._listener is None:
+            self._listener = sockets.listen(Path(wanted["socket"]))
+            threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+        turn.welcome(wanted)
         return {"welcome": True}
 
     def turned(self, id: str) -> dict[str, Any]:
         """Answer `turned`."""
-        if self._open is None or self._open.id != id:
-            return {"turned": None}
-        return {"turned": self._open.standing()}
+        turn = self._open.get(id)
+        return {"turned": None if turn is None else turn.standing()}
 
     def join(self, scorer: Scorer, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Answer `join`: the whole network, and the optimizer's state of both parts, in files.
@@ -100,9 +115,7 @@ class Turns:
         Raises:
             JudgeError: The turn has not ended.
         """
-        self.open(wanted["turn"])
-        assert self._open is not None
-        turn = self._open.turn
+        turn = self._opened(wanted["turn"]).turn
         if not turn.ended:
             raise JudgeError("its turn has not ended: the last step has not been taken at both ends")
         own, state, site_state = turn.result()
@@ -115,6 +128,29 @@ class Turns:
             weights.write_weights(path, part, dict(self._spec))
         return {"metrics": metrics, "work": turn.work().fields(), "server": 2}
 
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return  # closed
+            if self._slots.acquire(blocking=False):
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            else:
+                connection.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with contextlib.suppress(UnreachableError, UntrustedError):
+                site = handshake.who(connection, HANDSHAKE_SECONDS)
+                turn = next((one for one in [*self._open.values()] if one.site == site), None)
+                if turn is None:
+                    connection.close()  # Bob says to Alice that there is no turn of hers now
+                else:
+                    turn.serve(connection)
+        finally:
+            self._slots.release()
+
 
 class _Open:
     """A turn that is open."""
@@ -123,29 +159,23 @@ class _Open:
         self.id: str = wanted["id"]
         self.site: str = wanted["site"]
         self.key = handshake.new_key()
+        self.parts = parts
         agreed = Agreed(spec, read_plan(wanted["plan"]), read_policy(wanted["policy"]))
         state = [_read(Path(path)) for path in wanted["state"]]
-        folder = Path(wanted["folder"])
         self.turn = CoordinatorTurn(
-            agreed, self.id, _read(Path(wanted["base"])), (state[0], state[1]) if state else None, folder, parts, busy
-        )
+            agreed, self.id, _read(Path(wanted["base"])), (state[0], state[1]) if state else None,
+            Path(wanted["folder"]), parts, busy,
+        )  # fmt: skip
         self.turn.recall()
-        self._welcome: Mapping[str, Any] = {}
-        self._listener: socket.socket | None = None
+        self._welcome: Mapping[str, Any] | None = None
         self._channel: Channel | None = None
         self._serving = threading.Lock()
-        self._slots = threading.Semaphore(MOST_CONNECTIONS)
         self._fault: dict[str, Any] | None = None
         self._closed_until = 0.0
-        self._over = False
 
-    def listen(self, wanted: Mapping[str, Any]) -> None:
+    def welcome(self, wanted: Mapping[str, Any]) -> None:
         """Let the site in, from now on."""
-        self._welcome = wanted
-        self._fault = None
-        if self._listener is None:
-            self._listener = sockets.listen(Path(wanted["socket"]))
-            threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+        self._welcome, self._fault = wanted, None
 
     def standing(self) -> dict[str, Any]:
         """How far it is."""
@@ -153,35 +183,18 @@ class _Open:
 
     def close(self) -> None:
         """Let nobody in any more, and let go of what was written down."""
-        self._over = True
-        if self._listener is not None:
-            with contextlib.suppress(OSError):
-                self._listener.shutdown(2)
-            self._listener.close()
-            sockets.forget(Path(self._welcome["socket"]))
-        if self._channel is not None:
-            self._channel.close()
+        self._welcome = None
+        with self._serving:
+            if self._channel is not None:
+                self._channel.close()
         self.turn.forget()
 
-    def _accept(self, listener: socket.socket) -> None:
-        while not self._over:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return  # closed
-            if time.monotonic() < self._closed_until or not self._slots.acquire(blocking=False):
-                connection.close()
-                continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            self._shake_hands_and_serve(connection)
-        finally:
-            self._slots.release()
-
-    def _shake_hands_and_serve(self, connection: socket.socket) -> None:
+    def serve(self, connection: socket.socket) -> None:
+        """Shake hands with the site, and go on with its turn."""
         welcome = self._welcome
+        if welcome is None or time.monotonic() < self._closed_until:
+            connection.close()
+            return
         try:
             offer, signature = welcome["offer"].encode(), welcome["signature"]
             channel = handshake.welcome(

@@ -9,6 +9,7 @@
     split:CUT                  a site trains the first layers, the coordinator the rest; then the gate
     fedavg                     rounds: the mean of all updates, weighted by number of examples
     fednova                    rounds: the mean of what all change in a step of training
+    splitfed:CUT               rounds: as split, all sites at once, and the mean of what comes of it
     median, trimmed:N          rounds: coordinate-wise median; mean without the N lowest and N highest
     krum:F, multi-krum:F       rounds: the update, or the updates, nearest to the others, with F faulty sites
 
@@ -132,7 +133,7 @@ class Policy:
 
     @property
     def split(self) -> bool:
-        """Whether the network is in two rooms, and trained over a channel between them, in turns of a relay."""
+        """Whether the network is in two rooms, and trained over a channel between them: in turns, or in rounds."""
         return self.rule.split
 
     @property

@@ -177,12 +177,12 @@ class ArrayBench:
         judge: Scores weights on the holdout; raises ValueError for what cannot be scored.
         probe: Tries models that are about to become current.
         statistics: The names of the tensors that no gradient changes.
-        turned: What came of the newest turn, under `split`.
+        turned: What came of a site's newest turn, under `split`.
     """
 
     def __init__(
         self, store: ArrayStore, judge: Scores, probe: Probe, statistics: Collection[str],
-        turned: Callable[[], Turned] | None = None,
+        turned: Callable[[str], Turned] | None = None,
     ) -> None:  # fmt: skip
         self._turned = turned
         self._store = store
@@ -230,7 +230,7 @@ class ArrayBench:
     def join(self, state: Federation, sent: records.Sent, model: Weights) -> Joined[Weights]:
         """The network of the turn that is over."""
         assert self._turned is not None, "nobody sends the layers of a site but who trains them"
-        turned = self._turned()
+        turned = self._turned(sent.site)
         joined = whole(turned, model, self._store.first)
         with _said_as_judge():
             return Joined(joined, self._scored(state, joined), turned.sets, turned.work)
@@ -264,7 +264,7 @@ class Coordinator:
         became: Called for every model that becomes the current one after the first.
         statistics: The names of the tensors that no gradient changes.
         train: The coordinator's own images to train on; None where she has none.
-        turned: What came of the newest turn, under `split`.
+        turned: What came of a site's newest turn, under `split`.
     """
 
     def __init__(
@@ -275,7 +275,7 @@ class Coordinator:
         became: Callable[[Became, float], None],
         statistics: Collection[str] = (),
         train: Images | None = None,
-        turned: Callable[[], Turned] | None = None,
+        turned: Callable[[str], Turned] | None = None,
     ) -> None:
         self._turned = turned
         self._history = history

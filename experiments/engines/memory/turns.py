@@ -102,7 +102,7 @@ class TurnCrew:
         self._files: ModelFiles | None = None
         self._asked = ThreadPoolExecutor(1)
         self.server: Callable[[], Sequence[Weights]] = tuple
-        self._newest: Turned | None = None
+        self._turned: dict[str, Turned] = {}  # by site, of its newest turn
         self.bytes = 0
 
     def __enter__(self) -> TurnCrew:
@@ -116,10 +116,9 @@ class TurnCrew:
         """The size of a file of a site's layers."""
         return self._files.size if self._files else 0
 
-    def turned(self) -> Turned:
-        """What came of the newest turn."""
-        assert self._newest is not None
-        return self._newest
+    def turned(self, site: str) -> Turned:
+        """What came of a site's newest turn."""
+        return self._turned[site]
 
     def examples(self, site: str) -> int:
         """How many images a site trains on."""
@@ -131,7 +130,8 @@ class TurnCrew:
 
     def _turn(self, site: str, session: int, weights: Weights) -> Session:
         examples, seed = self._images[site], session_seed(self._seeds[site], session)
-        agreed, (_, ours, hers), server = self._agreed, _parts[0], self.server()
+        agreed, (_, ours, hers) = self._agreed, _parts[0]
+        server = () if agreed.policy.rounds else self.server()  # there it is a server optimizer's
         begun = time.perf_counter()
         state = (server[0], server[1]) if server else None
         coordinator = CoordinatorTurn(agreed, "", weights, state, None, hers)
@@ -141,8 +141,8 @@ class TurnCrew:
         )  # fmt: skip
         take_turn(turn, coordinator)
         own, *sets = coordinator.result()
-        self._newest = Turned(own, sets, coordinator.work())
-        self.bytes += self._newest.work.received + self._newest.work.sent
+        self._turned[site] = Turned(own, sets, coordinator.work())
+        self.bytes += self._turned[site].work.received + self._turned[site].work.sent
         past, trained = turn.past, turn.weights()
         assert past is not None
         self._files = self._files or ModelFiles(trained, dict(agreed.spec))

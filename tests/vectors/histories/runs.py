@@ -25,6 +25,7 @@ _RUNS: dict[str, dict[str, Any]] = {
     "step": {"policy": "step", "trainers": Adders(_SITES, 2), "attack": ("alice-2", "sign-flip:2"), "start": 0.3},
     "gather": {"policy": "gather", "trainers": Opposed(_SITES), "by": judge_both, "sessions": 4},
     "split": {"policy": "split:dense1", "trainers": Halves(_SITES), "start": 0.4},
+    "splitfed": {"policy": "splitfed:dense1", "trainers": Halves(_SITES), "start": 0.4, "gate": "off"},
     "fedasync": {"policy": "fedasync"},
     "fednova": {"policy": "fednova"},
     "parameter-free": {
