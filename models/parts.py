@@ -50,6 +50,8 @@ class Part:
         names: Of its weights, in build order.
         before: The shape of what it is given for one example.
         after: The shape of what it gives.
+        felt: Of the first part, the gradient of the loss by its first weights in the last step: float32 [their number].
+            None before a step, and where nothing is trained here. By it a site sees what it is taught, see `watching`.
 
     Raises:
         ValueError: The network cannot be cut there, or the recipe needs it in one piece.
@@ -88,6 +90,7 @@ class Part:
         self._changes = () if recipe.augment == "none" or not self.first else tuple(recipe.augment.split(","))
         self._session: Any = _number(0) if self._changes else None
         self._graphs: dict[str, Callable[..., Any]] = {}
+        self.felt: np.ndarray | None = None
 
     # weights and state
 
@@ -188,7 +191,7 @@ class Part:
             The gradient by what it was given; None of the first part.
         """
         found = self._graph("backward", self._backward, self._given(), _spec(self.after))(given, gradient)
-        return None if self.first else found
+        return self._told(found)
 
     def step(self, given: Any, labels: Any) -> tuple[Any, float, float]:
         """Of the last part: take the step of a batch, if its loss is a finite number.
@@ -201,7 +204,7 @@ class Part:
         gradient, loss, right = self._graph("step", self._step, self._given(), _spec(kind.shape, kind.labels))(
             given, labels
         )
-        return None if self.first else gradient, float(loss), float(right)
+        return self._told(gradient), float(loss), float(right)
 
     def infer(self, given: Any) -> Any:
         """What the part gives outside of training."""
@@ -212,6 +215,13 @@ class Part:
         kind = self._objective.kind
         loss, right = self._graph("score", self._score, self._given(), _spec(kind.shape, kind.labels))(given, labels)
         return float(loss), float(right)
+
+    def _told(self, found: Any) -> Any:
+        """What is sent back after a step, and what the first part keeps of it."""
+        if not self.first:
+            return found
+        self.felt = found.numpy() if self._trained else None
+        return None
 
     def _graph(self, name: str, function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
         """Translated when it is needed, and once: batches may come in any number."""
@@ -260,7 +270,7 @@ class Part:
         return found, loss, self._objective.right(labels, outputs)
 
     def _stepped(self, tape: Any, target: Any, batch: Any, weighed: Any, when: Any = None) -> Any:
-        """Take the step, and give the gradient by what the part was given; of the first part, nothing of use.
+        """Take the step, and give the gradient by what the part was given; of the first part, by its first weights.
 
         Args:
             when: Whether to take it; None is always.
@@ -277,7 +287,9 @@ class Part:
                 self._optimizer.apply(gradients[: len(trained)], self._trained)
             elif trained:
                 tensorflow.cond(when, lambda: self._apply(gradients[: len(trained)]), lambda: False)
-            return tensorflow.zeros(()) if self.first else tensorflow.identity(gradients[-1])
+            if self.first:
+                return tensorflow.reshape(gradients[0], [-1]) if trained else tensorflow.zeros(())
+            return tensorflow.identity(gradients[-1])
 
     def _apply(self, gradients: Any) -> bool:
         self._optimizer.apply(gradients, self._trained)
