@@ -26,6 +26,8 @@ def said(found: Mapping[str, Any]) -> str:
         f"It sends {sends}: {_mb(_sent(way))} MB a turn, against {_mb(_sent(fedavg))} a round; {until} "
         f"(here {images:,}).\n"
         f"On the line {turns} a round of split learning, {waits_less:,.1f} s under fedavg.\n"
+        f"Not counted: for each turn the whole network is released to every site, up to "
+        f"{_mb(found['release_bytes'])} MB a site and round.\n"
     )
 
 

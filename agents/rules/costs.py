@@ -203,6 +203,11 @@ def client_bytes(way: Way, images: int, batch: int, epochs: int = 1, turns: int 
     return (way.turn() + epoch * epochs) * turns
 
 
+def releases(network: Piece, turns: int) -> Bytes:
+    """What a site receives beside its own turns where the whole network is released to all for each of so many."""
+    return Bytes(down=NUMBER_BYTES * network.weights) * turns
+
+
 def client_multiply_adds(way: Way, images: int, epochs: int = 1) -> int:
     """What a site computes in training, by how many images it takes in how many epochs."""
     return way.multiply_adds() * images * epochs

@@ -69,6 +69,7 @@ def test_the_text_says_the_same_in_plain_words() -> None:
         "Split after pool2, with f32, a site computes more: 123 % of what it does under fedavg.\n"
         "It sends more: 18.5 MB a turn, against 1.79 a round; up to 104 images a site it sends no more (here 1,412).\n"
         "On the line 3 sites in turn wait 7.3 s for a round of split learning, 0.2 s under fedavg.\n"
+        "Not counted: for each turn the whole network is released to every site, up to 2.69 MB a site and round.\n"
     )
     few = run(*CNN, "--images", "50", "--wire", "int8")
     assert "Split after pool1, with int8, a site computes less: 9.87 % of what" in few

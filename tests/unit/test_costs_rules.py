@@ -24,6 +24,7 @@ from fedssh.rules.costs import (
     client_bytes,
     client_multiply_adds,
     published_break_even,
+    releases,
     slots_of,
     steps_per_second,
     waiting_seconds,
@@ -45,6 +46,10 @@ def test_averaging_sends_all_weights_once_each_way() -> None:
 def test_large_batches_send_a_gradient_each_way_every_step() -> None:
     assert client_bytes(LargeBatch(CNN), 100, 32, 2) == Bytes(895_492, 895_492) * 8
     assert client_multiply_adds(LargeBatch(CNN), 100, 2) == client_multiply_adds(FedAvg(CNN), 100, 2)
+
+
+def test_a_release_after_every_turn_is_the_whole_network() -> None:
+    assert releases(CNN, 3) == Bytes(down=3 * 895_492)
 
 
 @pytest.mark.parametrize(("wire", "image"), [("f32", 6400), ("f16", 3200), ("int8", 1604)])

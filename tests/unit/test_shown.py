@@ -16,6 +16,7 @@ PROCESSES = "tests/e2e/test_processes.py"
 COMPOSE = "tests/e2e/test_compose.py"
 FLEET = "tests/integration/test_fleet.py"
 TABLES = "tests/integration/test_table_federation.py"
+WHICH = "tests/unit/test_which_of_the_two.py"
 # Pages with commands that a test of their own runs; whoever writes one names the page in the test instead.
 PAGES = {
     "tables": TABLES,
@@ -54,6 +55,9 @@ SHOWN = {
     "charity nodes add hospital-a hospital-a.pub --address charity@charity.example:2222 > hospital-a.json": HERE,
     "charity serve --door embedded --listen 0.0.0.0:2222": PROCESSES,
     "charity best": HERE,
+    "charity plan --architecture cnn --size 28x28x1 --images 1412 --sites 3": WHICH,
+    "charity plan --networks experiments/networks --architecture vgg --size 32x32x3 --outputs 10 --images 500 "
+    "--sites 100 --wire f32 --cut conv1_1": WHICH,
     "charity score --split test": HERE,
     "bob keygen --state site": HERE,
     "bob join hospital-a.json --state site": HERE,
