@@ -80,6 +80,9 @@ class PlanSettings(StateSettings):
     labels: str | None = setting(
         None, "Where labels are; site: the U shape.  [as agreed; coordinator]", choices=("coordinator", "site")
     )
+    order: str | None = setting(
+        None, "parallel: all sites at once, SplitFed.  [as agreed; turns]", choices=("turns", "parallel")
+    )
 
 
 @click.command(
@@ -104,6 +107,7 @@ def plan(settings: PlanSettings, every: bool, as_json: bool) -> None:
     from fedssh.rules.costs import Line
 
     spec, training, agreed = _imagined(settings) if settings.architecture else _begun(settings)
+    parallel = (settings.order or agreed.get("order")) == "parallel"
     labels = settings.labels or agreed.get("labels", "coordinator")
     agreed = agreed if labels == agreed.get("labels") else {}  # its cuts go with who has the labels
     cut = tuple(layer.strip() for layer in settings.cut.split(",")) if settings.cut else _agreed_cut(agreed)
@@ -111,7 +115,7 @@ def plan(settings: PlanSettings, every: bool, as_json: bool) -> None:
         100e6 if settings.bandwidth is None else settings.bandwidth, 0.02 if settings.rtt is None else settings.rtt
     )
     wire = settings.wire or agreed.get("wire", "f16")
-    found = compared(spec, training, Asked(line, wire, labels, cut, every, settings.compute or 0.0))
+    found = compared(spec, training, Asked(line, wire, labels, parallel, cut, every, settings.compute or 0.0))
     if as_json:
         print_json(found | {"said": said(found).split("\n")[:-1]})
     else:
@@ -171,7 +175,8 @@ def _begun(settings: PlanSettings) -> tuple[dict[str, Any], Training, dict[str, 
             "--images is missing", "no site has said yet how many images it has; give it, such as --images 1400"
         )
     policy = read_policy(genesis["policy"])
-    agreed = dict(policy.values) if policy.split else {}
+    order = "parallel" if policy.rounds else "turns"
+    agreed = {**policy.values, "order": order} if policy.split else {}
     return genesis["spec"], _training(settings, genesis["plan"], images, len(has) or 1), agreed
 
 

@@ -18,15 +18,17 @@ def said(found: Mapping[str, Any]) -> str:
     less = "less" if share < 1 else "more" if share > 1 else "as much"
     sends = "no more" if _sent(way) <= _sent(fedavg) else "more"
     until = f"up to {even:,} images a site it sends no more" if even else "however few images a site has"
-    waits, waits_less = way["waiting_seconds"] * sites, fedavg["waiting_seconds"]
-    turns = f"{sites:,} sites in turn wait {waits:,.1f} s for" if sites > 1 else f"a site waits {waits:,.1f} s for"
+    parallel = found["order"] == "parallel"
+    waits, waits_less = way["waiting_seconds"] * (1 if parallel else sites), fedavg["waiting_seconds"]
+    who = "a site waits" if sites == 1 else "each site waits" if parallel else f"{sites:,} sites in turn wait"
+    often = "round" if parallel else "turn"
     return (
         f"Split after {' and '.join(row['cut'])}, with {found['wire']}, a site computes {less}: {_percent(share)} of "
         f"what it does under fedavg.\n"
-        f"It sends {sends}: {_mb(_sent(way))} MB a turn, against {_mb(_sent(fedavg))} a round; {until} "
+        f"It sends {sends}: {_mb(_sent(way))} MB a {often}, against {_mb(_sent(fedavg))} a round; {until} "
         f"(here {images:,}).\n"
-        f"On the line {turns} a round of split learning, {waits_less:,.1f} s under fedavg.\n"
-        f"Not counted: for each turn the whole network is released to every site, up to "
+        f"On the line {who} {waits:,.1f} s for a round of split learning, {waits_less:,.1f} s under fedavg.\n"
+        f"Not counted: for each {often} the whole network is released to every site, up to "
         f"{_mb(found['release_bytes'])} MB a site and round.\n"
     )
 

@@ -145,6 +145,8 @@ class Split:
         label_bytes: Of one image.
         end: With the U shape what the site trains behind the second cut; then no label leaves it.
         end_floats: How many numbers of one image pass that.
+        anew: Whether the optimizer begins anew in each round, as with all sites at once (SplitFed, Thapa et al. 2022);
+            then its state only goes up.
     """
 
     head: Piece
@@ -154,6 +156,7 @@ class Split:
     label_bytes: int = 4
     end: Piece | None = None
     end_floats: int = 0
+    anew: bool = False
 
     @property
     def trips(self) -> int:
@@ -163,8 +166,9 @@ class Split:
     def turn(self) -> Bytes:
         """What the site trains, with the optimizer's state, each way."""
         parts = [self.head] if self.end is None else [self.head, self.end]
-        size = NUMBER_BYTES * sum(part.weights + self.slots * part.trained + _COUNTERS for part in parts)
-        return Bytes(size, size)
+        weights = NUMBER_BYTES * sum(part.weights for part in parts)
+        state = NUMBER_BYTES * sum(self.slots * part.trained + _COUNTERS for part in parts)
+        return Bytes(down=weights + (0 if self.anew else state), up=weights + state)
 
     def step(self, rows: int) -> Bytes:
         """What passes the cut or the cuts, and the gradients of that."""

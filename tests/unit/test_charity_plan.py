@@ -99,6 +99,19 @@ def test_the_u_shape_has_two_cuts() -> None:
     assert row["wires"]["f32"]["bytes_up"] == 4 * (3 * row["site_weights"] + 4) + 2 * 40 + 64 * 4 * (5408 + 1600)
 
 
+def test_all_sites_at_once_wait_for_no_other() -> None:
+    said = (*CNN, "--images", "64", "--sites", "5", "--cut", "pool2")
+    turns, at_once = value(*said), value(*said, "--order", "parallel")
+    for found, releases in ((turns, 5), (at_once, 1)):
+        assert found["release_bytes"] == releases * 895_492
+    down = [cut(found, "pool2")["wires"]["f16"]["bytes_down"] for found in (turns, at_once)]
+    assert down[0] - down[1] == 4 * (2 * 18_816 + 2)
+    assert turns["said"][2].startswith("On the line 5 sites in turn wait ")
+    waits = cut(at_once, "pool2")["wires"]["f16"]["waiting_seconds"]
+    assert f"On the line each site waits {waits:.1f} s for a round of split learning" in at_once["said"][2]
+    assert at_once["said"][3].startswith("Not counted: for each round the whole network")
+
+
 def test_of_many_cuts_those_are_shown_that_pass_less_than_all_before() -> None:
     some, named, every = value(*RESNET), value(*RESNET, "--cut", "conv4_block1_out"), value(*RESNET, "--all")
     assert [row["cut"] for row in some["cuts"]] == [["conv1_conv"], ["pool1_pool"], ["conv5_block1_add"], ["pooling"]]
@@ -128,21 +141,26 @@ def test_without_rounds_an_epoch_is_what_is_compared(root: Path, tmp_path: Path)
     assert value("--state", str(tmp_path / "coordinator"))["training"]["epochs"] == 1
 
 
+@pytest.mark.parametrize(
+    ("policy", "order"),
+    [("split:dense1,labels=site,tail=dense3", "turns"), ("splitfed:dense1,labels=site,tail=dense3", "parallel")],
+)
 def test_of_a_federation_that_splits_its_network_it_knows_how(
-    root: Path, tmp_path: Path, keys: dict[str, PrivateKey]
+    root: Path, tmp_path: Path, keys: dict[str, PrivateKey], policy: str, order: str
 ) -> None:
     unpack(root / "tests/vectors/histories/fedavg.tar.gz", tmp_path)
     path = tmp_path / "coordinator/vault/ledger.db"
     fields = dict(Ledger(path).record(1).fields)
     path.unlink()
     spec = {**fields["spec"], "depth": 3}
-    policy = "split:dense1,labels=site,tail=dense3,wire=int8"
     ledger = Ledger.create(path)
-    ledger.append("genesis", {**fields, "spec": spec, "policy": policy}, keys["coordinator"])
+    fields |= {"spec": spec, "policy": f"{policy},wire=int8"}
+    ledger.append("genesis", fields, keys["coordinator"])
     ledger.close()
     state = ("--state", str(tmp_path / "coordinator"), "--images", "40")
     found = value(*state)
     assert (found["chosen"], found["wire"], found["labels"]) == (["dense1", "dense3"], "int8", "site")
+    assert found["order"] == order
     found = value(*state, "--labels", "coordinator", "--wire", "f32")
     assert (found["wire"], [row["cut"] for row in found["cuts"]]) == ("f32", [["dense1"], ["dense2"], ["dense3"]])
     assert value(*state, "--cut", "dense2,dense3")["chosen"] == ["dense2", "dense3"]

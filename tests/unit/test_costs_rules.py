@@ -70,6 +70,10 @@ def test_in_the_u_shape_two_cuts_are_passed_and_no_label() -> None:
     assert way.multiply_adds() == 4 * 2_424_960 + 3 * 128
 
 
+def test_an_optimizer_that_begins_anew_has_a_state_that_only_goes_up() -> None:
+    assert Split(POOL2, 1600, slots=2, anew=True).turn() == Bytes(down=4 * 18_816, up=4 * (3 * 18_816 + 2))
+
+
 def test_frozen_layers_have_no_gradient_and_no_state() -> None:
     frozen = Piece(18_816, 0, 2_424_960, 0)
     assert Split(frozen, 1600).turn().up == 4 * (18_816 + 2)

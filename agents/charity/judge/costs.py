@@ -63,6 +63,7 @@ class Asked:
         line: Between a site and the coordinator.
         wire: How numbers pass a cut.
         labels: `coordinator`, or `site`: the U shape, with two cuts.
+        parallel: Whether all sites train at once (`splitfed`), and not in turn (`split`).
         cut: The layer or the two layers that are asked for; empty takes what is worth a look.
         every: Whether all cuts are told.
         compute_seconds: What both sides compute for a step.
@@ -71,6 +72,7 @@ class Asked:
     line: Line
     wire: str = "f16"
     labels: str = "coordinator"
+    parallel: bool = False
     cut: tuple[str, ...] = ()
     every: bool = False
     compute_seconds: float = 0.0
@@ -98,9 +100,10 @@ def compared(spec: Mapping[str, Any], training: Training, asked: Asked) -> dict[
         "line": vars(asked.line) | {"compute_seconds": asked.compute_seconds},
         "wire": asked.wire,
         "labels": asked.labels,
+        "order": "parallel" if asked.parallel else "turns",
         "fedavg": _way(fedavg, training, asked.line),
         "large_batch": _way(LargeBatch(network), training, asked.line),
-        "release_bytes": releases(network, training.sites).down,
+        "release_bytes": releases(network, 1 if asked.parallel else training.sites).down,
         "cuts": shown,
         "left_out": len(rows) - len(shown),
         "chosen": _chosen(shown, asked)["cut"],
@@ -126,6 +129,7 @@ def _splits(
         "wire": asked.wire,
         "slots": slots_of(training.optimizer, training.momentum),
         "label_bytes": labels_size(spec),
+        "anew": asked.parallel,
     }
     if asked.labels != "site":
         if len(asked.cut) > 1:
