@@ -142,7 +142,7 @@ class CoordinatorTurn:
         """
         with self._lock:
             try:
-                self._on_line = [0, 0]
+                self._on_line = [line.received, line.sent]  # what shook hands is no part of the turn
                 length = self._greet(line)
                 while not self.ended:
                     self._next(line, length)

@@ -331,4 +331,4 @@ def read_state(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
     for name, array in state.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise ChannelError(f"{name} of the optimizer's state that came is not of finite float32 numbers")
-    return state
+    return {name: state[name] for name in shapes}  # what reads safetensors has an order of its own each time

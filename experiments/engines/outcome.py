@@ -107,7 +107,11 @@ def moments(records: Sequence[Record], model_bytes: int) -> dict[int, Moment]:
             clock = max(clock, begun[key] + trained[key])
             if record.event == "report":
                 free[site] = begun[key] + trained[key]
-        sent += model_bytes * (record.event in SENT)
+        work, layers = record.fields.get("work"), record.fields.get("candidate")
+        if work and layers:  # what a site sends at the end of a turn of split learning is its layers
+            sent += layers["size"] + work["received"] + work["sent"]
+        else:
+            sent += model_bytes * (record.event in SENT)
         clocks[record.sequence] = clock
         found[record.sequence] = Moment(clock, sum(trained.values()), sent)
     return found

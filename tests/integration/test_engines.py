@@ -73,6 +73,9 @@ def told(folder: Path, *sites: str) -> list[dict[str, Any]]:
     """What every verdict says, without what is chance; a site's in its own order when sites are named."""
     records: list[Record] = [record for record in read_history(folder / HISTORY) if record.event in VERDICTS]
     fields = [{name: value for name, value in record.fields.items() if name not in CHANCE} for record in records]
+    for one in fields:
+        if "work" in one:
+            one["work"] = {name: value for name, value in one["work"].items() if name != "seconds"}
     return [one for one in fields if not sites or one.get("site") in sites]
 
 
@@ -93,6 +96,8 @@ def models(folder: Path) -> list[str]:
         ("polyak:0.5", "relay", 2, True),
         ("merge", "relay", 2, False),
         ("gather", "relay", 2, True),
+        ("split:dense1", "relay", 2, True),
+        ("splitfed:dense1,wire=f32", "rounds", 2, False),
     ],
 )
 def test_memory_gives_the_weights_of_real_agents(
