@@ -82,24 +82,6 @@ def find(network: keras.Model, layer: str) -> Cut:
     raise ValueError(f"{why}; {guess}it can be cut after {', '.join(names)}")
 
 
-def usual(network: keras.Model) -> Cut:
-    """The cut that passes the fewest numbers, of those with at most half of the weights before them; else the first.
-
-    Raises:
-        ValueError: There is no cut.
-    """
-    every = cuts(network)
-    if not every:
-        find(network, "")
-    sizes = [
-        sum(math.prod(variable.shape) for variable in before.weights)
-        for before in (parts(network, [one.layer])[0] for one in every)
-    ]
-    whole = sum(math.prod(variable.shape) for variable in network.weights)
-    light = [one for one, size in zip(every, sizes, strict=True) if 2 * size <= whole]
-    return min(light, key=lambda one: one.floats) if light else every[0]
-
-
 def parts(network: keras.Model, after: Sequence[str]) -> list[keras.Model]:
     """The pieces of a network, which share its layers and weights.
 

@@ -28,6 +28,7 @@ from fedssh.models.data.classes import NamesError, check_names
 from fedssh.models.data.columns import Columns, read_columns_record
 from fedssh.rules.events import Record
 from fedssh.rules.plan import read_plan
+from fedssh.rules.policies import read_policy
 from fedssh.weights import architecture_hash
 
 FILE = "terms.json"
@@ -338,6 +339,7 @@ def rows(terms: Terms, weights: int | None = None) -> dict[str, str]:
         **({"target": terms.table.target} if terms.table else {}),
         **{f"column {n}": name for n, name in enumerate(terms.table.names if terms.table else (), 1)},
         "policy": fields.get("policy"),
+        **_leaves(str(fields.get("policy"))),
         "gate": f"{fields.get('gate', 'off')}, margin {fields.get('margin', 0.0)}",
         "schedule": fields.get("schedule"),
         "sessions": fields.get("sessions") or "until the coordinator ends it",
@@ -347,6 +349,18 @@ def rows(terms: Terms, weights: int | None = None) -> dict[str, str]:
         "rates": fields.get("rates"),
     }
     return {name: _text(value) for name, value in shown.items()}
+
+
+def _leaves(policy: str) -> dict[str, str]:
+    """What the coordinator gets of each image, where the network is trained in two rooms."""
+    try:
+        agreed = read_policy(policy)
+    except ValueError:  # of a newer version: who trains says so
+        return {}
+    if not agreed.split:
+        return {}
+    labels = "" if agreed.values["labels"] == "site" else ", and its label"
+    return {"leaves this site": f"of each image, in every epoch, what {agreed.values['cut']} gives{labels}"}
 
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -11,8 +11,9 @@ import numpy as np
 
 from fedssh.errors import SettingsError
 from fedssh.models import tasks
+from fedssh.models.costs import usual
 from fedssh.models.cut import cuts as every_cut
-from fedssh.models.cut import find, usual
+from fedssh.models.cut import find
 from fedssh.models.parts import Part
 from fedssh.models.recipe import Recipe
 from fedssh.rules.plan import Plan
@@ -140,7 +141,7 @@ def found(policy: Policy, network: Any) -> Policy:
         return policy
     values = dict(policy.values)
     if values["cut"] == AUTO:
-        values["cut"] = usual(network).layer
+        values["cut"] = usual(network)
     order = [one.layer for one in every_cut(network)]
     first = find(network, str(values["cut"])).layer
     if values["labels"] == "site":

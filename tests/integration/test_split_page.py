@@ -45,7 +45,7 @@ def test_the_page(root: Path, images: Path) -> None:
     assert terms.agree(shlex.split(quickstart, comments=True)[2], None, "free", None, None, 3)
     charity(images, *shlex.split(init, comments=True)[1:])
     agreed = json.loads(charity(images, "show", "1", "--json"))
-    assert agreed["policy"] == "split:cut=pool2,labels=coordinator,wire=f16,checkpoint=1"
+    assert agreed["policy"] == "split:cut=pool1,labels=coordinator,wire=f16,checkpoint=1"
     assert (agreed["schedule"], agreed["plan"]["publish"], agreed["plan"]["epochs"]) == ("relay", "session", 2)
     assert all(f"`{name}=" in page or f"`{name}:" in page or f"{name}=" in page for name in OPTIONS)
     took = {"steps": 38, "images": 2400, "received": 7_844_241, "sent": 7_835_518, "seconds": 2.043}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fedssh import models
+from fedssh.models.costs import usual
 from fedssh.models.cut import cuts, find, parts
 from fedssh.models.data.images import Images
 from fedssh.models.parts import ITERATION, Part
@@ -54,6 +55,11 @@ def test_an_error_lists_the_valid_cuts() -> None:
     single = keras.Model(given, keras.layers.Dense(1, name="dense")(given), name="single")
     with pytest.raises(ValueError, match="single cannot be cut: everything that it has to learn is in one layer"):
         find(single, "dense")
+
+
+def test_what_is_cut_where_nobody_says_leaves_a_site_little_to_compute() -> None:
+    assert usual(models.build({"name": "cnn", "input": [28, 28, 1], "classes": 2})) == "pool1"
+    assert usual(models.build(MLP)) == "dense1"  # no cut is light: the first
 
 
 def data(spec: dict[str, Any], number: int = 22) -> Images:
