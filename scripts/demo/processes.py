@@ -140,6 +140,11 @@ class Agent:
                 self.tail.append(str(fields["text"]))
                 self._events.put(Event(self, fields))
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def code(self) -> int | None:
         """Its exit code, or None while it runs."""
         return self._process.poll()

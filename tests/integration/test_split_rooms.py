@@ -1,0 +1,23 @@
+"""Split learning in four rooms, each a process of its own: they learn what one trainer learns, to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.harness.split import Rooms
+
+
+@pytest.mark.parametrize(
+    ("policy", "sites"),
+    [("split:cut=pool2,wire=f32", 3), ("split:cut=pool1,tail=dense,labels=site,wire=f32", 1)],
+)
+def test_the_rooms_learn_what_one_trainer_learns(policy: str, sites: int, tmp_path: Path) -> None:
+    with Rooms(tmp_path, policy, sites) as rooms:
+        rooms.begin()
+        rooms.run()
+        assert rooms.learned() == rooms.unsplit()
+        work = [record["work"]["steps"] for record in rooms.happened("accepted")]
+        assert work == [rooms.steps(name) for name in rooms.names]
+        rooms.command("charity", "verify", rooms.state)
