@@ -23,7 +23,7 @@ from fedssh.alice.news import News
 from fedssh.alice.own_rates import OwnRates
 from fedssh.alice.terms import Terms
 from fedssh.alice.trainee import Trainee
-from fedssh.alice.turn import TurnLost, Way
+from fedssh.alice.turn import Outbound, TurnLost, Way
 from fedssh.chain import Seen
 from fedssh.commands import tell
 from fedssh.errors import UnreachableError, UntrustedError
@@ -51,6 +51,7 @@ class Tally:
 
     Attributes:
         start: What the release scores here.
+        examples: How many it trains on, where the network has yet to be told.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Tally:
     published_epoch: int | None = None
     done: int = 0
     checkpoints: int = 0
+    examples: int | None = None
 
 
 class Alice:
@@ -247,6 +249,9 @@ class Alice:
         plan = read_plan(release.plan)
         agreed = dataclasses.replace(plan, epochs=self.epochs or plan.epochs)
         plan = self.rates.of(agreed)
+        split = read_policy(received.standing.policy).split
+        if split and self._send_again(received, plan):
+            return
         if told := self.rates.told(agreed):
             self._say("own-rates", told, site=received.site, learning_rate=plan.learning_rate, batch=plan.batch_size)
         score = self.network.adopt(received, plan, self.stop, self._own(received, plan))
@@ -258,7 +263,7 @@ class Alice:
             raise UntrustedError(f"release {release.sequence} is not trained from: {reason}", hint)
         self._say_scores(received, score)
         self._say_session(received, tally)
-        if read_policy(received.standing.policy).split:
+        if split:
             self._take_turn(received, tally, read_plan(release.plan))
             return
         early = self.network.fit(
@@ -285,11 +290,32 @@ class Alice:
             where = f"session {tally.number} is not published"
             self._say("kept-back", f"{where}: {reason}", logging.WARNING, site=received.site, reason=reason)
         else:
-            while not self._publish(received, tally, plan.epochs, metrics, turn.weights()):
-                if self.stop.wait(RETRY_SECONDS):  # the others wait for these weights
-                    raise Stopped(INTERRUPTED)
+            weights, claim = turn.weights(), self._claim(received, tally, plan.epochs, metrics)
+            self._outbound().write(received.standing.started.turns or 0, claim, weights, received.header.spec)
+            self._send(received, tally, claim, weights)
         self._end_session(received, tally, early=False)
+        self._outbound().forget()
         turn.forget()
+
+    def _outbound(self) -> Outbound:
+        return Outbound(self.state / "outbound", str(self.memory.genesis))
+
+    def _send_again(self, received: Received, plan: Plan) -> bool:
+        """End a turn that was over when this process was killed; whether there was one."""
+        found = self._outbound().read(received.standing.started.turns)
+        if found is None:
+            return False
+        claim, weights = found
+        tally = Tally(claim.session, plan, claim.started, claim.metrics, done=claim.epoch, examples=claim.examples)
+        self._send(received, tally, claim, weights)
+        self._end_session(received, tally, early=False)
+        self._outbound().forget()
+        return True
+
+    def _send(self, received: Received, tally: Tally, claim: Claim, weights: Mapping[str, np.ndarray]) -> None:
+        while not self._publish_as(received, tally, claim, weights):
+            if self.stop.wait(RETRY_SECONDS):  # the others wait for these weights
+                raise Stopped(INTERRUPTED)
 
     def _past(self, received: Received, tally: Tally, past: Past) -> None:
         """Say how an epoch over a channel went."""
@@ -401,8 +427,11 @@ class Alice:
     def _publish(
         self, received: Received, tally: Tally, epoch: int, metrics: Local, weights: Mapping[str, np.ndarray]
     ) -> bool:
+        return self._publish_as(received, tally, self._claim(received, tally, epoch, metrics), weights)
+
+    def _claim(self, received: Received, tally: Tally, epoch: int, metrics: Local) -> Claim:
         release = received.release
-        claim = Claim(
+        return Claim(
             id=new_id(),
             architecture=release.architecture,
             builds_on=release.sequence,
@@ -413,16 +442,18 @@ class Alice:
             started=tally.started,
             created=now(),
         )
-        where = f"session {tally.number} epoch {epoch}"
-        fields: dict[str, Any] = {"site": received.site, "session": tally.number, "epoch": epoch, "id": claim.id}
+
+    def _publish_as(self, received: Received, tally: Tally, claim: Claim, weights: Mapping[str, np.ndarray]) -> bool:
+        where = f"session {claim.session} epoch {claim.epoch}"
+        fields: dict[str, Any] = {"site": received.site, "session": claim.session, "epoch": claim.epoch, "id": claim.id}
         try:
-            staying = self.network.staying(tally.plan)
+            staying = {} if tally.plan.local == "none" else self.network.staying(tally.plan)
             local.keep(self.state, str(self.memory.genesis), tally.number, staying, received.header.spec)
             size = self.exchange.publish(claim, weights, received.header.spec)
         except OSError as error:
             self._say("not-published", f"{where} could not be published: {error}", logging.WARNING, **fields)
             return False
-        tally.published, tally.published_epoch = metrics, epoch
+        tally.published, tally.published_epoch = claim.metrics, claim.epoch
         tally.checkpoints += 1
         self._known_at_last = self.exchange.newest_sequence()
         self._say("published", f"{where} published for bob, {size / 1e6:.1f} MB", size=size, **fields)
@@ -435,7 +466,7 @@ class Alice:
             session=tally.number,
             epochs=tally.done,
             checkpoints=tally.checkpoints,
-            examples=self.network.examples,
+            examples=tally.examples or self.network.examples,
             metrics=tally.published,
             started=tally.started,
             created=now(),

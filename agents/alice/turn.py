@@ -6,10 +6,11 @@ that her site has agreed to, and against the release that she trains from. Who l
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,18 @@ from fedssh.alice.learner import Stopped
 from fedssh.alice.terms import Terms
 from fedssh.channel import sockets
 from fedssh.channel.handshake import Offer, greet
-from fedssh.errors import ChannelError, UnreachableError, UntrustedError
+from fedssh.errors import AgentError, ChannelError, UnreachableError, UntrustedError
+from fedssh.files import write_whole
+from fedssh.forms import canonical
+from fedssh.manifest import Claim
 from fedssh.models.training import Interrupted
 from fedssh.rules.turns import turn_id
 from fedssh.split.line import FaultSaidError, NotAgreedError
+from fedssh.weights import read_header, read_weights, write_weights
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fedssh.split.site import SiteTurn
 
 GREETING_SECONDS = 30.0
@@ -38,6 +45,52 @@ class TurnLost(Exception):
 
 class NotOursError(UnreachableError):
     """What is offered is a turn of somebody else, or one that is over: the release that says so is on its way."""
+
+
+class Outbound:
+    """What a turn sends at its end, written down before it is laid out for Bob.
+
+    So a kill in between, or right after, sends the same again under the same id, which is judged once: without it the
+    turn, which is open until its report is there, would be trained and judged twice.
+
+    Args:
+        folder: Where, in Alice's own.
+        genesis: The hash of the federation's first record.
+    """
+
+    def __init__(self, folder: Path, genesis: str) -> None:
+        self._note, self._layers = folder / "claim.json", folder / "layers.safetensors"
+        self._genesis = genesis
+
+    def write(self, turns: int, claim: Claim, weights: Mapping[str, np.ndarray], spec: dict[str, Any]) -> None:
+        """Write it down.
+
+        Args:
+            turns: Of the release that the turn began with.
+
+        Raises:
+            OSError: The disk is full or read-only.
+        """
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        write_weights(self._layers, weights, spec)
+        note = {"genesis": self._genesis, "turns": turns, "claim": claim.to_bytes().decode()}
+        write_whole(self._note, canonical(note))
+
+    def read(self, turns: int | None) -> tuple[Claim, dict[str, np.ndarray]] | None:
+        """What the turn at hand was about to send; None where nothing was."""
+        try:
+            note = json.loads(self._note.read_bytes())
+            if (note["genesis"], note["turns"]) != (self._genesis, turns):
+                return None
+            claim = Claim.from_bytes(note["claim"].encode())
+            return claim, read_weights(self._layers, read_header(self._layers).tensors)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AgentError):
+            return None  # of a write that was cut short: nothing was laid out then
+
+    def forget(self) -> None:
+        """The report is there, which ends the turn."""
+        for path in (self._note, self._layers):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
