@@ -2,6 +2,8 @@
 
     state/alice.json   {"federation", "sessions", "turns", "passed", "over", "genesis", "seen", "scored"}
     state/logs/        TensorBoard logs, a folder per session
+    state/turn/        under `split`: where she is in a turn, see `split.kept`
+    state/outbound/    under `split`: what a turn is about to send, until its report is there, see `turn.Outbound`
     state/lock         held by the one Alice that works here
 
 `over` is the report of a session that has ended: it stands here before it is published and until it is counted, so a

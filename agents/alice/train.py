@@ -325,7 +325,11 @@ class Alice:
         self._say("epoch", text, **where, epochs=tally.plan.epochs, **_finite(score))
 
     def _turn_passed(self, received: Received) -> bool:
-        """Whether a newer release says that the turn at hand is over."""
+        """Whether a newer release says that the turn at hand is over, or this site is let in no more."""
+        if self.news.shut_out(self.memory):
+            return True
+        if self.exchange.newest_sequence() == received.release.sequence:
+            return False
         try:
             found = self.news.look(self.memory)
         except Unready:

@@ -20,7 +20,7 @@ from fedssh.alice.learner import Stopped
 from fedssh.alice.terms import Terms
 from fedssh.channel import sockets
 from fedssh.channel.handshake import Offer, greet
-from fedssh.errors import AgentError, ChannelError, UnreachableError, UntrustedError
+from fedssh.errors import AgentError, ChannelError, SettingsError, UnreachableError, UntrustedError
 from fedssh.files import write_whole
 from fedssh.forms import canonical
 from fedssh.manifest import Claim
@@ -141,7 +141,7 @@ class Way:
                 raise
             except Interrupted:
                 raise Stopped(f"stopped in step {turn.step}; the turn goes on at the next start") from None
-            except (UnreachableError, ChannelError) as error:
+            except (UnreachableError, ChannelError, SettingsError) as error:  # that a site is refused may pass, too
                 reason = str(error)
             if self.lost():
                 raise TurnLost("the turn, or the round, is over without this site")
