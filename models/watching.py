@@ -130,10 +130,14 @@ def rehearsed(
     loss: str | None = None,
     recipe: Recipe = PLAIN,
     seed: int = 0,
+    steps: int = STEPS,
 ) -> Watch:
-    """A watch for a split training that is to begin, by two rehearsals of it; the arguments are those of `rehearse`."""
+    """A watch for a split training that is to begin, by two rehearsals of it; the arguments are those of `rehearse`.
+
+    It is good for about as many steps as were rehearsed: later ones of an honest training may be unlike the first.
+    """
     plan = (batch_size, optimizer, learning_rate, momentum, loss, recipe)
-    first, second = (rehearse(spec, weights, data, *plan, seed=[seed, number]) for number in range(2))
+    first, second = (rehearse(spec, weights, data, *plan, seed=[seed, number], steps=steps) for number in range(2))
     return Watch(first, second)
 
 
