@@ -91,6 +91,7 @@ class TrainSettings:
     settle: float = setting(2.0, "For a last checkpoint's verdict.", "SECONDS", at_least=0)
     threads: int = setting(0, "CPU threads; 0: all cores.", "N", at_least=0)
     tensorboard: bool = setting(True, "Write TensorBoard logs.")
+    watch_gradients: bool = setting(False, "Under split: stop where the coordinator hijacks the training.")
     networks: Path | None = setting(None, "A folder with networks of your own.", "DIR")
     invitation: Path | None = setting(None, "Join by this file when nothing is agreed to yet.", "FILE")
     architectures: str = setting("all", "Networks allowed here, such as cnn,lenet.", "NAMES")
@@ -144,7 +145,7 @@ def train(settings: TrainSettings) -> None:
         network = Network(
             settings.data, settings.seed, settings.threads, logs, settings.validation, reading.given,
             settings.max_value, lambda line: tell(logger, "data", line), patient=reading.patient,
-            columns=reading.columns, store=store,
+            columns=reading.columns, store=store, watch_gradients=settings.watch_gradients,
         )  # fmt: skip
         tell(logger, "device", f"training on {network.devices}", devices=network.devices)
         trainer = Alice(

@@ -62,6 +62,7 @@ class Network:
         patient: Finds the patient in a file's path, so that nobody's images are on both sides of a validation.
         columns: What the columns of a table of files are called.
         store: Where images stand that would take too much memory; None keeps all in memory.
+        watch_gradients: Whether a turn under `split` ends where what comes back is not of a training on these images.
 
     Attributes:
         agreed: What was agreed of a network that does not come with fedssh; this site's is held against it.
@@ -87,6 +88,7 @@ class Network:
         patient: str | None = None,
         columns: Mapping[str, str] | None = None,
         store: Store | None = None,
+        watch_gradients: bool = False,
     ) -> None:
         if not 0 <= validation < 1:
             raise SettingsError(f"--validation is {validation:g}, expected at least 0 and less than 1")
@@ -98,6 +100,7 @@ class Network:
             given=classes or {}, white=max_value, patient=patient, columns=columns or {}, store=store
         )
         self._tell = tell
+        self._watch_gradients = watch_gradients
         self.class_names = class_names
         self.table: Columns | None = None
         self.agreed: Mapping[str, Any] | None = None
@@ -266,9 +269,14 @@ class Network:
         agreed = Agreed(received.header.spec, plan, read_policy(received.standing.policy))
         seed, number = session_seed(self._seed, session), len(self._train)
         weights = read_weights(received.model, self._shapes)
+        more = {}
+        if self._watch_gradients:
+            from fedssh.alice.watched import watched
+
+            more["watch"] = watched(agreed, weights, self._train, seed)
         return SiteTurn(
             agreed, id, weights, self._train, lambda epoch: epoch_order(seed, epoch, number), session, seed, kept,
-            self._parts, told,
+            self._parts, told, **more,
         )  # fmt: skip
 
     def _take(self, spec: dict[str, Any]) -> None:

@@ -56,7 +56,8 @@ class SiteTurn:
         kept: The folder where this room writes down where it is; None writes nothing.
         parts: Has the site's parts, perhaps from the turn before.
         told: Called after each epoch.
-        watch: Called with each gradient that comes back, float32 [n, *cut]; raises where it does not look honest.
+        watch: Called with the gradient of each step by the first weights, float32 [their number]; raises where the
+            coordinator does not train what was agreed.
 
     Raises:
         SettingsError: The network cannot be cut so.
@@ -203,8 +204,9 @@ class SiteTurn:
         )
         if not np.isfinite(gradient).all():
             raise ChannelError(f"the gradient of step {step} is not finite")
-        self._watch(gradient)
         front.backward(images, gradient)
+        if front.felt is not None:
+            self._watch(front.felt)
         self._live = step
         if at + 1 == self.length.steps:
             loss, value = (total / self.length.examples for total in self._sums)

@@ -59,14 +59,18 @@ class Agreed:
         """After how many epochs both rooms write down where they are."""
         return int(self.policy.values["checkpoint"])
 
+    @property
+    def recipe(self) -> Recipe:
+        """What a step has beyond optimizer, rate and loss."""
+        return Recipe(**{field.name: getattr(self.plan, field.name) for field in fields(Recipe)})
+
     def part(self, number: int) -> Part:
         """One part of the network, with its optimizer.
 
         Raises:
             SettingsError: It cannot be cut so.
         """
-        plan = self.plan
-        recipe = Recipe(**{field.name: getattr(plan, field.name) for field in fields(Recipe)})
+        plan, recipe = self.plan, self.recipe
         try:
             return Part(self.spec, self.after, number, plan.optimizer, plan.learning_rate, plan.momentum, recipe=recipe)
         except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from fedssh import models
 from fedssh.alice.fitting import epoch_order
+from fedssh.alice.watched import watched
 from fedssh.channel.sealed import Channel
 from fedssh.errors import ChannelError, UnreachableError
 from fedssh.models.data.images import Images
@@ -21,8 +23,9 @@ from fedssh.rules.costs import FRAME_BYTES, Piece, Split, client_bytes
 from fedssh.rules.plan import Plan
 from fedssh.rules.policies import read_policy
 from fedssh.split.coordinator import CoordinatorTurn
-from fedssh.split.line import Line
+from fedssh.split.line import FaultSaidError, Line, NotAgreedError
 from fedssh.split.site import Past, SiteTurn
+from fedssh.split.talk import SCORES, Kind
 from fedssh.split.turn import Agreed
 
 SPEC = models.check_spec({"name": "mlp", "input": [4, 4, 1], "classes": 3})
@@ -343,15 +346,41 @@ def test_what_is_not_as_agreed_changes_nothing(change: Change, reason: str, star
     assert rooms.whole() == unsplit(start, [data()])
 
 
+def test_whoever_is_taught_something_else_notices_and_whoever_is_not_does_not(start: Weights, tmp_path: Path) -> None:
+    what = agreed(epochs=8)
+    random = np.random.default_rng(1)
+
+    def hijacked(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+        if kind != Kind.GRADIENT:
+            return body, head
+        noise = random.normal(0, 0.1, (len(body) - SCORES.size) // 4).astype("<f4")
+        return body[: SCORES.size] + noise.tobytes(), head
+
+    for number, change in enumerate((None, hijacked)):
+        rooms = Rooms(tmp_path / str(number), start, what, data())
+        rooms.site._watch = watched(what, start, rooms.examples, SEED)
+        ours, theirs = channels()
+        hers = theirs if change is None else Odd(theirs, change)
+        with ThreadPoolExecutor(1) as pool:
+            serving = pool.submit(rooms.coordinator.serve, hers)
+            if change is None:
+                rooms.site.run(ours)
+                assert serving.result() is None
+                continue
+            with pytest.raises(NotAgreedError, match=r"does not train what was agreed: .* of the last 10 gradients"):
+                rooms.site.run(ours)
+            with pytest.raises(FaultSaidError, match="does not train what was agreed"):
+                serving.result()
+
+
 def test_a_gradient_that_does_not_look_honest_ends_the_turn_at_the_site(start: Weights, tmp_path: Path) -> None:
     rooms = Rooms(tmp_path, start, agreed(), data())
 
     def suspect(gradient: np.ndarray) -> None:
-        assert gradient.shape == (8, 200)
+        assert gradient.shape == (16 * 200,)
         raise ChannelError("the gradients are not honest")
 
     rooms.site._watch = suspect
     with pytest.raises(ChannelError, match="not honest"):
         rooms.run()
-    site = rooms.site.weights()
-    assert all(site[name].tobytes() == start[name].tobytes() for name in site)
+    assert rooms.site.step == 0  # nothing of it is sent; who begins the turn anew begins from the release
