@@ -325,7 +325,7 @@ class Alice:
         self._say("epoch", text, **where, epochs=tally.plan.epochs, **_finite(score))
 
     def _turn_passed(self, received: Received) -> bool:
-        """Whether a newer release says that the turn at hand is over, or this site is let in no more."""
+        """Whether a newer release says that the turn is over or begins anew, or this site is let in no more."""
         if self.news.shut_out(self.memory):
             return True
         if self.exchange.newest_sequence() == received.release.sequence:
@@ -337,6 +337,8 @@ class Alice:
         if found is None:
             return False
         standing, ours = found[1].standing, received.standing
+        if found[1].release.model.sha256 != received.release.model.sha256:
+            return True  # the operator went back to another model
         elsewhere = standing.schedule == "relay" and standing.turn != received.site
         return standing.finished or elsewhere or standing.started.turns != ours.started.turns
 

@@ -144,7 +144,7 @@ class Way:
             except (UnreachableError, ChannelError, SettingsError) as error:  # that a site is refused may pass, too
                 reason = str(error)
             if self.lost():
-                raise TurnLost("the turn, or the round, is over without this site")
+                raise TurnLost("the turn, or the round, is over without this site, or begins from another model")
             pause = FIRST_PAUSE if turn.step > before else min(2 * pause, LONGEST_PAUSE)
             if reason != said or turn.step > before:
                 text = f"no channel to the coordinator: {reason}; trying again, at step {turn.step}"
@@ -182,7 +182,10 @@ class Way:
         for name, value in wanted.items():
             if (found := getattr(offer, name)) != value:
                 raise NotOursError(f"the channel is offered for the {name} {found}, ours is {value}")
-        terms = {"base": received.release.model.sha256, "policy": received.standing.policy, "id": self.turn}
+        base, ours = offer.terms.get("base"), received.release
+        if base != ours.model.sha256 and offer.release != ours.sequence:  # rolled back in the midst of it
+            raise NotOursError(f"the channel is offered from release {offer.release}, ours is {ours.sequence}")
+        terms = {"base": ours.model.sha256, "policy": received.standing.policy, "id": self.turn}
         for name, value in terms.items():
             if offer.terms.get(name) != value:
                 raise UntrustedError(f"the channel is offered with the {name} {offer.terms.get(name)!r}, not {value!r}")
