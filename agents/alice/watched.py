@@ -11,9 +11,11 @@ from fedssh.errors import SettingsError
 from fedssh.models.data.images import Images
 from fedssh.models.data.pixel_file import PixelFile
 from fedssh.models.training import Examples
-from fedssh.models.watching import STEPS, rehearsed
+from fedssh.models.watching import rehearsed
 from fedssh.split.line import NotAgreedError
-from fedssh.split.turn import Agreed
+from fedssh.split.turn import Agreed, Length
+
+MOST_STEPS = 1000  # of a rehearsal; else as many as the turn has, since gradients change as a network learns
 
 
 def watched(
@@ -32,11 +34,12 @@ def watched(
         SettingsError: It cannot be told here what an honest gradient is.
     """
     plan = agreed.plan
-    some = _some(examples, STEPS * plan.batch_size, seed)
+    steps = min(MOST_STEPS, Length(len(examples), plan.batch_size, plan.epochs).of)
+    some = _some(examples, steps * plan.batch_size, seed)
     try:
         watch = rehearsed(
             agreed.spec, weights, some, plan.batch_size, plan.optimizer, plan.learning_rate, plan.momentum,
-            recipe=agreed.recipe, seed=seed,
+            recipe=agreed.recipe, seed=seed, steps=steps,
         )  # fmt: skip
     except ValueError as error:
         raise SettingsError(
