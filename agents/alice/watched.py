@@ -11,11 +11,11 @@ from fedssh.errors import SettingsError
 from fedssh.models.data.images import Images
 from fedssh.models.data.pixel_file import PixelFile
 from fedssh.models.training import Examples
-from fedssh.models.watching import rehearsed
+from fedssh.models.watching import STEPS, rehearsed
 from fedssh.split.line import NotAgreedError
 from fedssh.split.turn import Agreed, Length
 
-MOST_STEPS = 1000  # of a rehearsal; else as many as the turn has, since gradients change as a network learns
+MOST_STEPS = 1000  # of a rehearsal; up to there as many as the turn has, since gradients change as a network learns
 
 
 def watched(
@@ -34,7 +34,7 @@ def watched(
         SettingsError: It cannot be told here what an honest gradient is.
     """
     plan = agreed.plan
-    steps = min(MOST_STEPS, Length(len(examples), plan.batch_size, plan.epochs).of)
+    steps = max(STEPS, min(MOST_STEPS, Length(len(examples), plan.batch_size, plan.epochs).of))
     some = _some(examples, steps * plan.batch_size, seed)
     try:
         watch = rehearsed(
