@@ -131,9 +131,7 @@ class Part:
 
     def state(self) -> dict[str, np.ndarray]:
         """The optimizer's state by name: float32; with `ITERATION`."""
-        steps = int(self._optimizer.iterations.value.numpy())
-        slots = {name: np.array(variable.value.numpy(), np.float32) for name, variable in self._slots().items()}
-        return {ITERATION: np.array(divmod(steps, _HALF), np.float32), **slots}
+        return state_of(self._optimizer)
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Take over what `state` gave, of the same part of the same network.
@@ -141,15 +139,11 @@ class Part:
         Raises:
             ValueError: It is another one's.
         """
-        check_state(state, self.state_shapes())
-        high, low = (int(one) for one in state[ITERATION])
-        self._optimizer.iterations.assign(high * _HALF + low)
-        for name, variable in self._slots().items():
-            variable.assign(state[name])
+        load_state_of(self._optimizer, state)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of what `state` gives."""
-        return {ITERATION: (2,), **{name: tuple(variable.shape) for name, variable in self._slots().items()}}
+        return state_shapes_of(self._optimizer)
 
     def generators(self) -> dict[str, np.ndarray]:
         """Where the random numbers of the network's layers are, by their place: int64 arrays."""
@@ -160,16 +154,6 @@ class Part:
         for number, state in enumerate(self._states()):
             state.assign(np.asarray(states[str(number)]).astype(state.dtype))
 
-    def _slots(self) -> dict[str, Any]:
-        """What an optimizer remembers, by a name without its own, of which a process may have several."""
-        apart = {id(self._optimizer.iterations), id(getattr(self._optimizer, "_learning_rate", None))}
-        every = enumerate(self._optimizer.variables)
-        return {
-            str(variable.path).partition("/")[2] or f"slot{number}": variable
-            for number, variable in every
-            if id(variable) not in apart
-        }
-
     def _states(self) -> list[Any]:
         weights = {id(variable) for variable in self.network.weights}
         return [variable for variable in self.network.variables if id(variable) not in weights]
@@ -179,6 +163,10 @@ class Part:
     def forward(self, given: Any) -> Any:
         """What the part gives in a step of training, for a batch of what it is given; nothing is changed."""
         return self._graph("forward", self._forward, self._given())(given)
+
+    def changed(self, images: Any) -> Any:
+        """Of the first part: a batch of images as the step at hand has them, where the recipe changes images."""
+        return self._graph("changed", self._changed, self._given())(images) if self._changes else images
 
     def backward(self, given: Any, gradient: Any) -> Any:
         """Take the step of a batch.
@@ -305,6 +293,41 @@ def check_recipe(recipe: Recipe) -> None:
     for name, usual in _WHOLE.items():
         if (found := getattr(recipe, name)) != usual:
             raise ValueError(f"{name} is {found}, but a network in several parts has none: no part knows the others")
+
+
+def state_of(optimizer: Any) -> dict[str, np.ndarray]:
+    """An optimizer's state by name: float32; with `ITERATION`."""
+    steps = int(optimizer.iterations.value.numpy())
+    slots = {name: np.array(variable.value.numpy(), np.float32) for name, variable in _slots(optimizer).items()}
+    return {ITERATION: np.array(divmod(steps, _HALF), np.float32), **slots}
+
+
+def load_state_of(optimizer: Any, state: Mapping[str, np.ndarray]) -> None:
+    """Give an optimizer what `state_of` gave of one of the same weights.
+
+    Raises:
+        ValueError: It is another one's.
+    """
+    check_state(state, state_shapes_of(optimizer))
+    high, low = (int(one) for one in state[ITERATION])
+    optimizer.iterations.assign(high * _HALF + low)
+    for name, variable in _slots(optimizer).items():
+        variable.assign(state[name])
+
+
+def state_shapes_of(optimizer: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `state_of` gives."""
+    return {ITERATION: (2,), **{name: tuple(variable.shape) for name, variable in _slots(optimizer).items()}}
+
+
+def _slots(optimizer: Any) -> dict[str, Any]:
+    """What an optimizer remembers, by a name without its own, of which a process may have several."""
+    apart = {id(optimizer.iterations), id(getattr(optimizer, "_learning_rate", None))}
+    return {
+        str(variable.path).partition("/")[2] or f"slot{number}": variable
+        for number, variable in enumerate(optimizer.variables)
+        if id(variable) not in apart
+    }
 
 
 def check_state(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:

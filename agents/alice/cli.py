@@ -72,6 +72,7 @@ class TrainSettings:
     """Settings of `alice train`."""
 
     data: Path = setting(REQUIRED, "Images: an .npz file or a folder per class.", "PATH")
+    unlabelled: Path | None = setting(None, "Images for split:decoder; as of predict.", "PATH")
     exchange: Path = setting(Path("exchange"), _EXCHANGE, "DIR")
     state: Path = setting(Path("alice"), _STATE, "DIR")
     sessions: int = setting(0, "Sessions to train now; 0: all there are.", "N", at_least=0)
@@ -146,6 +147,7 @@ def train(settings: TrainSettings) -> None:
             settings.data, settings.seed, settings.threads, logs, settings.validation, reading.given,
             settings.max_value, lambda line: tell(logger, "data", line), patient=reading.patient,
             columns=reading.columns, store=store, watch_gradients=settings.watch_gradients,
+            unlabelled=settings.unlabelled,
         )  # fmt: skip
         tell(logger, "device", f"training on {network.devices}", devices=network.devices)
         trainer = Alice(

@@ -20,14 +20,14 @@ from fedssh.alice.session import session_seed
 from fedssh.errors import SettingsError
 from fedssh.models import calibrated, likeness, tasks
 from fedssh.models.backend import load_keras
-from fedssh.models.data import images
+from fedssh.models.data import images, unlabelled_set
 from fedssh.models.data.classes import NamesError
 from fedssh.models.data.columns import Columns
 from fedssh.models.data.images import Images
 from fedssh.models.data.pixel_file import NoRoomError, StoppedError, Store
 from fedssh.models.data.reading import Reading
 from fedssh.models.firing import Singled, Watch
-from fedssh.models.training import Interrupted, Trainer, resident
+from fedssh.models.training import Examples, Interrupted, Trainer, resident
 from fedssh.rules.events import Local, Measured
 from fedssh.rules.plan import Plan
 from fedssh.rules.policies import read_policy
@@ -61,6 +61,7 @@ class Network:
         tell: Called with one line on what is changed or passed over in the images, or what a calibrated loss means.
         patient: Finds the patient in a file's path, so that nobody's images are on both sides of a validation.
         columns: What the columns of a table of files are called.
+        unlabelled: More of the site's images, which nobody has labelled, for a federation with a decoder at the sites.
         store: Where images stand that would take too much memory; None keeps all in memory.
         watch_gradients: Whether a turn under `split` ends where what comes back is not of a training on these images.
 
@@ -89,6 +90,7 @@ class Network:
         columns: Mapping[str, str] | None = None,
         store: Store | None = None,
         watch_gradients: bool = False,
+        unlabelled: Path | None = None,
     ) -> None:
         if not 0 <= validation < 1:
             raise SettingsError(f"--validation is {validation:g}, expected at least 0 and less than 1")
@@ -119,6 +121,8 @@ class Network:
         self._made_for: tuple[Any, ...] = ()
         self._told = ""
         self._parts: Parts | None = None
+        self._unlabelled_in = unlabelled
+        self._unlabelled: np.ndarray | None = None
 
     @property
     def devices(self) -> str:
@@ -158,6 +162,11 @@ class Network:
             Stopped: `stop` was set.
         """
         spec = received.header.spec
+        if self._unlabelled_in is not None and "decoder" not in read_policy(received.standing.policy).values:
+            raise SettingsError(
+                f"--unlabelled: under the policy {received.standing.policy} nothing is learned from such images",
+                "leave it out; a federation with split:decoder=1 trains on them",
+            )
         match_shapes(received.header.tensors, self.shapes(spec))
         if (spec, self.class_names, self.table) != self._taken:
             self._take(spec)
@@ -200,7 +209,10 @@ class Network:
     def singled(self) -> list[Singled]:
         """How many training images single themselves out in each layer, with the weights as they are now."""
         assert self._watch is not None
-        return self._watch.look(self._train)
+        found = self._watch.look(self._train)
+        if self._unlabelled is not None:
+            found += self._watch.look(Examples(self._unlabelled, None, len(self._unlabelled)))
+        return found
 
     def singled_to_score(self) -> list[Singled]:
         """The same of the validation images, of which a score would tell."""
@@ -249,8 +261,9 @@ class Network:
                 return fit(self._trainer, self._train, self._val, plan, seed, start, logged, stop)
 
     def turn(
-        self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None]
-    ) -> SiteTurn:
+        self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None],
+        decoder: Mapping[str, np.ndarray] | None = None,
+    ) -> SiteTurn:  # fmt: skip
         """This site's part in a turn under `split`, which began with the release that was taken over.
 
         Args:
@@ -258,6 +271,7 @@ class Network:
             id: The turn's name.
             kept: Where this room writes down how far it is.
             told: Called after each epoch.
+            decoder: What this site's last turn left of its decoder, where the policy has one.
 
         Raises:
             SettingsError: The network cannot be cut as agreed, or the plan needs it in one piece.
@@ -271,12 +285,17 @@ class Network:
         weights = read_weights(received.model, self._shapes)
         more = {}
         if self._watch_gradients:
+            if agreed.alpha is not None:
+                raise SettingsError(
+                    "--watch-gradients: with a decoder the first layers learn what no training on labels teaches them",
+                    "leave it out in a federation with split:decoder",
+                )
             from fedssh.alice.watched import watched
 
             more["watch"] = watched(agreed, weights, self._train, seed)
         return SiteTurn(
             agreed, id, weights, self._train, lambda epoch: epoch_order(seed, epoch, number), session, seed, kept,
-            self._parts, told, **more,
+            self._parts, told, decoder=decoder, unlabelled=self._unlabelled, **more,
         )  # fmt: skip
 
     def _take(self, spec: dict[str, Any]) -> None:
@@ -295,7 +314,19 @@ class Network:
             raise SettingsError(str(error), hint) from None
         self._train = resident(train, spec)
         self._val = self._train if val is None else resident(val, spec)
+        self._unlabelled = self._load_unlabelled(spec)
         self._taken = (spec, self.class_names, self.table)
+
+    def _load_unlabelled(self, spec: dict[str, Any]) -> np.ndarray | None:
+        if self._unlabelled_in is None:
+            return None
+        try:
+            found = unlabelled_set.load(self._unlabelled_in, spec["input"], self._reading, self.table)
+        except (OSError, ValueError) as error:
+            raise SettingsError(str(error), "--unlabelled takes what `alice predict` takes") from None
+        for line in found.remarks:
+            self._tell(f"unlabelled: {line}")
+        return found.images
 
     def _load(self, spec: dict[str, Any]) -> tuple[Images, Images | None]:
         if self._reading.store is not None:

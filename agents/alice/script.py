@@ -301,8 +301,9 @@ class _Adapted:
         return
 
     def turn(
-        self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None]
-    ) -> SiteTurn:
+        self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None],
+        decoder: Weights | None = None,
+    ) -> SiteTurn:  # fmt: skip
         raise AssertionError("a release of such a federation is not taken over")
 
     def singled(self) -> list[Singled]:

@@ -279,8 +279,9 @@ class Alice:
             self.exchange.folder, self._terms, received, lambda: self._turn_passed(received), self._say, self.stop
         )
         turn = self.network.turn(
-            tally.number, plan, received, way.turn, self.state / "turn", lambda past: self._past(received, tally, past)
-        )
+            tally.number, plan, received, way.turn, self.state / "turn", lambda past: self._past(received, tally, past),
+            self._decoder(received),
+        )  # fmt: skip
         way.follow(turn)
         past = turn.past
         assert past is not None
@@ -291,6 +292,8 @@ class Alice:
             self._say("kept-back", f"{where}: {reason}", logging.WARNING, site=received.site, reason=reason)
         else:
             weights, claim = turn.weights(), self._claim(received, tally, plan.epochs, metrics)
+            left = turn.decoder()
+            local.keep(self.state, str(self.memory.genesis), tally.number, left, received.header.spec, local.DECODER)
             self._outbound().write(received.standing.started.turns or 0, claim, weights, received.header.spec)
             self._send(received, tally, claim, weights)
         self._end_session(received, tally, early=False)
@@ -316,6 +319,18 @@ class Alice:
         while not self._publish_as(received, tally, claim, weights):
             if self.stop.wait(RETRY_SECONDS):  # the others wait for these weights
                 raise Stopped(INTERRUPTED)
+
+    def _decoder(self, received: Received) -> Mapping[str, np.ndarray] | None:
+        """What the last counted turn left of the decoder that stays here, where the policy has one."""
+        if "decoder" not in read_policy(received.standing.policy).values:
+            return None
+        sessions = self.memory.trained.sessions
+        found = local.load(self.state, str(self.memory.genesis), sessions, local.DECODER)
+        if found is None:
+            lost = f"; what {messages.sessions(sessions)} left is not in {self.state}" if sessions else ""
+            text = f"the decoder begins anew: this site has none{lost}"
+            self._say("local", text, site=received.site, sessions=sessions)
+        return found
 
     def _past(self, received: Received, tally: Tally, past: Past) -> None:
         """Say how an epoch over a channel went."""

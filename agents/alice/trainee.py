@@ -75,7 +75,8 @@ class Trainee(Protocol):
         ...
 
     def turn(
-        self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None]
-    ) -> SiteTurn:
+        self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None],
+        decoder: Weights | None = None,
+    ) -> SiteTurn:  # fmt: skip
         """This site's part in a turn under `split`, which began with the release that was taken over."""
         ...

@@ -19,6 +19,7 @@ from fedssh.models.data.pixel_file import PixelFile
 from fedssh.models.parts import check_state
 from fedssh.models.training import Examples, Interrupted
 from fedssh.rules.turns import ENDED, KEPT, LIVE, START, GoOn, Position, go_on
+from fedssh.split.encoding import Encoding
 from fedssh.split.kept import Kept
 from fedssh.split.line import Expected, Line, complain, hear, read, say
 from fedssh.split.talk import SCORES, Hello, Kind, Stand
@@ -58,6 +59,8 @@ class SiteTurn:
         told: Called after each epoch.
         watch: Called with the gradient of each step by the first weights, float32 [their number]; raises where the
             coordinator does not train what was agreed.
+        decoder: What `decoder` gave at the end of the site's last turn; None begins anew. Only where one was agreed.
+        unlabelled: float32 [n, height, width, channels], in 0..1, or a `PixelFile`: what that is trained on as well.
 
     Raises:
         SettingsError: The network cannot be cut so.
@@ -76,6 +79,8 @@ class SiteTurn:
         parts: Parts | None = None,
         told: Callable[[Past], None] = lambda past: None,
         watch: Callable[[np.ndarray], None] = lambda gradient: None,
+        decoder: Mapping[str, np.ndarray] | None = None,
+        unlabelled: np.ndarray | PixelFile | None = None,
     ) -> None:
         self._agreed = agreed
         self._weights = weights
@@ -83,10 +88,14 @@ class SiteTurn:
         self._order = order
         self._session, self._seed = session, seed
         self.length = Length(len(examples), agreed.plan.batch_size, agreed.plan.epochs)
-        self._kept = Kept(kept, kept_id(turn, seed, self.length))
+        more = 0 if unlabelled is None else len(unlabelled)
+        self._kept = Kept(kept, kept_id(turn, seed, self.length, more))
         self._told, self._watch = told, watch
         parts = parts or Parts()
         self._parts = [parts.of(agreed, number) for number in ((0, 2) if agreed.labels_stay else (0,))]
+        self._encoding: Encoding | None = None
+        if agreed.alpha is not None:
+            self._encoding = Encoding(parts.decoder(agreed), decoder, unlabelled, seed, self.length)
         self._live: int | None = None
         self._sums = [0.0, 0.0]  # of the epoch at hand: loss and measure, over its images so far
         self._past: Past | None = None
@@ -106,6 +115,10 @@ class SiteTurn:
     def weights(self) -> dict[str, np.ndarray]:
         """Of the site's layers, by variable path."""
         return {name: array for part in self._parts for name, array in part.weights().items()}
+
+    def decoder(self) -> dict[str, np.ndarray]:
+        """The decoder and its optimizer as they are now, which stay at the site; empty where there is none."""
+        return {} if self._encoding is None else self._encoding.arrays()
 
     def run(self, line: Line, stop: threading.Event | None = None) -> None:
         """Go on until the turn is over at both ends.
@@ -181,6 +194,8 @@ class SiteTurn:
         for part in self._parts:
             part.load(self._weights)
             part.fresh(self._seed, self.length.epochs, self.length.steps)
+        if self._encoding is not None:
+            self._encoding.begin()
         if len(body):
             state = read_state(bytes(body), shapes)
             for number, part in enumerate(self._parts):
@@ -194,7 +209,9 @@ class SiteTurn:
         epoch, at = divmod(step - 1, self.length.steps)
         images, labels = self._batch(epoch + 1, at)
         front, wire = self._parts[0], self._agreed.wire
-        features = front.forward(images).numpy()
+        batch = images if self._encoding is None else self._encoding.with_unlabelled(images, step)
+        every = front.forward(batch).numpy()
+        features = every[: len(labels)]
         if not np.isfinite(features).all():
             raise ChannelError(f"what the site's layers give in step {step} is not finite")
         gradient = (
@@ -204,7 +221,9 @@ class SiteTurn:
         )
         if not np.isfinite(gradient).all():
             raise ChannelError(f"the gradient of step {step} is not finite")
-        front.backward(images, gradient)
+        if self._encoding is not None:
+            gradient = self._encoding.step(every, front.changed(batch), gradient, step)
+        front.backward(batch, gradient)
         if front.felt is not None:
             self._watch(front.felt)
         self._live = step
@@ -286,6 +305,8 @@ class SiteTurn:
             groups[f"weights{number}"] = part.weights()
             groups[f"state{number}"] = part.state()
             groups[f"random{number}"] = part.generators()
+        if self._encoding is not None:
+            groups["decoder"] = self._encoding.arrays()
         self._kept.write(step, groups)
 
     def _restore(self, step: int) -> None:
@@ -295,6 +316,8 @@ class SiteTurn:
             part.begin(self._seed, self.length.epochs, self.length.steps)
             part.load_state(groups[f"state{number}"])
             part.load_generators(groups.get(f"random{number}", {}))
+        if self._encoding is not None:
+            self._encoding.restore(groups["decoder"])
         told = groups["past"]["told"]
         self._past = Past(int(told[0]), float(told[1]), float(told[2])) if len(told) else None
         self._live, self._sums, self._sent = step, [0.0, 0.0], None

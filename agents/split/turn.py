@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from fedssh.rules.plan import Plan
 from fedssh.rules.policies import Policy, read_policy
 from fedssh.rules.policies.split import AUTO, cuts
 from fedssh.split.wire import Wire
+
+if TYPE_CHECKING:
+    from fedssh.models.decoder import Decoder
 
 MAX_EXAMPLES = 1 << 31
 _LABELS = {tasks.CLASSES: "<i4", tasks.LABELS: "u1", tasks.REGRESSION: "<f4"}
@@ -64,17 +67,39 @@ class Agreed:
         """What a step has beyond optimizer, rate and loss."""
         return Recipe(**{field.name: getattr(self.plan, field.name) for field in fields(Recipe)})
 
+    @property
+    def alpha(self) -> float | None:
+        """How much the gradient of a decoder at the site counts at the cut; None where there is none."""
+        found = self.policy.values.get("decoder")
+        return None if found is None else float(found)
+
     def part(self, number: int) -> Part:
         """One part of the network, with its optimizer.
 
         Raises:
             SettingsError: It cannot be cut so.
         """
-        plan, recipe = self.plan, self.recipe
+        plan = self.plan
         try:
-            return Part(self.spec, self.after, number, plan.optimizer, plan.learning_rate, plan.momentum, recipe=recipe)
+            return Part(
+                self.spec, self.after, number, plan.optimizer, plan.learning_rate, plan.momentum, recipe=self.recipe
+            )  # fmt: skip
         except ValueError as error:
             raise SettingsError(str(error)) from None
+
+    def decoder(self, cut: tuple[int, ...]) -> Decoder:
+        """The decoder beside the site's layers, with its optimizer.
+
+        Args:
+            cut: The shape of what they give for one example.
+        """
+        from fedssh.models.decoder import Decoder
+
+        assert self.alpha is not None
+        plan = self.plan
+        return Decoder(
+            cut, tuple(self.spec["input"]), self.alpha, plan.optimizer, plan.learning_rate, plan.momentum, self.recipe
+        )  # fmt: skip
 
 
 class Parts:
@@ -83,6 +108,7 @@ class Parts:
     def __init__(self) -> None:
         self._about: Agreed | None = None
         self._made: dict[int, Part] = {}
+        self._decoder: Decoder | None = None
 
     def of(self, agreed: Agreed, number: int) -> Part:
         """One of them; what it has learned and how far its optimizer is, is whatever the last turn left.
@@ -91,10 +117,17 @@ class Parts:
             SettingsError: The network cannot be cut so.
         """
         if agreed != self._about:
-            self._about, self._made = agreed, {}
+            self._about, self._made, self._decoder = agreed, {}, None
         if number not in self._made:
             self._made[number] = agreed.part(number)
         return self._made[number]
+
+    def decoder(self, agreed: Agreed) -> Decoder:
+        """The decoder beside the first of them, likewise."""
+        first = self.of(agreed, 0)
+        if self._decoder is None:
+            self._decoder = agreed.decoder(first.after)
+        return self._decoder
 
 
 @dataclass(frozen=True)
@@ -163,9 +196,10 @@ def found(policy: Policy, network: Any) -> Policy:
     return read_policy(Policy(policy.name, values).text)
 
 
-def kept_id(turn: str, seed: int, length: Length) -> str:
+def kept_id(turn: str, seed: int, length: Length, unlabelled: int = 0) -> str:
     """What tells what is kept of a turn from what was kept of it with other images."""
     words = f"{turn} {seed} {length.examples} {length.batch} {length.epochs}"
+    words += f" {unlabelled}" if unlabelled else ""
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from fedssh.rules.terms import SCHEDULES as AGREED
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from experiments.definition.attack import Attack
     from fedssh.models.data.images import Images
 
@@ -118,6 +120,7 @@ class Prepared:
         weights: The file of given first weights, as for `charity init --weights`; what it lacks is random.
         columns: Of a table, what its features are called.
         as_they_stand: The same with a table's rows as the agents read them, before they are standardised.
+        unlabelled: By name of the sites, images of theirs without labels, float32 [n, height, width, channels].
     """
 
     spec: dict[str, Any]
@@ -128,6 +131,7 @@ class Prepared:
     weights: Path | None = None
     columns: tuple[str, ...] | None = None
     as_they_stand: Prepared | None = None
+    unlabelled: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from fedssh.errors import SettingsError
 from fedssh.models import TABLE, check_spec, tasks
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from experiments.definition.attack import Attack
     from fedssh.models.data.datasets import Dataset
     from fedssh.models.data.images import Images
@@ -26,7 +28,7 @@ def prepare(run: Run, folder: Path) -> Prepared:
     """Load and divide the data of a run.
 
     The order: folds if asked for, then outliers, a number per label and a number in all are taken from train, then
-    the coordinator's share, then the sites' parts.
+    the coordinator's share, then the sites' parts, then of each part those that keep their labels.
 
     Args:
         run: What to prepare.
@@ -55,6 +57,7 @@ def prepare(run: Run, folder: Path) -> Prepared:
             of_task = {"task": dataset.task, "labels": dataset.classes}
         spec = check_spec({**run.architecture, "input": list(dataset.input), **of_task, **kind})
         parts = _parts(own, shared, run, dataset.classes)
+        parts, unlabelled = _labelled(parts, run, dataset.columns is not None)
         weights = _given(wanted["weights"], folder)
     except (ValueError, OSError) as error:
         raise SettingsError(f"{run.slug}: {error}", "--data-dir says where data sets are") from None
@@ -66,6 +69,7 @@ def prepare(run: Run, folder: Path) -> Prepared:
         parts=parts,
         weights=weights,
         columns=dataset.columns,
+        unlabelled=unlabelled,
     )
     return _standardised(prepared) if dataset.columns else prepared
 
@@ -177,6 +181,24 @@ def _parts(own: Images | None, shared: Images, run: Run, classes: int) -> dict[s
             if name in run.attackers:
                 parts[name] = backdoor.poisoned(parts[name], run.attack, run.site_seed(number))
     return parts
+
+
+def _labelled(parts: dict[str, Images], run: Run, table: bool) -> tuple[dict[str, Images], dict[str, np.ndarray]]:
+    """Of each site's images those whose labels are known, the shares of the classes kept; the others without labels."""
+    from fedssh.models.data.images import hold_out
+
+    share = run.data.get("labelled", 1.0)
+    if share == 1:
+        return parts, {}
+    if table:
+        raise ValueError(f"labelled is {share:g}, and rows of a table have their labels")
+    labelled, others = {}, {}
+    for number, (name, images) in enumerate(parts.items(), 1):
+        without, known = hold_out(images.labels, share, run.site_seed(number), images.patients)
+        labelled[name], others[name] = images.take(known), images.images[without]
+        if len(known) < LEAST_PER_SITE:
+            raise ValueError(f"{name} has {len(known)} labels, at least {LEAST_PER_SITE} are needed")
+    return labelled, others
 
 
 def _joined(first: Images, second: Images) -> Images:

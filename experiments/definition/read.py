@@ -365,7 +365,7 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         score_sites=values["score_sites"],
         evidence=values["evidence"],
         control=values["control"],
-        data={key: values[key] for key in settings.DATA},
+        data={key: values[key] for key in settings.DATA if values[key] != settings.AS_EVER.get(key)},
         **{key: values[key] for key in as_they_are},
     )
 

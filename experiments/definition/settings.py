@@ -6,7 +6,7 @@
                learning_rate_schedule, warmup, clip_norm, weight_decay, augment, local,
                site_rates, precision, calibrate
 [data]         dataset, partition, coordinator, weights, per_label, outliers, train, holdout, test, folds, fold,
-               validation
+               labelled, validation
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ DATA: Known = {
     "test": (whole(0), 0),
     "folds": (whole(0, 100), 0),  # train and val in so many folds, one of which is the test; 0 keeps the splits
     "fold": (whole(0, 100), 0),  # which, from 1
+    "labelled": (number(above=0, most=1), 1.0),  # share of a site's images that have labels, of which it trains
 }
+AS_EVER = {"labelled": 1.0}  # stand in a run only where they are another, so that a run without them is what it was
 SECTIONS: Mapping[str, Known] = {
     "federation": FEDERATION,
     "plan": PLAN,

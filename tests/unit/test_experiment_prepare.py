@@ -114,3 +114,16 @@ def test_a_backdoor_is_in_the_images_of_the_attackers_only(folder: Path) -> None
 def test_what_is_missing_is_said(folder: Path, text: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         prepared(folder, text)
+
+
+def test_a_share_of_each_sites_images_keeps_its_labels_and_the_rest_has_none(folder: Path) -> None:
+    found = prepared(folder, "labelled = 0.1\ncoordinator = 0\n[[runs]]\nsites = 3\n")
+    assert [len(part) for part in found.parts.values()] == [4, 4, 4]
+    assert all(part.labels.tolist().count(0) == 2 for part in found.parts.values())
+    everywhere = [one for part in found.parts.values() for one in numbers(part)]
+    for images in found.unlabelled.values():
+        everywhere += [round(float(pixel) * 255) for pixel in images[:, 0, 0, 0]]
+    assert sorted(everywhere) == list(range(120))
+    assert not prepared(folder, "[[runs]]\nsites = 3\n").unlabelled
+    with pytest.raises(SettingsError, match="alice-1 has 1 labels, at least 2 are needed"):
+        prepared(folder, "labelled = 0.01\n[[runs]]\nsites = 3\n")

@@ -103,6 +103,12 @@ def test_without_control_variates_a_run_has_the_digest_that_it_ever_had(tmp_path
     assert [run.control for run in beside] == ["scaffold", "none"]
 
 
+def test_where_all_images_have_labels_a_run_has_the_digest_that_it_ever_had(tmp_path: Path) -> None:
+    every, few = read(write(tmp_path, "[[runs]]\nlabelled = [1.0, 0.1]\n")).runs
+    assert "labelled" not in every.settings()["data"]
+    assert few.settings()["data"] == every.settings()["data"] | {"labelled": 0.1}
+
+
 def test_settings_change_the_digest_and_names_do_not(tmp_path: Path) -> None:
     (one,) = read(write(tmp_path, "[[runs]]\n")).runs
     (same,) = read(write(tmp_path, '[[runs]]\nlabel = "other"\n')).runs

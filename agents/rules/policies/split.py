@@ -4,6 +4,8 @@ Gupta and Raskar 2018, algorithm 2: a turn of a relay in which what passes the c
 batch, and a gradient comes back. At its end the site sends the weights of its layers, signed and sealed; the
 coordinator joins them with hers, scores the whole, and the gate has its say. The optimizer goes on from turn to turn,
 so that sites in turn learn what one site with all their images would.
+
+With `decoder` it is algorithm 3: the site's layers are the encoder of an autoencoder as well, see `models.decoder`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fedssh.forms import Expected, Form, one_of, whole
+from fedssh.forms import Expected, Form, number, one_of, whole
 from fedssh.rules.options import Option, Values
 
 AUTO = "auto"  # found when a federation begins, and written out
@@ -33,6 +35,7 @@ OPTIONS: Mapping[str, Option] = {
     "tail": Option(LAYER, None, "with labels=site: the last layer that is at the coordinator [auto]"),
     "wire": Option(one_of("f16", "f32", "int8"), "f16", "how numbers go through the channel"),
     "checkpoint": Option(whole(1, 1000), 1, "after how many epochs of a turn both rooms write down where they are"),
+    "decoder": Option(number(above=0, most=1000), None, "a decoder at the site, and how much its gradient counts"),
 }
 BY_GATE = True
 SPLIT = True

@@ -99,6 +99,8 @@ class TurnCrew:
         }
         if not _parts or _parts[0][0] != self._agreed:
             _parts[:] = [(self._agreed, Parts(), Parts())]
+        self._unlabelled = prepared.unlabelled if self._agreed.alpha is not None else {}
+        self._decoders: dict[str, Weights] = {}  # stay at their sites
         self._files: ModelFiles | None = None
         self._asked = ThreadPoolExecutor(1)
         self.server: Callable[[], Sequence[Weights]] = tuple
@@ -137,9 +139,10 @@ class TurnCrew:
         coordinator = CoordinatorTurn(agreed, "", weights, state, None, hers)
         turn = SiteTurn(
             agreed, "", weights, examples, lambda epoch: epoch_order(seed, epoch, len(examples)), session, seed, None,
-            ours,
+            ours, decoder=self._decoders.get(site), unlabelled=self._unlabelled.get(site),
         )  # fmt: skip
         take_turn(turn, coordinator)
+        self._decoders[site] = turn.decoder()
         own, *sets = coordinator.result()
         self._turned[site] = Turned(own, sets, coordinator.work())
         self.bytes += self._turned[site].work.received + self._turned[site].work.sent

@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments.definition.config import Prepared, Run
 from fedssh.models.data.frame import COLUMN_NAMES
+from fedssh.rules.policies import read_policy
 from scripts.demo.federation import Federation, free_port
 from scripts.demo.processes import interruptible, undisturbed
 
@@ -52,6 +53,8 @@ def set_up(federation: Federation, run: Run, prepared: Prepared) -> None:
         data = federation.site(name) / "data"
         data.mkdir(parents=True)
         _save(data / "site.npz", {"train": rows.parts[name]}, prepared.columns)
+        if name in prepared.unlabelled and _has_decoder(run):
+            np.savez(data / "unlabelled.npz", images=prepared.unlabelled[name])
         federation.enrol(name)
 
 
@@ -65,12 +68,17 @@ def start(federation: Federation, run: Run) -> None:
             "--no-tensorboard",
             "--min-batch-size=1", "--min-steps=1",  # an experiment may ask for it, and measures what comes of it
         )  # fmt: skip
-        federation.start_site(name, alice)
+        unlabelled = federation.site(name) / "data" / "unlabelled.npz"
+        federation.start_site(name, (*alice, f"--unlabelled={unlabelled}") if unlabelled.exists() else alice)
 
 
 def model(federation: Federation, sha256: str) -> Path:
     """The file of a model that was current once."""
     return federation.coordinator / "vault" / "models" / f"{sha256}.safetensors"
+
+
+def _has_decoder(run: Run) -> bool:
+    return "decoder" in read_policy(run.policy).values
 
 
 def _agreement(federation: Federation, run: Run, prepared: Prepared) -> list[str]:
