@@ -25,12 +25,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.harness.channel import Line
 from tests.harness.split import Rooms
 
 POLICY = "split:cut=dense1,wire=f32"
-SPEC = {"name": "mlp", "width": 24, "depth": 2, "input": [6, 6, 1], "classes": 3}
+SPEC: dict[str, Any] = {"name": "mlp", "width": 24, "depth": 2, "input": [6, 6, 1], "classes": 3}
 WHO = ("alice", "bob", "door", "charity", "judge")
 PATIENCE, NEVER = 240.0, float("inf")
 

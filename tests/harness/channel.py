@@ -270,6 +270,7 @@ class Way:
         sock, _ = self.listen().accept()
         signature = sign(self.offer, self.keys["coordinator"], CHANNEL)
         assert who(sock, 20) == SITE
+        sock.setblocking(True)  # for whoever stands between
         return welcome(through(sock), self.offer, signature, self.key, self.keys[SITE].public.line, 20)
 
     def alice(self, through: Callable[[socket.socket], socket.socket] = lambda sock: sock) -> Channel:
