@@ -20,7 +20,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from fedssh.errors import BundleError
@@ -72,7 +72,7 @@ class _Message:
     def to_bytes(self) -> bytes:
         """The canonical JSON of this message."""
         head = {"kind": self.kind, "format": FORMAT} if self.travels else {"kind": self.kind}
-        return canonical(head | {name: plain(value) for name, value in vars(self).items()})
+        return canonical(head | {name: plain(value) for name, value in vars(self).items() if value is not ABSENT})
 
     @classmethod
     def from_bytes(cls: type[Message], data: bytes) -> Message:
@@ -132,6 +132,8 @@ class SessionOver(_Message):
     metrics: Local | None = said("What the last of them scored at the site; null where there was none.")
     started: str = said("When the session began.")
     created: str = said("When this was written.")
+    _: KW_ONLY
+    passed: bool | Absent = said("true: no session, for nothing was new to train on; its turn passes.", absent=True)
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,10 @@ def _checked(name: str, wanted: Any, value: Any) -> Any:
         # A whole number too large for a float is as absurd here as an infinite one, and arithmetic raises on it.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
             raise BundleError(f"{name!r} of the manifest is {str(value)[:40]}, expected a number")
+        return value
+    if wanted == bool | Absent:
+        if value is not True:  # false is said by leaving it out
+            raise BundleError(f"{name!r} of the manifest is {str(value)[:40]}, expected true")
         return value
     if wanted == list[str]:
         if not isinstance(value, list) or not value:

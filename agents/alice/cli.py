@@ -88,6 +88,7 @@ class TrainSettings:
     patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", "REGEX")
     columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", "NAMES")
     memory: float = setting(SHARE, "Of memory for images; more streams from disk.", "SHARE", at_least=0)
+    online: float = setting(0.0, "Train on new images only; hold an idle turn so long.", "SECONDS", at_least=0)
     wait: float = setting(0.0, "For a first release; 0: for ever.", "SECONDS", at_least=0)
     settle: float = setting(2.0, "For a last checkpoint's verdict.", "SECONDS", at_least=0)
     threads: int = setting(0, "CPU threads; 0: all cores.", "N", at_least=0)
@@ -148,11 +149,12 @@ def train(settings: TrainSettings) -> None:
             settings.max_value, lambda line: tell(logger, "data", line), patient=reading.patient,
             columns=reading.columns, store=store, watch_gradients=settings.watch_gradients,
             unlabelled=settings.unlabelled,
+            online=settings.online > 0,
         )  # fmt: skip
         tell(logger, "device", f"training on {network.devices}", devices=network.devices)
         trainer = Alice(
             exchange, settings.state, network, settings.epochs or None, settings.settle, stop, settings.limits,
-            OwnRates(settings.learning_rate_factor, settings.batch_size or None),
+            OwnRates(settings.learning_rate_factor, settings.batch_size or None), settings.online or None,
         )  # fmt: skip
         trainer.run(settings.sessions or None, settings.wait)
 

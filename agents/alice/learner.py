@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedssh import models
+from fedssh.alice import online as online_images
 from fedssh.alice.fitting import Epoch, epoch_order, fit, loss_of, made_for, new_trainer
 from fedssh.alice.incoming import Received
 from fedssh.alice.measuring import measured, threshold_of
@@ -62,6 +63,7 @@ class Network:
         patient: Finds the patient in a file's path, so that nobody's images are on both sides of a validation.
         columns: What the columns of a table of files are called.
         unlabelled: More of the site's images, which nobody has labelled, for a federation with a decoder at the sites.
+        online: Whether it is trained only on what `fresh` finds new.
         store: Where images stand that would take too much memory; None keeps all in memory.
         watch_gradients: Whether a turn under `split` ends where what comes back is not of a training on these images.
 
@@ -91,6 +93,7 @@ class Network:
         store: Store | None = None,
         watch_gradients: bool = False,
         unlabelled: Path | None = None,
+        online: bool = False,
     ) -> None:
         if not 0 <= validation < 1:
             raise SettingsError(f"--validation is {validation:g}, expected at least 0 and less than 1")
@@ -123,6 +126,9 @@ class Network:
         self._parts: Parts | None = None
         self._unlabelled_in = unlabelled
         self._unlabelled: np.ndarray | None = None
+        self._known: online_images.Known | None = frozenset() if online else None
+        self._new: list[bytes] = []
+        self._looked: tuple[Any, ...] = ()
 
     @property
     def devices(self) -> str:
@@ -175,6 +181,27 @@ class Network:
         trainer.load(read_weights(received.model, self._shapes) | dict(own or {}))
         with _stopping("stopped before the session began"):
             return Local.of(trainer.measure, *trainer.evaluate(self._val, stop))
+
+    def fresh(self, spec: dict[str, Any], known: online_images.Known) -> int:
+        """Look for images that are not known, to train on these and no others; how many there are.
+
+        They are read again only where a file has changed since the last look.
+
+        Raises:
+            SettingsError: They cannot be read, or not as this network takes them.
+            Stopped: `stop` was set.
+        """
+        found = (online_images.stamp(self._data), known, spec, self.class_names, self.table)
+        if found != self._looked:
+            self._looked, self._known = (), known
+            self._take(spec)
+            self._looked = found
+        return len(self._train)
+
+    @property
+    def new(self) -> list[bytes]:
+        """What the images are known by that `fresh` found."""
+        return self._new
 
     def shapes(self, spec: dict[str, Any]) -> Mapping[str, tuple[int, ...]]:
         """The shapes of a network's weights by name. Nothing is built for it, so it may be of any size.
@@ -341,12 +368,26 @@ class Network:
         val = images.load(self._data, spec["input"], number, "val", reading) if "val" in splits else None
         for line in said:
             self._tell(line)
+        if self._known is not None:
+            return self._only_new(train, val, self._known)
         if val is not None:
             return train, val
         if not self._validation:
             return train, None
         kept, held = images.hold_out(train.labels, self._validation, self._seed, train.patients)
         return train.take(kept), train.take(held)
+
+    def _only_new(self, train: Images, val: Images | None, known: online_images.Known) -> tuple[Images, Images | None]:
+        """What is not known yet of the images to train on, and what is scored on."""
+        by = online_images.digests(train)
+        held = online_images.held_out(train, by, 0 if val is not None else self._validation, self._seed)
+        once = dict.fromkeys(by[place] for place in np.flatnonzero(~held))
+        self._new = [one for one in once if one not in known]
+        first = {one: place for place, one in reversed(list(enumerate(by)))}
+        new = train.take(np.array([first[one] for one in self._new], np.int64))
+        if val is None:
+            val = train.take(np.flatnonzero(held)) if held.any() else train
+        return new, val
 
     def _tell_calibrated(self, plan: Plan) -> None:
         """Say once what a calibrated loss means here."""

@@ -300,6 +300,13 @@ class _Adapted:
         """A script says loss and accuracy only, and not at which threshold; so nothing is told."""
         return
 
+    def fresh(self, spec: dict[str, Any], known: frozenset[bytes]) -> int:
+        raise AssertionError("a script is given no images")
+
+    @property
+    def new(self) -> list[bytes]:
+        raise AssertionError("a script is given no images")
+
     def turn(
         self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None],
         decoder: Weights | None = None,

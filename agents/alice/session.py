@@ -60,6 +60,14 @@ class Trained:
     passed: bool = True
 
 
+@dataclass(frozen=True)
+class Passed:
+    """Where a site let its turn pass: the newest release then, and its count of turns."""
+
+    sequence: int
+    turns: int
+
+
 def may_start(standing: Standing, site: str, trained: Trained) -> bool:
     """Whether this site may train now, from a release with this state of the federation.
 
@@ -87,6 +95,19 @@ def in_round(standing: Standing, site: str) -> bool:
 def is_over(standing: Standing, trained: Trained) -> bool:
     """Whether this site has nothing more to train: the federation is finished, or its sessions are trained."""
     return standing.finished or (standing.sessions is not None and trained.sessions >= standing.sessions)
+
+
+def quiet(standing: Standing, sequence: int, before: Passed | None) -> bool:
+    """Whether nobody seems to have trained since this site let its turn pass, so that there is no hurry to do so again.
+
+    A turn that passes is two records, that it did and the release that says so; whoever trains makes more.
+
+    Args:
+        standing, sequence: Of the newest release.
+        before: Where this site let its turn pass last, if it did.
+    """
+    now = standing.started.turns
+    return before is not None and now is not None and sequence - before.sequence <= 2 * (now - before.turns)
 
 
 def session_seed(seed: int, session: int) -> int:

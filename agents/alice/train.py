@@ -20,6 +20,7 @@ from fedssh.alice.learner import INTERRUPTED, Stopped
 from fedssh.alice.limits import Limits
 from fedssh.alice.memory import Memory
 from fedssh.alice.news import News
+from fedssh.alice.online import New
 from fedssh.alice.own_rates import OwnRates
 from fedssh.alice.terms import Terms
 from fedssh.alice.trainee import Trainee
@@ -33,6 +34,7 @@ from fedssh.rules import site_scores
 from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan, read_plan
 from fedssh.rules.policies import read_policy
+from fedssh.rules.typed import known
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +80,9 @@ class Alice:
         stop: When set, `run` returns soon.
         limits: What this site allows, whatever is agreed.
         rates: This site's own, within what is agreed.
+        hold_seconds: None trains on all images in every session. Else a session begins when there are images that none
+            was trained on, and is about these; without any, a turn of a relay is held so long before it passes, or
+            passes at once where others have trained since this site let it pass last.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class Alice:
         stop: threading.Event,
         limits: Limits | None = None,
         rates: OwnRates | None = None,
+        hold_seconds: float | None = None,
     ) -> None:
         self.exchange = exchange
         self.state = state
@@ -108,6 +114,8 @@ class Alice:
         self._scores_agreed = False
         self._terms: Terms | None = None
         self._known_at_last: int | None = None  # the newest release when the last checkpoint was published
+        self._hold_seconds = hold_seconds
+        self._new: New | None = None if hold_seconds is None else New(state)
 
     def run(self, sessions: int | None = None, wait_seconds: float = 0) -> int:
         """Train session after session, until there is a reason to end.
@@ -172,7 +180,8 @@ class Alice:
                 self._score(seen)
                 return None
             elif self._may_train(seen):
-                return seen
+                if self._has_new(seen):
+                    return seen
             elif not session.is_over(seen.standing, self.memory.trained):
                 self._score(seen)
                 self._say_waiting(messages.waiting(seen.standing, seen.site), seen.site)
@@ -222,6 +231,43 @@ class Alice:
             return False
         return not session.is_over(standing, trained) and session.may_start(standing, received.site, trained)
 
+    def _has_new(self, received: Received) -> bool:
+        """Whether there is enough to train on; online, whether enough of it is new."""
+        if self._new is None:
+            return True
+        plan = self.rates.of(read_plan(received.release.plan))
+        reason = self._new.lacks(received, self.memory, self.network, plan, self.epochs, self.limits.min_steps)
+        if reason is None:
+            return True
+        self._score(received)
+        self._say_waiting(reason, received.site)
+        if self._new.passes(received, self._hold_seconds or 0.0):
+            self._pass(received)
+        return False
+
+    def _pass(self, received: Received) -> None:
+        """Let the turn pass without a session."""
+        report = SessionOver(
+            id=new_id(),
+            builds_on=received.release.sequence,
+            session=self.memory.trained.sessions + 1,
+            epochs=0,
+            checkpoints=0,
+            examples=self.network.examples,
+            metrics=None,
+            started=now(),
+            created=now(),
+            passed=True,
+        )
+        self._leave_turn(received, report)
+        self._say("passed", "no new images: our turn passes", site=received.site)
+
+    def _leave_turn(self, received: Received, report: SessionOver) -> None:
+        """Note that the turn was used, and say so to the coordinator; a kill in between repeats it."""
+        trained = dataclasses.replace(self.memory.trained, turns=received.standing.started.turns, passed=False)
+        self._remember(dataclasses.replace(self.memory, trained=trained, over=report))
+        self._finish_report()
+
     def _wait_for_first(self, waited: float, wait_seconds: float, waiting_for: str) -> None:
         self._say_waiting(waiting_for, None)
         if wait_seconds and waited >= wait_seconds:
@@ -231,15 +277,15 @@ class Alice:
     def _recall(self, terms: Terms, received: Received) -> None:
         """Note which release was taken, and what it says about whose turn it is; count anew in another federation."""
         release = received.release
-        known = self.memory
-        if known.genesis != terms.hash and (known.genesis is not None or known.federation != terms.name):
-            known = Memory()
+        found = self.memory
+        if found.genesis != terms.hash and (found.genesis is not None or found.federation != terms.name):
+            found = Memory()
         seen = Seen(release.sequence, release.head)
-        known = dataclasses.replace(known, federation=terms.name, genesis=terms.hash, seen=seen)
-        if received.standing.turn != received.site and not known.trained.passed:
-            known = dataclasses.replace(known, trained=dataclasses.replace(known.trained, passed=True))
-        if known != self.memory:
-            self._remember(known)
+        found = dataclasses.replace(found, federation=terms.name, genesis=terms.hash, seen=seen)
+        if received.standing.turn != received.site and not found.trained.passed:
+            found = dataclasses.replace(found, trained=dataclasses.replace(found.trained, passed=True))
+        if found != self.memory:
+            self._remember(found)
 
     # a session
 
@@ -492,10 +538,9 @@ class Alice:
             started=tally.started,
             created=now(),
         )
-        turns = received.standing.started.turns
-        trained = dataclasses.replace(self.memory.trained, turns=turns, passed=False)
-        self._remember(dataclasses.replace(self.memory, trained=trained, over=report))
-        self._finish_report()
+        if self._new is not None and tally.done:
+            self._new.trained(self.memory, tally.number, self.network)
+        self._leave_turn(received, report)
         text = f"session {tally.number} is over after {messages.epochs(tally.done)}{', stopped early' if early else ''}"
         self._say(
             "session-over",
@@ -520,7 +565,8 @@ class Alice:
         if self.memory.over is None:
             return
         self.exchange.report(self.memory.over)
-        trained = dataclasses.replace(self.memory.trained, sessions=self.memory.over.session)
+        counted = self.memory.over.session - known(self.memory.over.passed, False)
+        trained = dataclasses.replace(self.memory.trained, sessions=counted)
         self._remember(dataclasses.replace(self.memory, trained=trained, over=None))
 
     def _settle(self) -> None:
@@ -533,9 +579,9 @@ class Alice:
                 break
         self._known_at_last = None
 
-    def _remember(self, known: Memory) -> None:
-        memory.save(self.state, known)
-        self.memory = known
+    def _remember(self, found: Memory) -> None:
+        memory.save(self.state, found)
+        self.memory = found
 
     # telling
 

@@ -74,6 +74,15 @@ class Trainee(Protocol):
         """Train one session; whether it ended early."""
         ...
 
+    def fresh(self, spec: dict[str, Any], known: frozenset[bytes]) -> int:
+        """Look for images that are not known, to train on these and no others; how many there are."""
+        ...
+
+    @property
+    def new(self) -> list[bytes]:
+        """What the images are known by that `fresh` found."""
+        ...
+
     def turn(
         self, session: int, plan: Plan, received: Received, id: str, kept: Path, told: Callable[[Past], None],
         decoder: Weights | None = None,

@@ -26,6 +26,7 @@ from fedssh.manifest import Release, Report, Scores, Submission
 from fedssh.rules.events import Genesis, Record, Released
 from fedssh.rules.federation import Federation, Member
 from fedssh.rules.metrics import FIRST, task_of
+from fedssh.rules.typed import known
 
 ARRIVAL = re.compile(r"\d{20}-[0-9a-f]{8}\.bundle")
 MAX_TRIES = 3
@@ -136,7 +137,9 @@ def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submis
 
 
 def _check_claim(manifest: Submission | Report, ledger: Ledger) -> None:
-    """Raise BundleError where a site has measured something else than the federation's task has."""
+    """Raise BundleError where a site has measured something else than the federation's task has, or passes untruly."""
+    if isinstance(manifest, Report) and known(manifest.passed, False) and (manifest.epochs or manifest.checkpoints):
+        raise BundleError(f"it passes its turn, and tells of {manifest.epochs} epochs")
     first = ledger.record(1).said
     wanted = FIRST.get(task_of(first.spec)) if isinstance(first, Genesis) else None
     if manifest.metrics is not None and wanted not in (None, manifest.metrics.measure):

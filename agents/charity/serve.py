@@ -246,6 +246,8 @@ def tell_verdict(settled: Settled) -> None:
     if event == "report":
         counts = f"{fields['epochs']} epochs, {fields['checkpoints']} checkpoints"
         text = f"{site} ended session {fields['session']}: {counts}"
+        if fields.get("passed"):
+            text = f"{site} has no new images and lets its turn pass"
         about |= {"epochs": fields["epochs"], "checkpoints": fields["checkpoints"]}
     elif event == "scored":
         score = fields["metrics"]["accuracy"]

@@ -125,6 +125,7 @@ def _over(report: Report, started: Started) -> Over:
         builds_on=report.builds_on,
         started=started,
         metrics=report.metrics,
+        passed=report.passed,
     )
 
 

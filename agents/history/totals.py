@@ -125,7 +125,7 @@ def _hear(row: Row, record: Fields) -> None:
     if event == "site-revoked":
         row |= {"state": "revoked", "since": record["time"]}
     elif event in VERDICTS or event == "report":
-        row["sessions" if event == "report" else event] += 1
+        row["sessions" if event == "report" else event] += not record.get("passed")
         row["last"] = record["time"]
     elif event == "garbage":
         row |= {"garbage": row["garbage"] + record["count"], "last": record["time"]}

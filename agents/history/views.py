@@ -131,6 +131,8 @@ def why(record: Fields) -> str:
     if event == "release":
         sites = (record.get("federation") or {}).get("sites") or []
         return f"the model of {record.get('of')}, for {few(sites) or 'nobody'}"
+    if event == "report" and record.get("passed"):
+        return "no new images; the turn passes"
     if event == "report":
         checkpoints, epochs = number(record.get("checkpoints"), "checkpoint"), number(record.get("epochs"), "epoch")
         return f"session over, {checkpoints} in {epochs}"

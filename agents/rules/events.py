@@ -308,6 +308,7 @@ class Report(Event):
     examples: int = said("How many images the site trains on.")
     builds_on: int = said("The record of the release that it started from.")
     metrics: Local | None = said("What the last of them scored at the site; null where there was none.")
+    passed: bool | Absent = said("true: no session, for nothing was new to train on; its turn passes.", absent=True)
 
 
 @dataclass(frozen=True, kw_only=True)

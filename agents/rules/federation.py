@@ -383,7 +383,8 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
             return _without(_with_member(left, member and dataclasses.replace(member, revoked=True)), said.site)
         case Report():
             member = state.member(said.site)
-            more = member and dataclasses.replace(member, sessions=member.sessions + 1)
+            trained = not known(said.passed, False)
+            more = member and dataclasses.replace(member, sessions=member.sessions + trained)
             left = dataclasses.replace(state, taken=_all_but(state.taken, said.site))
             return _with_empty(_with_member(left, more), record, said.site)
         case Invalid() | Garbage():

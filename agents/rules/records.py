@@ -31,7 +31,7 @@ from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Decision, passes, told
 from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select, why_not
 from fedssh.rules.standing import Started
-from fedssh.rules.typed import known
+from fedssh.rules.typed import ABSENT, Absent, known
 
 Bearing = Sequence[
     tuple[float, float | None]
@@ -80,6 +80,7 @@ class Over:
         submission: The report's id.
         builds_on, started: As in `Sent`.
         metrics: What the best checkpoint scored at the site; None without one.
+        passed: True where there was nothing new to train on.
     """
 
     site: str
@@ -91,6 +92,7 @@ class Over:
     builds_on: int
     started: Started
     metrics: Local | None
+    passed: bool | Absent = ABSENT
 
 
 def base_of(state: Federation, sent: Sent) -> Blob | None:
@@ -211,7 +213,7 @@ def reported(state: Federation, over: Over) -> Report | Refused:
             current_metrics=state.current.metrics,
             reason=reason,
         )
-    return Report(**same, epochs=over.epochs, checkpoints=over.checkpoints, metrics=over.metrics)
+    return Report(**same, epochs=over.epochs, checkpoints=over.checkpoints, metrics=over.metrics, passed=over.passed)
 
 
 def opening(state: Federation) -> RoundOpened | None:

@@ -600,6 +600,25 @@ def test_a_rollback_is_to_what_was_current() -> None:
     played.word(RolledBack(to=1, **first), replay.OPERATOR)
 
 
+def test_a_turn_that_passes_is_no_session() -> None:
+    played = begin(schedule="relay", sessions=1)
+    turns = played.state.turns
+    passed = Report(
+        site="alice-1", submission="passes", session=1, epochs=0, checkpoints=0, examples=0, metrics=None, passed=True,
+        builds_on=played.state.sequence,
+    )  # fmt: skip
+    assert played.add(passed).fields["passed"] is True
+    assert (played.state.turn, played.state.turns) == ("alice-2", turns + 1)
+    assert [site.sessions for site in played.state.sites] == [0, 0]
+    played.release()
+    again = dataclasses.replace(passed, submission="again", builds_on=played.state.sequence)
+    played.lie(again, "by the federation's own")
+    report = dataclasses.replace(again, site="alice-2", epochs=1, checkpoints=1, passed=ABSENT)
+    assert "passed" not in played.add(report).fields
+    assert [site.sessions for site in played.state.sites] == [0, 1]
+    assert (played.state.turn, played.state.all_sessions_done()) == ("alice-1", False)
+
+
 def test_who_is_enrolled() -> None:
     played = begin()
     played.lie(SiteAdded(site="alice-1", role="site", key="ssh-rsa AAAA"), "alice-1 is enrolled already")
