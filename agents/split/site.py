@@ -21,7 +21,7 @@ from fedssh.models.training import Examples, Interrupted
 from fedssh.rules.turns import ENDED, KEPT, LIVE, START, GoOn, Position, go_on
 from fedssh.split.encoding import Encoding
 from fedssh.split.kept import Kept
-from fedssh.split.line import Expected, Line, complain, hear, read, say
+from fedssh.split.line import Expected, Line, NotAgreedError, complain, hear, read, say
 from fedssh.split.talk import SCORES, Hello, Kind, Stand
 from fedssh.split.turn import Agreed, Length, Parts, kept_id, write_labels
 from fedssh.split.wire import decode, encode, size
@@ -180,7 +180,9 @@ class SiteTurn:
             ENDED: go_on(mine, Position(None), of, ended=True) == GoOn(of, ENDED) and stand.step == of,
         }
         if not possible.get(stand.how):
-            raise ChannelError(f"the coordinator goes on from step {stand.step} ({stand.how}), which is not kept here")
+            raise NotAgreedError(
+                f"the coordinator goes on from step {stand.step} ({stand.how}), which is not kept here"
+            )
 
     def _begin(self, line: Line) -> None:
         """From the release's weights; the optimizer of the site's layers comes from whoever had the last turn."""
@@ -220,7 +222,7 @@ class SiteTurn:
             else self._to_coordinator(line, step, encode(features, wire), labels)
         )
         if not np.isfinite(gradient).all():
-            raise ChannelError(f"the gradient of step {step} is not finite")
+            raise NotAgreedError(f"the gradient of step {step} is not finite")
         if self._encoding is not None:
             gradient = self._encoding.step(every, front.changed(batch), gradient, step)
         front.backward(batch, gradient)
@@ -259,7 +261,7 @@ class SiteTurn:
         if self._sent is None or self._sent[0] != step:
             outputs = decode(body, wire, rows, last.before)
             if not np.isfinite(outputs).all():
-                raise ChannelError(f"what the coordinator's layers give in step {step} is not finite")
+                raise NotAgreedError(f"what the coordinator's layers give in step {step} is not finite")
             gradient, loss, right = last.step(outputs, labels)
             if not np.isfinite(loss):
                 raise ChannelError(f"the loss of step {step} is not finite")
@@ -275,7 +277,7 @@ class SiteTurn:
         if count:
             loss, right = SCORES.unpack_from(body)
             if not (np.isfinite(loss) and np.isfinite(right)):
-                raise ChannelError(f"the scores of step {step} are not finite")
+                raise NotAgreedError(f"the scores of step {step} are not finite")
             self._count(loss, right, rows)
         return decode(body[SCORES.size :], wire, rows, shape, gradient=True)
 
@@ -343,7 +345,7 @@ def read_state(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
     """What `write_state` was given.
 
     Raises:
-        ChannelError: It is none, of other shapes, or not finite.
+        NotAgreedError: It is none, of other shapes, or not finite.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -352,8 +354,8 @@ def read_state(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
         state = load(data)
         check_state(state, shapes)
     except (SafetensorError, ValueError) as error:
-        raise ChannelError(f"the optimizer's state that came cannot be used: {error}") from None
+        raise NotAgreedError(f"the optimizer's state that came cannot be used: {error}") from None
     for name, array in state.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
-            raise ChannelError(f"{name} of the optimizer's state that came is not of finite float32 numbers")
+            raise NotAgreedError(f"{name} of the optimizer's state that came is not of finite float32 numbers")
     return {name: state[name] for name in shapes}  # what reads safetensors has an order of its own each time

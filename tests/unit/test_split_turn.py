@@ -324,6 +324,54 @@ BAD: list[tuple[Change, str]] = [
 ]
 
 
+def hers(kind: int, at: int, value: bytes) -> Change:
+    """Writes some bytes over those of each frame of a kind."""
+
+    def change(found: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+        return (body[:at] + value + body[at + len(value) :] if found == kind else body), head
+
+    return change
+
+
+def shorter(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return (body[:-4] if kind == 20 else body), head
+
+
+def elsewhere(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return (body.replace(b'"step":0', b'"step":3') if kind == 17 else body), head
+
+
+NAN = b"\xff" * 8
+HERS: list[tuple[str, Change, str]] = [
+    (WAYS[0], hers(20, 16, NAN), "the gradient of step 1 is not finite"),
+    (WAYS[0], hers(20, 0, NAN), "the scores of step 1 are not finite"),
+    (WAYS[0], shorter, "a frame GRADIENT has 6,412 bytes, agreed are 6,416"),
+    (WAYS[1], hers(21, 0, NAN), "what the coordinator's layers give in step 1 is not finite"),
+    (WAYS[0], elsewhere, "the coordinator goes on from step 3"),
+]
+
+
+@pytest.mark.parametrize(("text", "change", "reason"), HERS)
+def test_a_coordinator_who_sends_what_was_not_agreed_ends_it_at_the_site(
+    text: str, change: Change, reason: str, start: Weights, tmp_path: Path
+) -> None:
+    """As an error that no loop tries again: `alice train` ends with exit 3."""
+    rooms = Rooms(tmp_path, start, agreed(text), data())
+    ours, theirs = channels()
+
+    def serve() -> None:
+        with pytest.raises((ChannelError, UnreachableError)):
+            rooms.coordinator.serve(Odd(theirs, change))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with pytest.raises(NotAgreedError, match=reason) as caught:
+        rooms.site.run(ours)
+    thread.join(30)
+    assert caught.value.exit_code == 3
+    assert rooms.site.step == 0
+
+
 @pytest.mark.parametrize(("change", "reason"), BAD)
 def test_what_is_not_as_agreed_changes_nothing(change: Change, reason: str, start: Weights, tmp_path: Path) -> None:
     rooms = Rooms(tmp_path, start, agreed(), data())

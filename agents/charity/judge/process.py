@@ -237,7 +237,8 @@ def main() -> None:
         warm.score()
     scorer = warm
     say({"ready": True, "holdout": {"sha256": fingerprint(holdout), "examples": len(holdout)}})
-    serve(answer, say, busy)
+    with contextlib.suppress(BrokenPipeError):  # the vault was killed while it waited for an answer
+        serve(answer, say, busy)
 
 
 if __name__ == "__main__":
