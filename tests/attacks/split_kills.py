@@ -113,23 +113,23 @@ def one(rooms: Rooms, chance: random.Random, most: int, cut: int = 1 << 16, who:
     managed.start()
     stuck, due = time.monotonic() + PATIENCE, time.monotonic() + chance.uniform(2, 6)
     order: list[str] = []
+    midst = True  # whether the next is killed in the midst of steps; else perhaps while somebody starts
     while not rooms.over():
         managed.look_after()
         if rooms.line:
             rooms.line.most = chance.randint(cut // 4, cut) if cut else 1 << 60
         for event in rooms.heard(0.02):
             word = event.fields.get("event")
-            if event.agent.name == "alice" and word == "channel" and due == NEVER:
-                due = time.monotonic() + chance.uniform(0, 3)
+            if word == "epoch" and due == NEVER:
+                due = time.monotonic() + chance.uniform(0, 2)
             if word in ("epoch", "accepted", "report"):
                 stuck = time.monotonic() + PATIENCE
         now = time.monotonic()
         if now >= due and managed.killed.total() < most:
             order = order or chance.sample(who, len(who))  # each as often as the others
             managed.kill(order.pop())
-            # One in two in the midst of steps, others also while they start.
-            due = NEVER if chance.random() < 0.5 else now + chance.uniform(0, 8)
-        assert now < stuck, f"nothing went on for {PATIENCE:g} s"
+            due, midst = NEVER if midst else now + chance.uniform(0, 8), not midst
+        assert now < stuck, f"nothing went on for {PATIENCE:g} s, after {managed.killed}"
     return managed.killed
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -134,6 +135,13 @@ class Rooms(Story):
             f"--data={folder / 'data' / 'site.npz'}", f"--invitation={folder / 'data' / 'invitation.json'}",
             "--validation=0", "--settle=0", "--no-tensorboard",
         )  # fmt: skip
+
+    def kill_alice(self, name: str) -> None:
+        """As a power cut does."""
+        agent = self.find("alice", name)
+        agent.signal(signal.SIGKILL)
+        agent.wait(10)
+        self.agents.remove(agent)
 
     def start_bob(self, name: str) -> None:
         folder = self.site(name)
