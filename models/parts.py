@@ -24,7 +24,7 @@ from fedssh.models import build, check_spec, is_table
 from fedssh.models.augment import augmented
 from fedssh.models.backend import compiled, load_keras
 from fedssh.models.cut import parts
-from fedssh.models.objective import Objective
+from fedssh.models.objective import Kind, Objective
 from fedssh.models.recipe import PLAIN, Recipe
 from fedssh.models.schedule import Rate
 from fedssh.models.training import filling, new_optimizer, seed_generators
@@ -133,13 +133,18 @@ class Part:
         """The optimizer's state by name: float32; with `ITERATION`."""
         return state_of(self._optimizer)
 
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take over what `state` gave, of the same part of the same network.
+    def load_state(self, state: Mapping[str, np.ndarray], done: int = 0) -> None:
+        """Take over what `state` gave, of the same part of the same network; after `fresh` or `begin`.
+
+        Args:
+            done: How many of its steps are of the session at hand: the learning rate's schedule is that of a session.
 
         Raises:
             ValueError: It is another one's.
         """
         load_state_of(self._optimizer, state)
+        high, low = (int(one) for one in state[ITERATION])
+        self._rate.go_on(high * _HALF + low - done)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of what `state` gives."""
@@ -204,6 +209,11 @@ class Part:
         loss, right = self._graph("score", self._score, self._given(), _spec(kind.shape, kind.labels))(given, labels)
         return float(loss), float(right)
 
+    @property
+    def kind(self) -> Kind:
+        """Of labels."""
+        return self._objective.kind
+
     def _told(self, found: Any) -> Any:
         """What is sent back after a step, and what the first part keeps of it."""
         if not self.first:
@@ -236,6 +246,10 @@ class Part:
         return outputs
 
     def _backward(self, batch: Any, gradient: Any) -> Any:
+        return self.both_ways(batch)[1](gradient)
+
+    def both_ways(self, batch: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """In a graph: what `forward` gives, and what takes the gradient of that, as `backward` does."""
         import tensorflow
 
         batch = self._changed(batch)
@@ -243,8 +257,16 @@ class Part:
             tape.watch(batch)
             outputs = self._part(batch, training=True)
             penalties = [tensorflow.reduce_sum(penalty) for penalty in self._part.losses]
-        weighed = [gradient, *map(tensorflow.ones_like, penalties)]
-        return self._stepped(tape, [outputs, *penalties], batch, weighed)
+
+        def back(gradient: Any) -> Any:
+            weighed = [gradient, *map(tensorflow.ones_like, penalties)]
+            return self._stepped(tape, [outputs, *penalties], batch, weighed)
+
+        return outputs, back
+
+    def last_step(self, batch: Any, labels: Any) -> tuple[Any, Any, Any]:
+        """In a graph: what `step` does."""
+        return self._step(batch, labels)
 
     def _step(self, batch: Any, labels: Any) -> tuple[Any, Any, Any]:
         import tensorflow

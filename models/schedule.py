@@ -45,7 +45,8 @@ class Rate:
         if recipe.learning_rate_schedule != "constant" or recipe.warmup:
             import tensorflow
 
-            self._length = tensorflow.Variable([0.0, 1.0], trainable=False)  # of the warm-up, and of what follows
+            # Of the warm-up, and of what follows; then how many steps the optimizer had taken before the session.
+            self._length = tensorflow.Variable([0.0, 1.0, 0.0], trainable=False)
             self.wanted = _schedule(most, recipe.learning_rate_schedule, self._length)
 
     def begin(self, epochs: int, steps: int) -> None:
@@ -57,7 +58,12 @@ class Rate:
         """
         if self._length is not None:
             warm = warmup_steps(self._recipe.warmup, steps)
-            self._length.assign([float(warm), float(max(epochs * steps - warm, 1))])
+            self._length.assign([float(warm), float(max(epochs * steps - warm, 1)), 0.0])
+
+    def go_on(self, taken: int) -> None:
+        """After `begin`: the optimizer of the session before goes on, which had taken so many steps."""
+        if self._length is not None:
+            self._length[2].assign(float(taken))
 
 
 def _schedule(most: float, kind: str, length: Any) -> Any:
@@ -68,7 +74,7 @@ def _schedule(most: float, kind: str, length: Any) -> Any:
 
     class OverSession(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
         def __call__(self, step: Any) -> Any:
-            step, warm, rest = tensorflow.cast(step, tensorflow.float32), length[0], length[1]
+            step, warm, rest = tensorflow.cast(step, tensorflow.float32) - length[2], length[0], length[1]
             gone = tensorflow.clip_by_value((step - warm) / rest, 0.0, 1.0)
             rising = step / tensorflow.maximum(warm, 1.0)
             return most * tensorflow.where(step < warm, rising, _share(kind, gone))

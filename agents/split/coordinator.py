@@ -319,7 +319,7 @@ class CoordinatorTurn:
         with self._busy:
             self._part.load(groups["weights"])
             self._part.begin(self._hello.seed, self._length.epochs, self._length.steps)
-            self._part.load_state(groups["state"])
+            self._part.load_state(groups["state"], step)
             self._part.load_generators(groups.get("random", {}))
         self._live, self._last = step, None
         self._counts = [int(one) for one in groups["work"]["counts"]]

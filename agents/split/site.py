@@ -316,7 +316,7 @@ class SiteTurn:
         for number, part in enumerate(self._parts):
             part.load(groups[f"weights{number}"])
             part.begin(self._seed, self.length.epochs, self.length.steps)
-            part.load_state(groups[f"state{number}"])
+            part.load_state(groups[f"state{number}"], step)
             part.load_generators(groups.get(f"random{number}", {}))
         if self._encoding is not None:
             self._encoding.restore(groups["decoder"])

@@ -15,7 +15,7 @@ from enum import IntEnum
 import numpy as np
 
 SCALE = 1024.0
-_MOST = float(np.finfo(np.float16).max)
+MOST = float(np.finfo(np.float16).max)
 _STEPS = 127.0
 
 
@@ -38,7 +38,7 @@ def encode(array: np.ndarray, wire: Wire, *, gradient: bool = False) -> bytes:
     if wire is Wire.f32:
         return np.ascontiguousarray(array, "<f4").tobytes()
     if wire is Wire.f16:
-        scaled: np.ndarray = np.clip(array * SCALE if gradient else array, -_MOST, _MOST)
+        scaled: np.ndarray = np.clip(array * SCALE if gradient else array, -MOST, MOST)
         return scaled.astype("<f2").tobytes()
     rows = array.reshape(len(array), -1)
     most: np.ndarray = np.abs(rows).max(axis=1, initial=0.0).astype("<f4")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -184,6 +186,27 @@ def test_three_sites_in_turn_learn_what_one_with_all_learns(text: str, start: We
         weights, state = {**rooms.site.weights(), **tail}, (own, sites)
     joined = {name: weights[name].tobytes() for name in sorted(weights)}
     assert joined == unsplit(start, [data(number) for number in range(3)], 2)
+
+
+@pytest.mark.parametrize("text", WAYS)
+def test_a_rate_that_changes_begins_anew_in_each_turn_and_goes_on_after_a_kill(
+    text: str, start: Weights, tmp_path: Path
+) -> None:
+    """Plain descent remembers nothing but how many steps it has taken, which only the rate could depend on."""
+    plan = dataclasses.replace(agreed().plan, optimizer="sgd", learning_rate_schedule="cosine", warmup=2)
+    what = dataclasses.replace(agreed(text), plan=plan)
+    first = Rooms(tmp_path / "first", start, what, data())
+    first.run()
+    _, own, sites = first.coordinator.result()
+    assert own["iteration"].tolist() == [0, 9]
+    second = Rooms(tmp_path / "second", start, what, data(), (own, sites))
+    with contextlib.suppress(UnreachableError):
+        second.run(19)
+    assert second.site.step >= 3
+    second.alice()
+    second.judge()
+    second.run()
+    assert second.whole() == first.whole()
 
 
 @pytest.mark.parametrize("text", WAYS)
