@@ -203,9 +203,9 @@ class Trainer:
         self._changes = () if recipe.augment == "none" else tuple(recipe.augment.split(","))
         self._session = tensorflow.Variable(0, dtype="int64", trainable=False) if self._changes else None
         kind = self._objective.kind
-        self._training = _Loop(self._train_batches, self.spec["input"], kind=kind)
-        self._scoring = _Loop(self._score_batches, self.spec["input"], kind=kind)
-        self._confusing: _Loop | None = None  # translated when somebody asks for it
+        self._training = Loop(self._train_batches, self.spec["input"], kind=kind)
+        self._scoring = Loop(self._score_batches, self.spec["input"], kind=kind)
+        self._confusing: Loop | None = None  # translated when somebody asks for it
 
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take over all weights, by variable path; `proximal` pulls towards them from now on.
@@ -292,7 +292,7 @@ class Trainer:
             Interrupted: `stop` was set.
         """
         if self._confusing is None:
-            self._confusing = _Loop(self._confuse_batches, self.spec["input"], [self.spec["classes"]] * 2)
+            self._confusing = Loop(self._confuse_batches, self.spec["input"], [self.spec["classes"]] * 2)
         return self._confusing.run(examples, np.arange(len(examples)), SCORED_AT_ONCE, stop)[1]
 
     def _check_calibrated(self) -> None:
@@ -338,7 +338,7 @@ class Trainer:
         return 0.0, counts
 
 
-class _Loop:
+class Loop:
     """A compiled loop over batches. Translated once: images and batches may come in any number.
 
     Args:

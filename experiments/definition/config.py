@@ -175,6 +175,7 @@ class Outcome:
         trained_examples: In that time.
         clock: Simulated time at the end, in images.
         bytes: Of models shipped in all.
+        per_site: What training costs a site, as of `engines.sited`; empty where nobody counted it.
         wall_seconds: From the first model to the last; None is filled in by the runner.
         peak_mb: Most memory in use; None is filled in by the runner.
         note: One line for people.
@@ -195,6 +196,7 @@ class Outcome:
     attacker: Mapping[str, int] = field(default_factory=dict)
     backdoor: Mapping[str, float] = field(default_factory=dict)
     contributed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    per_site: Mapping[str, float] = field(default_factory=dict)
     wall_seconds: float | None = None
     peak_mb: float | None = None
     note: str = ""

@@ -5,6 +5,7 @@
     [[runs]]                     any of their settings; lists are multiplied out, so two lists of 3 make 9 runs
     report                       metrics of the test split that are shown first  ["accuracy"]
     baseline                     a pattern: every other run is compared with it, paired by seed
+    reaches                      scores: a table says what a site computed and sent until each was reached
     [[comparisons]]              the same for some runs: runs and baseline, patterns; name, metric, equal
     [choice]                     which runs are candidates, of which one is chosen by the holdout, see `choice`
     [published]                  `source`, and `figures`: what, published, and where ours stands, see `shown`
@@ -76,6 +77,7 @@ class Experiment:
         conclusion: What to make of the results; written after they were there, so it may be empty.
         source: Where the published figures are from.
         quick: Whether this is the reduced version.
+        reaches: Scores of the first metric that a table asks for, see `results.sited`.
         report: Metrics that are shown first; empty is accuracy, or what the runs are decided by.
         choice: How some of the runs are chosen; `trials` are the candidates with its seeds.
     """
@@ -91,6 +93,7 @@ class Experiment:
     plots: tuple[Plot, ...] = ()
     quick: bool = False
     report: tuple[str, ...] = ()
+    reaches: tuple[float, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     choice: Choice | None = None
     trials: tuple[Run, ...] = ()
@@ -200,6 +203,7 @@ def _experiment(
         plots=tuple(read_plot(one) for one in settings.tables_of(fields.get("plots", []), "[[plots]]")),
         quick=quick,
         report=top.get("report", ()),
+        reaches=top.get("reaches", ()),
         comparisons=tuple(comparisons),
         choice=choice,
         trials=_trials(choice, runs, every) if choice else (),

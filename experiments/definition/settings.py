@@ -63,6 +63,12 @@ def _scores(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(one_of(*SCORES), value)))
 
 
+def _values(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list) or not value or not all(type(one) in (int, float) for one in value):
+        raise Expected("expected a list of scores")
+    return tuple(sorted(map(float, value)))
+
+
 def _architecture(value: Any) -> dict[str, Any]:
     table = {"name": value} if isinstance(value, str) else value
     if not isinstance(table, dict) or not isinstance(table.get("name"), str) or {"input", "classes"} & table.keys():
@@ -103,6 +109,7 @@ TOP: Mapping[str, Check] = {
     "conclusion": text,
     "report": _scores,
     "baseline": text,
+    "reaches": _values,
 }
 FEDERATION: Known = {
     "architecture": (_architecture, {"name": "cnn"}),

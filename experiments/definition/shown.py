@@ -14,7 +14,7 @@ from fedssh.forms import Expected, number, one_of, whole, yes_or_no
 
 OF = ("model", "sites", "speedup", "rounds", "curve")
 EQUAL = ("steps", "synchronisations")
-AXES = ("seconds", "clock", "examples", "version", "megabytes")
+AXES = ("seconds", "clock", "examples", "version", "megabytes", "site_multiply_adds", "site_megabytes")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from experiments.definition.read import Experiment
 from experiments.definition.shown import Plot
 from experiments.results.file import Result
 from experiments.results.measure import Group, Measured
+from experiments.results.sited import spent
 
 MOST_CURVES = 12
 STEPS = 400
@@ -27,7 +28,10 @@ AXIS = {
     "examples": "images that all sites trained on",
     "version": "release",
     "megabytes": "megabytes of models shipped",
+    "site_multiply_adds": "multiply-adds of a site in training",
+    "site_megabytes": "megabytes to and from a site",
 }
+BY_SITE = ("site_multiply_adds", "site_megabytes")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ def pictures(experiment: Experiment, measured: Measured) -> list[Picture]:
         plot = dataclasses.replace(asked, metric=asked.metric or usual)
         chosen = [group for group in measured.groups if fnmatchcase(group.label, plot.runs)]
         chosen = [one for one in chosen if all(plot.metric in got.outcome.final.test for got in one.results)]
+        if plot.x in BY_SITE:
+            chosen = [one for one in chosen if all(got.outcome.per_site for got in one.results)]
         if chosen:
             name = f"{experiment.name}-{re.sub('[^a-z0-9]+', '-', plot.title.lower()).strip('-')[:50].strip('-')}.png"
             found.append(Picture(plot, chosen[:MOST_CURVES], name))
@@ -73,6 +79,8 @@ def draw(plot: Plot, measured: Measured, groups: Sequence[Group], path: Path) ->
     if plot.metric != "loss":
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, min(max(best) - WIDEST_RANGE, np.nanmin([*last, 1]) - 0.02)), high)
+    if plot.x in BY_SITE:  # ways differ by powers of ten
+        axes.set_xscale("log")
     axes.set_xlabel(AXIS[plot.x])
     axes.set_ylabel(f"{plot.metric} (line: test, dashes: holdout)")
     axes.set_title(plot.title, fontsize=10)
@@ -121,6 +129,8 @@ def _axis(measured: Measured, x: str) -> Callable[[Result, Point], float]:
         "examples": lambda result, point: point.examples,
         "version": lambda result, point: point.version,
         "megabytes": lambda result, point: point.bytes / 1e6,
+        "site_multiply_adds": lambda result, point: spent(result, point)[0],
+        "site_megabytes": lambda result, point: spent(result, point)[1] / 1e6,
     }
     found: Callable[[Result, Point], float] = where[x]
     return found

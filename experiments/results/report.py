@@ -17,6 +17,7 @@ from experiments.results.file import Results, in_brief, read_brief
 from experiments.results.index import FOLDER, USE, index, pictures_of
 from experiments.results.measure import SLACK, Measured
 from experiments.results.plots import draw, pictures
+from experiments.results.sited import table_of_costs
 from experiments.results.tables import (
     table_of_attacks,
     table_of_choice,
@@ -147,6 +148,7 @@ def page(found: Results) -> str:
     rows = [measured.row(group) for group in measured.groups]
     parts += ["## Results\n", *([table_of_rows(rows, experiment.report)] if rows else [])]
     more = (
+        table_of_costs(measured.groups, experiment.report[0] if experiment.report else "accuracy", experiment.reaches),
         *(table_of_comparison(experiment, one, measured) for one in experiment.comparisons),
         table_of_differences(measured, experiment.report), table_of_folds(measured), table_of_sites(measured.groups),
         table_of_attacks(measured.groups), table_of_contributions(measured.groups),

@@ -34,11 +34,13 @@ from experiments.engines.memory.simulation import Simulation, Site
 from experiments.engines.memory.trainers import Crew
 from experiments.engines.memory.turns import TurnCrew
 from experiments.engines.outcome import submissions, verdicts, work
+from experiments.engines.sited import per_site
 from fedssh.errors import SettingsError
 from fedssh.history.contributions import contributions
 from fedssh.models import build, loss_name
 from fedssh.models.backend import load_keras
 from fedssh.rules.label_shares import is_calibrated, label_shares
+from fedssh.rules.plan import read_plan
 from fedssh.rules.policies import read_policy
 from fedssh.rules.terms import agree
 from fedssh.split.turn import found
@@ -92,6 +94,12 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         contributed=contributions(record.fields for record in records),
         backdoor=success(
             run.attack, prepared.test, lambda images: scores_on(prepared.spec, images)(coordinator.weights)
+        ),
+        per_site=per_site(
+            prepared.spec,
+            read_plan(terms["plan"]),
+            read_policy(terms["policy"]),
+            sum(map(crew.examples, run.site_names)) / run.sites,
         ),
         records=len(records),
         **vars(work(run, records)),
