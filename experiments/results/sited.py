@@ -35,7 +35,7 @@ def table_of_costs(groups: Sequence[Group], metric: str, reaches: Sequence[float
         rows.append([group.label, f"{images.value:,.0f}" if images else NONE, *cells])
     if not rows or not reaches:
         return ""
-    heads = [head for value in reaches for head in (f"G multiply-adds to {value:g}", f"MB to {value:g}")]
+    heads = [head for value in reaches for head in (f"M multiply-adds to {value:g}", f"MB to {value:g}")]
     said = (
         "What one site computes in training and what goes to and from it until the test "
         f"{named(metric)} first reaches a value, as the mean of all sites; releases of others' turns are left out:\n\n"
@@ -53,7 +53,7 @@ def _until(group: Group, metric: str, value: float) -> tuple[str, str]:
     if not reached:
         return NONE, NONE
     few = "" if len(reached) == len(group.results) else f" ({len(reached)} of {len(group.results)})"
-    adds = mean_of_seeds((seed, cost[0] / 1e9) for seed, cost in reached)
+    adds = mean_of_seeds((seed, cost[0] / 1e6) for seed, cost in reached)
     megabytes = mean_of_seeds((seed, cost[1] / 1e6) for seed, cost in reached)
     assert adds is not None and megabytes is not None
-    return f"{adds.value:,.2f}{few}", f"{megabytes.value:,.2f}{few}"
+    return f"{adds.value:,.1f}{few}", f"{megabytes.value:,.2f}{few}"

@@ -50,6 +50,6 @@ def test_a_report_says_what_a_site_spent_until_a_score(tmp_path: Path) -> None:
     assert spent(done, last) == pytest.approx((last.examples / 2 * 1e6, last.examples / 2 / 100 * 3e6))
     text = table_of_costs([Group("ours", (done,))], "accuracy", (0.65, 0.95))
     second = done.outcome.points[1]
-    assert f"| ours | 50 | {second.examples / 2 / 1e3:,.2f} | {second.examples / 200 * 3:,.2f} | – | – |" in text
+    assert f"| ours | 50 | {second.examples / 2:,.1f} | {second.examples / 200 * 3:,.2f} | – | – |" in text
     assert table_of_costs([Group("ours", (done,))], "accuracy", ()) == ""
     assert table_of_costs([Group("old", (result(run, [0.5], 1.0),))], "accuracy", (0.8,)) == ""
