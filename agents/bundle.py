@@ -279,7 +279,30 @@ class Arrived:
         self._verified = manifest
         return manifest
 
-    def extract(self, into: Path | BinaryIO, key: PrivateKey, max_bytes: int = weights.MAX_BYTES) -> weights.Header:
+    def check_sealed(self, max_bytes: int = weights.MAX_BYTES) -> None:
+        """Check that the sealed model is whole, after `verify`, for who hands it on and cannot open it.
+
+        Raises:
+            BundleError: It is not the one that the manifest names, or is sealed for others than it says.
+        """
+        manifest = self._verified
+        if manifest is None or isinstance(manifest, _PLAIN):
+            raise ValueError("only a verified manifest says which model a bundle holds")
+        sealed = self._members[2]
+        _check_recipients(manifest, several=True)
+        _check_sizes(manifest, sealed.size, max_bytes)
+        _check_sealed(self._file, sealed, manifest)
+
+    def copy(self, into: Path) -> None:
+        """Copy the whole bundle, durably, as it was opened."""
+        with whole_file(into) as target:
+            self._file.seek(0)
+            while block := self._file.read(BLOCK):
+                target.write(block)
+
+    def extract(
+        self, into: Path | BinaryIO, key: PrivateKey, max_bytes: int = weights.MAX_BYTES, *, several: bool = False
+    ) -> weights.Header:
         """Decrypt the model, after `verify`: hashes first, then decryption, then the model file's header.
 
         Args:
@@ -287,6 +310,7 @@ class Arrived:
                 open for reading and writing, which may hold anything after an error.
             key: The recipient's private key.
             max_bytes: The largest plain model to accept.
+            several: Whether a submission may be for others beside; usual is that it is for the coordinator alone.
 
         Returns:
             The header of what came out.
@@ -295,22 +319,22 @@ class Arrived:
             BundleError, WeightsError, OSError: See `open_bundle`.
         """
         if not isinstance(into, Path):
-            return self._decrypt(into, key, max_bytes)
+            return self._decrypt(into, key, max_bytes, several)
         part = part_of(into)
         try:
             with open(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b") as plain:
-                header = self._decrypt(plain, key, max_bytes)
+                header = self._decrypt(plain, key, max_bytes, several)
             adopt(part, into)
         finally:
             part.unlink(missing_ok=True)
         return header
 
-    def _decrypt(self, plain: BinaryIO, key: PrivateKey, max_bytes: int) -> weights.Header:
+    def _decrypt(self, plain: BinaryIO, key: PrivateKey, max_bytes: int, several: bool) -> weights.Header:
         manifest = self._verified
         if manifest is None or isinstance(manifest, _PLAIN):
             raise ValueError("only a verified manifest says which model a bundle holds")
         sealed = self._members[2]
-        _check_recipients(manifest)
+        _check_recipients(manifest, several)
         _check_sizes(manifest, sealed.size, max_bytes)
         _check_sealed(self._file, sealed, manifest)
         if key.public.fingerprint not in manifest.recipients:
@@ -397,8 +421,8 @@ def _member(block: bytes, name: str, limit: int, offset: int) -> _Member:
     return _Member(offset, entry.size)
 
 
-def _check_recipients(manifest: Submission | Release) -> None:
-    if isinstance(manifest, Submission) and len(manifest.recipients) != 1:
+def _check_recipients(manifest: Submission | Release, several: bool = False) -> None:
+    if not several and isinstance(manifest, Submission) and len(manifest.recipients) != 1:
         raise BundleError(f"a submission is sealed for the coordinator alone, this one for {len(manifest.recipients)}")
 
 

@@ -3,6 +3,7 @@
     incoming/genesis.json                                   the signed ledger line of record 1
     incoming/<sequence, 8 digits>.safetensors, then .json   {"site": NAME, "manifest": {a release's manifest},
                                                             "signature": SSHSIG of it, "record": its ledger line}
+    incoming/<sequence, 8 digits>.layers.safetensors        the site's layers, where they are for sites alone
     incoming/status.json                                    {"newest", "confirmed", "refused_since", "reason"}
 
 Everything but the status is signed by the coordinator, whose key the agreed genesis record names; the status is Bob's
@@ -25,9 +26,10 @@ from fedssh.errors import BundleError, WeightsError
 from fedssh.files import BLOCK, is_part, open_shared, part_of, read_shared
 from fedssh.forms import canonical, check_site, shown
 from fedssh.manifest import Release
+from fedssh.rules.events import Blob
 from fedssh.rules.metrics import FIRST, task_of
 from fedssh.rules.standing import Standing
-from fedssh.rules.typed import ABSENT
+from fedssh.rules.typed import ABSENT, known
 from fedssh.signature import RELEASE, verify
 from fedssh.weights import MAX_BYTES, Header, read_header
 
@@ -35,6 +37,7 @@ MAX_NOTE_BYTES = 4 * MAX_LINE_BYTES  # the ledger line, escaped once more, the m
 MAX_STATUS_BYTES = 64 * 1024
 COORDINATOR = "charity"
 COPY = "release.safetensors"
+LAYERS = "layers.safetensors"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
@@ -56,6 +59,7 @@ class Received:
         standing: What it says of the federation.
         model: A copy of the plain model file, in Alice's own folder.
         header: Of `model`.
+        layers: A copy of the site's layers, where they are for sites alone, with their optimizer's state.
     """
 
     site: str
@@ -63,6 +67,7 @@ class Received:
     standing: Standing
     model: Path
     header: Header
+    layers: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -158,10 +163,16 @@ def read_release(folder: Path, sequence: int, terms: Terms, site: str | None, se
         )
     check_order(seen, release)
     model = path.with_suffix(".safetensors")
-    header = _copy(model, release, private / COPY)
+    header = _copy(model, release.model, f"the model that release {release.sequence} names", private / COPY)
     if header.architecture != release.architecture:
         raise WeightsError(f"{model} has another architecture than release {release.sequence} names")
-    return Received(name, release, standing, private / COPY, header)
+    layers = known(standing.layers, None)
+    if layers is None:
+        return Received(name, release, standing, private / COPY, header)
+    beside, named = path.with_suffix(".layers.safetensors"), Blob(sha256=layers.sha256, size=layers.size)
+    if _copy(beside, named, f"the layers that release {sequence} names", private / LAYERS).spec != header.spec:
+        raise WeightsError(f"{beside} is of another architecture than release {release.sequence}")
+    return Received(name, release, standing, private / COPY, header, private / LAYERS)
 
 
 def _read_note(path: Path, sequence: int, terms: Terms) -> tuple[str, Release, Standing]:
@@ -194,12 +205,12 @@ def _read_note(path: Path, sequence: int, terms: Terms) -> tuple[str, Release, S
     return site, release, standing
 
 
-def _copy(model: Path, release: Release, target: Path) -> Header:
-    """Copy the model that a release names; its bytes are read once, and hashed on their way."""
-    unlike = f"{model} is not the model that release {release.sequence} names"
-    if release.model.size > MAX_BYTES:
-        raise WeightsError(f"the model of release {release.sequence} has {release.model.size:,} bytes")
-    digest, left = hashlib.sha256(), release.model.size
+def _copy(model: Path, named: Blob, what: str, target: Path) -> Header:
+    """Copy a file that a release names; its bytes are read once, and hashed on their way."""
+    unlike = f"{model} is not {what}"
+    if named.size > MAX_BYTES:
+        raise WeightsError(f"{what} has {named.size:,} bytes")
+    digest, left = hashlib.sha256(), named.size
     part = part_of(target)
     try:
         with open_shared(model, MAX_BYTES) as source, part.open("xb") as copy:
@@ -209,7 +220,7 @@ def _copy(model: Path, release: Release, target: Path) -> Header:
                 digest.update(block)
                 copy.write(block)
                 left -= len(block)
-        if left or digest.hexdigest() != release.model.sha256:
+        if left or digest.hexdigest() != named.sha256:
             raise WeightsError(unlike)
         header = read_header(part)
         os.replace(part, target)  # for this process only, so nothing is lost with the power

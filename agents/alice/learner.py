@@ -33,6 +33,7 @@ from fedssh.rules.events import Local, Measured
 from fedssh.rules.plan import Plan
 from fedssh.rules.policies import read_policy
 from fedssh.rules.shapes import match_shapes
+from fedssh.split.layers import read_layers
 from fedssh.weights import read_weights
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ class Network:
             self._take(spec)
         trainer = self._trainer_for(spec, plan)
         self._tell_calibrated(plan)
-        trainer.load(read_weights(received.model, self._shapes) | dict(own or {}))
+        layers, _ = read_layers(received.layers, self._shapes)
+        trainer.load(read_weights(received.model, self._shapes) | layers | dict(own or {}))
         with _stopping("stopped before the session began"):
             return Local.of(trainer.measure, *trainer.evaluate(self._val, stop))
 
@@ -309,7 +311,8 @@ class Network:
         self._parts = self._parts or Parts()
         agreed = Agreed(received.header.spec, plan, read_policy(received.standing.policy))
         seed, number = session_seed(self._seed, session), len(self._train)
-        weights = read_weights(received.model, self._shapes)
+        layers, begins = read_layers(received.layers, self._shapes)
+        weights = read_weights(received.model, self._shapes) | layers
         more = {}
         if self._watch_gradients:
             if agreed.alpha is not None:
@@ -322,7 +325,7 @@ class Network:
             more["watch"] = watched(agreed, weights, self._train, seed)
         return SiteTurn(
             agreed, id, weights, self._train, lambda epoch: epoch_order(seed, epoch, number), session, seed, kept,
-            self._parts, told, decoder=decoder, unlabelled=self._unlabelled, **more,
+            self._parts, told, decoder=decoder, unlabelled=self._unlabelled, begins=begins, **more,
         )  # fmt: skip
 
     def _take(self, spec: dict[str, Any]) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from fedssh.alice import memory
 from fedssh.alice.exchange import Exchange
-from fedssh.alice.incoming import Unready, read_offer
+from fedssh.alice.incoming import Received, Unready, read_offer
 from fedssh.alice.news import not_agreed
 from fedssh.alice.terms import kept, load_pin
 from fedssh.errors import UnreachableError
+from fedssh.split.layers import read_layers
 from fedssh.use.card import Origin
+from fedssh.weights import read_weights, write_weights
 
 
 @contextlib.contextmanager
@@ -39,6 +41,7 @@ def newest_release(exchange: Path, state: Path) -> Iterator[tuple[Origin, Path]]
             raise UnreachableError(str(error)) from None
         if found is None:
             raise UnreachableError(f"there is no release in {folder.incoming} yet", "see `bob status`")
+        model = _whole(found, Path(private))
         release = found.release
         sites = tuple(release.federation.get("sites") or ())
         yield (
@@ -46,8 +49,18 @@ def newest_release(exchange: Path, state: Path) -> Iterator[tuple[Origin, Path]]
                 genesis=terms.record.fields, genesis_hash=terms.hash, record=release.sequence, hash=release.head,
                 model=release.model.sha256, metrics=release.metrics, sites=sites, created=release.created,
             ),
-            found.model,
+            model,
         )  # fmt: skip
+
+
+def _whole(found: Received, private: Path) -> Path:
+    """The model of a release with the site's layers in their place, where those are for sites alone."""
+    if found.layers is None:
+        return found.model
+    layers, _ = read_layers(found.layers, found.header.tensors)
+    whole = private / "whole.safetensors"
+    write_weights(whole, {**read_weights(found.model, found.header.tensors), **layers}, found.header.spec)
+    return whole
 
 
 def average_told(origin: Origin) -> Iterator[str]:

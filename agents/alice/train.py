@@ -337,7 +337,7 @@ class Alice:
             where = f"session {tally.number} is not published"
             self._say("kept-back", f"{where}: {reason}", logging.WARNING, site=received.site, reason=reason)
         else:
-            weights, claim = turn.weights(), self._claim(received, tally, plan.epochs, metrics)
+            weights, claim = turn.sent(), self._claim(received, tally, plan.epochs, metrics)
             left = turn.decoder()
             local.keep(self.state, str(self.memory.genesis), tally.number, left, received.header.spec, local.DECODER)
             self._outbound().write(received.standing.started.turns or 0, claim, weights, received.header.spec)

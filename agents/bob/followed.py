@@ -18,6 +18,7 @@ from fedssh.chain import Seen
 from fedssh.errors import LedgerError
 from fedssh.files import write_whole
 from fedssh.forms import canonical
+from fedssh.rules.federation import Federation
 from fedssh.rules.replay import REMEMBERED, LookUp, Replay
 from fedssh.rules.stored import from_value, to_value
 
@@ -50,6 +51,11 @@ class Followed:
         replay, self._replay = self._replay, None  # it moves on, and may fail on its way
         replay.look_up = look_up
         return replay
+
+    def state(self) -> Federation | None:
+        """Where the federation stood when the history was followed last; None before that, or where it is damaged."""
+        replay, _ = self._read()
+        return replay.state
 
     def keep(self, replay: Replay, verdicts: Mapping[int, str]) -> None:
         """Write down how far the history was followed, and the records about this site on the way."""

@@ -1,6 +1,7 @@
 """Releases, brought in: opened, checked against the history, and laid out for Alice.
 
     exchange/incoming/genesis.json              the first record of the history: one signed line
+    exchange/incoming/<sequence>.layers.safetensors, where the site's layers are for sites alone
     exchange/incoming/<sequence>.safetensors, then <sequence>.json
         {"site": NAME, "manifest": {…}, "signature": the manifest's, armored, "record": the release's, a signed line}
     exchange/incoming/status.json               see standing.py
@@ -31,11 +32,13 @@ from fedssh.bob.site import Folder, Site, read_genesis
 from fedssh.bob.standing import Standing
 from fedssh.errors import DecisionError, LedgerError, SettingsError, UntrustedError
 from fedssh.forms import canonical
-from fedssh.keys import PrivateKey
-from fedssh.manifest import Release
+from fedssh.keys import PrivateKey, parse_public
+from fedssh.manifest import Release, Submission
 from fedssh.rules.events import Record
 from fedssh.rules.metrics import headline
 from fedssh.rules.replay import Replay
+from fedssh.rules.standing import Standing as FederationStanding
+from fedssh.rules.typed import known
 from fedssh.rules.vocabulary import JUDGED
 from fedssh.transport import Answer
 
@@ -44,6 +47,7 @@ MAX_HISTORY_BYTES = 1 << 30
 MAX_NOTE_BYTES = 4 * chain.MAX_LINE_BYTES  # a line, escaped once more, and a manifest
 FINISHED_WAIT_SECONDS = 20  # an Alice who has just started believes in the end as soon as the door has said so again
 _GENESIS, _NOTE, _MODEL = "genesis.json", ".json", ".safetensors"
+_LAYERS = ".layers.safetensors"
 _OTHER_GENESIS = "ask the coordinator's operator for the hash of record 1; if it is not this one, stop here"
 
 
@@ -109,6 +113,7 @@ class Incoming:
                 stem, _, suffix = name.rpartition(".")
                 # Newer than what was seen: of a former coordinator, or to be brought in once more. Alice would take
                 # the first for the newest.
+                stem = stem.removesuffix(".layers")
                 if stem.isdecimal() and suffix in ("json", "safetensors") and int(stem) > newest:
                     folder.remove(name)
             note = _note(folder, newest)
@@ -171,6 +176,7 @@ class Incoming:
                 "signature": arrived.signature,
                 "record": record.decode().rstrip("\n"),
             }
+            self._bring_in_layers(folder, replay, release, door)
             plain.adopt(f"{release.sequence:08}{_MODEL}", 0o640)
             folder.write(f"{release.sequence:08}{_NOTE}", canonical(note), 0o640)
             if new:
@@ -181,6 +187,31 @@ class Incoming:
         self.standing.brought(release.sequence)
         self.finished = release.federation.get("state") == "finished"
         self._tell(release)
+
+    def _bring_in_layers(self, folder: SharedFolder, replay: Replay, release: Release, door: Door) -> None:
+        """Bring in the site's layers, where they are for sites alone: signed by the site they came from."""
+        standing = FederationStanding.read(release.federation, "the release's federation")
+        layers = known(standing.layers, None)
+        if layers is None:
+            return
+        member = replay.state.member(layers.site) if replay.state else None
+        if member is None:
+            raise LedgerError(f"the layers of release {release.sequence} are of {layers.site}, who was never enrolled")
+        sealed = files.part_of(self._state.path / "layers.bundle")
+        try:
+            limit = self._max_bytes + (bundle.MAX_BYTES - weights.MAX_BYTES)
+            answer = door.stream("layers", layers.submission, into=sealed, max_bytes=limit)
+            if answer.status:
+                raise answer.error(door.address, "layers")
+            with bundle.read(sealed) as arrived, folder.new() as plain:
+                manifest = arrived.verify(parse_public(member.key, f"the key of {layers.site}"), Submission)
+                found = manifest.id, manifest.sender, manifest.model.sha256, manifest.model.size
+                if found != (layers.submission, layers.site, layers.sha256, layers.size):
+                    raise LedgerError(f"the layers that came are not those of release {release.sequence}")
+                arrived.extract(plain.file, self._key, self._max_bytes, several=True)
+                plain.adopt(f"{release.sequence:08}{_LAYERS}", 0o640)
+        finally:
+            sealed.unlink(missing_ok=True)
 
     def wait_seconds(self, most: int) -> int:
         """How long to let the door hold the next question, at most so many seconds."""
@@ -316,7 +347,7 @@ def _prune(folder: SharedFolder) -> None:
     notes = [name for name in folder.names(_NOTE) if name.removesuffix(_NOTE).isdecimal()]
     folder.remove(*notes[:-KEEP])
     kept = {name.removesuffix(_NOTE) for name in notes[-KEEP:]}
-    folder.remove(*(name for name in folder.names(_MODEL) if name.removesuffix(_MODEL) not in kept))
+    folder.remove(*(name for name in folder.names(_MODEL) if name.partition(".")[0] not in kept))
 
 
 def _note(folder: SharedFolder, sequence: int) -> dict[str, Any] | None:

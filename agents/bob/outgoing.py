@@ -31,7 +31,7 @@ from fedssh.bob.spool import Entry, Spool
 from fedssh.bundle import pending, seal, seal_report
 from fedssh.errors import BundleError, UntrustedError
 from fedssh.forms import MAX_BYTES, check_id, parse, shown
-from fedssh.keys import PrivateKey
+from fedssh.keys import PrivateKey, PublicKey
 from fedssh.manifest import Claim, Report, Scores, SessionOver, SiteScored, Submission
 from fedssh.weights import header_of
 
@@ -52,11 +52,14 @@ class Outgoing:
         receipts: What has been judged already.
         say: Called with an event, its text and its fields.
         max_bytes: The largest model file to take.
+        sealed_for: Whose keys models are sealed for; None is the coordinator's.
     """
 
     def __init__(
-        self, exchange: Path, site: Site, key: PrivateKey, spool: Spool, receipts: Receipts, say: Say, max_bytes: int
-    ) -> None:
+        self, exchange: Path, site: Site, key: PrivateKey, spool: Spool, receipts: Receipts, say: Say, max_bytes: int,
+        sealed_for: Callable[[], list[PublicKey]] | None = None,
+    ) -> None:  # fmt: skip
+        self._sealed_for = sealed_for or (lambda: [site.coordinator])
         self.path = exchange / "outgoing"
         self._rejected = exchange / "rejected"
         self._site = site
@@ -142,7 +145,7 @@ class Outgoing:
             raise BundleError("the model file has another architecture than the claim says")
         manifest = Submission(sender=self._site.name, recipients=[], model=pending(), sealed=pending(), **vars(claim))
         self._spool.describe(entry)
-        seal(model, manifest, self._key, [self._site.coordinator], bundle)
+        seal(model, manifest, self._key, self._sealed_for(), bundle)
 
     def _clear(self, folder: SharedFolder, id: str) -> None:
         folder.remove(id + _CLAIM)

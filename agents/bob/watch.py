@@ -31,6 +31,7 @@ from watchdog.observers import Observer
 from fedssh.bob.incoming import Incoming
 from fedssh.bob.outgoing import Outgoing, Say
 from fedssh.bob.receipts import Receipts
+from fedssh.bob.recipients import sealed_for
 from fedssh.bob.relay import Relay
 from fedssh.bob.settings import WatchSettings
 from fedssh.bob.shipping import PATIENCE_SECONDS, PAUSE_SECONDS, Shipping
@@ -90,7 +91,10 @@ class Bob:
         max_bytes = settings.max_megabytes * 1_000_000
         receipts = Receipts(self._folder.receipts)
         self._spool = Spool(self._folder.spool)
-        self._outgoing = Outgoing(settings.exchange, self._site, key, self._spool, receipts, say, max_bytes)
+        self._outgoing = Outgoing(
+            settings.exchange, self._site, key, self._spool, receipts, say, max_bytes,
+            lambda: sealed_for(self._folder, self._site),
+        )  # fmt: skip
         refuse = settings.decisions == "refuse"
         self._incoming = Incoming(settings.exchange, self._folder, self._site, key, say, max_bytes, refuse)
         self._shipping = Shipping(self._site, self._spool, receipts, say, settings.wait)

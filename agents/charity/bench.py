@@ -76,7 +76,7 @@ class Judge(Protocol):
         """Open a turn, unless it is open, see `opening.Judge`."""
         ...
 
-    def join(self, turn: dict[str, Any], head: Path, out: Path) -> dict[str, Any]:
+    def join(self, turn: dict[str, Any], head: Path | None, out: Path) -> dict[str, Any]:
         """The network of a turn, in `out`, of the site's layers and the judge's: `metrics`, `work`, `server`."""
         ...
 
@@ -153,7 +153,8 @@ class FileBench:
         if sent.site not in on(state):
             raise JudgeError(f"{sent.site} has no turn")
         out = mixed_beside(model)
-        answer = self._judge.join(question(state, self._folders, sent.site), model, out)
+        head = None if state.policy.for_sites else model
+        answer = self._judge.join(question(state, self._folders, sent.site), head, out)
         sets = server_files(out)[: answer["server"]]
         return Joined(out, answer["metrics"], sets, Work.read(answer["work"], "what the judge counted"))
 

@@ -423,6 +423,11 @@ def _model(folders: Folders, record: Record) -> Path:
             f"record {record.sequence} ({record.event}) has no stored model",
             "only the models that became current are kept",
         )
+    if record.event == "accepted" and record.fields.get("metrics") is None:
+        raise AgentError(
+            f"the model of record {record.sequence} has layers that are for sites alone, and none of them here",
+            "a site has the whole: `alice predict`, `alice export`; the first model is that of record 1",
+        )
     return path
 
 

@@ -5,7 +5,7 @@
                garbage/ (counts of what was dropped and is not recorded yet)
     inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
     outbox/    written by the vault, read by the door: ledger.jsonl, summary.json, verdicts/<site>/<id>.json,
-               releases/<record, 8 digits>.bundle, coordinator_key.pub, allowed_signers, sites.json:
+               releases/<record, 8 digits>.bundle, layers/<id>.bundle, coordinator_key.pub, allowed_signers, sites.json:
                {"sites": [{"site": NAME, "role": "site" or "auditor", "key": one OpenSSH line}, …]};
                channel.sock while a turn is on, where the judge listens
     door/      the door only: host_key, its logs and generated files
@@ -114,6 +114,15 @@ class Folders:
     def turn(self) -> Path:
         """Under `split`: where the judge writes down how far the turn at hand is."""
         return self.vault / "turn"
+
+    @property
+    def layers(self) -> Path:
+        """Under `split` with `weights=sites`: sealed layers of sites, for sites; see `layers_of`."""
+        return self.outbox / "layers"
+
+    def layers_of(self, submission: str) -> Path:
+        """The bundle with the layers that a submission brought."""
+        return self.layers / f"{submission}.bundle"
 
     @property
     def releases(self) -> Path:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fedssh.charity import intake
+from fedssh.charity import intake, layers
 from fedssh.charity.bench import FileBench, Judge
 from fedssh.charity.intake import Taken
 from fedssh.charity.opening import site_tensors
@@ -63,8 +63,12 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
         manifest, release = intake.check_manifest(taken, member, vault.ledger)
         opened = None
         if isinstance(manifest, Submission) and not member.revoked:  # else its model is not worth opening
-            names = site_tensors(judge, state, vault.folders, taken.site)
-            opened = intake.open_model(taken, manifest, state, vault.folders, vault.key, names)
+            if state.policy.for_sites:
+                layers.check(taken, manifest, state)
+                opened = vault.folders.opened / f"{manifest.id}.safetensors"  # where it would be
+            else:
+                names = site_tensors(judge, state, vault.folders, taken.site)
+                opened = intake.open_model(taken, manifest, state, vault.folders, vault.key, names)
     except LedgerError:  # what is wrong is ours
         raise
     except UntrustedError as error:
@@ -83,8 +87,13 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
             return settle(vault, judge, taken)
         record = refused.record
     else:
+        assert isinstance(manifest, Submission)
+        if state.policy.for_sites:
+            layers.keep(taken, manifest, vault.folders)
         bench, sent = FileBench(judge, vault.folders), _sent(manifest, release)
         record = coordinator.judge(vault, bench, sent, opened, lambda: clock.lap("judge_ms")).record
+    if state.policy.for_sites:
+        layers.prune(vault.state, vault.folders)
     clock.lap("commit_ms")
     return Settled(record, timings=clock.laps)
 

@@ -45,7 +45,7 @@ from fedssh.door.channel import (
     take_slot,
 )
 
-FOR_SITES = ("scp", "verdict", "release", "channel")
+FOR_SITES = ("scp", "verdict", "release", "layers", "channel")
 
 
 def main() -> None:
@@ -100,9 +100,9 @@ def dispatch(client: Client, verb: str, words: list[str]) -> int:
             from fedssh.door.relay import relay
 
             return relay(client, words)
-        from fedssh.door.fetch import release, verdict
+        from fedssh.door.fetch import layers, release, verdict
 
-        return verdict(client, words) if verb == "verdict" else release(client, words)
+        return {"verdict": verdict, "release": release, "layers": layers}[verb](client, words)
     from fedssh.history.verbs import VERBS  # all others read
 
     if verb in VERBS:

@@ -1,4 +1,4 @@
-"""`verdict` and `release`: what the vault has put into the outbox, as soon as it is there."""
+"""`verdict`, `release`, `layers`: what the vault has put into the outbox, as soon as it is there."""
 
 from __future__ import annotations
 
@@ -66,6 +66,18 @@ def release(client: Client, words: list[str]) -> int:
 
     newer = f" newer than {after}" if "--after" in found else ""
     send(client, wait(client, look, found.get("--wait", 0), f"no release{newer} yet"))
+    return 0
+
+
+def layers(client: Client, words: list[str]) -> int:
+    """Stream layers of a site that are sealed for sites alone."""
+    _, rest = options(words, {}, 1, "layers ID")
+    path = client.path("outbox", "layers", identifier(rest[0]) + ".bundle")
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Stop(4, f"no layers {rest[0]} here") from None
+    send(client, file)
     return 0
 
 

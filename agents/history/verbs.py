@@ -34,6 +34,7 @@ Each also with --json. Sites further have, for their programs or by hand:
 scp -O FILE.bundle HOST:           send one bundle
 verdict [--wait SECONDS] ID        the signed verdict on it
 release [--after SEQ] [--wait SECONDS] > FILE.bundle    the newest release
+layers ID > FILE.bundle            layers of a site that are sealed for sites alone
 channel                            bytes to the judge and back, while a turn is on
 
 Exit codes: 0 done, 1 the door failed, 2 not a verb, 3 refused, 4 nothing yet or try again later

@@ -89,13 +89,13 @@ class Joined(Generic[Model]):
     """A network whose two parts were trained in two rooms.
 
     Attributes:
-        metrics: What it scored.
+        metrics: What it scored; None where the site's part is for sites alone.
         sets: The optimizer's state, of the coordinator's part and of the site's.
         work: What it took.
     """
 
     model: Model
-    metrics: Metrics
+    metrics: Metrics | None
     sets: Sequence[Model]
     work: Work
 
@@ -331,7 +331,8 @@ def _turned(
         reason = state.objection(sent.site, sent.started)
         if not reason and state.current.of != before.current.of:
             decided = Decision(False, f"it was trained from record {before.current.of}, which is current no more")
-        scored = result.work if result is not None and decided.metrics is not None else None
+        counts = decided.metrics is not None or state.policy.for_sites
+        scored = result.work if result is not None and counts else None
         if reason:
             record = store.append(records.verdict(state, sent, Decision(False, reason)))
         elif decided.accept and result is not None:
@@ -371,6 +372,8 @@ def _joined(bench: Bench[Model], state: Federation, sent: Sent, model: Model) ->
         result = bench.join(state, sent, model)
         if state.policy.rounds:  # it is scored with the others, when the round closes
             return Decision(True, "it is joined"), result
+        if result.metrics is None:
+            return Decision(True, records.NOBODY), result
         current = state.current
         mixes = ((1.0, result.metrics),)
         decided = decide(state.policy, state.gate, state.metric, current.metrics, current.bar, mixes)

@@ -46,7 +46,7 @@ from fedssh.rules.gate import Gate
 from fedssh.rules.metrics import best as better_of
 from fedssh.rules.policies import Policy, read_policy
 from fedssh.rules.rounds import Round, Update, ends_waiting
-from fedssh.rules.standing import LastRound, OpenRound, Standing, Started
+from fedssh.rules.standing import LastRound, Layers, OpenRound, Standing, Started
 from fedssh.rules.typed import ABSENT, known
 
 
@@ -77,6 +77,8 @@ class Current:
         metrics: What it scored on the holdout, as the federation knows it.
         makers: Who changed the current model each time, this time included: sites by name, "" for rounds and rollbacks.
         bar: The best value of the main metric since genesis or the last rollback.
+        layers: Where the site's layers are, where they are for sites alone; then `metrics` are of the last model that
+            was scored.
         server: Files of the server optimizer's state, under `split` of that of the network's two parts; none after
             genesis and rollback.
     """
@@ -87,6 +89,7 @@ class Current:
     makers: tuple[str, ...] = ()
     bar: float = 0.0
     server: tuple[Blob, ...] = ()
+    layers: Layers | None = None
 
     @property
     def version(self) -> int:
@@ -241,6 +244,7 @@ class Federation:
             turns=self.turns,
             round=None if now is None else OpenRound(number=now.number, sites=now.sites, of=self.sessions),
             last=self.last,
+            layers=self.current.layers or ABSENT,
             state="finished" if self.finished else "open",
             sessions=None if self.policy.rounds else self.sessions,
             sites=tuple(site.name for site in self.sites),
@@ -438,6 +442,8 @@ def _closed(state: Federation, said: RoundAccepted | RoundRefused) -> Federation
 
 def _next(state: Federation, record: Record, said: Accepted | RolledBack | RoundAccepted) -> Current:
     """The model that a record makes current."""
+    if said.metrics is None and isinstance(said, Accepted) and state.policy.for_sites:
+        return _handed_on(state, record, said)
     if said.metrics is None:
         raise LedgerError(f"record {record.sequence} makes a model current without scores")
     bar = _bar(state.genesis, said.metrics)
@@ -446,6 +452,21 @@ def _next(state: Federation, record: Record, said: Accepted | RolledBack | Round
     maker = said.site if isinstance(said, Accepted) else ""
     server = () if isinstance(said, RolledBack) else known(said.state, ())
     return Current(record.sequence, said.model, said.metrics, (*state.current.makers, maker), bar, server)
+
+
+def _handed_on(state: Federation, record: Record, said: Accepted) -> Current:
+    """The model of a turn whose site's layers are for sites alone."""
+    sent = known(said.candidate, said.model)
+    layers = Layers(
+        record=record.sequence,
+        site=said.site,
+        submission=known(said.submission, ""),
+        sha256=sent.sha256,
+        size=sent.size,
+    )
+    makers = (*state.current.makers, said.site)
+    before = state.current
+    return Current(record.sequence, said.model, before.metrics, makers, before.bar, known(said.state, ()), layers)
 
 
 def main_metric(genesis: Genesis) -> str:

@@ -185,6 +185,9 @@ def counted(state: Federation, sent: Sent) -> Verdict:
     return Counted(**vars(taken), round=current.number)
 
 
+NOBODY = "nobody judged it: the site's layers are sealed for sites alone"
+
+
 def counted_joined(state: Federation, sent: Sent, work: Work, model: Blob) -> Verdict:
     """A site's part in the open round under `splitfed`, joined with the coordinator's; or why it is not taken.
 

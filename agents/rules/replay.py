@@ -348,6 +348,9 @@ class Replay:
 
     def _check_joined(self, state: Federation, record: Record, said: Verdict, sent: Sent) -> None:
         """The end of a turn under `split`: what it took, and that the whole is made of both parts, is her word."""
+        if state.policy.for_sites and isinstance(said, Accepted):
+            self._check_handed_on(state, record, said, sent)
+            return
         gated = functools.partial(decided_on, state, (1.0,), 1.0)
         if said.metrics is None:
             decided, scored = self._unscored(state, record, said, [gated])
@@ -368,6 +371,17 @@ class Replay:
             raise wrong(record, f"the optimizer's state has {len(sets)} sets, of two parts there are 2")
         self._word(MADE)
         same(record, records.joined(state, sent, decided, work, said.model, sets))
+
+    def _check_handed_on(self, state: Federation, record: Record, said: Accepted, sent: Sent) -> None:
+        """The end of a turn whose site's layers are for sites alone."""
+        work, sets = known(said.work, None), known(said.state, ())
+        if work is None or len(sets) != 1:
+            raise wrong(
+                record, "it says what the turn took, and names the optimizer's state of the coordinator's layers"
+            )
+        self._word(TURN)
+        self._word(MADE)
+        same(record, records.joined(state, sent, Decision(True, records.NOBODY), work, said.model, sets))
 
     def _check_joined_in_round(self, state: Federation, record: Record, said: Verdict, sent: Sent) -> None:
         """A site's part in a round under `splitfed`."""

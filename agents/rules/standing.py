@@ -41,6 +41,17 @@ class LastRound(Typed):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layers(Typed):
+    """The site's layers of the current model, where they are for sites alone."""
+
+    record: int = said("The record that handed them on.")
+    site: str = said("Whose turn they came out of.")
+    submission: str = said("By which the door hands them out: `layers ID`.")
+    sha256: str = said("SHA-256 of the plain file, by that site's word.")
+    size: int = said("Its bytes.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Standing(Typed):
     """The block `federation` of a release. Who is older left some of it out."""
 
@@ -54,6 +65,11 @@ class Standing(Typed):
     turns: int | Absent = said("How often the turn was passed; the number of the newest round.", absent=True)
     round: OpenRound | Absent | None = said("The round that is open.", absent=True)
     last: LastRound | Absent | None = said("The last round that closed.", absent=True)
+    layers: Layers | Absent = said(
+        "Under `split` with `weights=sites`: where the site's layers are. The release's model has the coordinator's, "
+        "and in the place of the site's those of record 1; what it says it scored, that first model scored.",
+        absent=True,
+    )
     state: str = said("`open` or `finished`.")
     sessions: int | None = said("How many sessions each site shall train; null is without end, and in rounds.")
     sites: tuple[str, ...] = said("The sites that train, in order of enrolment.")

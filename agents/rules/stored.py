@@ -10,7 +10,7 @@ from fedssh.errors import LedgerError
 from fedssh.rules.events import HEAD, Blob, Genesis, Record
 from fedssh.rules.federation import Current, Federation, Member, Slot, Taken
 from fedssh.rules.rounds import Round, Update
-from fedssh.rules.standing import LastRound
+from fedssh.rules.standing import LastRound, Layers
 from fedssh.rules.typed import plain
 
 
@@ -58,6 +58,7 @@ def _from(value: Mapping[str, Any], sequence: int, head: str) -> Federation:
             "model": _blob(current["model"]),
             "makers": tuple(current["makers"]),
             "server": tuple(map(_blob, current["server"])),
+            "layers": None if current.get("layers") is None else Layers.read(current["layers"], "layers of the state"),
         }),
         "members": tuple(Member(**member) for member in value["members"]),
         "round": None if now is None else _round(now),

@@ -280,6 +280,8 @@ def check_split(settings: Mapping[str, Any], policy: Policy) -> None:
     """Raise ValueError where what is agreed takes a network in one piece, and the policy has it in two rooms."""
     if not policy.split:
         return
+    if policy.for_sites and settings["gate"] != "off":
+        raise ValueError("gate off goes with weights=sites: nobody can judge what nobody but sites can open")
     for name in WHOLE:
         if settings[name] != getattr(Terms, name):
             word = name.replace("_", "-")

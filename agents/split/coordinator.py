@@ -30,6 +30,7 @@ from fedssh.split.talk import SCORES, Hello, Kind, Stand
 from fedssh.split.turn import MAX_EXAMPLES, Agreed, Length, Parts, kept_id, labels_size, read_labels
 from fedssh.split.wire import decode, encode, size
 
+_NOTHING = {"nothing": np.zeros(1, np.float32)}  # what stands for a state that is for sites alone
 _HELLO = "hello.json"  # what a site began its turn with
 Arrays = Mapping[str, np.ndarray]
 
@@ -129,6 +130,15 @@ class CoordinatorTurn:
         if self._folder is not None:
             (self._folder / _HELLO).unlink(missing_ok=True)
 
+    def whole(self, layers: Arrays | None) -> dict[str, np.ndarray]:
+        """Of a turn that has ended, the weights of the network, in no order.
+
+        Args:
+            layers: The site's; None leaves there what the turn began with.
+        """
+        own, _, _ = self.result()
+        return {**self._weights, **(layers or {}), **own}
+
     def serve(self, line: Line) -> None:
         """Go on with a site on a new channel until the turn is over, or the channel.
 
@@ -180,7 +190,8 @@ class CoordinatorTurn:
             self._restore(stand.step)
         say(line, Kind.STAND, Stand(step=stand.step, how=stand.how, again=stand.again))
         if stand.how == START:
-            line.send(Kind.STATE, b"" if self._begins is None else write_state(self._begins[1]))
+            begins = {} if self._begins is None else self._begins[1]
+            line.send(Kind.STATE, write_state(begins) if begins else b"")
         self._resumed = self._now()
         return length
 
@@ -330,16 +341,19 @@ class CoordinatorTurn:
 
     def _end(self, body: bytes) -> None:
         assert self._length is not None
-        state = read_state(body, self._site_shapes())
-        self._keep(state)
+        state = read_state(body, self._site_shapes()) if self._site_shapes() else {}
+        self._keep(state or _NOTHING)
         self._site_state = state
 
     def _recall_end(self, length: Length) -> None:
         """What was written down at the end, by a process before this one; nothing of it where that never came."""
         groups = self._restore(length.of)
-        self._site_state = groups.get("site")
+        site = groups.get("site")
+        self._site_state = {} if site is not None and not self._site_shapes() else site
 
     def _site_shapes(self) -> dict[str, tuple[int, ...]]:
+        if self._agreed.policy.for_sites:
+            return {}
         if self._shapes is None:
             numbers = (0, 2) if self._agreed.labels_stay else (0,)
             with self._busy:

@@ -21,6 +21,7 @@ from fedssh.models.training import Examples, Interrupted
 from fedssh.rules.turns import ENDED, KEPT, LIVE, START, GoOn, Position, go_on
 from fedssh.split.encoding import Encoding
 from fedssh.split.kept import Kept
+from fedssh.split.layers import together
 from fedssh.split.line import Expected, Line, NotAgreedError, complain, hear, read, say
 from fedssh.split.talk import SCORES, Hello, Kind, Stand
 from fedssh.split.turn import Agreed, Length, Parts, kept_id, write_labels
@@ -61,6 +62,7 @@ class SiteTurn:
             coordinator does not train what was agreed.
         decoder: What `decoder` gave at the end of the site's last turn; None begins anew. Only where one was agreed.
         unlabelled: float32 [n, height, width, channels], in 0..1, or a `PixelFile`: what that is trained on as well.
+        begins: The optimizer's state, where it comes from the last site and not over the channel.
 
     Raises:
         SettingsError: The network cannot be cut so.
@@ -81,7 +83,9 @@ class SiteTurn:
         watch: Callable[[np.ndarray], None] = lambda gradient: None,
         decoder: Mapping[str, np.ndarray] | None = None,
         unlabelled: np.ndarray | PixelFile | None = None,
+        begins: Mapping[str, np.ndarray] | None = None,
     ) -> None:
+        self._begins = begins
         self._agreed = agreed
         self._weights = weights
         self._examples = examples
@@ -119,6 +123,15 @@ class SiteTurn:
     def decoder(self) -> dict[str, np.ndarray]:
         """The decoder and its optimizer as they are now, which stay at the site; empty where there is none."""
         return {} if self._encoding is None else self._encoding.arrays()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Of the optimizer of the site's layers."""
+        every = enumerate(self._parts)
+        return {f"{number}/{name}": array for number, part in every for name, array in part.state().items()}
+
+    def sent(self) -> dict[str, np.ndarray]:
+        """What goes out at the end: the site's layers, and where they are for sites alone, their optimizer's state."""
+        return together(self.weights(), self.state() if self._agreed.policy.for_sites else {})
 
     def run(self, line: Line, stop: threading.Event | None = None) -> None:
         """Go on until the turn is over at both ends.
@@ -198,8 +211,11 @@ class SiteTurn:
             part.fresh(self._seed, self.length.epochs, self.length.steps)
         if self._encoding is not None:
             self._encoding.begin()
-        if len(body):
-            state = read_state(bytes(body), shapes)
+        if self._agreed.policy.for_sites and len(body):
+            raise ChannelError("the coordinator has an optimizer's state that is for sites alone")
+        state = read_state(bytes(body), shapes) if len(body) else self._begins
+        if state:
+            check_state(state, shapes)
             for number, part in enumerate(self._parts):
                 own = f"{number}/"
                 part.load_state({name.removeprefix(own): one for name, one in state.items() if name.startswith(own)})
@@ -327,10 +343,9 @@ class SiteTurn:
     # the end
 
     def _end(self, line: Line) -> None:
-        arrays = {
-            f"{number}/{name}": array for number, part in enumerate(self._parts) for name, array in part.state().items()
-        }
-        line.send(Kind.END, write_state(arrays), step=self.length.of)
+        arrays = self.state()
+        body = b"" if self._agreed.policy.for_sites else write_state(arrays)
+        line.send(Kind.END, body, step=self.length.of)
         hear(line, Expected(self.length.of, {Kind.ENDED: (0, 0, 0)}))
 
 

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from fedssh.rules.policies import read_policy
 from fedssh.rules.vocabulary import GATES
 from scripts import environment, terms
 from scripts.demo import chart, learned
@@ -222,6 +223,10 @@ def report(federation: Federation, keep_running: bool) -> None:
 
 def tell_learned(federation: Federation) -> None:
     """What was learned on which data, how good it is, how it became so, by whom, and how it is used."""
+    if read_policy(federation.records()[0]["policy"]).for_sites:
+        print("\n== the whole network is at the sites: nobody else can score or use it")
+        print(f"  {commands(federation)[1]}", flush=True)
+        return
     test = json.loads(federation.command("charity", "score", federation.state, "--split=test", "--json"))
     value = learned.learned(federation.records(), _divided(federation.folder), test)
     points = [chart.Point(**point) for point in value["over_time"]]

@@ -11,7 +11,11 @@ from tests.harness.split import Rooms
 
 @pytest.mark.parametrize(
     ("policy", "sites"),
-    [("split:cut=pool2,wire=f32", 3), ("split:cut=pool1,tail=dense,labels=site,wire=f32", 1)],
+    [
+        ("split:cut=pool2,wire=f32", 3),
+        ("split:cut=pool1,tail=dense,labels=site,wire=f32", 1),
+        ("split:cut=pool1,wire=f32,weights=sites", 2),
+    ],
 )
 def test_the_rooms_learn_what_one_trainer_learns(policy: str, sites: int, tmp_path: Path) -> None:
     with Rooms(tmp_path, policy, sites) as rooms:

@@ -24,11 +24,14 @@ from experiments.engines.memory.models import ModelFiles, Scores, Weights, ident
 from experiments.engines.memory.simulation import Checkpoint, Session, Simulation, Site
 from experiments.engines.memory.turned import Turned
 from experiments.engines.outcome import moments, submissions, verdicts
-from fedssh.errors import DecisionError, LedgerError
+from fedssh.errors import DecisionError, LedgerError, SettingsError
 from fedssh.forms import canonical
 from fedssh.rules.events import START, Blob, Local, Record, Work
+from fedssh.rules.federation import derive
 from fedssh.rules.gate import PAIRED, standard_error
+from fedssh.rules.records import NOBODY
 from fedssh.rules.replay import BEARING, TURN, Replay
+from fedssh.rules.stored import from_value, to_value
 from fedssh.rules.terms import agree
 from fedssh.weights import write_weights
 
@@ -295,6 +298,38 @@ def test_in_rounds_the_mean_is_of_what_was_joined(tmp_path: Path) -> None:
                 held.follow(Record(record.sequence, record.hash, canonical(fields), ""))
         held.follow(record)
     assert held.unchecked[TURN] == 4
+
+
+def test_layers_that_are_for_sites_alone_are_handed_on_and_judged_by_nobody(tmp_path: Path) -> None:
+    sites = {"alice-1": 100, "alice-2": 130}
+    policy = "split:dense1,weights=sites"
+    played = play(tmp_path / "h", sites, Halves(sites), policy=policy, gate="off", start=0.4, sessions=1)
+    first, second = played.of("accepted")
+    assert [one["metrics"] for one in (first, second)] == [None, None]
+    assert first["reason"] == NOBODY
+    assert len(first["state"]) == 1
+    *_, last = played.of("release")
+    assert last["metrics"]["accuracy"] == 0.4  # of the first model, the last that was scored
+    layers = last["federation"]["layers"]
+    assert (layers["record"], layers["site"], layers["sha256"]) == (
+        second["sequence"], "alice-2", second["candidate"]["sha256"],
+    )  # fmt: skip
+    held = Replay()
+    for record in played.records:
+        if record.sequence == first["sequence"]:
+            lies: list[dict[str, Any]] = [
+                {"state": []}, {"work": None}, {"reason": "it is good"}, {"metrics": {"accuracy": 1.0, "loss": 0.1}},
+            ]  # fmt: skip
+            for lie in lies:
+                fields = {name: one for name, one in {**record.fields, **lie}.items() if name != "work" or one}
+                with pytest.raises(DecisionError):
+                    held.follow(Record(record.sequence, record.hash, canonical(fields), ""))
+        held.follow(record)
+    assert derive(played.records).current.layers is not None
+    state = to_value(derive(played.records))
+    assert from_value(state, len(played.records), played.records[-1].hash) == derive(played.records)
+    with pytest.raises(SettingsError, match="gate off goes with weights=sites"):
+        agree({**SETTINGS, "policy": policy}, SPEC, "binary_crossentropy")
 
 
 @pytest.mark.parametrize("lie", [{"work": None}, {"state": []}, {"state": None}])

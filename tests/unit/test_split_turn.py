@@ -188,6 +188,29 @@ def test_three_sites_in_turn_learn_what_one_with_all_learns(text: str, start: We
     assert joined == unsplit(start, [data(number) for number in range(3)], 2)
 
 
+@pytest.mark.parametrize("labels", ["", ",labels=site,tail=dense2"])
+def test_sites_that_hand_their_layers_to_each_other_learn_the_same(labels: str, start: Weights, tmp_path: Path) -> None:
+    what = agreed(f"split:dense1,wire=f32,weights=sites{labels}", 2)
+    hers, layers, begins, state = start, dict[str, np.ndarray](), None, None
+    for number in range(3):
+        rooms = Rooms(tmp_path / str(number), {**hers, **layers}, what, data(number))
+        rooms.site._begins = begins
+        rooms.coordinator = CoordinatorTurn(what, "a" * 16, hers, state, tmp_path / str(number) / "judge")
+        assert rooms.run() is None
+        hers = rooms.coordinator.whole(None)
+        _, own, sites = rooms.coordinator.result()
+        assert sites == {}
+        assert all(hers[name].tobytes() == start[name].tobytes() for name in rooms.site.weights())
+        layers, begins = rooms.site.weights(), rooms.site.state()
+        assert set(rooms.site.sent()) == {*layers, *(f"optimizer/{name}" for name in begins)}
+        state = own, dict[str, np.ndarray]()
+        rooms.judge()  # what was written down says that it has ended, and that nothing came of the site's optimizer
+        rooms.coordinator.recall()
+        assert rooms.coordinator.ended
+    joined = {**hers, **layers}
+    assert {name: joined[name].tobytes() for name in sorted(joined)} == unsplit(start, [data(n) for n in range(3)], 2)
+
+
 @pytest.mark.parametrize("text", WAYS)
 def test_a_rate_that_changes_begins_anew_in_each_turn_and_goes_on_after_a_kill(
     text: str, start: Weights, tmp_path: Path

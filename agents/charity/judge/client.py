@@ -301,12 +301,12 @@ class Judge:
         assert found is None or isinstance(found, dict)
         return found
 
-    def join(self, turn: dict[str, Any], head: Path, out: Path) -> dict[str, Any]:
+    def join(self, turn: dict[str, Any], head: Path | None, out: Path) -> dict[str, Any]:
         """Join what a site trained in a turn with the judge's own layers, and score the whole.
 
         Args:
             turn: What opens it, see `charity.opening`.
-            head: The site's layers.
+            head: The site's layers; None where they are for sites alone, then nothing is scored.
             out: Where the whole goes; the optimizer's state of both parts lies beside it afterwards.
 
         Returns:
@@ -315,7 +315,7 @@ class Judge:
         Raises:
             JudgeError: As `ask`; also where the turn has not ended.
         """
-        return self.ask({"join": {"turn": turn, "head": str(head), "out": str(out)}}, CHECK_WORTH)
+        return self.ask({"join": {"turn": turn, "head": str(head) if head else None, "out": str(out)}}, CHECK_WORTH)
 
     def stop(self) -> None:
         """End the process, at once if it does not go by itself."""

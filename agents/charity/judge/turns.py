@@ -5,6 +5,7 @@
     {"welcome": {"id": ID, "site_key": LINE, "offer": TEXT, "signature": TEXT, "socket": FOLDER}}     {"welcome": true}
     {"turned": ID}    {"turned": {"steps", "of", "images", "received", "sent", "seconds", "ended", "fault"} or null}
     {"join": {"turn": {…, as above}, "head": PATH, "out": PATH}}          {"metrics", "work", "server": 2}
+    {"join": {"turn": {…, as above}, "head": null, "out": PATH}}          {"metrics": null, "work", "server": 1}
     {"closed": ID}    {"closed": true}                            closes it, and lets go of what came of it
 
 Under `split` one turn is open, under `splitfed` one of each site that trains in the round. One thread listens and one
@@ -118,15 +119,17 @@ class Turns:
         turn = self._opened(wanted["turn"]).turn
         if not turn.ended:
             raise JudgeError("its turn has not ended: the last step has not been taken at both ends")
-        own, state, site_state = turn.result()
+        _, state, site_state = turn.result()
+        head, out = wanted["head"], Path(wanted["out"])
         shapes = {name: scorer.shapes[name] for name in turn.site_names}
-        joined = {**own, **weights.read_weights(Path(wanted["head"]), shapes)}
+        joined = turn.whole(weights.read_weights(Path(head), shapes) if head else None)
         whole = {name: joined[name] for name in scorer.shapes}
-        metrics, out = scorer.score_weights(whole), Path(wanted["out"])
+        metrics = scorer.score_weights(whole) if head else None  # without the site's layers it is no network
         weights.write_weights(out, whole, dict(self._spec))
-        for path, part in zip(server_files(out), (state, site_state), strict=True):
+        sets = [one for one in (state, site_state) if one]
+        for path, part in zip(server_files(out), sets, strict=False):
             weights.write_weights(path, part, dict(self._spec))
-        return {"metrics": metrics, "work": turn.work().fields(), "server": 2}
+        return {"metrics": metrics, "work": turn.work().fields(), "server": len(sets)}
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -163,7 +166,7 @@ class _Open:
         agreed = Agreed(spec, read_plan(wanted["plan"]), read_policy(wanted["policy"]))
         state = [_read(Path(path)) for path in wanted["state"]]
         self.turn = CoordinatorTurn(
-            agreed, self.id, _read(Path(wanted["base"])), (state[0], state[1]) if state else None,
+            agreed, self.id, _read(Path(wanted["base"])), (state[0], (*state, {})[1]) if state else None,
             Path(wanted["folder"]), parts, busy,
         )  # fmt: skip
         self.turn.recall()

@@ -137,6 +137,11 @@ class Policy:
         return self.rule.split
 
     @property
+    def for_sites(self) -> bool:
+        """Whether what a site sends is sealed for sites alone, so that nobody judges it."""
+        return self.split and self.values.get("weights") == "sites"
+
+    @property
     def least(self) -> int:
         """The fewest updates that its rule is defined for."""
         return self.rule.least(self.values) if self.rule.least else 1

@@ -33,6 +33,11 @@ OPTIONS: Mapping[str, Option] = {
     "cut": Option(LAYER, AUTO, "the last layer that is at the site"),
     "labels": Option(one_of("coordinator", "site"), "coordinator", "who has them; at the site, so are the last layers"),
     "tail": Option(LAYER, None, "with labels=site: the last layer that is at the coordinator [auto]"),
+    "weights": Option(
+        one_of("coordinator", "sites"),
+        None,
+        "who may open the site's layers: sites alone, then nobody judges [coordinator]",
+    ),
     "wire": Option(one_of("f16", "f32", "int8"), "f16", "how numbers go through the channel"),
     "checkpoint": Option(whole(1, 1000), 1, "after how many epochs of a turn both rooms write down where they are"),
     "decoder": Option(number(above=0, most=1000), None, "a decoder at the site, and how much its gradient counts"),

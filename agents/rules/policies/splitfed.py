@@ -13,7 +13,10 @@ from fedssh.rules.options import Option
 from fedssh.rules.policies import fedavg, split
 
 DOES = "rounds: as split, all sites at once, and the mean of what comes of it"
-OPTIONS: Mapping[str, Option] = {**split.OPTIONS, **fedavg.OPTIONS}
+_ALONE = ("weights",)  # a mean is of layers that somebody can read
+OPTIONS: Mapping[str, Option] = {
+    **{name: option for name, option in split.OPTIONS.items() if name not in _ALONE}, **fedavg.OPTIONS,
+}  # fmt: skip
 SPLIT = True
 
 shares_of = fedavg.shares_of

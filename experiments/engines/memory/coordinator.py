@@ -232,6 +232,10 @@ class ArrayBench:
         assert self._turned is not None, "nobody sends the layers of a site but who trains them"
         turned = self._turned(sent.site)
         joined = whole(turned, model, self._store.first)
+        if state.policy.for_sites:
+            return Joined(
+                {**joined, **{name: self._store.first[name] for name in model}}, None, turned.sets[:1], turned.work
+            )
         with _said_as_judge():
             return Joined(joined, self._scored(state, joined), turned.sets, turned.work)
 
@@ -411,8 +415,7 @@ class Coordinator:
 
     def _done(self, done: Done, site: str | None) -> Record:
         """Tell of a model that became the current one."""
-        if done.record.event in MAKES_CURRENT:
-            assert done.metrics is not None
+        if done.record.event in MAKES_CURRENT and done.metrics is not None:  # what nobody can score is no point
             self._became(Became(done.record, self._store.weights, done.metrics, site), self._store.clock)
         return done.record
 

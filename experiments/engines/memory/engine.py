@@ -127,6 +127,8 @@ def agreement(run: Run, prepared: Prepared) -> dict[str, Any]:
         terms["plan"] = terms["plan"] | {"label_shares": label_shares(counts.tolist())}
     if read_policy(terms["policy"]).split:
         try:
+            if read_policy(terms["policy"]).for_sites:
+                raise ValueError("weights=coordinator learns the same, bit for bit, and can be scored")
             terms["policy"] = found(read_policy(terms["policy"]), build(spec)).text
         except ValueError as error:
             raise SettingsError(f"policy {terms['policy']}: {error}") from None
