@@ -20,7 +20,7 @@ def to_value(state: Federation) -> dict[str, Any]:
     del value["sequence"], value["head"], value["taken"], value["slots"]
     release, current = state.release, state.round
     return value | {
-        "current": _members(state.current),
+        "current": {name: one for name, one in _members(state.current).items() if name != "layers" or one is not None},
         "members": [_members(member) for member in state.members],
         "round": None if current is None else _members(current) | {"updates": list(map(_members, current.updates))},
         "release": None if release is None else {
