@@ -35,11 +35,10 @@ from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan, read_plan
 from fedssh.rules.policies import read_policy
 from fedssh.rules.typed import known
+from fedssh.split.site import DivergedError, Past
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from fedssh.split.site import Past
 
 logger = logging.getLogger("alice")
 
@@ -328,7 +327,15 @@ class Alice:
             tally.number, plan, received, way.turn, self.state / "turn", lambda past: self._past(received, tally, past),
             self._decoder(received),
         )  # fmt: skip
-        way.follow(turn)
+        try:
+            way.follow(turn)
+        except DivergedError as error:
+            tally.done = turn.step // turn.length.steps
+            text = f"session {tally.number} is not published: {error}"
+            self._say("diverged", text, logging.WARNING, site=received.site, session=tally.number)
+            self._end_session(received, tally, early=True)
+            turn.forget()
+            return
         past = turn.past
         assert past is not None
         tally.done = plan.epochs

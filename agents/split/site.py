@@ -30,6 +30,10 @@ from fedssh.split.wire import decode, encode, size
 MAX_STATE_BYTES = 1 << 30
 
 
+class DivergedError(Exception):
+    """Training has left the finite numbers at this end; it would again."""
+
+
 @dataclass(frozen=True)
 class Past:
     """How an epoch went.
@@ -143,6 +147,7 @@ class SiteTurn:
         Raises:
             UnreachableError: The channel was cut; run again with a new one.
             ChannelError: What came is not as agreed, or the coordinator says that something is wrong.
+            DivergedError: What is trained here is no finite number any more: nothing of this turn is worth sending.
             models.training.Interrupted: `stop` was set.
             OSError: Where it is cannot be written down.
         """
@@ -231,7 +236,7 @@ class SiteTurn:
         every = front.forward(batch).numpy()
         features = every[: len(labels)]
         if not np.isfinite(features).all():
-            raise ChannelError(f"what the site's layers give in step {step} is not finite")
+            raise DivergedError(f"what the site's layers give in step {step} is not finite")
         gradient = (
             self._both_ends(line, step, features, labels)
             if self._agreed.labels_stay
@@ -280,7 +285,7 @@ class SiteTurn:
                 raise NotAgreedError(f"what the coordinator's layers give in step {step} is not finite")
             gradient, loss, right = last.step(outputs, labels)
             if not np.isfinite(loss):
-                raise ChannelError(f"the loss of step {step} is not finite")
+                raise DivergedError(f"the loss of step {step} is not finite")
             self._count(loss, right, rows)
             self._sent = step, encode(gradient.numpy(), wire, gradient=True)
         line.send(Kind.BACKWARD, self._sent[1], dtype=wire, rows=rows, step=step)

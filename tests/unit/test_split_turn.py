@@ -26,7 +26,7 @@ from fedssh.rules.plan import Plan
 from fedssh.rules.policies import read_policy
 from fedssh.split.coordinator import CoordinatorTurn
 from fedssh.split.line import FaultSaidError, Line, NotAgreedError
-from fedssh.split.site import Past, SiteTurn
+from fedssh.split.site import DivergedError, Past, SiteTurn
 from fedssh.split.talk import SCORES, Kind
 from fedssh.split.turn import Agreed
 
@@ -438,6 +438,14 @@ def test_what_is_not_as_agreed_changes_nothing(change: Change, reason: str, star
     assert rooms.coordinator.step == 0
     assert rooms.run() is None  # nothing stays of it
     assert rooms.whole() == unsplit(start, [data()])
+
+
+def test_who_has_left_the_finite_numbers_ends_without_a_word_against_anybody(start: Weights, tmp_path: Path) -> None:
+    most = {name: np.full_like(array, 3e38) for name, array in start.items()}
+    rooms = Rooms(tmp_path, most, agreed(), data())
+    with pytest.raises(DivergedError, match="what the site's layers give in step 1 is not finite"):
+        rooms.run()
+    assert rooms.coordinator.step == 0
 
 
 def test_whoever_is_taught_something_else_notices_and_whoever_is_not_does_not(start: Weights, tmp_path: Path) -> None:
