@@ -138,7 +138,7 @@ def left_out(state: Federation, said: Released) -> dict[str, Any]:
     """What a release does not say of the federation, as far as no release before it did: an older version made it."""
     before = state.release.said if state.release else None
     told = before.federation if isinstance(before, Released) else None
-    names = (field.name for field in dataclasses.fields(Standing))
+    names = (field.name for field in dataclasses.fields(Standing) if field.name != "layers")  # mostly there are none
     less = [name for name in names if getattr(said.federation, name) is ABSENT]
     return {name: ABSENT for name in less if told is None or getattr(told, name) is ABSENT}
 
