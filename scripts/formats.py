@@ -32,7 +32,7 @@ MESSAGES = (
 )  # fmt: skip
 OBJECTS = (
     events.Blob, events.Local, events.Measured, events.Part, events.Work, standing.Standing, standing.OpenRound,
-    standing.LastRound,
+    standing.LastRound, standing.Layers,
 )  # fmt: skip
 FORMS = {
     forms._SITE: "site name", forms._ID: "id", manifest._HEX: "hash", manifest._TIME: "time",

@@ -16,14 +16,14 @@ from fedssh.channel import handshake
 from fedssh.history.verbs import VERBS
 from fedssh.rules import events, vocabulary
 from fedssh.rules.policies import described, described_options
-from fedssh.rules.standing import LastRound, OpenRound, Standing
+from fedssh.rules.standing import LastRound, Layers, OpenRound, Standing
 from fedssh.rules.terms import Terms
 from fedssh.rules.typed import Typed, members
 from fedssh.split import talk
 
 KINDS = (
     *events.EVENTS.values(), events.Blob, events.Local, events.Measured, events.Part, events.Work, Standing, OpenRound,
-    LastRound, talk.Hello, talk.Stand, talk.Fault,
+    LastRound, Layers, talk.Hello, talk.Stand, talk.Fault,
     manifest.Claim, manifest.SessionOver, manifest.SiteScored, manifest.Submission, manifest.Report, manifest.Scores,
     manifest.Release, handshake.Offer, handshake.Answer,
 )  # fmt: skip
