@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fedssh.channel.frames import Header
-from fedssh.errors import ChannelError, LedgerError
+from fedssh.errors import ChannelError, LedgerError, UnreachableError
 from fedssh.files import write_whole
 from fedssh.forms import canonical
 from fedssh.rules.events import Work
@@ -82,6 +82,7 @@ class CoordinatorTurn:
         self._on_line = [0, 0]
         self._site_state: dict[str, np.ndarray] | None = None
         self._shapes: dict[str, tuple[int, ...]] | None = None
+        self._over = False
 
     @property
     def step(self) -> int:
@@ -125,7 +126,11 @@ class CoordinatorTurn:
             self._recall_end(length)
 
     def forget(self) -> None:
-        """Let go of what was written down."""
+        """Let go of what was written down, and compute nothing more: the parts may serve another turn from now on.
+
+        The caller holds `busy`.
+        """
+        self._over = True
         Kept(self._folder, "").clear()
         if self._folder is not None:
             (self._folder / _HELLO).unlink(missing_ok=True)
@@ -164,6 +169,18 @@ class CoordinatorTurn:
                 raise NotAgreedError(str(error)) from None
             finally:
                 line.close()
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """The parts are this turn's while the block runs.
+
+        Raises:
+            UnreachableError: They are not any more: the turn was closed meanwhile.
+        """
+        with self._busy:
+            if self._over:
+                raise UnreachableError("the turn is closed")
+            yield
 
     # the beginning
 
@@ -209,7 +226,7 @@ class CoordinatorTurn:
     def _begin(self, hello: Hello, length: Length) -> None:
         assert self._kept is not None
         self._kept.clear()
-        with self._busy:
+        with self._computing():
             self._part.load(self._weights)
             self._part.fresh(hello.seed, length.epochs, length.steps)
             if self._begins is not None:
@@ -278,7 +295,7 @@ class CoordinatorTurn:
             gradient, scores = self._between(line, step, rows, features), (0.0, 0.0)
         else:
             labels = read_labels(body[long:], rows, agreed.spec)
-            with self._busy:
+            with self._computing():
                 found, loss, right = part.step(features, labels)
             if not np.isfinite(loss):
                 raise NotAgreedError(f"the loss of step {step} is not finite")
@@ -292,7 +309,7 @@ class CoordinatorTurn:
     def _between(self, line: Line, step: int, rows: int, features: np.ndarray) -> np.ndarray:
         """The gradient of a batch whose labels stay at the site."""
         agreed, part = self._agreed, self._part
-        with self._busy:
+        with self._computing():
             outputs = part.forward(features).numpy()
         line.send(Kind.OUTPUTS, encode(outputs, agreed.wire), dtype=agreed.wire, rows=rows, step=step)
         length = size(agreed.wire, rows, part.after)
@@ -300,7 +317,7 @@ class CoordinatorTurn:
         gradient = decode(body, agreed.wire, rows, part.after, gradient=True)
         if not np.isfinite(gradient).all():
             raise NotAgreedError(f"the gradient that came in step {step} is not finite")
-        with self._busy:
+        with self._computing():
             found: np.ndarray = part.backward(features, gradient).numpy()
         return found
 
@@ -318,16 +335,17 @@ class CoordinatorTurn:
         assert self._kept is not None and self._live is not None
         if self._live in self._kept.steps() and more is None:
             return
-        groups: dict[str, Arrays] = {
-            "weights": self._part.weights(), "state": self._part.state(), "random": self._part.generators(),
-            "work": {"counts": np.array(self._counts, np.int64), "seconds": np.array([self._seconds])},
-        }  # fmt: skip
-        self._kept.write(self._live, groups if more is None else {**groups, "site": more})
+        with self._computing():
+            groups: dict[str, Arrays] = {
+                "weights": self._part.weights(), "state": self._part.state(), "random": self._part.generators(),
+                "work": {"counts": np.array(self._counts, np.int64), "seconds": np.array([self._seconds])},
+            }  # fmt: skip
+            self._kept.write(self._live, groups if more is None else {**groups, "site": more})
 
     def _restore(self, step: int) -> dict[str, dict[str, np.ndarray]]:
         assert self._kept is not None and self._hello is not None and self._length is not None
         groups = self._kept.read(step)
-        with self._busy:
+        with self._computing():
             self._part.load(groups["weights"])
             self._part.begin(self._hello.seed, self._length.epochs, self._length.steps)
             self._part.load_state(groups["state"], step)

@@ -217,10 +217,9 @@ class SiteTurn:
         if self._encoding is not None:
             self._encoding.begin()
         if self._agreed.policy.for_sites and len(body):
-            raise ChannelError("the coordinator has an optimizer's state that is for sites alone")
-        state = read_state(bytes(body), shapes) if len(body) else self._begins
+            raise NotAgreedError("the coordinator has an optimizer's state that is for sites alone")
+        state = read_state(bytes(body), shapes) if len(body) else _checked(self._begins or {}, shapes)
         if state:
-            check_state(state, shapes)
             for number, part in enumerate(self._parts):
                 own = f"{number}/"
                 part.load_state({name.removeprefix(own): one for name, one in state.items() if name.startswith(own)})
@@ -372,8 +371,22 @@ def read_state(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
 
     try:
         state = load(data)
+    except SafetensorError as error:
+        raise NotAgreedError(f"the optimizer's state that came cannot be used: {error}") from None
+    return _checked(state, shapes)
+
+
+def _checked(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """An optimizer's state, whoever it is from, in one order; nothing is none.
+
+    Raises:
+        NotAgreedError: It is of other shapes, or not finite.
+    """
+    if not state:
+        return {}
+    try:
         check_state(state, shapes)
-    except (SafetensorError, ValueError) as error:
+    except ValueError as error:
         raise NotAgreedError(f"the optimizer's state that came cannot be used: {error}") from None
     for name, array in state.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():

@@ -440,6 +440,32 @@ def test_what_is_not_as_agreed_changes_nothing(change: Change, reason: str, star
     assert rooms.whole() == unsplit(start, [data()])
 
 
+def test_a_turn_that_is_closed_computes_and_keeps_nothing_more(start: Weights, tmp_path: Path) -> None:
+    """Its parts may serve another turn by then: a step that was on its way must not change them."""
+    rooms = Rooms(tmp_path, start, agreed(), data())
+    part = rooms.coordinator._part
+    before: list[dict[str, bytes]] = []
+
+    def weights() -> dict[str, bytes]:
+        return {name: array.tobytes() for name, array in part.weights().items()}
+
+    def closes(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+        if kind == Kind.FORWARD and head["step"] == 2:
+            rooms.coordinator.forget()
+            before.append(weights())
+        return body, head
+
+    ours, theirs = channels()
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(rooms.coordinator.serve, theirs)
+        with pytest.raises(UnreachableError):
+            rooms.site.run(Odd(ours, closes))
+        with pytest.raises(UnreachableError, match="the turn is closed"):
+            serving.result(30)
+    assert before == [weights()]
+    assert list((tmp_path / "judge").iterdir()) == []
+
+
 def test_who_has_left_the_finite_numbers_ends_without_a_word_against_anybody(start: Weights, tmp_path: Path) -> None:
     most = {name: np.full_like(array, 3e38) for name, array in start.items()}
     rooms = Rooms(tmp_path, most, agreed(), data())
