@@ -109,6 +109,7 @@ class SiteTurn:
         self._past: Past | None = None
         self._sent: tuple[int, bytes] | None = None  # with labels that stay: step and gradient that was sent
         self._at: tuple[int, np.ndarray] = (0, np.zeros(0, np.int64))
+        self._ahead: tuple[int, Any, np.ndarray] | None = None  # a step to come, its images and labels
 
     @property
     def past(self) -> Past | None:
@@ -229,7 +230,7 @@ class SiteTurn:
 
     def _take(self, line: Line, step: int) -> None:
         epoch, at = divmod(step - 1, self.length.steps)
-        images, labels = self._batch(epoch + 1, at)
+        images, labels = self._batch(step)
         front, wire = self._parts[0], self._agreed.wire
         batch = images if self._encoding is None else self._encoding.with_unlabelled(images, step)
         every = front.forward(batch).numpy()
@@ -263,6 +264,7 @@ class SiteTurn:
         front, wire, rows = self._parts[0], self._agreed.wire, len(labels)
         own = write_labels(labels, self._agreed.spec)
         line.send(Kind.FORWARD, features, own, dtype=wire, rows=rows, step=step)
+        self._look_ahead(step)
         return self._gradient(line, step, rows, front.after, count=True)
 
     def _both_ends(self, line: Line, step: int, features: np.ndarray, labels: Any) -> np.ndarray:
@@ -272,6 +274,7 @@ class SiteTurn:
         """
         front, last, wire, rows = *self._parts, self._agreed.wire, len(labels)
         line.send(Kind.FORWARD, encode(features, wire), dtype=wire, rows=rows, step=step)
+        self._look_ahead(step)
         possible: dict[int, tuple[int, int, int]] = {Kind.OUTPUTS: (rows, wire, size(wire, rows, last.before))}
         if self._sent is not None and self._sent[0] == step:
             possible[Kind.GRADIENT] = (rows, wire, SCORES.size + size(wire, rows, front.after))
@@ -304,10 +307,19 @@ class SiteTurn:
     def _count(self, loss: float, right: float, rows: int) -> None:
         self._sums = [self._sums[0] + loss * rows, self._sums[1] + right]
 
-    def _batch(self, epoch: int, at: int) -> tuple[Any, np.ndarray]:
+    def _look_ahead(self, step: int) -> None:
+        """Get the next batch ready, while the coordinator computes."""
+        if step < self.length.of:
+            self._ahead = (step + 1, *self._batch(step + 1))
+
+    def _batch(self, step: int) -> tuple[Any, np.ndarray]:
         """Images and labels of a step."""
         import tensorflow
 
+        if self._ahead is not None and self._ahead[0] == step:
+            return self._ahead[1:]
+        past, at = divmod(step - 1, self.length.steps)
+        epoch = past + 1
         if self._at[0] != epoch:
             self._at = epoch, self._order(epoch)
         some = self._at[1][at * self.length.batch : (at + 1) * self.length.batch]
