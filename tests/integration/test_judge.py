@@ -23,7 +23,7 @@ from fedssh import weights
 from fedssh.bundle import open_bundle, pending, seal
 from fedssh.charity.folders import Folders
 from fedssh.charity.judge import process as judge
-from fedssh.charity.judge.client import Judge, judge_command
+from fedssh.charity.judge.client import Judge, JudgeDownError, judge_command
 from fedssh.errors import AgentError, JudgeError
 from fedssh.keys import PrivateKey
 from fedssh.manifest import Release, Submission, new_id, now
@@ -320,6 +320,22 @@ def test_the_judge_imports_nothing_from_the_current_folder(tmp_path: Path, monke
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "/nowhere", ""]))
     with pytest.raises(AgentError, match=r"the judge cannot start: .*none\.npz"):
         Judge(judge_command(tmp_path / "none.npz", SPEC)).start()
+
+
+@pytest.mark.parametrize(("kills", "comes"), [(1, True), (2, True), (3, False)])
+def test_a_judge_that_is_killed_while_it_starts_is_started_again(kills: int, comes: bool, tmp_path: Path) -> None:
+    starts, said = tmp_path / "starts", list[str]()
+    script = f"echo >> {starts}; [ $(wc -l < {starts}) -gt {kills} ] || kill -9 $$; echo '{{}}'; exec sleep 60"
+    judge = Judge(["sh", "-c", script], restarted=said.append)
+    try:
+        if comes:
+            assert judge.start() == {}
+        else:
+            with pytest.raises(JudgeDownError, match="the judge died of SIGKILL"):
+                judge.start()
+    finally:
+        judge.stop()
+    assert said == ["the judge died of SIGKILL"] * min(kills, 2)
 
 
 def test_the_judge_says_what_it_cannot_do(data: Path, tmp_path: Path) -> None:

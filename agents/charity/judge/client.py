@@ -28,8 +28,15 @@ OPENING_WORTH = 4  # a network is built
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no submission's fault, and may pass
 
 
+_STARTS = 3  # of a process that somebody kills while it starts
+
+
 class _DiedError(JudgeError):
     """It ended in the middle of a question."""
+
+
+class _KilledError(_DiedError):
+    """A signal ended it: an operator's, or that of a machine that ran out of memory for a moment."""
 
 
 class JudgeDownError(AgentError):
@@ -108,15 +115,8 @@ class Judge:
             self._failure = self._how_it_died()  # while nobody asked it anything
             self.stop()
         if self._process is None:
-            if self._failure:
-                self._restarted(self._failure)
-            self._rest = b""
-            # Its own session: a Ctrl-C at the terminal stops the vault, which then lets the judge go.
-            self._process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=_environment()
-            )
             try:
-                self.ready = self._read(self.start_seconds, "get ready")
+                self.ready = self._begin()
             except JudgeError as error:
                 raise JudgeDownError(str(error), "its own messages stand above") from None
             if "error" in self.ready:
@@ -127,6 +127,24 @@ class Judge:
                 self.stop()
                 raise JudgeDownError("the judge found another holdout than before", "put back the images it began with")
         return self.ready
+
+    def _begin(self) -> dict[str, Any]:
+        """Start the process, and again where it is killed meanwhile; what it says when it is ready."""
+        starts = 0
+        while True:
+            starts += 1
+            if self._failure:
+                self._restarted(self._failure)
+            self._rest = b""
+            # Its own session: a Ctrl-C at the terminal stops the vault, which then lets the judge go.
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=_environment()
+            )
+            try:
+                return self._read(self.start_seconds, "get ready")
+            except _KilledError:
+                if starts == _STARTS:
+                    raise
 
     def ask(self, request: dict[str, Any], worth: int = 1) -> dict[str, Any]:
         """Ask one question and wait for the answer; when the judge dies of it, ask a new one once more.
@@ -369,8 +387,9 @@ class Judge:
 
     def _died(self) -> JudgeError:
         self._failure = self._how_it_died()
+        kind = _KilledError if self._process is not None and (self._process.poll() or 0) < 0 else _DiedError
         self.stop()
-        return _DiedError(self._failure)
+        return kind(self._failure)
 
     def _failed(self, reason: str) -> JudgeError:
         self._failure = reason
