@@ -54,11 +54,13 @@ class Examples:
         images: float32 [n, height, width, channels], in 0..1; or a `PixelFile` of them.
         labels: int64 [n]; several at once [n, labels]; of a regression float32 [n, targets], standardised.
         count: n.
+        patients: [n], equal for images of one patient; None where the data does not say.
     """
 
     images: Any
     labels: Any
     count: int
+    patients: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -82,7 +84,7 @@ def resident(images: Images, spec: Mapping[str, Any] | None = None) -> Examples:
             labels = tensorflow.constant(tasks.standardised(images.labels, spec))
         else:
             labels = tensorflow.constant(np.asarray(images.labels, np.int64))
-        return Examples(pixels, labels, len(images))
+        return Examples(pixels, labels, len(images), images.patients)
 
 
 def new_optimizer(
