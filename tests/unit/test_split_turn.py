@@ -387,13 +387,20 @@ def elsewhere(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict
     return (body.replace(b'"step":0', b'"step":3') if kind == 17 else body), head
 
 
+def state(kind: int, body: bytes, head: dict[str, int]) -> tuple[bytes, dict[str, int]]:
+    return (b"x" * 16 if kind == 18 else body), head
+
+
 NAN = b"\xff" * 8
+ALONE = "split:dense1,wire=f32,weights=sites"
 HERS: list[tuple[str, Change, str]] = [
     (WAYS[0], hers(20, 16, NAN), "the gradient of step 1 is not finite"),
     (WAYS[0], hers(20, 0, NAN), "the scores of step 1 are not finite"),
     (WAYS[0], shorter, "a frame GRADIENT has 6,412 bytes, agreed are 6,416"),
     (WAYS[1], hers(21, 0, NAN), "what the coordinator's layers give in step 1 is not finite"),
     (WAYS[0], elsewhere, "the coordinator goes on from step 3"),
+    (WAYS[0], state, "the optimizer's state that came cannot be used"),
+    (ALONE, state, "the coordinator has an optimizer's state that is for sites alone"),
 ]
 
 
@@ -416,6 +423,20 @@ def test_a_coordinator_who_sends_what_was_not_agreed_ends_it_at_the_site(
     thread.join(30)
     assert caught.value.exit_code == 3
     assert rooms.site.step == 0
+
+
+@pytest.mark.parametrize("odd", [{"0/other": np.zeros(2, np.float32)}, {}, {"0/iteration": np.zeros(3, np.float32)}])
+def test_a_state_of_another_site_is_of_these_layers_or_ends_it(
+    odd: dict[str, np.ndarray], start: Weights, tmp_path: Path
+) -> None:
+    rooms = Rooms(tmp_path / "one", start, agreed(ALONE), data())
+    rooms.site._begins = odd
+    if not odd:  # nothing is none, as in the first turn
+        assert rooms.run() is None
+        return
+    with pytest.raises(FaultSaidError, match="the optimizer's state that came cannot be used"):  # as the coordinator hears
+        rooms.run()
+    assert rooms.site.step == rooms.coordinator.step == 0
 
 
 @pytest.mark.parametrize(("change", "reason"), BAD)
