@@ -434,7 +434,7 @@ def test_a_state_of_another_site_is_of_these_layers_or_ends_it(
     if not odd:  # nothing is none, as in the first turn
         assert rooms.run() is None
         return
-    with pytest.raises(FaultSaidError, match="the optimizer's state that came cannot be used"):  # as the coordinator hears
+    with pytest.raises(FaultSaidError, match="the optimizer's state that came cannot be used"):
         rooms.run()
     assert rooms.site.step == rooms.coordinator.step == 0
 
