@@ -14,6 +14,7 @@ from fedssh.alice.limits import Limits
 from fedssh.commands import entry, new_group, path_argument, print_json, print_table, settings_options, stop_event, tell
 from fedssh.errors import SettingsError
 from fedssh.settings import REQUIRED, describe, setting
+from fedssh.use import audit as auditing
 from fedssh.use import command
 from fedssh.use.usable import SHARE
 
@@ -46,6 +47,12 @@ CHECK_EXAMPLE = """Example:
 
 \b
   alice check photographs --patient '(person\\d+)_'
+"""
+AUDIT_EXAMPLE = """Example:
+
+\b
+  alice audit --data site.npz --shadows 16
+  alice audit --data site.npz exchange/outgoing/*.safetensors
 """
 STATUS_EXAMPLE = """Example:
 
@@ -105,6 +112,9 @@ class TrainSettings:
     max_sessions: int = setting(_LIMITS.max_sessions, "Most sessions in one federation, in all.", "N", at_least=1)
     min_steps: int = setting(_LIMITS.min_steps, "Steps before a session's model may leave.", "N", at_least=1)
     min_accuracy: float = setting(_LIMITS.min_accuracy, "Smallest score worth shipping.", "SHARE", at_least=0)
+    max_audit_auc: float = setting(
+        _LIMITS.max_audit_auc, "Highest AUC of an audit that may leave; 1: none.", "AUC", at_least=0.5
+    )
 
     @property
     def limits(self) -> Limits:
@@ -186,6 +196,42 @@ def check(settings: CheckSettings, data: Path, as_json: bool) -> None:
 
     reading = own_data.said(settings.classes, settings.max_value, settings.patient, settings.columns)
     show(own_data.look_through(data, reading, settings.exchange, settings.state, settings.memory), as_json)
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """Settings of `alice audit`: of those of `alice train`, the ones that say which images are trained on."""
+
+    data: Path = setting(REQUIRED, "Images: an .npz file or a folder per class.", "PATH")
+    exchange: Path = setting(Path("exchange"), _EXCHANGE, "DIR")
+    state: Path = setting(Path("alice"), _STATE, "DIR")
+    seed: int = setting(1, "For the validation split and the order.", "N", at_least=0)
+    validation: float = setting(
+        0.15, "Share held out when the data has no val split; 0: score on the training images.", "SHARE", at_least=0
+    )
+    classes: str | None = setting(None, "What classes are called here: HERE=AGREED,…", "NAMES")
+    max_value: int | None = setting(None, "White in integer pixels, such as 4095.", "N", at_least=1)
+    patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", "REGEX")
+    columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", "NAMES")
+    memory: float = setting(SHARE, "Of memory for images; more streams from disk.", "SHARE", at_least=0)
+    threads: int = setting(0, "CPU threads; 0: all cores.", "N", at_least=0)
+    networks: Path | None = setting(None, "A folder with networks of your own.", "DIR")
+
+
+@alice.command(epilog=AUDIT_EXAMPLE)
+@click.argument("model", required=False, type=path_argument())
+@auditing.audit_options
+@settings_options(AuditSettings, "alice")
+def audit(settings: AuditSettings, model: Path | None, non_members: str | None, **options: Any) -> None:
+    """Attack the newest release, or a MODEL file: can one tell from it who was trained on?
+
+    Members are the images that `alice train` trains on by these settings, non-members those that it holds out. At least
+    what is found leaks; nothing found is no proof.
+    """
+    from fedssh.alice import audit as own
+
+    _use(settings.networks)
+    own.run(settings, model, non_members, auditing.Asked(seed=settings.seed, **options))
 
 
 def _use(networks: Path | None) -> None:

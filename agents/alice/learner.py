@@ -28,8 +28,10 @@ from fedssh.models.data.images import Images
 from fedssh.models.data.pixel_file import NoRoomError, StoppedError, Store
 from fedssh.models.data.reading import Reading
 from fedssh.models.firing import Singled, Watch
+from fedssh.models.losses import losses
 from fedssh.models.training import Examples, Interrupted, Trainer, resident
 from fedssh.rules.events import Local, Measured
+from fedssh.rules.membership import Attacked, by_loss
 from fedssh.rules.plan import Plan
 from fedssh.rules.policies import read_policy
 from fedssh.rules.shapes import match_shapes
@@ -248,6 +250,29 @@ class Network:
         assert self._watch is not None
         return self._watch.look(self._val)
 
+    def membership(self, stop: threading.Event) -> Attacked:
+        """How well an attack by loss tells the training images from the validation images, with the weights now.
+
+        Raises:
+            SettingsError: Nothing is held out.
+            Stopped: `stop` was set.
+            ValueError: A loss is not a finite number.
+        """
+        assert self._trainer is not None
+        if self._val is self._train:
+            raise SettingsError(
+                "--max-audit-auc: the images that are scored on are those that are trained on",
+                "hold some out, such as --validation 0.15",
+            )
+        network, spec = self._trainer.network, self._taken_spec()
+        with _stopping(INTERRUPTED):
+            return by_loss(losses(network, self._train, spec, stop), losses(network, self._val, spec, stop))
+
+    def _taken_spec(self) -> dict[str, Any]:
+        assert self._taken is not None
+        spec: dict[str, Any] = self._taken[0]
+        return spec
+
     def weights(self) -> Mapping[str, np.ndarray]:
         """The weights as they are now."""
         assert self._trainer is not None
@@ -331,7 +356,7 @@ class Network:
     def _take(self, spec: dict[str, Any]) -> None:
         """Load the images as the network of a spec takes them."""
         try:
-            train, val = self._load(spec)
+            train, val = self.load(spec)
         except NamesError as error:
             raise SettingsError(str(error), error.hint) from None
         except StoppedError:
@@ -358,7 +383,13 @@ class Network:
             self._tell(f"unlabelled: {line}")
         return found.images
 
-    def _load(self, spec: dict[str, Any]) -> tuple[Images, Images | None]:
+    def load(self, spec: dict[str, Any]) -> tuple[Images, Images | None]:
+        """The images to train on and those to score on, as a network takes them; None where it is scored on the former.
+
+        Raises:
+            OSError, ValueError: They cannot be read, or not as the network takes them.
+            StoppedError: The store was told to stop.
+        """
         if self._reading.store is not None:
             self._reading.store.begin()
         said: dict[str, None] = {}  # once, when it is the same for both splits

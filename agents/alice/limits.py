@@ -30,6 +30,8 @@ class Limits:
         min_steps: Of a session, before a model of it may leave. After one step a model is the one received and a
             gradient, which tells more of single images than many steps do.
         min_accuracy: On the validation images, that a model must have to leave.
+        max_audit_auc: How well an attack by loss may tell training images from validation images by a model that
+            leaves, as the area under its curve; 1 does not look.
     """
 
     architectures: tuple[str, ...] = ()
@@ -41,6 +43,12 @@ class Limits:
     max_sessions: int = 1000
     min_steps: int = 2
     min_accuracy: float = 0.0
+    max_audit_auc: float = 1.0
+
+    @property
+    def audits(self) -> bool:
+        """Whether models are attacked before they leave."""
+        return self.max_audit_auc < 1
 
     def check(self, spec: Mapping[str, Any], plan: Plan) -> None:
         """Check what a federation asks for.

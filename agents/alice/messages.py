@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fedssh.alice.session import in_round
 from fedssh.manifest import Release
 from fedssh.rules.events import Local
+from fedssh.rules.membership import Attacked
 from fedssh.rules.plan import Plan
 from fedssh.rules.standing import LastRound, Standing
 
@@ -33,6 +34,15 @@ def waiting(standing: Standing, site: str) -> str:
 def last_round(last: LastRound) -> str:
     """What became of the last round."""
     return f"round {last.round} was {last.event.removeprefix('round-')}: {last.reason}"
+
+
+def audited(found: Attacked) -> str:
+    """How well a model tells who its members are."""
+    auc = found.auc
+    return (
+        f"an attack by loss tells {found.members:,} training images from {found.non_members:,} validation images with "
+        f"an AUC of {auc.value:.4f} ({auc.low:.2f} to {auc.high:.2f}; 0.5 is guessing)"
+    )
 
 
 def names(sites: Sequence[str]) -> str:

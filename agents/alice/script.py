@@ -49,6 +49,7 @@ from fedssh.weights import read_weights
 if TYPE_CHECKING:
     import keras
 
+    from fedssh.rules.membership import Attacked
     from fedssh.split.site import Past, SiteTurn
 
 Weights = Mapping[str, np.ndarray]
@@ -319,6 +320,9 @@ class _Adapted:
     def singled_to_score(self) -> list[Singled]:
         """Nothing: a script's images are not looked at, and what releases score on them is not told."""
         return []
+
+    def membership(self, stop: threading.Event) -> Attacked:
+        raise SettingsError("a script's own images cannot be audited (--max-audit-auc)", "train with `alice train`")
 
     def weights(self) -> Weights:
         return self._learner.weights()

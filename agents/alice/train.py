@@ -27,10 +27,10 @@ from fedssh.alice.trainee import Trainee
 from fedssh.alice.turn import Outbound, TurnLost, Way
 from fedssh.chain import Seen
 from fedssh.commands import tell
-from fedssh.errors import UnreachableError, UntrustedError
+from fedssh.errors import SettingsError, UnreachableError, UntrustedError
 from fedssh.manifest import Claim, SessionOver, SiteScored, new_id, now
 from fedssh.models import tasks
-from fedssh.rules import site_scores
+from fedssh.rules import membership, site_scores
 from fedssh.rules.events import Local
 from fedssh.rules.plan import Plan, read_plan
 from fedssh.rules.policies import read_policy
@@ -114,6 +114,7 @@ class Alice:
         self._terms: Terms | None = None
         self._known_at_last: int | None = None  # the newest release when the last checkpoint was published
         self._hold_seconds = hold_seconds
+        self._few_said: str | None = None
         self._new: New | None = None if hold_seconds is None else New(state)
 
     def run(self, sessions: int | None = None, wait_seconds: float = 0) -> int:
@@ -295,6 +296,11 @@ class Alice:
         agreed = dataclasses.replace(plan, epochs=self.epochs or plan.epochs)
         plan = self.rates.of(agreed)
         split = read_policy(received.standing.policy).split
+        if split and self.limits.audits:
+            raise SettingsError(
+                f"--max-audit-auc: under the policy {received.standing.policy} no site has a whole model to audit",
+                "leave it out; the coordinator's `charity audit --members` can",
+            )
         if split and self._send_again(received, plan):
             return
         if told := self.rates.told(agreed):
@@ -307,6 +313,7 @@ class Alice:
             hint = "ask the coordinator how this model came about; nothing was trained from it, and nothing left"
             raise UntrustedError(f"release {release.sequence} is not trained from: {reason}", hint)
         self._say_scores(received, score)
+        self._say_audit_of(received)
         self._say_session(received, tally)
         if split:
             self._take_turn(received, tally, read_plan(release.plan))
@@ -496,7 +503,41 @@ class Alice:
         assert epoch.metrics is not None
         if reason := self.limits.keeps_back(tally.plan, self.network.examples, epoch.number, epoch.metrics):
             return reason
-        return leaving.too_bad(tally.start, epoch, tasks.guessing(received.header.spec))
+        if bad := leaving.too_bad(tally.start, epoch, tasks.guessing(received.header.spec)):
+            return bad
+        return self._tells_members(received, tally, epoch)
+
+    def _tells_members(self, received: Received, tally: Tally, epoch: Epoch) -> str | None:
+        """Why a model that is due tells too much of which images it was trained on; None when it does not."""
+        if not self.limits.audits:
+            return None
+        try:
+            found = self.network.membership(self.stop)
+        except ValueError as error:
+            return f"it cannot be audited: {error} (--max-audit-auc)"
+        where: dict[str, Any] = {"site": received.site, "session": tally.number, "epoch": epoch.number}
+        text = f"session {tally.number} epoch {epoch.number}: {messages.audited(found)}"
+        self._say("audited", text, **where, audit=found.value())
+        return membership.too_telling(found, self.limits.max_audit_auc)
+
+    def _say_audit_of(self, received: Received) -> None:
+        """Say what the release itself tells of the images here, and once whether there are enough of them to ask."""
+        if not self.limits.audits:
+            return
+        sequence = received.release.sequence
+        try:
+            found = self.network.membership(self.stop)
+        except ValueError as error:
+            self._say("audited", f"release {sequence} cannot be audited: {error}", logging.WARNING, site=received.site)
+            return
+        self._say(
+            "audited", f"release {sequence} as it came: {messages.audited(found)}", site=received.site,
+            sequence=sequence, audit=found.value(),
+        )  # fmt: skip
+        few = membership.too_few(found.members, found.non_members, self.limits.max_audit_auc)
+        if few is not None and few != self._few_said:
+            self._few_said = few
+            self._say("few", few, logging.WARNING, site=received.site)
 
     def _publish(
         self, received: Received, tally: Tally, epoch: int, metrics: Local, weights: Mapping[str, np.ndarray]

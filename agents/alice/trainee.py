@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedssh.models.data.columns import Columns
     from fedssh.models.firing import Singled
     from fedssh.rules.events import Local, Measured
+    from fedssh.rules.membership import Attacked
     from fedssh.rules.plan import Plan
     from fedssh.split.site import Past, SiteTurn
 
@@ -62,6 +63,10 @@ class Trainee(Protocol):
 
     def singled_to_score(self) -> list[Singled]:
         """The same of the images that a release is scored on."""
+        ...
+
+    def membership(self, stop: threading.Event) -> Attacked:
+        """How well an attack by loss tells the training images from the validation images, with the weights now."""
         ...
 
     def weights(self) -> Mapping[str, np.ndarray]:

@@ -20,6 +20,7 @@ from fedssh.commands import path_argument, settings_options
 from fedssh.errors import AgentError, LedgerError, SettingsError
 from fedssh.history.verbs import VERBS
 from fedssh.settings import setting
+from fedssh.use import audit as auditing
 from fedssh.use import command
 
 if TYPE_CHECKING:
@@ -285,6 +286,37 @@ def predict(settings: StateSettings, n: int, data: Path, **options: Any) -> None
     command.predict(origin, model, data, **options)
 
 
+@click.command(
+    epilog=example("charity audit", "charity audit 17 --members a.npz:train --non-members a.npz:val --shadows 16")
+)
+@click.argument("n", type=RecordNumber(), default="best")
+@click.option("--members", metavar="PATH[:SPLIT]", help="Images that were trained on.  [her train split]")
+@click.option(
+    "--split", type=click.Choice(["val", "test"]), default="val", show_default=True,
+    help="Which of her images are non-members.",
+)  # fmt: skip
+@auditing.audit_options
+@click.option("--classes", metavar="NAMES", help="What their classes are called here: OLD=NEW,…")
+@click.option("--seed", type=click.IntRange(min=0), default=1, metavar="N", help="Of the shadow models.  [default: 1]")
+@settings_options(StateSettings, "charity")
+def audit(
+    settings: StateSettings, n: int, members: str | None, split: str, non_members: str | None, classes: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Attack the current model, or that of record N: can one tell from it who was trained on?
+
+    Members that the coordinator has are those that the first model was trained on; a site's own are at the site
+    (`alice audit`). At least what is found leaks; nothing found is no proof.
+    """
+    from fedssh.charity import audit as own
+
+    folders = folders_of(settings.state)
+    private = private_settings(folders)
+    origin, model = _origin(settings, n)
+    private = {**private, **({"classes": classes} if classes else {})}
+    own.run(origin, model, private, members, non_members, split, auditing.Asked(**options))
+
+
 def _origin(settings: StateSettings, n: int) -> tuple[Origin, Path]:
     """Where a record's model comes from, and its file."""
     from fedssh.use.card import Origin
@@ -431,6 +463,6 @@ def _model(folders: Folders, record: Record) -> Path:
     return path
 
 
-_OWN = (history, diff, best, verify, score, export, predict)
+_OWN = (history, diff, best, verify, score, audit, export, predict)
 _ELSEWHERE = ("nodes", "help")  # a group in cli.py, and `--help`
 COMMANDS = (*_OWN, *(viewed(verb) for verb in VERBS if verb not in (*_ELSEWHERE, *(one.name for one in _OWN))))
