@@ -48,6 +48,7 @@ def newest_release(exchange: Path, state: Path) -> Iterator[tuple[Origin, Path]]
             Origin(
                 genesis=terms.record.fields, genesis_hash=terms.hash, record=release.sequence, hash=release.head,
                 model=release.model.sha256, metrics=release.metrics, sites=sites, created=release.created,
+                word="release",
             ),
             model,
         )  # fmt: skip
@@ -67,6 +68,6 @@ def average_told(origin: Origin) -> Iterator[str]:
     """A line for people where sites train with more than a release; its scores and thresholds are of it as it is."""
     if origin.genesis["plan"].get("local", "none") != "none":
         yield (
-            f"warning: the model of record {origin.record} has the average of all sites' batch normalisation, "
+            f"warning: the model of {origin.named} has the average of all sites' batch normalisation, "
             "not this site's own"
         )

@@ -25,6 +25,7 @@ class Origin:
         sites: Whoever the federation consists of.
         created: The time of the record.
         tested: What was found on the coordinator's split `test`; None where nobody has looked.
+        word: What that record is called: a site has releases, which name models of earlier records.
     """
 
     genesis: Mapping[str, Any]
@@ -36,6 +37,12 @@ class Origin:
     sites: Sequence[str]
     created: str
     tested: Mapping[str, Any] | None = None
+    word: str = "record"
+
+    @property
+    def named(self) -> str:
+        """The record, as people are told of it."""
+        return f"{self.word} {self.record}"
 
     @property
     def rule(self) -> str | None:
@@ -56,7 +63,7 @@ def card(origin: Origin, said: Mapping[str, Any]) -> str:
         said: What the exported file says of its input and output.
     """
     genesis = origin.genesis
-    title = f"# {_text(genesis['federation'])}, the model of record {origin.record}"
+    title = f"# {_text(genesis['federation'])}, the model of {origin.named}"
     return "\n\n".join([title, _about(origin), _USE, _contract(genesis, said), _scored(origin),
                         *filter(None, [section(genesis, origin.metrics, origin.tested, _text)]), _trained(genesis),
                         _ancestry(origin)]) + "\n"  # fmt: skip

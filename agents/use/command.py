@@ -107,7 +107,7 @@ def _say(
 ) -> None:
     counts = ", ".join(f"{number:,} {name}" for name, number in sorted(called.items())) or f"no {unit}"
     where = f", in {csv}" if csv else ""
-    click.echo(f"by the model of record {origin.record}: {counts}{where}", err=True)
+    click.echo(f"by the model of {origin.named}: {counts}{where}", err=True)
     if decided:
         click.echo(decided, err=True)
     if passed:

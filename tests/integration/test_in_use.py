@@ -151,7 +151,7 @@ def test_a_site_predicts_and_exports_with_what_it_holds(site: tuple[str, str], t
     done = run("alice", "predict", tmp_path / "new.npz", *site)
     said = list(csv.DictReader(done.stdout.splitlines()))
     assert [row["file"] for row in said] == ["0", "1", "2", "3", "4"]
-    assert done.stderr.splitlines()[-1].startswith("by the model of record 7: ")
+    assert done.stderr.splitlines()[-1].startswith("by the model of release 7: ")
     out = tmp_path / "best.keras"
     assert "unzip -p" in run("alice", "export", out, *site).stdout
     environ = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
