@@ -61,12 +61,21 @@ class Objective:
             penalties: What regularizers add.
             weights_of: Of each class: float32 [classes].
         """
+        return self.reduced(self.each(labels, outputs), labels, penalties, weights_of)
+
+    def each(self, labels: Any, outputs: Any) -> Any:
+        """The loss of each example: float32 [n]."""
         import tensorflow
 
         truth = tensorflow.cast(labels[:, None], outputs.dtype) if self._classes == 2 else labels
         if self.task == tasks.LABELS:
             truth = tensorflow.cast(labels, outputs.dtype)
-        losses = self._loss(truth, outputs)
+        return self._loss(truth, outputs)
+
+    def reduced(self, losses: Any, labels: Any, penalties: Sequence[Any] = (), weights_of: Any = None) -> Any:
+        """What `mean` makes of the loss of each example."""
+        import tensorflow
+
         if weights_of is not None:
             losses *= tensorflow.gather(weights_of, labels)
         mean = tensorflow.reduce_mean(losses)

@@ -32,7 +32,13 @@ from fedssh.models.training import filling, new_optimizer, seed_generators
 ITERATION = "iteration"  # how many steps an optimizer has taken: float32 [2], whole multiples of 2**20, and the rest
 _HALF = 1 << 20
 # What a step may have only where it has the whole network before it.
-_WHOLE = {"clip_norm": 0.0, "class_weights": "none", "calibrate": "none", "precision": "float32"}
+_WHOLE = {
+    "clip_norm": 0.0,
+    "class_weights": "none",
+    "calibrate": "none",
+    "precision": "float32",
+    "unlabelled": "none",
+}
 
 
 class Part:

@@ -21,6 +21,7 @@ class Recipe:
         augment: Of `augment.KINDS` with commas between, or `none`.
         calibrate: `labels` or `none`; see `calibrated`. In the loss of training only, not in what is scored.
         label_shares: Of each class at the coordinator, where the loss is calibrated.
+        unlabelled: How images without labels are learned from, as `fixmatch` reads it, or `none`.
     """
 
     class_weights: str = "none"
@@ -32,6 +33,7 @@ class Recipe:
     precision: str = "float32"
     calibrate: str = "none"
     label_shares: tuple[float, ...] = ()
+    unlabelled: str = "none"
 
 
 PLAIN = Recipe()

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedssh.models import build, check_spec, get_weights, is_table, set_weights, tasks
-from fedssh.models.augment import augmented
+from fedssh.models import build, check_spec, fixmatch, get_weights, is_table, set_weights, tasks
+from fedssh.models.augment import augmented, strongly
 from fedssh.models.backend import compiled, load_keras
 from fedssh.models.calibrated import calibrated, shift
 from fedssh.models.data.pixel_file import PixelFile
@@ -55,24 +55,28 @@ class Examples:
         labels: int64 [n]; several at once [n, labels]; of a regression float32 [n, targets], standardised.
         count: n.
         patients: [n], equal for images of one patient; None where the data does not say.
+        unlabelled: More of the site's images, whose labels nobody knows: float32 [m, height, width, channels], in main
+            memory; None where there are none. A trainer learns from them where its recipe says how.
     """
 
     images: Any
     labels: Any
     count: int
     patients: np.ndarray | None = None
+    unlabelled: Any = None
 
     def __len__(self) -> int:
         return self.count
 
 
-def resident(images: Images, spec: Mapping[str, Any] | None = None) -> Examples:
+def resident(images: Images, spec: Mapping[str, Any] | None = None, unlabelled: np.ndarray | None = None) -> Examples:
     """Put images where the graphs read them, in main memory. Do it once and keep the result.
 
     Those that stand in a file stay there.
 
     Args:
         spec: Of the network, where it predicts numbers: its figures standardise the targets.
+        unlabelled: As of `Examples`.
     """
     load_keras()
     import tensorflow
@@ -84,7 +88,8 @@ def resident(images: Images, spec: Mapping[str, Any] | None = None) -> Examples:
             labels = tensorflow.constant(tasks.standardised(images.labels, spec))
         else:
             labels = tensorflow.constant(np.asarray(images.labels, np.int64))
-        return Examples(pixels, labels, len(images), images.patients)
+        others = None if unlabelled is None else tensorflow.constant(np.asarray(unlabelled, np.float32))
+        return Examples(pixels, labels, len(images), images.patients, others)
 
 
 def new_optimizer(
@@ -158,7 +163,8 @@ class Trainer:
 
     Raises:
         ValueError: The spec names no network that can be built here, the optimizer has no momentum, or the loss shall
-            be weighted by classes or calibrated for them where there are none, or both.
+            be weighted by classes or calibrated for them where there are none, or both; or it cannot learn from
+            images without labels as the recipe says.
     """
 
     def __init__(
@@ -203,9 +209,17 @@ class Trainer:
             classes = self.spec["classes"]
             self._shift = tensorflow.Variable(tensorflow.zeros(1 if classes == 2 else classes), trainable=False)
         self._changes = () if recipe.augment == "none" else tuple(recipe.augment.split(","))
-        self._session = tensorflow.Variable(0, dtype="int64", trainable=False) if self._changes else None
+        self._fixmatch = fixmatch.read(recipe.unlabelled)
+        seeded = self._changes or self._fixmatch
+        self._session = tensorflow.Variable(0, dtype="int64", trainable=False) if seeded else None
         kind = self._objective.kind
         self._training = Loop(self._train_batches, self.spec["input"], kind=kind)
+        if self._fixmatch is not None:
+            fixmatch.check_spec(self.spec)
+            self._teacher = fixmatch.Teacher(self.spec, recipe.precision, self.network, self._fixmatch)
+            self._begin_teacher = compiled(self._teacher.begin)
+            self._seed, self._steps = 0, 0
+            self._mixing = Loop(self._mixed_batches, self.spec["input"], kind=kind, beside=True)
         self._scoring = Loop(self._score_batches, self.spec["input"], kind=kind)
         self._confusing: Loop | None = None  # translated when somebody asks for it
 
@@ -253,6 +267,9 @@ class Trainer:
         self._rate.begin(epochs, steps)
         if self._session is not None:
             self._session.assign(seed)
+        if self._fixmatch is not None:
+            self._begin_teacher()
+            self._seed, self._steps = seed, 0
         seed_generators(self.network, seed)
 
     def epoch(
@@ -266,7 +283,7 @@ class Trainer:
 
         Returns:
             Mean loss (weighted by class or calibrated where the recipe says so, with what regularizers add, without
-            the proximal term) and `measure` of the examples, each as its batch found it.
+            the proximal term) and `measure` of the examples, each as its batch found it. Of those with labels.
 
         Raises:
             Interrupted: `stop` was set.
@@ -275,7 +292,14 @@ class Trainer:
             self._weights_of.assign(balanced(examples.labels.numpy(), self.spec["classes"]))
         if self._shift is not None:
             self._shift.assign(shift(examples.labels.numpy(), self._recipe.label_shares))
-        loss, right = self._training.run(examples, np.asarray(order, np.int64), batch_size, stop)
+        order = np.asarray(order, np.int64)
+        if self._fixmatch is None or examples.unlabelled is None:
+            loss, right = self._training.run(examples, order, batch_size, stop)
+        else:
+            steps, each = -(-len(order) // batch_size), self._fixmatch.ratio * batch_size
+            places = fixmatch.places(self._seed, len(examples.unlabelled), self._steps, steps, each)
+            loss, right = self._mixing.run(examples, order, batch_size, stop, places)
+            self._steps += steps
         return loss, right.item() / len(order)
 
     def evaluate(self, examples: Examples, stop: threading.Event | None = None) -> tuple[float, float]:
@@ -310,21 +334,51 @@ class Trainer:
         """A step on one batch, in a graph. Returns its mean loss and the sum of `_right`."""
         import tensorflow
 
-        if self._session is not None:
-            step = tensorflow.cast(self._optimizer.iterations.value, "int64")
-            images = augmented(images, self._changes, tensorflow.stack([self._session, step]))
+        if self._changes:
+            images = augmented(images, self._changes, self._drawn(0))
         with tensorflow.GradientTape() as tape:
             outputs = self.network(images, training=True)
             shifted = outputs if self._shift is None else calibrated(outputs, self._shift)
             loss = self._objective.mean(labels, shifted, self.network.losses, self._weights_of)
-        gradients = tape.gradient(loss, self._trained)
+        self._apply(tape.gradient(loss, self._trained))
+        return loss, self._objective.right(labels, outputs)
+
+    def _mixed_batches(self, images: Any, labels: Any, others: Any) -> tuple[Any, Any]:
+        """A step on one batch and images without labels, see `fixmatch`. Returns the same of those with labels."""
+        import tensorflow
+
+        assert self._fixmatch is not None
+        count = tensorflow.shape(images)[0]
+        if self._changes:
+            images = augmented(images, self._changes, self._drawn(0))
+        guessed, sure = self._teacher.labels(augmented(others, self._changes or ("shifts",), self._drawn(1)))
+        images = tensorflow.concat([images, strongly(others, "flips" in self._changes, self._drawn(2))], axis=0)
+        every = tensorflow.concat([labels, guessed], axis=0)
+        with tensorflow.GradientTape() as tape:
+            outputs = self.network(images, training=True)
+            shifted = outputs if self._shift is None else calibrated(outputs, self._shift)
+            losses = self._objective.each(every, shifted)
+            loss = self._objective.reduced(losses[:count], labels, self.network.losses, self._weights_of)
+            whole = loss + self._fixmatch.weight * tensorflow.reduce_mean(losses[count:] * sure)
+        self._apply(tape.gradient(whole, self._trained))
+        self._teacher.follow()
+        return loss, self._objective.right(labels, outputs[:count])
+
+    def _drawn(self, use: int) -> Any:
+        """The seed of a step's random numbers, in a graph: int64 [2]. Steps count from 0; other uses below it."""
+        import tensorflow
+
+        step = tensorflow.cast(self._optimizer.iterations.value, "int64")
+        return tensorflow.stack([self._session, step if not use else -2 * step - use])
+
+    def _apply(self, gradients: list[Any]) -> None:
+        """Take a step, in a graph."""
         if self._proximal:
             changes = zip(gradients, self._trained, self._loaded, strict=True)
             gradients = [gradient + self._proximal * (now - before) for gradient, now, before in changes]
         if self._direction:
             gradients = [gradient + added for gradient, added in zip(gradients, self._direction, strict=True)]
         self._optimizer.apply(gradients, self.network.trainable_variables)
-        return loss, self._objective.right(labels, outputs)
 
     def _score_batches(self, images: Any, labels: Any) -> tuple[Any, Any]:
         outputs = self.network(images, training=False)
@@ -348,23 +402,26 @@ class Loop:
         shape: Height, width and channels.
         counts: The shape of what is counted; none is a number, of right ones.
         kind: Of labels, and of what is counted.
+        beside: Whether a batch comes with images without labels, which are the third that `batch` takes.
     """
 
     def __init__(
-        self, batch: Callable[[Any, Any], tuple[Any, Any]], shape: list[int], counts: Sequence[int] = (),
-        kind: Kind = PLAIN_KIND,
+        self, batch: Callable[..., tuple[Any, Any]], shape: list[int], counts: Sequence[int] = (),
+        kind: Kind = PLAIN_KIND, beside: bool = False,
     ) -> None:  # fmt: skip
         import tensorflow
         from tensorflow import TensorSpec, float32, float64, int64
 
         def loop(
-            images: Any, labels: Any, order: Any, size: Any, first: Any, last: Any, loss: Any, right: Any
+            images: Any, labels: Any, order: Any, size: Any, first: Any, last: Any, loss: Any, right: Any, *more: Any
         ) -> tuple[Any, Any]:
             def step(number: Any, loss: Any, right: Any) -> tuple[Any, Any, Any]:
                 with tensorflow.device("/CPU:0"):  # where all images lie; a GPU gets only the batch
                     at = order[number * size : (number + 1) * size]
                     count = tensorflow.cast(tensorflow.size(at), float64)
-                    chosen = tensorflow.gather(images, at), tensorflow.gather(labels, at)
+                    chosen = [tensorflow.gather(images, at), tensorflow.gather(labels, at)]
+                    if more:
+                        chosen.append(tensorflow.gather(more[0], more[1][number]))
                 mean, found = batch(*chosen)
                 return number + 1, loss + tensorflow.cast(mean, float64) * count, right + found
 
@@ -374,26 +431,36 @@ class Loop:
         whole, number = TensorSpec([None], int64), TensorSpec([], int64)
         labelled = TensorSpec([None, *kind.shape], kind.labels)
         signature = [TensorSpec([None, *shape], float32), labelled, whole, number, number, number]
-        self._graph = compiled(loop, [*signature, TensorSpec([], float64), TensorSpec(counts, kind.counted)])
+        signature += [TensorSpec([], float64), TensorSpec(counts, kind.counted)]
+        more = [TensorSpec([None, *shape], float32), TensorSpec([None, None], int64)] if beside else []
+        self._graph = compiled(loop, signature + more)
         self._none = np.zeros(counts, kind.counted)
         self._constant = tensorflow.constant
         self._at_once = 1
 
     def run(
-        self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None
-    ) -> tuple[float, np.ndarray]:
-        """Mean loss over `order`, and what was counted."""
+        self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None,
+        places: np.ndarray | None = None,
+    ) -> tuple[float, np.ndarray]:  # fmt: skip
+        """Mean loss over `order`, and what was counted.
+
+        Args:
+            places: Of the images without labels that each batch comes with: int64 [batches, any].
+        """
         size = self._constant(batch_size, "int64")
         loss, right = self._constant(0.0, "float64"), self._constant(self._none)
+        before = 0  # batches of slices that are over
         for images, labels, where, batches in slices(examples, order, batch_size):
             done = 0
+            more = [] if places is None else [examples.unlabelled, self._constant(places[before : before + batches])]
+            before += batches
             while done < batches:
                 if stop is not None and stop.is_set():
                     raise Interrupted
                 count = batches - done if stop is None else min(self._at_once, batches - done)
                 begun = time.perf_counter()
                 first, last = (self._constant(number, "int64") for number in (done, done + count))
-                loss, right = self._graph(images, labels, where, size, first, last, loss, right)
+                loss, right = self._graph(images, labels, where, size, first, last, loss, right, *more)
                 right.numpy()  # waits for the device
                 self._at_once = max(1, int(count * SLICE_SECONDS / (time.perf_counter() - begun)))
                 done += count

@@ -16,7 +16,7 @@ import numpy as np
 from fedssh import models
 from fedssh.alice.session import Patience, finite, improved
 from fedssh.errors import SettingsError
-from fedssh.models import score, tasks
+from fedssh.models import fixmatch, score, tasks
 from fedssh.models.recipe import Recipe
 from fedssh.models.training import Examples, Trainer
 from fedssh.rules.events import Local
@@ -116,7 +116,8 @@ def loss_of(spec: Mapping[str, Any], plan: Plan) -> str:
     """The name of the loss that a plan means for a network.
 
     Raises:
-        SettingsError: It, the metric, the class weights or the label shares do not fit the network's task.
+        SettingsError: It, the metric, the class weights, the label shares or how images without labels are learned from
+            do not fit the network.
     """
     fitting, task = models.loss_name(spec), tasks.task_of(spec)
     if plan.loss not in ("auto", fitting):
@@ -128,6 +129,11 @@ def loss_of(spec: Mapping[str, Any], plan: Plan) -> str:
     if plan.calibrate != "none" and (task != CLASSES or len(plan.label_shares) != spec["classes"]):
         shares = len(plan.label_shares)
         raise SettingsError(f"label shares of {shares} classes do not fit a network that {tasks.shown(spec)}")
+    if plan.unlabelled != "none":
+        try:
+            fixmatch.check_spec(spec)
+        except ValueError as error:
+            raise SettingsError(f"the plan's {error}") from None
     return fitting
 
 

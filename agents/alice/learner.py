@@ -65,7 +65,7 @@ class Network:
         tell: Called with one line on what is changed or passed over in the images, or what a calibrated loss means.
         patient: Finds the patient in a file's path, so that nobody's images are on both sides of a validation.
         columns: What the columns of a table of files are called.
-        unlabelled: More of the site's images, which nobody has labelled, for a federation with a decoder at the sites.
+        unlabelled: More of the site's images, which nobody has labelled, for a federation that learns from such images.
         online: Whether it is trained only on what `fresh` finds new.
         store: Where images stand that would take too much memory; None keeps all in memory.
         watch_gradients: Whether a turn under `split` ends where what comes back is not of a training on these images.
@@ -128,7 +128,8 @@ class Network:
         self._told = ""
         self._parts: Parts | None = None
         self._unlabelled_in = unlabelled
-        self._unlabelled: np.ndarray | None = None
+        self._unlabelled: Any = None  # an array, or a tensor where the trainer has them
+        self._learns = ""  # from them, by what in this federation
         self._known: online_images.Known | None = frozenset() if online else None
         self._new: list[bytes] = []
         self._looked: tuple[Any, ...] = ()
@@ -171,13 +172,16 @@ class Network:
             Stopped: `stop` was set.
         """
         spec = received.header.spec
-        if self._unlabelled_in is not None and "decoder" not in read_policy(received.standing.policy).values:
+        decoder = "decoder" in read_policy(received.standing.policy).values
+        if self._unlabelled_in is not None and plan.unlabelled == "none" and not decoder:
             raise SettingsError(
-                f"--unlabelled: under the policy {received.standing.policy} nothing is learned from such images",
-                "leave it out; a federation with split:decoder=1 trains on them",
+                f"--unlabelled: by the plan, and under the policy {received.standing.policy}, nothing is learned from "
+                "such images",
+                "leave it out; a federation with the plan's unlabelled=fixmatch, or split:decoder=1, trains on them",
             )
+        self._learns = "decoder" if decoder else "fixmatch" if plan.unlabelled != "none" else ""
         match_shapes(received.header.tensors, self.shapes(spec))
-        if (spec, self.class_names, self.table) != self._taken:
+        if (spec, self.class_names, self.table, self._learns) != self._taken:
             self._take(spec)
         trainer = self._trainer_for(spec, plan)
         self._tell_calibrated(plan)
@@ -367,18 +371,27 @@ class Network:
             taken = "a table's rows" if models.is_table(spec) else "images"
             hint = f"the network takes {taken} of {spec['input']} and {tasks.shown(spec)}"
             raise SettingsError(str(error), hint) from None
-        self._train = resident(train, spec)
-        self._val = self._train if val is None else resident(val, spec)
         self._unlabelled = self._load_unlabelled(spec)
-        self._taken = (spec, self.class_names, self.table)
+        self._train = resident(train, spec, self._unlabelled if self._learns == "fixmatch" else None)
+        if self._train.unlabelled is not None:
+            self._unlabelled = self._train.unlabelled  # once in memory
+        self._val = self._train if val is None else resident(val, spec)
+        self._taken = (spec, self.class_names, self.table, self._learns)
 
     def _load_unlabelled(self, spec: dict[str, Any]) -> np.ndarray | None:
-        if self._unlabelled_in is None:
+        reading = dataclasses.replace(self._reading, table=self.table, task=tasks.task_of(spec))
+        if not self._learns:
+            if count := images.count_unlabelled(self._data, reading):
+                self._tell(f"{count:,} images have no label and are passed over: here nothing is learned from such")
             return None
         try:
-            found = unlabelled_set.load(self._unlabelled_in, spec["input"], self._reading, self.table)
+            found = unlabelled_set.load_all(self._data, self._unlabelled_in, spec["input"], reading, self.table)
         except (OSError, ValueError) as error:
             raise SettingsError(str(error), "--unlabelled takes what `alice predict` takes") from None
+        if found is None and self._learns == "fixmatch":
+            self._tell("no image without a label is here: this site learns from those with labels alone")
+        if found is None:
+            return None
         for line in found.remarks:
             self._tell(f"unlabelled: {line}")
         return found.images

@@ -199,6 +199,7 @@ def check(settings: ReadSettings, data: Path, as_json: bool) -> None:
 def _check_table_settings(settings: InitSettings) -> None:
     """Refuse what is said of images where there are none."""
     said = {"--augment": settings.augment != "none", "--size": settings.size, "--max-value": settings.max_value}
+    said |= {"--unlabelled": settings.unlabelled != "none"}
     if wrong := [option for option, value in said.items() if value]:
         raise SettingsError(f"{wrong[0]} is for images, and {settings.data} is a table of features", "leave it out")
 

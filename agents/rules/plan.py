@@ -49,6 +49,8 @@ class Plan:
         calibrate: `labels`: the loss of training is calibrated for the site's labels (`models.calibrated`; Menon et al.
             2021, Zhang et al. 2022). Scores, and with them what improved, are plain.
         label_shares: Where it is: of each class the share of the coordinator's holdout, see `label_shares`.
+        unlabelled: `fixmatch:…`: sites learn from images without labels, too (`models.fixmatch`; Sohn et al. 2020).
+            Those with labels are counted, scored and held out as ever.
         metric: What the policy compares first. `balanced_accuracy` and `f1` also take the place of accuracy where a
             site tells what improved; its claims say loss and accuracy all the same.
     """
@@ -73,6 +75,7 @@ class Plan:
     precision: str = "float32"
     calibrate: str = "none"
     label_shares: tuple[float, ...] = ()
+    unlabelled: str = "none"
     metric: str = "accuracy"
 
 

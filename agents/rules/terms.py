@@ -18,6 +18,7 @@ from fedssh.forms import Expected, Form, checked, number, one_of, text, whole, y
 from fedssh.rules import thresholds
 from fedssh.rules.gate import MARGIN, Gate
 from fedssh.rules.metrics import CLASSES, FIRST, IN_UNITS, METRICS, OF_TASK, task_of
+from fedssh.rules.unlabelled import UNLABELLED
 from fedssh.rules.vocabulary import GATES, PARAMETER_FREE
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ LATER = (
     "site_rates",
     "precision",
     "calibrate",
+    "unlabelled",
 )
-WHOLE = ("proximal", "class_weights", "clip_norm", "local", "site_rates", "precision", "calibrate")
+WHOLE = ("proximal", "class_weights", "clip_norm", "local", "site_rates", "precision", "calibrate", "unlabelled")
 DECIDING = ("threshold", "temperature", "site_scores", "evidence")  # terms that stand in genesis beside the plan
 _POLICIES = "`charity policies` lists policies and their options"
 
@@ -134,6 +136,7 @@ class Terms:
     site_rates: float = term(1.0, number(above=0, most=1), "Least part of rate and batch size a site may take.", "X")
     precision: str = term("float32", one_of(*PRECISIONS), "mixed: layers compute in bfloat16.")
     calibrate: str = term("none", one_of("none", "labels"), "Calibrate the loss for each site's own labels.")
+    unlabelled: str = term("none", UNLABELLED, "Learn from images without labels, by fixmatch.", "HOW")
     threshold: str = term("0.5", Form(_threshold), "Or youden, sensitivity>=X, specificity>=X, on the holdout.", "RULE")
     temperature: bool = term(False, yes_or_no, "Find what calibrates probabilities.")
     site_scores: str = term("off", one_of("off", "on"), "Whether sites say what releases score there.")
@@ -349,6 +352,11 @@ def _of_task(terms: Terms, task: str) -> Terms:
         raise SettingsError(
             f"--calibrate is {terms.calibrate!r}, but the task is {task}: there are no classes to calibrate for",
             "leave --calibrate out",
+        )
+    if task != CLASSES and terms.unlabelled != "none":
+        raise SettingsError(
+            f"--unlabelled is {terms.unlabelled!r}, but the task is {task}: there are no classes to guess",
+            "leave --unlabelled out",
         )
     if task != CLASSES and terms.site_scores == "on":
         raise SettingsError(f"--site-scores tells of classes, and the task is {task}", "leave --site-scores out")

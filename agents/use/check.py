@@ -159,6 +159,7 @@ def _value(checked: Checked) -> dict[str, Any]:
         "task": found.task,
         "classes": found.names,
         "splits": {split: dict(counts) for split, counts in found.counts.items()},
+        **({"unlabelled": found.unlabelled} if found.unlabelled else {}),
         "imbalance": {split: ratio(counts) for split, counts in found.counts.items()},
         "sizes": {"x".join(map(str, size)): number for size, number in found.sizes.items()},
         "modes": dict(found.modes),

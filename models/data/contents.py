@@ -60,6 +60,7 @@ class Contents:
         unpacked: Whether images were unpacked.
         unit: What the examples are called.
         columns: Of a table, what each feature says.
+        unlabelled: How many images have no label: they are in no other count.
     """
 
     names: tuple[str, ...] | None = None
@@ -78,6 +79,7 @@ class Contents:
     unpacked: bool = False
     unit: str = "images"
     columns: list[ColumnFound] = field(default_factory=list)
+    unlabelled: int = 0
 
     @property
     def total(self) -> int:
@@ -184,6 +186,13 @@ def _files(path: Path, reading: Reading, found: Contents) -> Iterator[One]:
         found.names = there.called
         for split, those in listed.items():
             found.targets[split] = labels.numbers([there.names[one.label] for one in those], str(path), found.task)
+    found.unlabelled = len(there.unlabelled)
+    for file in there.unlabelled if found.unpacked else ():
+        try:
+            read_image(there.opened(file)[1])
+        except (PictureError, OSError) as error:
+            found.wrong.setdefault(UNREADABLE, []).append(f"{there.named(file)}: {error}")
+            found.unlabelled -= 1
     for split in SPLITS:
         for one in listed.get(split, ()):
             yield One(one.row._replace(split=split), there.named(one.file), *_opened(there, one))
@@ -206,6 +215,7 @@ def _arrays(path: Path, reading: Reading, found: Contents) -> Iterator[One]:
     found.names, found.task = described.names, described.task
     reading = dataclasses.replace(reading, task=found.task)
     stored, rows = npz.stored(path, len(described.names) if described.names else npz.MAX_LABEL, reading)
+    found.unlabelled = npz.count_unlabelled(path, found.task)
     if found.task in SEVERAL:
         found.targets = {split: stored[split].labels for split in stored}
     for split in SPLITS:

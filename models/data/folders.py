@@ -2,6 +2,7 @@
 
     CLASS/[FOLDER/]*.png             all is train
     SPLIT/CLASS/[FOLDER/]*.png       with the splits train or training; val, valid or validation; test or testing
+    [train/]unlabelled/[FOLDER/]*.png   beside either: images whose class nobody knows; they are no examples
 
 Upper and lower case are the same in the name of a split. What systems and archives leave behind (`.DS_Store` and all
 else that begins with a dot, `__MACOSX`, `Thumbs.db`), empty folders and texts beside the images are passed over, and
@@ -29,6 +30,7 @@ _CALLED = {
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+UNLABELLED = "unlabelled"
 LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
 TEXTS = {".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".pdf"}
 TITLES = {"readme", "license", "licence", "changelog", "checksums", "sha256sums", "md5sums"}
@@ -46,12 +48,14 @@ class Layout:
         names: The names of all classes in all splits, in alphabetical order; their places are the labels.
         ignored: One line on what was passed over, or None.
         wrong: What cannot be used: names by kind.
+        unlabelled: Images whose class nobody knows.
     """
 
     files: dict[str, dict[str, list[Path]]]
     names: tuple[str, ...]
     ignored: str | None
     wrong: dict[str, list[str]] = field(default_factory=dict)
+    unlabelled: list[Path] = field(default_factory=list)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -67,6 +71,8 @@ def survey(root: Path) -> Layout:
     """
     found = explore(root)
     refuse(root, found.wrong)
+    if not found.files and found.unlabelled:
+        raise ValueError(f"{root} has only images without labels, some must have one")
     if not found.files:
         hint = "expected a folder of images per class, or train and test with such folders"
         raise ValueError(f"{root} is empty; {hint}" if not found.ignored else f"{root} has no images; {hint}")
@@ -82,6 +88,8 @@ def explore(root: Path) -> Layout:
     passed: Counter[str] = Counter()
     wrong: dict[str, list[str]] = {}
     files = sorted(_walk(root, (), passed, wrong, set()))
+    unlabelled = [file for file in files if is_unlabelled(file.relative_to(root).parts)]
+    files = [file for file in files if not is_unlabelled(file.relative_to(root).parts)]
     top = sorted({file.relative_to(root).parts[0] for file in files if len(file.relative_to(root).parts) > 1})
     division = _division(root, top)
     found: dict[str, dict[str, list[Path]]] = {}
@@ -95,7 +103,7 @@ def explore(root: Path) -> Layout:
         _check_no_split(root, parts)
         found.setdefault(split, {}).setdefault(plain(inner[0]), []).append(file)
     names = tuple(sorted({name for kinds in found.values() for name in kinds}))
-    return Layout(found, names, told(passed), wrong)
+    return Layout(found, names, told(passed), wrong, unlabelled)
 
 
 def below(root: Path, passed: Counter[str], wrong: dict[str, list[str]]) -> Iterator[Path]:
@@ -106,6 +114,12 @@ def below(root: Path, passed: Counter[str], wrong: dict[str, list[str]]) -> Iter
         wrong: Gets what is no image, by kind.
     """
     return _walk(root, (), passed, wrong, set())
+
+
+def is_unlabelled(parts: Sequence[str]) -> bool:
+    """Whether an image, by its path below the data set, stands where the images without labels are."""
+    called = [name.strip().lower() for name in parts[:-1][:2]]
+    return called[:1] == [UNLABELLED] or (called[1:] == [UNLABELLED] and split_called(parts[0]) == "train")
 
 
 def split_called(name: str) -> str | None:

@@ -5,7 +5,9 @@ A data set is one of
     an .npz file      train_images, train_labels, val_images, … (MedMNIST), or x_train, y_train, x_test, … (Keras);
                       images [n, height, width] or [n, height, width, 1|3|4], labels [n] or [n, 1], or one-hot
                       [n, classes]; if known, train_patients, val_patients, … [n], and class_names, an array of texts
-    a folder          CLASS/*.png, or SPLIT/CLASS/*.png, see `folders`; a folder without splits is all train
+                      the label -1 in train is of an image whose class nobody knows, see `unlabelled`
+    a folder          CLASS/*.png, or SPLIT/CLASS/*.png, see `folders`; a folder without splits is all train;
+                      unlabelled/*.png beside the classes
     a .tar archive    [FOLDER/]SPLIT/CLASS/*.png, uncompressed; read in memory, never extracted
     a .csv table      of files and labels, see `table`
     a table           .csv or .parquet, of features and a target, see `frame`: a row is an image of [1, width, 1]
@@ -161,6 +163,34 @@ def load(
     if pictures.has_pictures(path):
         return Images(*pictures.load(path, wanted, number, split, reading))
     return Images(*npz.load(path, wanted, number, split, reading))
+
+
+def unlabelled(path: Path, spec_input: Size | list[int], reading: Reading = AS_IT_IS) -> np.ndarray | None:
+    """The images of a data set whose class nobody knows, as the network takes them.
+
+    They are those of `train` with the label -1 in an .npz file, and those in `unlabelled/` of a folder or an archive. A
+    table has none.
+
+    Returns:
+        float32 [n, height, width, channels], in 0..1; None where there are none.
+
+    Raises:
+        ValueError: They cannot be read, or take more memory than they may.
+    """
+    height, width, channels = spec_input
+    if features.is_table(path, reading):
+        return None
+    one_set = pictures.unlabelled if pictures.has_pictures(path) else npz.unlabelled
+    return one_set(path, (height, width, channels), reading)
+
+
+def count_unlabelled(path: Path, reading: Reading = AS_IT_IS) -> int:
+    """How many these are; no image is unpacked."""
+    if features.is_table(path, reading):
+        return 0
+    if pictures.has_pictures(path):
+        return len(pictures.explore(path, reading).unlabelled)
+    return npz.count_unlabelled(path, reading.task)
 
 
 def hold_out(

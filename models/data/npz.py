@@ -1,4 +1,8 @@
-"""Images in an .npz file: an array of images and one of labels for each split."""
+"""Images in an .npz file: an array of images and one of labels for each split.
+
+In `train` the label -1 is of an image whose class nobody knows. It is no example: it is not counted, held out or
+scored, and `unlabelled` alone gives it.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,11 @@ from fedssh.models.data.holdout import Row
 from fedssh.models.data.pixel_file import Pieces, Store, digest, stamp
 from fedssh.models.data.pixels import Changes, Size, as_images, convert
 from fedssh.models.data.reading import Description, Reading
-from fedssh.models.tasks import REGRESSION, SEVERAL
+from fedssh.models.tasks import CLASSES, REGRESSION, SEVERAL
 
 NAMES = "class_names"
 MAX_LABEL = 10_000
+UNLABELLED = -1
 
 
 class Arrays(NamedTuple):
@@ -68,6 +73,38 @@ def load(
     if reading.raw:
         return found.images.astype(np.float32), agreed, found.patients
     return _as_wanted(path, found.images, wanted, split, reading, where), agreed, found.patients
+
+
+def unlabelled(path: Path, wanted: Size, reading: Reading) -> np.ndarray | None:
+    """The images of `train` whose class nobody knows, as the network takes them; None where there are none.
+
+    Raises:
+        ValueError: They are not of a shape that can be one, or take more memory than they may.
+    """
+    held = arrays.headers(path)
+    places = _without_label(path, held, reading.task)
+    if not len(places):
+        return None
+    if reading.store is not None:
+        reading.store.hold(path, len(places), wanted)
+    keys = _keys(held, "train")
+    assert keys is not None
+    images = arrays.read(path, [keys[0]])[keys[0]]
+    return convert(images[places], wanted, f"{path}: {keys[0]}", reading.new_white())
+
+
+def count_unlabelled(path: Path, kind: str | None = None) -> int:
+    """How many images of `train` have no label."""
+    return len(_without_label(path, arrays.headers(path), kind))
+
+
+def _without_label(path: Path, held: Mapping[str, Array], kind: str | None) -> np.ndarray:
+    """Places in `train`: int64 [n]. Numbers to predict and several labels at once are none without label."""
+    keys = _keys(held, "train")
+    if keys is None or kind in SEVERAL:
+        return np.zeros(0, np.int64)
+    known = _labels_of(arrays.read(path, [keys[1]])[keys[1]], CLASSES, MAX_LABEL, f"{path}: {keys[1]}", lacking=True)
+    return np.flatnonzero(known == UNLABELLED)
 
 
 def _targets(
@@ -145,8 +182,8 @@ def stored(path: Path, most: int, reading: Reading) -> tuple[dict[str, Arrays], 
 
 
 def read_split(path: Path, split: str, kind: str) -> Arrays:
-    """One split as it is stored, whatever its classes are; `kind` is what its labels are."""
-    return _read(path, split, MAX_LABEL, kind)[0]
+    """One split as it is stored, whatever its classes are; `kind` is what its labels are. Every row has a label."""
+    return _read(path, split, MAX_LABEL, kind, lacking=False)[0]
 
 
 def _split(path: Path, split: str, most: int, reading: Reading, wanted: Size | None = None) -> tuple[Arrays, str]:
@@ -163,21 +200,25 @@ def _check_nameless(path: Path, reading: Reading) -> None:
 
 
 def _read(
-    path: Path, split: str, most: int, kind: str | None, store: Store | None = None, wanted: Size | None = None
-) -> tuple[Arrays, str]:
+    path: Path, split: str, most: int, kind: str | None, store: Store | None = None, wanted: Size | None = None,
+    lacking: bool = True,
+) -> tuple[Arrays, str]:  # fmt: skip
     held = arrays.headers(path)
     keys = _keys(held, split)
     if not keys:
         raise ValueError(f"{path} has no {split} split; it holds {', '.join(held) or 'nothing'}")
     unread = store is not None and wanted is not None and store.takes(_length(held[keys[0]]), wanted)
     found = arrays.read(path, [key for key in keys if key and not (unread and key == keys[0])])
-    known = _labels_of(found[keys[1]], kind, most, f"{path}: {keys[1]}")
+    known = _labels_of(found[keys[1]], kind, most, f"{path}: {keys[1]}", lacking and split == "train")
     images = cast(np.ndarray, Unread(path, keys[0], held[keys[0]])) if unread else found[keys[0]]
     patients = found[keys[2]] if keys[2] else None
     for key, array in zip((keys[0], keys[2]), (images, patients), strict=True):
         if array is not None and (array.ndim == 0 or len(array) != len(known)):
             raise ValueError(f"{path}: {key} has shape {array.shape}, but there are {len(known)} labels")
-    return Arrays(images, known, patients), f"{path}: {keys[0]}"
+    every = Arrays(images, known, patients)
+    if known.ndim == 1 and (known == UNLABELLED).any():
+        every = every.take(np.flatnonzero(known != UNLABELLED).tolist())
+    return every, f"{path}: {keys[0]}"
 
 
 def _length(header: Array) -> int:
@@ -226,7 +267,8 @@ def describe(path: Path, kind: str | None = None) -> Description:
     own = _own_names(path, held)
     kind = kind or labels.task_of(list(read.values()))
     most = len(own) if own else MAX_LABEL
-    every = [_labels_of(read[key[1]], kind, most, f"{path}: {key[1]}") for key in keys]
+    train = _keys(held, "train")
+    every = [_labels_of(read[key[1]], kind, most, f"{path}: {key[1]}", key == train) for key in keys]
     if kind in SEVERAL:
         widths = {array.shape[1] for array in every}
         if len(widths) > 1 or (own and len(own) not in widths):
@@ -264,11 +306,11 @@ def _own_names(path: Path, held: Mapping[str, Array]) -> tuple[str, ...] | None:
     return tuple(classes.plain(name) for name in texts.tolist())
 
 
-def _labels_of(found: np.ndarray, kind: str | None, number: int, where: str) -> np.ndarray:
-    return labels.rows(found, kind, where) if kind in SEVERAL and kind else _check_labels(found, number, where)
+def _labels_of(found: np.ndarray, kind: str | None, number: int, where: str, lacking: bool = False) -> np.ndarray:
+    return labels.rows(found, kind, where) if kind in SEVERAL and kind else _check_labels(found, number, where, lacking)
 
 
-def _check_labels(labels: np.ndarray, number: int, where: str) -> np.ndarray:
+def _check_labels(labels: np.ndarray, number: int, where: str, lacking: bool) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     elif labels.ndim == 2 and labels.dtype.kind in "iubf" and _one_hot(labels):
@@ -283,9 +325,12 @@ def _check_labels(labels: np.ndarray, number: int, where: str) -> np.ndarray:
         raise ValueError(
             f"{where} is {labels.dtype}: numbers to predict (regression), expected whole class numbers (classes)"
         )
-    wrong = labels[(labels < 0) | (labels >= number)]
+    wrong = labels[(labels < (UNLABELLED if lacking else 0)) | (labels >= number)]
     if len(wrong):
-        raise ValueError(f"{where} has the label {wrong[0]:g} ({len(wrong)} such), expected 0..{number - 1}")
+        may = "; only in train, of images, may -1 say that nobody knows" if wrong[0] == UNLABELLED else ""
+        raise ValueError(f"{where} has the label {wrong[0]:g} ({len(wrong)} such), expected 0..{number - 1}{may}")
+    if not (labels >= 0).any():
+        raise ValueError(f"{where} is -1 throughout: no image has a label, some must have one")
     return labels.astype(np.int64)
 
 

@@ -36,6 +36,7 @@ class Pictures:
         patient: Who it is of, where the data set says so itself.
         wrong: What cannot be used: names by kind.
         called: What the columns of labels are called, where each has its own; None elsewhere.
+        unlabelled: Files of images whose class nobody knows.
     """
 
     files: Mapping[str, Mapping[str, Sequence[Any]]]
@@ -46,6 +47,7 @@ class Pictures:
     patient: Callable[[Any], str | None] | None = None
     wrong: Mapping[str, Sequence[str]] = field(default_factory=dict)
     called: tuple[str, ...] | None = None
+    unlabelled: Sequence[Any] = ()
 
 
 class Listed(NamedTuple):
@@ -80,7 +82,9 @@ def explore(path: Path, reading: Reading = AS_IT_IS) -> Pictures:
         layout = folders.explore(path)
         named: Callable[[Any], str] = lambda file: file.relative_to(path).as_posix()  # noqa: E731 - one of three
         opened: _Opener = lambda file: (str(file.relative_to(path)), file)  # noqa: E731
-        return Pictures(layout.files, layout.names, layout.ignored, opened, named, wrong=layout.wrong)
+        return Pictures(
+            layout.files, layout.names, layout.ignored, opened, named, wrong=layout.wrong, unlabelled=layout.unlabelled
+        )
     if path.suffix.lower() == TABLE:
         found = table.read(path, reading.columns)
         return Pictures(
@@ -89,11 +93,18 @@ def explore(path: Path, reading: Reading = AS_IT_IS) -> Pictures:
         )  # fmt: skip
     members, passed = archive.listed(path)
     by_class: dict[str, dict[str, list[Picture]]] = {}
+    unlabelled = []
     for one in members:
+        if folders.is_unlabelled((one.split, one.category, one.name)):
+            unlabelled.append(one)
+            continue
         by_class.setdefault(one.split, {}).setdefault(classes.plain(one.category), []).append(one)
     names = tuple(sorted({name for kinds in by_class.values() for name in kinds}))
     ignored = folders.told(passed)
-    return Pictures(by_class, names, ignored, from_archive(path), lambda one: f"{one.split}/{one.category}/{one.name}")
+    return Pictures(
+        by_class, names, ignored, from_archive(path), lambda one: f"{one.split}/{one.category}/{one.name}",
+        unlabelled=unlabelled,
+    )  # fmt: skip
 
 
 def from_archive(path: Path) -> _Opener:
@@ -151,6 +162,20 @@ def load(
         raise ValueError(f"{path} has no images of the federation's classes in {split}")
     images = _as_wanted(path, split, there, [one.file for one, _ in kept], wanted, reading)
     return images, np.array([label for _, label in kept], dtype=np.int64), _owners([one.row for one, _ in kept])
+
+
+def unlabelled(path: Path, wanted: Size, reading: Reading) -> np.ndarray | None:
+    """The images whose class nobody knows, as the network takes them; None where there are none.
+
+    Raises:
+        ValueError: Some cannot be read, or they take more memory than they may.
+    """
+    there = find(path, reading)
+    if not there.unlabelled:
+        return None
+    if reading.store is not None:
+        reading.store.hold(path, len(there.unlabelled), wanted)
+    return unpack(path, there.unlabelled, there.opened, wanted, reading)
 
 
 def targets(path: Path, number: int, split: str, reading: Reading) -> np.ndarray:

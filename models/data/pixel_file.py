@@ -154,6 +154,19 @@ class Store:
         self._taken += needed
         return False
 
+    def hold(self, where: Path, count: int, size: Size, unit: str = "images") -> None:
+        """Count images without labels as in memory from now on; they never stand in a file.
+
+        Raises:
+            ValueError: They take more than may be used.
+        """
+        if self.takes(count, size):
+            needed = 4 * count * math.prod(size) / 1e6
+            raise ValueError(
+                f"{where}: {count:,} unlabelled {unit} take {needed:,.0f} MB of memory, more than may be used beside "
+                "the others; give fewer, or let more of the memory be used (--memory)"
+            )
+
     def kept(
         self, split: str, made_from: Sequence[Any], count: int, size: Size, white: White,
         pieces: Callable[[Callable[[str], None]], Pieces], tell: Callable[[str], None],

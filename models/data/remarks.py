@@ -49,6 +49,9 @@ def remarks(found: Contents) -> Iterator[Remark]:
             yield Remark(ERROR, f"there are no {found.unit} that can be read", hint)
         return
     yield from _uneven(found) if found.task == CLASSES else spread(found)
+    if found.unlabelled:
+        counted = f"{found.unlabelled:,} {found.unit} more have no label and are counted nowhere else"
+        yield Remark(NOTE, counted, "a plan with unlabelled=fixmatch learns from them")
     yield from _alike(found)
     if both := [name for name, splits in found.patients.items() if len(splits) > 1]:
         who = _number(both, "patient has", "patients have")

@@ -1,17 +1,18 @@
-"""Images that nobody has labelled, all at once, to train an encoder on.
+"""Images that nobody has labelled, all at once, to train on.
 
-Read as `unlabelled` reads them for predictions: an image, a folder with all that is below it, an .npz file; or a table.
+`load` reads them as `unlabelled` does for predictions: an image, a folder with all that is below it, an .npz file; or a
+table. `load_all` also takes those of a site's own data set that have no label.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fedssh.models.data import images as image_sets
 from fedssh.models.data.columns import Columns
 from fedssh.models.data.new_rows import NewRows
 from fedssh.models.data.pixels import Size
@@ -50,12 +51,8 @@ def load(path: Path, wanted: Size | Sequence[int], reading: Reading, table: Colu
     found: Unlabelled | NewRows
     found = Unlabelled(path, size, reading.white) if table is None else NewRows(path, table, reading.columns)
     count = len(found)
-    if reading.store is not None and reading.store.takes(count, size):
-        needed = 4 * count * math.prod(size) / 1e6
-        raise ValueError(
-            f"{path}: {count:,} unlabelled {found.unit} take {needed:,.0f} MB of memory, more than may be used beside "
-            "the others; give fewer, or let more of the memory be used (--memory)"
-        )
+    if reading.store is not None:
+        reading.store.hold(path, count, size, found.unit)
     images = np.empty((count, *size), np.float32)
     kept, wrong = 0, []
     for one in found:
@@ -70,3 +67,30 @@ def load(path: Path, wanted: Size | Sequence[int], reading: Reading, table: Colu
     if wrong:
         passed.append(f"{len(wrong):,} of {count:,} {found.unit} in {path} cannot be read, such as {wrong[0]}")
     return Loaded(images[:kept], (f"{kept:,} {found.unit} from {path}", *passed))
+
+
+def load_all(
+    data: Path, more: Path | None, wanted: Size | Sequence[int], reading: Reading, table: Columns | None = None
+) -> Loaded | None:
+    """Load what a site has: those of its data set, and behind them those of another place.
+
+    Args:
+        data: The site's data set, in which some may have no label.
+        more: Where others are.
+
+    Returns:
+        None where there are none at all.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load`.
+    """
+    found = []
+    own = image_sets.unlabelled(data, list(wanted), reading)
+    if own is not None:
+        found.append(Loaded(own, (f"{len(own):,} images of {data} have no label",)))
+    if more is not None:
+        found.append(load(more, wanted, reading, table))
+    if not found:
+        return None
+    every = np.concatenate([one.images for one in found]) if len(found) > 1 else found[0].images
+    return Loaded(every, tuple(line for one in found for line in one.remarks))

@@ -276,6 +276,7 @@ def test_several_devices_train_together(site: SmallSite) -> None:
         ("warm-up", {"warmup": 3}),
         ("mixed precision", {"precision": "mixed"}),
         ("calibrated loss", {"calibrate": "labels", "label_shares": [0.5, 0.5]}),
+        ("learning without labels", {"unlabelled": "fixmatch"}),
     ],
 )
 def test_several_devices_say_what_they_cannot_train_with(what: str, entry: dict[str, Any]) -> None:

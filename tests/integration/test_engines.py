@@ -60,7 +60,9 @@ def a_run(policy: str = "fedavg", schedule: str = "rounds", sites: int = 3, **ch
 
 def images_of(run: Run, train: bool = True) -> Prepared:
     parts = {name: pictures(60 + 10 * number, 10 + number) for number, name in enumerate(run.site_names)}
-    return Prepared(SPEC, pictures(60, 1) if train else None, pictures(80, 2), pictures(90, 3), parts)
+    others = {run.site_names[0]: pictures(50, 20).images} if "unlabelled" in run.plan else {}
+    own = pictures(60, 1) if train else None
+    return Prepared(SPEC, own, pictures(80, 2), pictures(90, 3), parts, unlabelled=others)
 
 
 def done(engine: Any, run: Run, folder: Path, cores: int = 1, train: bool = True) -> Outcome:
@@ -126,6 +128,7 @@ def test_memory_gives_the_weights_of_real_agents_with_all_that_a_plan_may_have(t
     more = {
         "class_weights": "balanced", "learning_rate_schedule": "cosine", "warmup": "1 epochs", "clip_norm": 1.0,
         "weight_decay": 0.01, "augment": "flips,shifts,rotations,contrast",
+        "unlabelled": "fixmatch:threshold=0.5,weight=1,ratio=2,decay=0.5",
     }  # fmt: skip
     run = a_run(
         plan={**PLAN, **more, "metric": "balanced_accuracy"}, metric="balanced_accuracy", evidence="on", gate="off"

@@ -202,6 +202,7 @@ def test_the_scripts_of_the_documentation(
             {"calibrate": "labels", "label_shares": [0.5, 0.5], "loss": "auto with calibrate"},
             "the training loss is calibrated, which no script of one's own can do yet",
         ),
+        ({"unlabelled": "fixmatch", "loss": "auto with unlabelled"}, "images without labels are learned from"),
     ],
 )
 def test_what_a_script_cannot_train_by_is_refused(

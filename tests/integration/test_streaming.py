@@ -32,7 +32,8 @@ from tests.harness.images import easy_images
 SPEC: dict[str, Any] = {"name": "cnn", "input": [12, 12, 3], "classes": 3, "depth": 4}
 NUMBER = 50
 RECIPES = [PLAIN, Recipe(class_weights="balanced", augment="flip,shift,contrast")]
-RECIPES += [Recipe(calibrate="labels", label_shares=(0.2, 0.2, 0.6))]
+FIXMATCH = "fixmatch:threshold=0.1,weight=1,ratio=2,decay=0.5"
+RECIPES += [Recipe(calibrate="labels", label_shares=(0.2, 0.2, 0.6), unlabelled=FIXMATCH)]
 
 
 def stored(number: int = NUMBER, shape: tuple[int, ...] = (12, 12, 3), kind: Any = np.uint8) -> np.ndarray:
@@ -71,7 +72,8 @@ def digest(trainer: Trainer) -> str:
 def test_the_weights_are_the_same_to_the_bit(arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "SLICE_BYTES", 12 * 12 * 3 * 4 * 20)  # of 20 images: several slices in an epoch
     load_keras(1)
-    memory, file = map(resident, loaded(arrays, tmp_path))
+    others = np.random.default_rng(4).random((30, 12, 12, 3), dtype=np.float32)
+    memory, file = (resident(one, unlabelled=others) for one in loaded(arrays, tmp_path))
     assert isinstance(file.images, PixelFile)
     assert not isinstance(memory.images, PixelFile)
     order = np.random.default_rng(3).permutation(NUMBER)

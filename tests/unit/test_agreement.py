@@ -53,6 +53,8 @@ def agreed(**changes: Any) -> dict[str, Any]:
             {"calibrate": "labels", "class_weights": "balanced"},
             "--calibrate labels goes with no class weights, found b",
         ),
+        ({"unlabelled": "autoencoder"}, "--unlabelled is 'autoencoder', expected none or fixmatch"),
+        ({"unlabelled": "fixmatch", "policy": "split:dense1"}, "unlabelled takes a network in one piece"),
         ({"calibrate": "sites"}, "--calibrate is 'sites', expected one of none, labels"),
         ({"policy": "fedavg", "publish": "improved"}, "the policy fedavg takes one update per round"),
         ({"policy": "fedavg", "schedule": "relay"}, "trains in rounds, not in a relay"),
@@ -81,6 +83,7 @@ LATER_TERMS: dict[str, Any] = {
     "class_weights": "balanced", "learning_rate_schedule": "cosine", "warmup": "2 epochs", "clip_norm": 1.0,
     "weight_decay": 0.01, "augment": "flips,contrast", "local": "batchnorm",
     "site_rates": 0.25, "precision": "mixed", "calibrate": "labels",
+    "unlabelled": "fixmatch:threshold=0.8,weight=1,ratio=3,decay=0.9",
 }  # fmt: skip
 
 

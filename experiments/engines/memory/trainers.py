@@ -51,7 +51,8 @@ def _warm(trainer: Trainer, plan: Plan) -> Trainer:
     labels = np.array([0, 1])
     if trainer.task in tasks.SEVERAL:
         labels = np.zeros((2, tasks.number_of(trainer.spec)))
-    nothing = resident(Images(np.zeros((2, *shape), np.float32), labels), trainer.spec)
+    pixels = np.zeros((2, *shape), np.float32)
+    nothing = resident(Images(pixels, labels), trainer.spec, pixels if plan.unlabelled != "none" else None)
     trainer.epoch(nothing, np.arange(2), plan.batch_size)
     trainer.evaluate(nothing)
     return trainer
@@ -118,7 +119,8 @@ class Crew:
         self._images: dict[str, tuple[Examples, Examples]] = {}
         for name, seed in self._seeds.items():
             train, held = divided(prepared.parts[name], run.validation, seed)
-            examples = resident(train, prepared.spec)
+            others = prepared.unlabelled.get(name) if self._plan.unlabelled != "none" else None
+            examples = resident(train, prepared.spec, others)
             self._images[name] = examples, (examples if held is train else resident(held, prepared.spec))
         self._guessing = tasks.guessing(prepared.spec)
         self._pool = pool_for(prepared.spec, self._plan, cores, controls is not None)

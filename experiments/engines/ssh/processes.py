@@ -53,7 +53,7 @@ def set_up(federation: Federation, run: Run, prepared: Prepared) -> None:
         data = federation.site(name) / "data"
         data.mkdir(parents=True)
         _save(data / "site.npz", {"train": rows.parts[name]}, prepared.columns)
-        if name in prepared.unlabelled and _has_decoder(run):
+        if name in prepared.unlabelled and _learns_from_them(run):
             np.savez(data / "unlabelled.npz", images=prepared.unlabelled[name])
         federation.enrol(name)
 
@@ -77,8 +77,9 @@ def model(federation: Federation, sha256: str) -> Path:
     return federation.coordinator / "vault" / "models" / f"{sha256}.safetensors"
 
 
-def _has_decoder(run: Run) -> bool:
-    return "decoder" in read_policy(run.policy).values
+def _learns_from_them(run: Run) -> bool:
+    """Whether sites learn from images without labels."""
+    return "unlabelled" in run.plan or "decoder" in read_policy(run.policy).values
 
 
 def _agreement(federation: Federation, run: Run, prepared: Prepared) -> list[str]:
