@@ -13,7 +13,7 @@ import numpy as np
 
 from fedssh.models import build, get_weights
 from fedssh.models.backend import load_keras
-from fedssh.models.losses import losses
+from fedssh.models.losses import Losses
 
 if TYPE_CHECKING:
     from fedssh.models.training import Examples, Trainer
@@ -44,7 +44,7 @@ def shadow_losses(
         ValueError: A loss is not a finite number.
         training.Interrupted: `stop` was set.
     """
-    found = []
+    found, each = [], Losses(trainer.network, trainer.spec)
     for number, chosen in enumerate(inside):
         begin = np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1
         trainer.load(_random(trainer.spec, int(begin)))
@@ -53,7 +53,7 @@ def shadow_losses(
         for epoch in range(1, epochs + 1):
             order = np.random.default_rng([int(begin), epoch]).permutation(own)
             trainer.epoch(examples, order, batch_size, stop)
-        found.append(losses(trainer.network, examples, trainer.spec, stop))
+        found.append(each.of(examples, stop))
         progress(number + 1)
     return np.stack(found)
 

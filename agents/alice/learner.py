@@ -28,7 +28,7 @@ from fedssh.models.data.images import Images
 from fedssh.models.data.pixel_file import NoRoomError, StoppedError, Store
 from fedssh.models.data.reading import Reading
 from fedssh.models.firing import Singled, Watch
-from fedssh.models.losses import losses
+from fedssh.models.losses import Losses
 from fedssh.models.training import Examples, Interrupted, Trainer, resident
 from fedssh.rules.events import Local, Measured
 from fedssh.rules.membership import Attacked, by_loss
@@ -124,6 +124,7 @@ class Network:
         self._shapes: Mapping[str, tuple[int, ...]] = {}
         self._trainer: Trainer | Replicas | None = None
         self._watch: Watch | None = None
+        self._losses: Losses | None = None
         self._made_for: tuple[Any, ...] = ()
         self._told = ""
         self._parts: Parts | None = None
@@ -221,7 +222,9 @@ class Network:
             try:
                 if models.check_spec(spec) != spec:
                     raise ValueError(f"the spec {spec} is not written out in full")
-                self._trainer = self._watch = None  # what is measured is measured with nothing else at hand
+                self._trainer = self._watch = self._losses = (
+                    None  # what is measured is measured with nothing else at hand
+                )
                 self._shapes = models.shapes(spec)
                 other = likeness.difference(self.agreed, likeness.describe(spec)) if self.agreed is not None else None
             except ValueError as error:
@@ -268,14 +271,10 @@ class Network:
                 "--max-audit-auc: the images that are scored on are those that are trained on",
                 "hold some out, such as --validation 0.15",
             )
-        network, spec = self._trainer.network, self._taken_spec()
+        if self._losses is None:
+            self._losses = Losses(self._trainer.network, self._made_for[0])
         with _stopping(INTERRUPTED):
-            return by_loss(losses(network, self._train, spec, stop), losses(network, self._val, spec, stop))
-
-    def _taken_spec(self) -> dict[str, Any]:
-        assert self._taken is not None
-        spec: dict[str, Any] = self._taken[0]
-        return spec
+            return by_loss(self._losses.of(self._train, stop), self._losses.of(self._val, stop))
 
     def weights(self) -> Mapping[str, np.ndarray]:
         """The weights as they are now."""
@@ -450,7 +449,7 @@ class Network:
         loss = loss_of(spec, plan)
         wanted = (spec, made_for(plan))
         if self._trainer is None or wanted != self._made_for:
-            self._trainer = self._watch = None
+            self._trainer = self._watch = self._losses = None
             self._keras.utils.clear_session(free_memory=True)
             several = self._strategy.num_replicas_in_sync > 1
             self._trainer = Replicas(self._strategy, spec, plan, loss) if several else new_trainer(spec, plan)

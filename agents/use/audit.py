@@ -162,7 +162,7 @@ def audit(spec: dict[str, Any], plan: Plan, model: Path, sides: Sides, asked: As
     """
     from fedssh.models import build, get_weights, set_weights
     from fedssh.models.backend import load_keras
-    from fedssh.models.losses import losses
+    from fedssh.models.losses import Losses
     from fedssh.models.training import resident
     from fedssh.rules.membership import by_loss
     from fedssh.weights import read_weights
@@ -171,8 +171,9 @@ def audit(spec: dict[str, Any], plan: Plan, model: Path, sides: Sides, asked: As
     network = build(spec)
     shapes = {name: tuple(array.shape) for name, array in get_weights(network).items()}
     set_weights(network, read_weights(model, shapes))
+    each = Losses(network, spec)
     try:
-        found = [losses(network, resident(part, spec), spec) for part in (sides.members, sides.non_members)]
+        found = [each.of(resident(part, spec)) for part in (sides.members, sides.non_members)]
     except ValueError as error:
         raise AgentError(f"the model cannot be audited: {error}") from None
     attacks = {LOSS: by_loss(*found)}

@@ -6,6 +6,8 @@ import json
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import numpy as np
@@ -20,14 +22,19 @@ from fedssh.alice.script import _Adapted
 from fedssh.alice.train import Alice
 from fedssh.charity.cli import charity as charity_command
 from fedssh.errors import AgentError, SettingsError, WeightsError
+from fedssh.models.backend import load_keras
 from fedssh.models.data import datasets
 from fedssh.models.data.images import Images
+from fedssh.rules.plan import read_plan
+from fedssh.use.audit import Asked, audit, told_apart
 from fedssh.weights import write_weights
+from tests.harness.alice import PLAN
 from tests.integration.test_alice import SESSION, SmallSite, Told, site, told
 from tests.integration.test_alice import SPEC as ALICE_SPEC
 from tests.integration.test_in_use import run
 
 __all__ = ["site", "told"]  # fixtures
+AUDITED = Limits(max_audit_auc=0.6)
 BY_HEART = {"epochs": 60, "learning_rate": 0.02, "batch_size": 8}
 
 
@@ -95,10 +102,18 @@ def test_what_cannot_be_audited_is_refused_before_a_training(site: SmallSite) ->
     site.release(1)
     with pytest.raises(SettingsError, match="the images that are scored on are those that are trained on"):
         train(site, 0.6, 0.0)
+    alice = Alice(site.exchange, site.state, Network(site.data, 1, 1, None), None, 0.0, threading.Event(), AUDITED)
+    split: Any = SimpleNamespace(
+        release=SimpleNamespace(plan=PLAN),
+        standing=SimpleNamespace(policy="split:cut=dense1"),
+    )
+    with pytest.raises(SettingsError, match="under the policy split:cut=dense1 no site has a whole model to audit"):
+        alice._train(split)
     with pytest.raises(SettingsError, match="a script's own images cannot be audited"):
         _Adapted(None).membership(threading.Event())  # type: ignore[arg-type]
 
 
+FIGURES = {"mean": 50.0, "deviation": 10.0}
 SPEC = {"name": "mlp", "depth": 1, "width": 64, "input": [6, 6, 1], "classes": 2}
 
 
@@ -162,6 +177,38 @@ def test_what_cannot_be_audited_is_said(charity: Path, words: list[str], said: s
     np.savez(charity / "classes.npz", train_images=np.zeros((3, 6, 6)), train_labels=np.array([0, 1, 2]))
     with pytest.raises(SettingsError, match=re.escape(said)):
         asked(charity_command, "audit", f"--state={charity / 'state'}", *(word.format(charity) for word in words))
+
+
+@pytest.mark.parametrize("task", [{"task": "labels", "labels": 3}, {"task": "regression", "targets": [FIGURES]}])
+def test_other_tasks_are_audited(task: dict[str, Any], tmp_path: Path) -> None:
+    """Of a network that has learned nothing; targets in their own units are standardised on the way."""
+    spec = models.check_spec({name: value for name, value in SPEC.items() if name != "classes"} | task)
+    load_keras().utils.set_random_seed(3)
+    write_weights(tmp_path / "model.safetensors", models.get_weights(models.build(spec)), spec)
+    parts: list[Images] = []
+    random = np.random.default_rng(4)
+    for seed in (1, 2):
+        several = random.integers(0, 2, (40, 3)) if "labels" in task else random.normal(50, 10, (40, 1))
+        parts.append(Images(noise(40, seed).images, several))
+    sides = told_apart(parts[0], parts[1], ("a", "b"), spec)
+    found = audit(spec, read_plan(PLAN), tmp_path / "model.safetensors", sides, Asked(shadows=4, shadow_epochs=1))
+    assert found.keys() == {"loss", "lira"} and not sides.remarks
+    assert all(one.auc.low < 0.5 < one.auc.high for one in found.values())
+
+
+def test_rows_of_a_table_are_audited(tmp_path: Path) -> None:
+    random, rows = np.random.default_rng(1), ["age,bmi,sex,ill,split"]
+    for at in range(80):
+        age, bmi, sex, ill = random.normal(60, 10), random.normal(27, 4), random.choice(["m", "f"]), at % 2
+        rows.append(f"{age:.1f},{bmi:.1f},{sex},{ill},{'train' if at < 40 else 'val'}")
+    (tmp_path / "rows.csv").write_text("\n".join(rows))
+    state = f"--state={tmp_path / 'state'}"
+    words = ("--target=ill", "--genesis-epochs=1", "--epochs=1", f"--data={tmp_path / 'rows.csv'}", state)
+    run("charity", "init", *words)
+    (tmp_path / "other.csv").write_text("\n".join([rows[0], *reversed(rows[41:])]))
+    table = asked(charity_command, "audit", state, f"--non-members={tmp_path / 'other.csv'}")
+    assert f"val of {tmp_path / 'other.csv'}" in table
+    assert "it rests on 40 members and 40 non-members" in table and "one of these rows, 2.5 %" in table
 
 
 def test_classes_that_are_divided_otherwise_are_noted(charity: Path, tmp_path: Path) -> None:

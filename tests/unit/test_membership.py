@@ -14,7 +14,7 @@ from fedssh import models
 from fedssh.models import tasks
 from fedssh.models.backend import load_keras
 from fedssh.models.data.images import Images
-from fedssh.models.losses import losses, of_each
+from fedssh.models.losses import Losses, of_each
 from fedssh.models.shadows import shadow_losses
 from fedssh.models.training import Trainer, resident
 from fedssh.rules import membership
@@ -162,13 +162,14 @@ def test_a_network_that_has_learned_images_by_heart_tells_and_an_untrained_one_d
     members, others = (resident(examples_of(spec, 80, seed), spec) for seed in (1, 2))
     load_keras().utils.set_random_seed(1)
     trainer = Trainer(spec, "adam", 0.02)
-    before = by_loss(*(losses(trainer.network, part, spec) for part in (members, others)))
+    each = Losses(trainer.network, spec)
+    before = by_loss(each.of(members), each.of(others))
     assert before.auc.low <= 0.5 <= before.auc.high
-    assert losses(trainer.network, members, spec).mean() == pytest.approx(trainer.evaluate(members)[0], rel=1e-5)
+    assert each.of(members).mean() == pytest.approx(trainer.evaluate(members)[0], rel=1e-5)
     trainer.fresh(1, 60, 5)
     for epoch in range(60):
         trainer.epoch(members, np.random.default_rng(epoch).permutation(80), 16)
-    after = by_loss(*(losses(trainer.network, part, spec) for part in (members, others)))
+    after = by_loss(each.of(members), each.of(others))
     assert after.auc.low > 0.6 and after.advantage.low > 0.1
 
 
@@ -177,7 +178,7 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
     trainer = Trainer(spec, "adam", 0.02)
     trainer.load({name: np.full_like(array, np.nan) for name, array in trainer.weights().items()})
     with pytest.raises(ValueError, match="7 of 7 losses are not finite numbers"):
-        losses(trainer.network, resident(examples_of(spec, 7, 1)), spec)
+        Losses(trainer.network, spec).of(resident(examples_of(spec, 7, 1)))
 
 
 def test_without_logits_losses_are_those_of_keras() -> None:
