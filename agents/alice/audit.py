@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +47,18 @@ def run(settings: AuditSettings, model: Path | None, non_members: str | None, as
     """
     terms = _agreed(settings.exchange, settings.state)
     spec = terms.spec
-    with _attacked(settings, terms, model) as (said, file):
-        inside, outside, where = _images(settings, terms, non_members)
+    with _attacked(settings, terms, model) as (said, file), _own_folder(settings.state) as own:
+        inside, outside, where = _images(settings, terms, non_members, own)
         sides = told_apart(inside, outside, where, spec)
         found = audit(spec, read_plan(terms.record.fields["plan"]), file, sides, asked)
         show(said, found, sides, "rows" if terms.table is not None else "images", asked)
+
+
+@contextlib.contextmanager
+def _own_folder(state: Path) -> Iterator[Path]:
+    """Where images stand that would take too much memory, gone afterwards: `alice train` may be at work on its own."""
+    with tempfile.TemporaryDirectory(prefix="audit-", dir=state) as own:
+        yield Path(own)
 
 
 def _agreed(exchange: Path, state: Path) -> Terms:
@@ -79,7 +87,9 @@ def _attacked(settings: AuditSettings, terms: Terms, model: Path | None) -> Iter
     yield {"federation": terms.name, "model": digest}, model
 
 
-def _images(settings: AuditSettings, terms: Terms, non_members: str | None) -> tuple[Images, Images, tuple[str, str]]:
+def _images(
+    settings: AuditSettings, terms: Terms, non_members: str | None, own: Path
+) -> tuple[Images, Images, tuple[str, str]]:
     """The images that are trained on, others, and what both are."""
     logger = logging.getLogger("alice")
 
@@ -87,7 +97,7 @@ def _images(settings: AuditSettings, terms: Terms, non_members: str | None) -> t
         tell(logger, "data", line)
 
     reading = own_data.said(settings.classes, settings.max_value, settings.patient, settings.columns)
-    store = own_data.store_in(settings.state, settings.memory, say)
+    store = own_data.store_in(own, settings.memory, say)
     network = Network(
         settings.data, settings.seed, settings.threads, None, settings.validation, reading.given, settings.max_value,
         say, terms.class_names, reading.patient, reading.columns, store,

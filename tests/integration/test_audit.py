@@ -226,6 +226,10 @@ def test_a_site_audits_the_release_and_a_checkpoint(site: SmallSite) -> None:
     release = json.loads(asked(alice_command, *words))
     assert release["record"] == 1 and release["members"]["examples"] == 80
     assert release["attacks"]["loss"]["auc"]["low"] < 0.5 < release["attacks"]["loss"]["auc"]["high"]
+    assert json.loads(asked(alice_command, *words, "--memory=0")) == release  # images stand in a file meanwhile
+    assert not list(site.state.glob("audit-*"))
+    with pytest.raises(SettingsError, match="--shadows needs all images in memory"):
+        asked(alice_command, *words, "--memory=0", "--shadows=4")
     (checkpoint,) = site.exchange.outgoing.glob("*.safetensors")
     trained = json.loads(run("alice", *words[:1], checkpoint, *words[1:]).stdout)
     assert trained["attacks"]["loss"]["auc"]["low"] > 0.65 and "record" not in trained
