@@ -25,7 +25,8 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from fedssh.errors import BundleError
 from fedssh.forms import _ID, _SITE, canonical, matched, parse, shown
-from fedssh.rules.events import Blob, Local, Measured
+from fedssh.rules.events import Blob, Local, Measured, Spent
+from fedssh.rules.privacy import POISSON, UNITS
 from fedssh.rules.typed import ABSENT, Absent, plain, said
 
 FORMAT = 1
@@ -112,9 +113,11 @@ class Claim(_Message):
     session: int = said("The session's number, from 1.")
     epoch: int = said("The epoch in it, from 1.")
     examples: int = said("How many images the site trains on.")
-    metrics: Local = said("What the checkpoint scored at the site.")
+    metrics: Local | None = said("What the checkpoint scored at the site; null where privacy is agreed.")
     started: str = said("When the session began.")
     created: str = said("When this was written.")
+    _: KW_ONLY
+    privacy: Spent | Absent = said("Where privacy is agreed: what the site has spent.", absent=True)
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,8 @@ def _build(cls: type[Any], value: dict[str, Any], where: str) -> Any:
 def _checked(name: str, wanted: Any, value: Any) -> Any:
     if wanted == Local | None:
         return None if value is None else _checked(name, Local, value)
+    if wanted == Spent | Absent:
+        wanted = Spent
     if dataclasses.is_dataclass(wanted):
         if not isinstance(value, dict):
             raise BundleError(f"{name!r} of the manifest is not an object")
@@ -253,4 +258,6 @@ _FORMS = {
     "head": _HEX,
     "started": _TIME,
     "created": _TIME,
+    "unit": re.compile("|".join(UNITS)),
+    "sampling": re.compile(POISSON),
 }

@@ -186,11 +186,12 @@ class PrivateTrainer(Trainer):
             gradients = tape.gradient(mean, self._trained, unconnected_gradients="zero")
             gradients = [tensorflow.convert_to_tensor(one) for one in gradients]
             length = tensorflow.linalg.global_norm(gradients)
-            scale = tensorflow.where(
-                tensorflow.math.is_finite(length), self._clip / tensorflow.maximum(length, self._clip), 0.0
+            scale = self._clip / tensorflow.maximum(length, self._clip)
+            added = tensorflow.cond(
+                tensorflow.math.is_finite(length),
+                lambda: [total + scale * one for total, one in zip(sums, gradients, strict=True)],
+                lambda: list(sums),
             )
-            clipped = [tensorflow.math.multiply_no_nan(one, scale) for one in gradients]
-            added = [total + one for total, one in zip(sums, clipped, strict=True)]
             count = tensorflow.cast(last - first, "float64")
             found = tensorflow.cast(self._objective.right(truth, outputs), "float64")
             return unit + 1, added, loss + tensorflow.cast(mean, "float64") * count, right + found

@@ -31,8 +31,8 @@ MESSAGES = (
     manifest.Release,
 )  # fmt: skip
 OBJECTS = (
-    events.Blob, events.Local, events.Measured, events.Part, events.Work, standing.Standing, standing.OpenRound,
-    standing.LastRound, standing.Layers,
+    events.Blob, events.Local, events.Measured, events.Part, events.Work, events.Spent, standing.Standing,
+    standing.OpenRound, standing.LastRound, standing.Layers,
 )  # fmt: skip
 FORMS = {
     forms._SITE: "site name", forms._ID: "id", manifest._HEX: "hash", manifest._TIME: "time",

@@ -13,6 +13,7 @@ import click
 from fedssh.alice.limits import Limits
 from fedssh.commands import entry, new_group, path_argument, print_json, print_table, settings_options, stop_event, tell
 from fedssh.errors import SettingsError
+from fedssh.forms import number
 from fedssh.settings import REQUIRED, describe, setting
 from fedssh.use import audit as auditing
 from fedssh.use import command
@@ -58,6 +59,11 @@ STATUS_EXAMPLE = """Example:
 
 \b
   alice status --exchange exchange --state alice --json
+"""
+PRIVACY_EXAMPLE = """Example:
+
+\b
+  alice privacy --exchange exchange --state alice --json
 """
 EXPORT_EXAMPLE = """Example:
 
@@ -114,6 +120,9 @@ class TrainSettings:
     min_accuracy: float = setting(_LIMITS.min_accuracy, "Smallest score worth shipping.", "SHARE", at_least=0)
     max_audit_auc: float = setting(
         _LIMITS.max_audit_auc, "Highest AUC of an audit that may leave; 1: none.", "AUC", at_least=0.5
+    )
+    privacy_budget: float | None = setting(
+        None, "Most epsilon to spend; no training without privacy.", "EPS", form=number(above=0)
     )
 
     @property
@@ -384,6 +393,42 @@ def status(settings: PlaceSettings, as_json: bool) -> None:
         "waiting": "waiting for bob",
     }
     print_table(("site", ""), [(name, found[key]) for key, name in names.items()])
+
+
+@dataclass(frozen=True)
+class PrivacySettings:
+    """Settings of `alice privacy`."""
+
+    exchange: Path = setting(Path("exchange"), _EXCHANGE, "DIR")
+    state: Path = setting(Path("alice"), _STATE, "DIR")
+    privacy_budget: float | None = setting(None, "As of `alice train`.", "EPS", form=number(above=0))
+    examples: int = setting(0, "Training images, for a session's price; 0: as last charged.", "N", at_least=0)
+
+
+@alice.command(epilog=PRIVACY_EXAMPLE)
+@settings_options(PrivacySettings, "alice")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def privacy(settings: PrivacySettings, as_json: bool) -> None:
+    """Show what of its privacy this site has spent and what is left, and what the next session costs.
+
+    Exit code 3: the next session would be more than may be spent.
+    """
+    from fedssh.alice import account
+    from fedssh.alice.incoming import read_offer
+    from fedssh.alice.terms import kept, load_pin
+    from fedssh.rules.plan import read_plan
+
+    pin = load_pin(settings.state)
+    agreed = kept(pin, read_offer(settings.exchange / "incoming")) if pin else None
+    plan = read_plan(agreed.plan) if agreed else None
+    found = account.shown(account.load(settings.state), plan, settings.examples or None, settings.privacy_budget)
+    if as_json:
+        print_json(found)
+    else:
+        names = {"unit": "hides one", "sessions": "sessions charged", "after": "after the next session"}
+        print_table(("privacy", ""), [(names.get(name, name), value) for name, value in found.items()])
+    if found["refused"]:
+        raise SystemExit(3)
 
 
 @alice.command(epilog=EXPORT_EXAMPLE)

@@ -1,7 +1,8 @@
 """One session of training: how many epochs, in which order, when it ends early, and what is worth publishing.
 
 Knows neither files nor the federation, so a simulation of many sites trains by exactly these rules: the same weights,
-examples, plan and seed give the same session, bit for bit.
+examples, plan and seed give the same session, bit for bit. A private plan
+is the exception: its draws and noise are nobody's to repeat, see `models.private`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fedssh import models
 from fedssh.alice.session import Patience, finite, improved
 from fedssh.errors import SettingsError
 from fedssh.models import fixmatch, score, tasks
+from fedssh.models.private import PrivateTrainer
 from fedssh.models.recipe import Recipe
 from fedssh.models.training import Examples, Trainer
 from fedssh.rules.events import Local
@@ -72,7 +74,7 @@ class Epoch:
         better: Whether these weights are better than the best of the session so far, the start included: by loss and
             accuracy, or what the plan's metric puts in its place.
         due: Whether the plan wants these weights published.
-        diverged: They are due, but a weight or a score is not a finite number: nobody may get them.
+        diverged: They are due, but a weight or, without privacy, a score is not a finite number: nobody may get them.
     """
 
     number: int
@@ -95,10 +97,20 @@ def new_trainer(spec: Mapping[str, Any], plan: Plan, directed: bool = False) -> 
         directed: As of `Trainer`; no plan asks for it.
 
     Raises:
-        SettingsError: The plan's loss, or its class weights, do not fit the network.
+        SettingsError: The plan's loss, or its class weights, do not fit the network, or it cannot be trained privately.
     """
     loss = loss_of(spec, plan)
     rate, recipe = plan.learning_rate, recipe_of(plan)
+    if (privacy := plan.privacy) is not None:
+        if directed:
+            raise SettingsError("a private training is not directed")
+        try:
+            return PrivateTrainer(
+                spec, plan.optimizer, rate, plan.momentum, plan.proximal, loss, recipe, unit=privacy.unit,
+                clip=privacy.clip, noise=privacy.noise,
+            )  # fmt: skip
+        except ValueError as error:
+            raise SettingsError(str(error), "ask the coordinator for a federation without it") from None
     return Trainer(spec, plan.optimizer, rate, plan.momentum, plan.proximal, loss, recipe, directed)
 
 
@@ -109,7 +121,8 @@ def recipe_of(plan: Plan) -> Recipe:
 
 def made_for(plan: Plan) -> tuple[Any, ...]:
     """What of a plan is built into a trainer: where it is the same, so is the trainer."""
-    return plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, *astuple(recipe_of(plan))
+    private = astuple(plan.privacy) if plan.privacy else ()
+    return plan.optimizer, plan.learning_rate, plan.momentum, plan.proximal, private, *astuple(recipe_of(plan))
 
 
 def loss_of(spec: Mapping[str, Any], plan: Plan) -> str:
@@ -182,7 +195,8 @@ def fit(
         ranked = _ranked(trainer, val, plan, metrics, stop)
         better = ranked is not None and (improved(ranked, best) if best else finite(ranked))
         due = number == plan.epochs if by_session else better
-        diverged = due and not ((metrics is None or finite(metrics)) and _all_finite(trainer.weights()))
+        measured = None if plan.privacy else metrics  # what images say decides nothing about private weights
+        diverged = due and not ((measured is None or finite(measured)) and _all_finite(trainer.weights()))
         epoch = Epoch(number, Local.of(trainer.measure, *training), metrics, better, due, diverged)
         if (ended(epoch) and epoch.publish) or (by_session and better):
             best = ranked

@@ -181,9 +181,19 @@ class Network:
                 "leave it out; a federation with the plan's unlabelled=fixmatch, or split:decoder=1, trains on them",
             )
         self._learns = "decoder" if decoder else "fixmatch" if plan.unlabelled != "none" else ""
+        if plan.privacy is not None and self._known is not None:
+            raise SettingsError(
+                "--online trains on new images only, and the account of privacy counts with all of them",
+                "leave it out in a federation with privacy",
+            )
         match_shapes(received.header.tensors, self.shapes(spec))
         if (spec, self.class_names, self.table, self._learns) != self._taken:
             self._take(spec)
+        if plan.privacy is not None and plan.privacy.unit == "patient" and self._train.patients is None:
+            raise SettingsError(
+                "in this federation patients are hidden, and nobody knows whose these images are",
+                "--patient finds the patient in a file's path; an .npz file has an array train_patients",
+            )
         trainer = self._trainer_for(spec, plan)
         self._tell_calibrated(plan)
         layers, _ = read_layers(received.layers, self._shapes)

@@ -32,6 +32,8 @@ class Limits:
         min_accuracy: On the validation images, that a model must have to leave.
         max_audit_auc: How well an attack by loss may tell training images from validation images by a model that
             leaves, as the area under its curve; 1 does not look.
+        privacy_budget: The most that may be spent, as epsilon at the plan's delta, whatever federation it goes to; None
+            is as the plan says. With it, nothing is trained without privacy.
     """
 
     architectures: tuple[str, ...] = ()
@@ -44,6 +46,7 @@ class Limits:
     min_steps: int = 2
     min_accuracy: float = 0.0
     max_audit_auc: float = 1.0
+    privacy_budget: float | None = None
 
     @property
     def audits(self) -> bool:
@@ -61,6 +64,13 @@ class Limits:
             raise UntrustedError(f"the federation trains {spec['name']}, this site allows {allowed}", _HINT)
         if self.min_accuracy and FIRST.get(task := task_of(spec)) != "accuracy":
             raise UntrustedError(f"the task is {task}, of which no --min-accuracy can be asked; leave it out", _HINT)
+        if self.privacy_budget is not None and plan.privacy is None:
+            raise UntrustedError("the federation trains without privacy, this site has a budget of it", _HINT)
+        if plan.privacy is not None and (self.min_accuracy or self.audits):
+            flag = "--min-accuracy" if self.min_accuracy else "--max-audit-auc"
+            raise UntrustedError(
+                f"{flag} has images decide what leaves, and the federation's training is private; leave it out", _HINT
+            )
         _at_most("a learning rate", plan.learning_rate, self.max_learning_rate, "--max-learning-rate")
         _at_most("a batch size", plan.batch_size, self.max_batch_size, "--max-batch-size")
         _at_most("a number of epochs", plan.epochs, self.max_epochs, "--max-epochs")

@@ -127,6 +127,7 @@ def _needs_one(plan: Plan) -> list[str]:
     """What of a plan Keras' own way of training does not have."""
     here = {"proximal": "proximal term", "class_weights": "class weights", "augment": "augmentation"}
     here |= {"precision": "mixed precision", "calibrate": "calibrated loss", "unlabelled": "learning without labels"}
+    here |= {"privacy": "privacy"}
     here |= {"learning_rate_schedule": "learning-rate schedule", "warmup": "warm-up"}
     return [words for name, words in here.items() if getattr(plan, name) != getattr(Plan, name)]
 

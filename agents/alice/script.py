@@ -290,6 +290,11 @@ class _Adapted:
                 "in this federation images without labels are learned from, which no script of one's own can do yet",
                 "train with `alice train`",
             )
+        if plan.privacy is not None:
+            raise SettingsError(
+                "in this federation training is private, which no script of one's own can do yet",
+                "train with `alice train`",
+            )
         if read_policy(received.standing.policy).split:
             raise SettingsError(
                 "in this federation the network is in two rooms, which no script of one's own can train yet",

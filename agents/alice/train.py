@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedssh.alice import leaving, local, memory, messages, session
+from fedssh.alice import account, leaving, local, memory, messages, session
 from fedssh.alice.exchange import Exchange
 from fedssh.alice.fitting import Epoch
 from fedssh.alice.incoming import Received, Unready
@@ -31,10 +31,11 @@ from fedssh.errors import SettingsError, UnreachableError, UntrustedError
 from fedssh.manifest import Claim, SessionOver, SiteScored, new_id, now
 from fedssh.models import tasks
 from fedssh.rules import membership, site_scores
-from fedssh.rules.events import Local
+from fedssh.rules.events import Local, Spent
 from fedssh.rules.plan import Plan, read_plan
 from fedssh.rules.policies import read_policy
-from fedssh.rules.typed import known
+from fedssh.rules.privacy import Privacy, charge_of
+from fedssh.rules.typed import ABSENT, Absent, known
 from fedssh.split.site import DivergedError, Past
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Tally:
     Attributes:
         start: What the release scores here.
         examples: How many it trains on, where the network has yet to be told.
+        spent: What it cost, where privacy is agreed.
     """
 
     number: int
@@ -64,6 +66,7 @@ class Tally:
     done: int = 0
     checkpoints: int = 0
     examples: int | None = None
+    spent: Spent | Absent = ABSENT
 
 
 class Alice:
@@ -111,6 +114,7 @@ class Alice:
         self._last_round: int | None = None  # the one of which we said last how it ended
         self._shut_out: str | None = None
         self._scores_agreed = False
+        self._private = False
         self._terms: Terms | None = None
         self._known_at_last: int | None = None  # the newest release when the last checkpoint was published
         self._hold_seconds = hold_seconds
@@ -196,7 +200,8 @@ class Alice:
         self._terms = terms
         self.network.class_names, self.network.agreed = terms.class_names, terms.network
         self.network.table = terms.table
-        self._scores_agreed = site_scores.agreed(terms.record.fields)
+        self._private = read_plan(terms.plan).privacy is not None
+        self._scores_agreed = site_scores.agreed(terms.record.fields) and not self._private
         self._recall(terms, received)
         self._say_last_round(received)
         return received
@@ -245,7 +250,7 @@ class Alice:
             self._pass(received)
         return False
 
-    def _pass(self, received: Received) -> None:
+    def _pass(self, received: Received, why: str = "no new images: our turn passes") -> None:
         """Let the turn pass without a session."""
         report = SessionOver(
             id=new_id(),
@@ -260,7 +265,7 @@ class Alice:
             passed=True,
         )
         self._leave_turn(received, report)
-        self._say("passed", "no new images: our turn passes", site=received.site)
+        self._say("passed", why, site=received.site)
 
     def _leave_turn(self, received: Received, report: SessionOver) -> None:
         """Note that the turn was used, and say so to the coordinator; a kill in between repeats it."""
@@ -303,12 +308,15 @@ class Alice:
             )
         if split and self._send_again(received, plan):
             return
+        if split and plan.privacy is not None:
+            raise UntrustedError("a network in two rooms is not trained privately: what each image gives would leave")
         if told := self.rates.told(agreed):
             self._say("own-rates", told, site=received.site, learning_rate=plan.learning_rate, batch=plan.batch_size)
         score = self.network.adopt(received, plan, self.stop, self._own(received, plan))
         tally = Tally(self.memory.trained.sessions + 1, plan, now(), score)
         self._say_release(received, score)
-        if reason := leaving.tells_of_images(self.network.singled()):
+        # Where units are hidden, nothing that is seen in them decides what leaves; noise is what protects them.
+        if not self._private and (reason := leaving.tells_of_images(self.network.singled())):
             self._end_session(received, tally, early=False)  # so that nobody waits for it
             hint = "ask the coordinator how this model came about; nothing was trained from it, and nothing left"
             raise UntrustedError(f"release {release.sequence} is not trained from: {reason}", hint)
@@ -318,10 +326,32 @@ class Alice:
         if split:
             self._take_turn(received, tally, read_plan(release.plan))
             return
+        if plan.privacy is not None:
+            tally.spent = self._spend(received, tally, plan.privacy)
         early = self.network.fit(
             tally.number, plan, score, lambda epoch: self._epoch_over(received, tally, epoch), self.stop
         )
         self._end_session(received, tally, early)
+
+    def _spend(self, received: Received, tally: Tally, privacy: Privacy) -> Spent:
+        """Charge the account of this site for a session that is about to be trained.
+
+        Raises:
+            UntrustedError: It would be more than may be spent; nobody waits for this site then.
+        """
+        plan, genesis = tally.plan, str(self.memory.genesis)
+        charge = charge_of(privacy, self.network.examples, plan.batch_size, plan.epochs)
+        own = self.limits.privacy_budget
+        try:
+            before, spent = account.spend(self.state, privacy, charge, genesis, tally.number, now(), own)
+        except UntrustedError:
+            self._pass(received, "our privacy budget does not suffice: our turn passes")
+            raise
+        left = f"of {spent.budget:g}; one more like it would take it to {spent.next:.4f}"
+        text = f"session {tally.number} hides one {privacy.unit}: epsilon {before:.4f} -> {spent.spent:.4f} {left}"
+        fields = {**spent.fields(), "before": before}
+        self._say("privacy", f"{text}. Its noise is nobody's to repeat", site=received.site, **fields)
+        return spent
 
     def _take_turn(self, received: Received, tally: Tally, plan: Plan) -> None:
         """Train a session under `split`, with the coordinator, and send what this site's layers have learned."""
@@ -369,6 +399,7 @@ class Alice:
         if found is None:
             return False
         claim, weights = found
+        assert claim.metrics is not None, "a network in two rooms is not trained privately"
         tally = Tally(claim.session, plan, claim.started, claim.metrics, done=claim.epoch, examples=claim.examples)
         self._send(received, tally, claim, weights)
         self._end_session(received, tally, early=False)
@@ -503,6 +534,8 @@ class Alice:
         assert epoch.metrics is not None
         if reason := self.limits.keeps_back(tally.plan, self.network.examples, epoch.number, epoch.metrics):
             return reason
+        if self._private:
+            return None
         if bad := leaving.too_bad(tally.start, epoch, tasks.guessing(received.header.spec)):
             return bad
         return self._tells_members(received, tally, epoch)
@@ -542,7 +575,7 @@ class Alice:
     def _publish(
         self, received: Received, tally: Tally, epoch: int, metrics: Local, weights: Mapping[str, np.ndarray]
     ) -> bool:
-        return self._publish_as(received, tally, self._claim(received, tally, epoch, metrics), weights)
+        return self._publish_as(received, tally, self._claim(received, tally, epoch, metrics), weights, metrics)
 
     def _claim(self, received: Received, tally: Tally, epoch: int, metrics: Local) -> Claim:
         release = received.release
@@ -553,12 +586,16 @@ class Alice:
             session=tally.number,
             epoch=epoch,
             examples=self.network.examples,
-            metrics=metrics,
+            metrics=None if self._private else metrics,
             started=tally.started,
             created=now(),
+            privacy=tally.spent,
         )
 
-    def _publish_as(self, received: Received, tally: Tally, claim: Claim, weights: Mapping[str, np.ndarray]) -> bool:
+    def _publish_as(
+        self, received: Received, tally: Tally, claim: Claim, weights: Mapping[str, np.ndarray],
+        metrics: Local | None = None,
+    ) -> bool:  # fmt: skip
         where = f"session {claim.session} epoch {claim.epoch}"
         fields: dict[str, Any] = {"site": received.site, "session": claim.session, "epoch": claim.epoch, "id": claim.id}
         try:
@@ -568,7 +605,7 @@ class Alice:
         except OSError as error:
             self._say("not-published", f"{where} could not be published: {error}", logging.WARNING, **fields)
             return False
-        tally.published, tally.published_epoch = claim.metrics, claim.epoch
+        tally.published, tally.published_epoch = claim.metrics or metrics, claim.epoch
         tally.checkpoints += 1
         self._known_at_last = self.exchange.newest_sequence()
         self._say("published", f"{where} published for bob, {size / 1e6:.1f} MB", size=size, **fields)
@@ -582,7 +619,7 @@ class Alice:
             epochs=tally.done,
             checkpoints=tally.checkpoints,
             examples=tally.examples or self.network.examples,
-            metrics=tally.published,
+            metrics=None if self._private else tally.published,
             started=tally.started,
             created=now(),
         )

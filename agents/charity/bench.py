@@ -13,6 +13,7 @@ from fedssh.errors import JudgeError
 from fedssh.rules.coordinator import Combined, Joined
 from fedssh.rules.events import Blob, Metrics, Work
 from fedssh.rules.federation import Federation, Slot
+from fedssh.rules.privacy import Charge
 from fedssh.rules.records import Sent, evidence_agreed
 from fedssh.rules.rounds import Update
 
@@ -70,6 +71,10 @@ class Judge(Protocol):
 
     def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:
         """Whether sites can train on from `model`: the members of a `Finding`."""
+        ...
+
+    def spent(self, charges: Sequence[Charge], delta: float) -> float:
+        """What these steps reveal together: epsilon at `delta`."""
         ...
 
     def turn(self, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fedssh.charity import intake, layers
+from fedssh.charity import intake, layers, privacy
 from fedssh.charity.bench import FileBench, Judge
 from fedssh.charity.intake import Taken
 from fedssh.charity.opening import site_tensors
@@ -62,6 +62,8 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
             raise UntrustedError(f"{taken.site} is enrolled as {member.role}, which submits nothing")
         manifest, release = intake.check_manifest(taken, member, vault.ledger)
         opened = None
+        if isinstance(manifest, Submission | Report):
+            privacy.check(judge, state, manifest)
         if isinstance(manifest, Submission) and not member.revoked:  # else its model is not worth opening
             if state.policy.for_sites:
                 layers.check(taken, manifest, state)
@@ -116,6 +118,7 @@ def _sent(manifest: Submission, release: Released) -> Sent:
         builds_on=manifest.builds_on,
         started=release.federation.started,
         claim=manifest.metrics,
+        privacy=manifest.privacy,
         model=manifest.model,
         architecture=manifest.architecture,
         released=release.model,

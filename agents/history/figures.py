@@ -74,5 +74,23 @@ def scores(value: Row) -> str:
     return heading + table(columns, rows, right=tuple(range(len(columns)))) + left
 
 
+def privacy(value: Row) -> str:
+    """What is agreed, in a line, and the account of each site."""
+    agreed = value["agreed"]
+    if agreed is None:
+        return "no privacy was agreed: charity init --privacy\n"
+    heading = (
+        f"hides one {agreed['unit']}: gradients up to {agreed['clip']:g}, noise {agreed['noise']:g}, epsilon at most "
+        f"{agreed['budget']:g} at delta {agreed['delta']:g}; a rollback gives nothing back\n\n"
+    )
+    rows = [
+        (row["site"], row["state"], row["sessions"], decimal(row["spent"]), decimal(row["left"]),
+         decimal(row["price"]), decimal(row["budget"]))
+        for row in value["sites"]
+    ]  # fmt: skip
+    columns = ("SITE", "STATE", "SESSIONS", "SPENT", "LEFT", "NEXT COSTS", "BUDGET")
+    return heading + table(columns, rows, right=tuple(range(2, len(columns))))
+
+
 def _at_site(said: Row | None, metric: str) -> str:
     return "–" if said is None else f"{decimal(said[metric])} ({said['examples']:,})"

@@ -257,6 +257,7 @@ TEXTS: dict[str, Callable[[Any], str]] = {
     "diff": diff_text,
     "best": lambda value: best_text(value) + figures.text(value["holdout"], "ON THE HOLDOUT"),
     "scores": figures.scores,
+    "privacy": figures.privacy,
     "sites": _sites,
     "nodes": nodes_text,
     "status": status_text,

@@ -20,6 +20,8 @@ VERBS: dict[str, Verb] = {
              {"best": "the current model: where it comes from and what it scores"}),
     "scores": ({"--json": False}, 0, "scores [--json]",
                {"scores": "what each release scores at the sites, where that was agreed"}),
+    "privacy": ({"--json": False}, 0, "privacy [--json]",
+                {"privacy": "what each site has spent of its privacy, and what the next round costs it"}),
     "sites": ({"--json": False}, 0, "sites [--json]",
               {"sites": "what each site sent and brought, and which of them to look at"}),
     "nodes": ({"--json": False}, 0, "nodes [--json]", {"nodes": "the sites and auditors, and what each has sent"}),

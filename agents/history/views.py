@@ -258,6 +258,26 @@ def _as_used(metrics: Fields) -> Row:
     return {"accuracy": whole["value"], "balanced_accuracy": mean["value"]}
 
 
+def privacy(history: History) -> Row:
+    """What each site has spent of its privacy by its newest verdict, and what one more session like that one costs."""
+    agreed, rows = history.row(1)["plan"].get("privacy"), dict[str, Row]()
+    for record in history.rows():
+        if record["event"] == "site-added" and record["role"] == "site":
+            rows.setdefault(record["site"], {"site": record["site"], "state": "enrolled", "sessions": 0, "spent": 0.0,
+                                             "budget": None, "left": None, "price": None, "rate": None})  # fmt: skip
+        if record["event"] in ("site-added", "site-revoked") and record["site"] in rows:
+            rows[record["site"]]["state"] = "enrolled" if record["event"] == "site-added" else "revoked"
+        if (said := record.get("privacy")) is None:
+            continue
+        row = rows[record["site"]]
+        spent, budget = said["spent"], said["budget"]
+        row |= {"spent": spent, "budget": budget, "rate": said["rate"], "sessions": row["sessions"] + 1}
+        row |= {"left": round(budget - spent, 4), "price": round(said["next"] - spent, 4)}
+        if row["state"] != "revoked":
+            row["state"] = "spent" if said["next"] > budget else "enrolled"
+    return {"agreed": agreed, "sites": list(rows.values()) if agreed else []}
+
+
 def nodes(totals: Row) -> list[Row]:
     """One row per site or auditor ever enrolled, in order of first enrolment."""
     return [{**row, "key": fingerprint(row["key"])} for row in totals["nodes"].values()]
@@ -313,6 +333,7 @@ VIEWS: dict[str, Callable[[Asked], Any]] = {
     "diff": lambda asked: diff(*map(asked.history.row, asked.numbers)),
     "best": lambda asked: best(asked.totals(), asked.history.row),
     "scores": lambda asked: scores(asked.history),
+    "privacy": lambda asked: privacy(asked.history),
     "sites": lambda asked: _sites(asked.history),
     "nodes": lambda asked: nodes(asked.totals()),
     "status": lambda asked: status(asked.totals(), asked.waiting(), asked.now),

@@ -44,7 +44,7 @@ def sent_of(record: Record, said: Verdict, started: Started, released: Blob | No
         released: The model of the release that it started from.
     """
     claim, model, architecture = known(said.claim, None), known(said.candidate, said.model), said.architecture
-    if claim is None or model is None or not isinstance(architecture, str):
+    if (claim is None and said.privacy is ABSENT) or model is None or not isinstance(architecture, str):
         raise wrong(record, "a submission has a claim, a model and an architecture")
     return Sent(
         site=said.site,
@@ -58,6 +58,7 @@ def sent_of(record: Record, said: Verdict, started: Started, released: Blob | No
         model=model,
         architecture=architecture,
         released=released,
+        privacy=said.privacy,
     )
 
 

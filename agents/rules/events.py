@@ -113,6 +113,22 @@ class Work(Typed):
     seconds: float = said("From the first step to the last.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spent(Typed):
+    """What a session cost a site's privacy, and what it has spent in all: its word, see `rules.privacy`."""
+
+    unit: str = said("Of what one more or less is hidden: `image` or `patient`.")
+    sampling: str = said("`poisson`: each unit comes into a step by itself.")
+    clip: float = said("The longest gradient of a unit.")
+    noise: float = said("The noise's deviation, in units of `clip`.")
+    rate: float = said("The probability with which a step takes a unit.")
+    steps: int = said("Steps of this session.")
+    delta: float = said("With which probability epsilon need not hold.")
+    spent: float = said("Epsilon of all that the site has trained, this session included.")
+    next: float = said("The same after one more session like this one.")
+    budget: float = said("The most that the site spends.")
+
+
 class Event(Typed):
     """What a record says, beside its number, its time and the record before it."""
 
@@ -214,7 +230,7 @@ class Verdict(Event):
     epoch: int = said("The epoch, from 1; of a report, how many there were.")
     examples: int = said("How many images the site trains on.")
     builds_on: int | Absent = said("The record of the release that the session started from.", absent=True)
-    claim: Local | Absent | None = said("What the site measured.", absent=True)
+    claim: Local | Absent | None = said("What the site measured; null where privacy is agreed.", absent=True)
     model: Blob | None = said("The model's file: what became current, else what was sent; null of a report.")
     architecture: str | Absent | None = said("SHA-256 of the canonical spec; null of a report.", absent=True)
     metrics: Metrics | None = said("What it scored on the holdout; null where nothing was scored, or may be told.")
@@ -227,6 +243,7 @@ class Verdict(Event):
     share: float | Absent | None = said("Its share in the model; null where that may not be told.", absent=True)
     staleness: int | Absent = said("How often others had changed the current model meanwhile.", absent=True)
     margin: float | Absent = said(_FOUND, absent=True)
+    privacy: Spent | Absent = said("Where privacy is agreed: what the site has spent, by its word.", absent=True)
     base: Blob | Absent = said(
         "What the step starts from that was added, if it is not the current model: the release's model, or what was "
         "last taken of the same session.",

@@ -40,7 +40,9 @@ from fedssh.rules.events import (
     RoundRefused,
     SiteAdded,
     SiteRevoked,
+    Spent,
     TurnPassed,
+    Verdict,
 )
 from fedssh.rules.gate import Gate
 from fedssh.rules.metrics import best as better_of
@@ -137,6 +139,21 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Spending:
+    """What a site has spent of its privacy, as its verdicts tell.
+
+    Attributes:
+        charges: Rate and steps of what it trained here, each rate once, ascending.
+        spent, next, budget: As it said last, see `events.Spent`.
+    """
+
+    charges: tuple[tuple[float, int], ...]
+    spent: float
+    next: float
+    budget: float
+
+
+@dataclass(frozen=True)
 class Federation:
     """The state after a record.
 
@@ -156,6 +173,7 @@ class Federation:
         used: What each site has used of its rates, see `rates`; empty where none were agreed.
         taken: Of each site's running session, what was last taken, see `Taken`.
         slots: Of each site, what waits; see `Slot`.
+        spent: Of each site, what its privacy has cost, where that is agreed; no rollback changes it.
     """
 
     genesis: Genesis
@@ -174,6 +192,7 @@ class Federation:
     used: Mapping[str, rates.Used] = field(default_factory=dict)
     taken: Mapping[str, Taken] = field(default_factory=dict)
     slots: Mapping[str, Slot] = field(default_factory=dict)
+    spent: Mapping[str, Spending] = field(default_factory=dict)
 
     @property
     def kept(self) -> frozenset[str]:
@@ -209,6 +228,15 @@ class Federation:
     def sites(self) -> tuple[Member, ...]:
         """The sites that train, in order of enrolment."""
         return tuple(member for member in self.members if member.role == "site" and not member.revoked)
+
+    @functools.cached_property
+    def able(self) -> tuple[str, ...]:
+        """The sites that may be asked to train: all but those whose privacy budget another session would exceed."""
+        return tuple(site.name for site in self.sites if not self._is_spent(site.name))
+
+    def _is_spent(self, site: str) -> bool:
+        found = self.spent.get(site)
+        return found is not None and found.next > found.budget
 
     @property
     def enrolled(self) -> tuple[Member, ...]:
@@ -346,6 +374,8 @@ def _begun(record: Record) -> Federation:
 def _advanced(state: Federation, record: Record) -> Federation:
     _ = record.time  # has its form
     changed = _after(state, record, record.said)
+    if isinstance(record.said, Verdict) and isinstance(record.said.privacy, Spent):
+        changed = dataclasses.replace(changed, spent=_more_spent(state, record.said.site, record.said.privacy))
     used = rates.follow(state.used, record.fields, state.rates)
     changed = dataclasses.replace(changed, sequence=record.sequence, head=record.hash, used=used)
     return _with_turn(state, changed, record.said)
@@ -400,6 +430,14 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
         case Reopened():
             return dataclasses.replace(state, finished=False, sessions=said.sessions)
     return state
+
+
+def _more_spent(state: Federation, site: str, said: Spent) -> Mapping[str, Spending]:
+    before = state.spent.get(site)
+    charges = dict(before.charges if before else ())
+    charges[said.rate] = charges.get(said.rate, 0) + said.steps
+    found = Spending(tuple(sorted(charges.items())), said.spent, said.next, said.budget)
+    return {**state.spent, site: found}
 
 
 def _taken(state: Federation, said: Accepted) -> Mapping[str, Taken]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fedssh.errors import BundleError
-from fedssh.forms import checked, one_of, shown
+from fedssh.forms import Form, checked, one_of, shown
 from fedssh.rules.label_shares import SHARES
+from fedssh.rules.privacy import Privacy, check_privacy, read_privacy
 from fedssh.rules.terms import FORMS, LATER, check_calibrate, check_momentum, check_weight_decay, written_loss
 
 _UPDATE = "update fedssh here, and start again"
@@ -51,6 +52,8 @@ class Plan:
         label_shares: Where it is: of each class the share of the coordinator's holdout, see `label_shares`.
         unlabelled: `fixmatch:…`: sites learn from images without labels, too (`models.fixmatch`; Sohn et al. 2020).
             Those with labels are counted, scored and held out as ever.
+        privacy: Units are hidden by clipped gradients and noise, up to a budget (`privacy`; Abadi et al. 2016); nothing
+            that is measured on a site's images leaves it. In rounds only.
         metric: What the policy compares first. `balanced_accuracy` and `f1` also take the place of accuracy where a
             site tells what improved; its claims say loss and accuracy all the same.
     """
@@ -76,6 +79,7 @@ class Plan:
     calibrate: str = "none"
     label_shares: tuple[float, ...] = ()
     unlabelled: str = "none"
+    privacy: Privacy | None = None
     metric: str = "accuracy"
 
 
@@ -91,7 +95,7 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
             the whole plan, or not at all.
     """
     found = {**_OLDER, **given}
-    forms = {**FORMS, "loss": one_of(*LOSSES), "label_shares": SHARES}
+    forms = {**FORMS, "loss": one_of(*LOSSES), "label_shares": SHARES, "privacy": Form(read_privacy)}
     optional = (*LATER, "label_shares")
     names = [field.name for field in fields(Plan) if field.name not in optional or field.name in given]
     if unknown := sorted(given.keys() - {field.name for field in fields(Plan)}):
@@ -113,6 +117,12 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
         check_calibrate(plan.calibrate, plan.class_weights)
     except ValueError as error:
         raise BundleError(f"the training plan's {error}") from None
+    try:
+        check_privacy(vars(plan), {field.name: field.default for field in fields(Plan)})
+    except ValueError as error:
+        raise BundleError(f"the training plan's {error}") from None
+    if plan.privacy is not None and plan.publish != "session":
+        raise BundleError("'privacy' of the training plan belongs to rounds")
     if (plan.calibrate != "none") != bool(plan.label_shares):
         there = "has" if plan.label_shares else "lacks"
         raise BundleError(f"the training plan {there} 'label_shares', and its 'calibrate' is {plan.calibrate}")

@@ -18,14 +18,18 @@ from typing import Any
 from fedssh.errors import SettingsError
 from fedssh.forms import Expected, Form, checked, number, one_of
 
+POISSON = "poisson"  # how units come into a step
 UNITS = ("image", "patient")
 INSTALL = "pip install 'fedssh[privacy]' counts what differential privacy costs"
 SITE_LEVEL = (
     "privacy of a whole site is refused: with ten sites its noise is 190 times the signal, so nothing is learned; "
     "units are image and patient"
 )
+MOST = 1e6  # an epsilon beyond which nothing is said
 STEP = 1e-4  # what is spent is rounded up to a multiple of this, so that machines agree about it
 NEAR = 1e-3  # by what two machines may differ: the share of what is spent
+
+UNMIXED = ("class_weights", "calibrate", "clip_norm", "augment", "precision", "local", "site_rates", "unlabelled")
 
 _FORMS: Mapping[str, Form[Any]] = {
     "unit": one_of(*UNITS),
@@ -103,6 +107,20 @@ def _parts(text: str) -> dict[str, Any]:
     return found
 
 
+def check_privacy(agreed: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+    """Raise ValueError where something is agreed beside privacy that it does not cover, or that has no test with it.
+
+    Args:
+        agreed: Of a plan, by name; what is missing is as usual.
+        usual: What each is where nobody asks for it.
+    """
+    if agreed.get("privacy") is None:
+        return
+    for name in UNMIXED:
+        if (found := agreed.get(name, usual[name])) != usual[name]:
+            raise ValueError(f"privacy goes with no {name.replace('_', '-')}, found {found}")
+
+
 PRIVACY: Form[dict[str, Any]] = Form(lambda value: read_privacy(value).fields())
 
 
@@ -116,7 +134,7 @@ def charge_of(privacy: Privacy, examples: int, batch_size: int, epochs: int) -> 
 
 
 def epsilon(charges: Iterable[Charge], delta: float) -> float:
-    """What these steps reveal together: epsilon at `delta`, rounded up to `STEP`; 0 for none, infinite beyond counting.
+    """What these steps reveal together: epsilon at `delta`, rounded up to `STEP`; 0 for none, at most `MOST`.
 
     The order of charges makes no difference. Takes some tenths of a second.
 
@@ -143,7 +161,7 @@ def _epsilon(charges: tuple[Charge, ...], delta: float) -> float:
         part = _of_a_step(charge.noise, charge.rate).self_compose(charge.steps)
         total = part if total is None else total.compose(part)
     found = float(total.get_epsilon_for_delta(delta))  # type: ignore[union-attr]
-    return math.ceil(found / STEP - 1e-6) * STEP if math.isfinite(found) else math.inf
+    return round(math.ceil(found / STEP - 1e-6) * STEP, 4) if found < MOST else MOST
 
 
 @functools.lru_cache(maxsize=64)

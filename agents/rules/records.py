@@ -24,6 +24,7 @@ from fedssh.rules.events import (
     RoundExtended,
     RoundOpened,
     RoundRefused,
+    Spent,
     Verdict,
     Work,
 )
@@ -48,10 +49,11 @@ class Sent:
         examples: How many images the site trains on.
         builds_on: The record of the release that the session started from.
         started: What that release says of it.
-        claim: What the site measured.
+        claim: What the site measured; None where privacy is agreed.
         model: Its file.
         architecture: SHA-256 of its spec.
         released: The model of the release that the session started from; None where nobody asks for it.
+        privacy: What the site has spent by its word, where privacy is agreed.
     """
 
     site: str
@@ -61,10 +63,11 @@ class Sent:
     examples: int
     builds_on: int
     started: Started
-    claim: Local
+    claim: Local | None
     model: Blob
     architecture: str
     released: Blob | None = None
+    privacy: Spent | Absent = ABSENT
 
     @property
     def turns(self) -> int:
@@ -137,6 +140,7 @@ def verdict(
         "examples": sent.examples,
         "builds_on": sent.builds_on,
         "claim": sent.claim,
+        "privacy": sent.privacy,
         "model": model or sent.model,
         "architecture": sent.architecture,
         "metrics": None if hide else told(state.gate, decided.metrics),
@@ -221,7 +225,7 @@ def reported(state: Federation, over: Over) -> Report | Refused:
 
 def opening(state: Federation) -> RoundOpened | None:
     """The next round, when it can open."""
-    sites = [site.name for site in state.sites]
+    sites = list(state.able)
     policy = state.policy
     if state.round or state.finished or state.all_sessions_done() or not can_open(policy, sites):
         return None
@@ -233,6 +237,8 @@ def opening(state: Federation) -> RoundOpened | None:
         f"{len(chosen)} of {len(sites)} sites; closes with all of them, or after "
         f"{policy.values['deadline']:g} s with {needed(policy, len(chosen))}"
     )
+    if spent := len(state.sites) - len(sites):
+        reason += f"; {spent} with no privacy budget left"
     return RoundOpened(round=number, sites=chosen, reason=reason)
 
 
@@ -244,7 +250,7 @@ def due_now(state: Federation, now: float) -> Due:
     """
     if state.round is None:
         return Due.NOTHING
-    return due(state.policy, state.round, [site.name for site in state.sites], now)
+    return due(state.policy, state.round, state.able, now)
 
 
 def extension(state: Federation, now: float) -> RoundExtended | None:
@@ -254,7 +260,7 @@ def extension(state: Federation, now: float) -> RoundExtended | None:
         return None
     wanted = needed(state.policy, len(current.selected))
     reason = f"{len(current.updates)} of {wanted} updates in time; now every site may send one"
-    return RoundExtended(round=current.number, sites=tuple(site.name for site in state.sites), reason=reason)
+    return RoundExtended(round=current.number, sites=state.able, reason=reason)
 
 
 def too_few(state: Federation, current: Round) -> Decision | None:
@@ -309,12 +315,23 @@ def closed_empty(
 
 def finished(state: Federation) -> Finished | None:
     """The end of the federation, when all sessions or rounds that were agreed are done."""
-    if state.finished or not state.all_sessions_done():
+    if state.finished:
         return None
+    if not state.all_sessions_done():
+        return _spent(state)
     if state.policy.rounds:
         return Finished(reason=f"{state.rounds} {'round' if state.rounds == 1 else 'rounds'} closed, as agreed")
     sessions = f"{state.sessions} {'session' if state.sessions == 1 else 'sessions'}"
     return Finished(reason=f"every site has trained {sessions}")
+
+
+def _spent(state: Federation) -> Finished | None:
+    """The end of the federation, when too few sites have privacy budget left for a round that they could train."""
+    enough = can_open(state.policy, [site.name for site in state.sites]) if state.policy.rounds else False
+    if state.round is not None or not enough or can_open(state.policy, state.able):
+        return None
+    left = len(state.able)
+    return Finished(reason=f"{left} of {len(state.sites)} sites have privacy budget left, too few for a round")
 
 
 def evidence_agreed(state: Federation) -> bool:

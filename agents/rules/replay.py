@@ -16,6 +16,8 @@ without whoever reads the history seeing it. What stays hers:
     a turn              under `split` she may say that other steps were taken in it, and with other bytes
     a mix               she may say that another of several scored best, that Krum found others to be near, and that a
                         model is the mix or mean of what it names: nobody else has the weights of all
+    what privacy costs  that a site's sessions come to what it says is the judge's word; that it fits the plan, never
+                        falls and stays in its budget is recomputed
     what sites say      she may repeat it wrongly; a site that looks finds it in its own verdict
     the operator        she may revoke, enrol, pass a turn, roll back, finish, reopen or end a round at any time
     the clock           she may write another time, so a deadline is hers
@@ -37,7 +39,7 @@ from typing import Any, TypeVar
 
 from fedssh.errors import LedgerError
 from fedssh.forms import canonical
-from fedssh.rules import orders, rates, records, site_scores
+from fedssh.rules import orders, private_claims, rates, records, site_scores
 from fedssh.rules.compared import (
     STEP_SECONDS,
     check_genesis,
@@ -97,7 +99,9 @@ ENDED = re.compile(f"{orders.FINISHED}|{orders.ROLLED_BACK}([1-9][0-9]{{0,15}})"
 NO_JUDGE = ("revoked", "round ", orders.FINISHED, orders.ROLLED_BACK)  # other reasons than a judge's
 TOO_FEW = re.compile(r"[0-9]+ of [0-9]+ updates")
 
-JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, BEARING, MADE, TURN, BUNDLE, OPERATOR, CLOCK, RATE, OLDER, NEWER = WORDS = (
+JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, BEARING, MADE, TURN, BUNDLE, OPERATOR, CLOCK, RATE, PRICE, OLDER, NEWER = (
+    WORDS
+) = (
     "that the judge could not do it",
     "whether sites can go on from a model",
     "what the ladder hides",
@@ -111,6 +115,7 @@ JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, BEARING, MADE, TURN, BUNDLE, OPERATOR
     "what an operator decided",
     "what time it was",
     "bundles above the rate that was agreed",
+    "what a site's privacy costs",
     "what an older version left out",
     "what this program does not know",
 )
@@ -285,6 +290,9 @@ class Replay:
             self._check_refused_report(state, record, said, started)
             return
         sent = sent_of(record, said, started, self._released_by(record, state, said.builds_on))
+        if why := private_claims.objection(state, sent.site, sent.examples, sent.epoch, sent.claim, sent.privacy):
+            raise wrong(record, why)
+        self._word(PRICE, sent.privacy is not ABSENT)
         if reason := state.objection(sent.site, sent.started):
             same(record, records.verdict(state, sent, Decision(False, reason)))
             return

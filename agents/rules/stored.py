@@ -8,7 +8,7 @@ from typing import Any
 
 from fedssh.errors import LedgerError
 from fedssh.rules.events import HEAD, Blob, Genesis, Record
-from fedssh.rules.federation import Current, Federation, Member, Slot, Taken
+from fedssh.rules.federation import Current, Federation, Member, Slot, Spending, Taken
 from fedssh.rules.rounds import Round, Update
 from fedssh.rules.standing import LastRound, Layers
 from fedssh.rules.typed import plain
@@ -17,7 +17,7 @@ from fedssh.rules.typed import plain
 def to_value(state: Federation) -> dict[str, Any]:
     """A state as JSON, without its number and hash; `from_value` makes exactly this state of it again."""
     value = {field.name: plain(getattr(state, field.name)) for field in dataclasses.fields(state)}
-    del value["sequence"], value["head"], value["taken"], value["slots"]
+    del value["sequence"], value["head"], value["taken"], value["slots"], value["spent"]
     release, current = state.release, state.round
     return value | {
         "current": {name: one for name, one in _members(state.current).items() if name != "layers" or one is not None},
@@ -31,6 +31,7 @@ def to_value(state: Federation) -> dict[str, Any]:
         },
         **({"taken": {site: _members(one) for site, one in state.taken.items()}} if state.taken else {}),
         **({"slots": {site: _members(one) for site, one in state.slots.items()}} if state.slots else {}),
+        **({"spent": {site: _members(one) for site, one in state.spent.items()}} if state.spent else {}),
     }  # fmt: skip
 
 
@@ -71,6 +72,10 @@ def _from(value: Mapping[str, Any], sequence: int, head: str) -> Federation:
         "slots": {
             site: Slot(**one | {name: _blob(one[name]) for name in ("candidate", "base")})
             for site, one in value.get("slots", {}).items()
+        },
+        "spent": {
+            site: Spending(**one | {"charges": tuple((rate, steps) for rate, steps in one["charges"])})
+            for site, one in value.get("spent", {}).items()
         },
     })  # fmt: skip
 

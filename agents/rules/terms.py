@@ -18,6 +18,7 @@ from fedssh.forms import Expected, Form, checked, number, one_of, text, whole, y
 from fedssh.rules import thresholds
 from fedssh.rules.gate import MARGIN, Gate
 from fedssh.rules.metrics import CLASSES, FIRST, IN_UNITS, METRICS, OF_TASK, task_of
+from fedssh.rules.privacy import PRIVACY, check_privacy
 from fedssh.rules.unlabelled import UNLABELLED
 from fedssh.rules.vocabulary import GATES, PARAMETER_FREE
 
@@ -49,8 +50,11 @@ LATER = (
     "precision",
     "calibrate",
     "unlabelled",
+    "privacy",
 )
-WHOLE = ("proximal", "class_weights", "clip_norm", "local", "site_rates", "precision", "calibrate", "unlabelled")
+WHOLE = (
+    "proximal", "class_weights", "clip_norm", "local", "site_rates", "precision", "calibrate", "unlabelled", "privacy",
+)  # fmt: skip
 DECIDING = ("threshold", "temperature", "site_scores", "evidence")  # terms that stand in genesis beside the plan
 _POLICIES = "`charity policies` lists policies and their options"
 
@@ -137,6 +141,9 @@ class Terms:
     precision: str = term("float32", one_of(*PRECISIONS), "mixed: layers compute in bfloat16.")
     calibrate: str = term("none", one_of("none", "labels"), "Calibrate the loss for each site's own labels.")
     unlabelled: str = term("none", UNLABELLED, "Learn from images without labels, by fixmatch.", "HOW")
+    privacy: Mapping[str, Any] | None = term(
+        None, PRIVACY, "Hide units: unit=image|patient,clip=C,noise=S,delta=D,budget=EPS.", "PRIVACY"
+    )
     threshold: str = term("0.5", Form(_threshold), "Or youden, sensitivity>=X, specificity>=X.", "RULE")
     temperature: bool = term(False, yes_or_no, "Find what calibrates probabilities.")
     site_scores: str = term("off", one_of("off", "on"), "Whether sites say what releases score there.")
@@ -184,6 +191,10 @@ def agree(
         raise SettingsError(str(error), "leave --schedule out, or take another policy") from None
     if terms.evidence == "on" and not policy.rounds:
         raise SettingsError(f"--evidence is about rounds, and {policy.name} has none", "leave --evidence out")
+    if terms.privacy is not None and terms.site_scores == "on":
+        raise SettingsError(
+            "--site-scores tells of images what no noise hides, and there is --privacy", "leave one out"
+        )
     decision = thresholds.written(terms.threshold, temperature=terms.temperature)
     _check_decision(decision, spec)
     return {
@@ -291,6 +302,13 @@ def check_split(settings: Mapping[str, Any], policy: Policy) -> None:
             raise ValueError(f"{word} takes a network in one piece, and under {policy.name} it is in two rooms")
 
 
+def check_private(settings: Mapping[str, Any], policy: Policy) -> None:
+    """Raise ValueError where privacy is agreed, and with it what is not covered: see `privacy.check_privacy`."""
+    check_privacy(settings, vars(Terms()))
+    if settings["privacy"] is not None and (not policy.rounds or policy.split):
+        raise ValueError(f"privacy belongs to policies with rounds and whole networks, not to {policy.name}")
+
+
 def later_than(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Of `LATER`, what is not as by default."""
     return {name: settings[name] for name in LATER if settings[name] != getattr(Terms, name)}
@@ -387,6 +405,7 @@ def _plan(terms: Terms, policy: Policy) -> dict[str, Any]:
         check_local(terms.local, policy)
         check_split(vars(terms), policy)
         check_calibrate(terms.calibrate, terms.class_weights)
+        check_private(vars(terms), policy)
     except ValueError as error:
         raise SettingsError(f"--{error}", "leave one of the two out") from None
     same = ("batch_size", "patience", "optimizer", "learning_rate", "momentum", "proximal", "metric")

@@ -55,6 +55,7 @@ from fedssh.rules.terms import (
     check_calibrate,
     check_local,
     check_momentum,
+    check_private,
     check_weight_decay,
     gate_of,
     later_than,
@@ -328,7 +329,7 @@ def _product(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
     if values["schedule"] == "centralised":  # so that the same training is one run, whatever it stands beside
         values |= {"sites": 1, "policy": "best", "partition": "iid", "straggler": 1.0, "attack": "none"}
-        values |= {"local": "none", "control": "none"}
+        values |= {"local": "none", "control": "none", "privacy": None}
     policy = read_policy(values["policy"])
     attack = read_attack(values["attack"]) if values["attack"] != "none" else None
     schedule = values["schedule"] or ("rounds" if policy.rounds else "free")
@@ -348,6 +349,7 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         check_weight_decay(values["weight_decay"], values["optimizer"])
         check_local(values["local"], policy)
         check_calibrate(values["calibrate"], values["class_weights"])
+        check_private(values, policy)
         check_control(values, policy)
         if gate_of(values["gate"], values["margin"]).paired and values["metric"] != "accuracy":
             raise ValueError(f"the gate {values['gate']} is for accuracy, not for {values['metric']}")

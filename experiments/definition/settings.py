@@ -4,7 +4,7 @@
                score_sites, evidence, control
 [plan]         optimizer, learning_rate, momentum, batch_size, epochs, patience, publish, proximal, class_weights,
                learning_rate_schedule, warmup, clip_norm, weight_decay, augment, local,
-               site_rates, precision, calibrate, unlabelled
+               site_rates, precision, calibrate, unlabelled, privacy
 [data]         dataset, partition, coordinator, weights, per_label, outliers, train, holdout, test, folds, fold,
                labelled, validation
 """

@@ -108,6 +108,10 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
         model, current, first = (Scorer().read(Path(wanted[whose])) for whose in ("model", "current", "first"))
         return vars(Probe(SPEC, wanted["plan"], lambda: None).check(model, ("c", current), ("f", first)))
+    if wanted := request.get("spent"):
+        from fedssh.rules.privacy import Charge, epsilon
+
+        return {"spent": epsilon([Charge(*one) for one in wanted["charges"]], wanted["delta"])}
     if "mix" in request:
         return combining.mix(Scorer(), request["mix"])
     if "round" in request:

@@ -162,7 +162,7 @@ def test_a_published_model_scores_what_its_claim_says(site: SmallSite) -> None:
     model = site.exchange.outgoing / f"{claim.id}.safetensors"
     site.release(2, weights=read_weights(model, shapes()))
     received = site.exchange.newest(site.terms(), site.state)
-    assert received is not None
+    assert received is not None and claim.metrics is not None
     score = Network(site.data, 1, 1, None).adopt(received, read_plan(received.release.plan))
     assert score.loss == pytest.approx(claim.metrics.loss, rel=1e-5)
     assert score.accuracy == pytest.approx(claim.metrics.accuracy)
@@ -351,7 +351,8 @@ def test_a_calibrated_loss_is_told_once_and_is_in_no_claim(site: SmallSite, told
     received = Alice(site.exchange, site.state, plain, None, 0.0, threading.Event(), LIMITS)._look()
     assert received is not None
     score = plain.adopt(received, read_plan(PLAN))
-    assert score.loss == pytest.approx(site.claims()[-1].metrics.loss, rel=1e-5)
+    (*_, last) = site.claims()
+    assert last.metrics is not None and score.loss == pytest.approx(last.metrics.loss, rel=1e-5)
     rows = terms.rows(site.terms())
     assert "plan: calibrate" not in rows
     site.release(3, plan=written_loss(plan, "auto"))
@@ -775,7 +776,7 @@ def test_old_checkpoints_that_bob_has_not_taken_are_pruned(site: SmallSite) -> N
 def publish(site: SmallSite, tensors: Mapping[str, np.ndarray], session: int, epoch: int) -> None:
     architecture = manifest_architecture()
     time.sleep(0.002)  # an id sorts by its millisecond
-    times = {"started": manifest.now(), "created": manifest.now()}
+    times: dict[str, Any] = {"started": manifest.now(), "created": manifest.now()}
     metrics = Local(0.5, 0.5)
     claim = manifest.Claim(manifest.new_id(), architecture, 1, session, epoch, 10, metrics, **times)
     site.exchange.publish(claim, tensors, SPEC)

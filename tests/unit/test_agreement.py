@@ -11,7 +11,7 @@ import pytest
 
 from experiments.definition.read import read
 from fedssh.charity.cli import InitSettings
-from fedssh.errors import AgentError, SettingsError
+from fedssh.errors import AgentError, BundleError, SettingsError
 from fedssh.rules import plan as alice
 from fedssh.rules.label_shares import label_shares
 from fedssh.rules.metrics import OF_TASK
@@ -84,7 +84,9 @@ LATER_TERMS: dict[str, Any] = {
     "weight_decay": 0.01, "augment": "flips,contrast", "local": "batchnorm",
     "site_rates": 0.25, "precision": "mixed", "calibrate": "labels",
     "unlabelled": "fixmatch:threshold=0.8,weight=1,ratio=3,decay=0.9",
+    "privacy": {"unit": "image", "clip": 1.0, "noise": 1.1, "delta": 1e-5, "budget": 8.0},
 }  # fmt: skip
+IN_ROUNDS = ("local", "privacy")
 
 
 def test_a_plan_without_what_came_later_is_the_plan_of_before() -> None:
@@ -95,14 +97,51 @@ def test_a_plan_without_what_came_later_is_the_plan_of_before() -> None:
 
 @pytest.mark.parametrize(("name", "value"), LATER_TERMS.items())
 def test_what_came_later_stands_in_the_plan_and_is_refused_by_programs_from_before(name: str, value: Any) -> None:
-    rounds = {"epochs": 1, "publish": "session"} if name == "local" else {}
+    rounds = {"epochs": 1, "publish": "session"} if name in IN_ROUNDS else {}
     found = agreed(optimizer="sgd", policy="fedavg" if rounds else "best", **{name: value})["plan"]
     others = {**OLD_PLAN, "optimizer": "sgd", **rounds}
     assert found == {**others, name: value, "loss": f"binary_crossentropy with {name}"}
     assert found["loss"] not in alice.LOSSES, "of the plan's members that is one that Alice always checked"
     if name == "calibrate":
         found["label_shares"] = label_shares([1, 3])  # the coordinator adds them when she has looked at her holdout
-    assert getattr(alice.read_plan(found), name) == value
+    read = getattr(alice.read_plan(found), name)
+    assert (read.fields() if name == "privacy" else read) == value
+
+
+PRIVATE = {"policy": "fedavg", "privacy": "unit=image,clip=1,noise=1.1,delta=1e-5,budget=8"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"policy": "best"}, "--privacy belongs to policies with rounds and whole networks, not to best"),
+        ({"class_weights": "balanced"}, "--privacy goes with no class-weights, found balanced"),
+        ({"local": "batchnorm"}, "--privacy goes with no local, found batchnorm"),
+        ({"clip_norm": 1.0}, "--privacy goes with no clip-norm, found 1.0"),
+        ({"site_rates": 0.5}, "--privacy goes with no site-rates, found 0.5"),
+        ({"site_scores": "on"}, "--site-scores tells of images what no noise hides"),
+        ({"privacy": "unit=site,clip=1,noise=1,delta=1e-5,budget=8"}, "its noise is 190 times the signal"),
+    ],
+)
+def test_what_privacy_does_not_cover_is_refused_beside_it(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        agreed(**PRIVATE | changes)
+    read = load(Terms, "charity", {"privacy": PRIVATE["privacy"]}, {})
+    assert agreed(policy="fedavg", privacy=read.privacy)["plan"]["privacy"]["noise"] == 1.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"publish": "improved"}, "'privacy' of the training plan belongs to rounds"),
+        ({"clip_norm": 1.0}, "privacy goes with no clip-norm"),
+        ({"privacy": {"unit": "image"}}, "clip is missing"),
+    ],
+)
+def test_a_site_refuses_a_plan_whose_privacy_does_not_hold(changes: dict[str, Any], said: str) -> None:
+    plan = agreed(**PRIVATE)["plan"] | changes
+    with pytest.raises(BundleError, match=said):
+        alice.read_plan(written_loss(plan, "auto"))
 
 
 @pytest.mark.parametrize("metric", OF_TASK["classes"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedssh import manifest as m
 from fedssh.errors import BundleError
 from fedssh.forms import canonical, parse
-from fedssh.rules.events import Blob, Local
+from fedssh.rules.events import Blob, Local, Spent
 
 JSON = st.recursive(
     st.none()
@@ -111,12 +111,34 @@ def test_a_field_out_of_form_is_named(change: dict[str, Any], message: str) -> N
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(m.Submission)] + ["kind", "format"])
+@pytest.mark.parametrize(
+    "field", [f.name for f in dataclasses.fields(m.Submission) if f.name != "privacy"] + ["kind", "format"]
+)
 def test_a_missing_field_is_an_error(field: str) -> None:
     value = json.loads(submission().to_bytes())
     del value[field]
     with pytest.raises(BundleError):
         m.Submission.from_bytes(canonical(value))
+
+
+SPENT = Spent(
+    unit="image", sampling="poisson", clip=1.0, noise=1.1, rate=0.05, steps=19, delta=1e-5, spent=0.5, next=0.6,
+    budget=8.0,
+)  # fmt: skip
+
+
+def test_what_was_spent_is_read_as_it_was_said() -> None:
+    said = dataclasses.replace(submission(), metrics=None, privacy=SPENT)
+    assert m.Submission.from_bytes(said.to_bytes()) == said
+    plain = json.loads(submission().to_bytes())
+    assert "privacy" not in plain, "where none was agreed, a submission is the same bytes as ever"
+    for name, wrong in (("unit", "site"), ("sampling", "shuffled"), ("steps", 1.5), ("spent", None), ("rate", "x")):
+        value = plain | {"privacy": SPENT.fields() | {name: wrong}}
+        with pytest.raises(BundleError, match=name):
+            m.Submission.from_bytes(canonical(value))
+    less = {name: one for name, one in SPENT.fields().items() if name != "noise"}
+    with pytest.raises(BundleError, match="lacks 'noise'"):
+        m.Submission.from_bytes(canonical(plain | {"privacy": less}))
 
 
 def test_ids_are_uuid7_in_order_of_time() -> None:

@@ -151,6 +151,9 @@ NEVER = {
     ("refused", "state"),
     ("counted", "margin"),
     ("round-refused", "margin"),
+    ("accepted", "privacy"),  # of plans with privacy; see tests/integration/test_charity_private.py
+    ("refused", "privacy"),
+    ("counted", "privacy"),
     ("report", "passed"),  # of sites that train when new images come; a word of theirs, as all of a report
 }  # of what is accepted only; a record
 # that says it all the same is refused, see test_replay_attacks

@@ -245,7 +245,7 @@ def test_a_claim_says_what_was_measured_and_nothing_else(metrics: dict[str, floa
     read = Claim.from_bytes(claim(metrics))
     assert read.to_bytes() == claim(metrics)
     assert Local.read(metrics, "the claim").fields() == metrics
-    assert (read.metrics.measure, read.metrics.value) == list(metrics.items())[1]
+    assert read.metrics is not None and (read.metrics.measure, read.metrics.value) == list(metrics.items())[1]
 
 
 @pytest.mark.parametrize(

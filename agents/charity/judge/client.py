@@ -22,8 +22,10 @@ from typing import Any
 from fedssh.charity.judge.protocol import MAX_LINE_BYTES
 from fedssh.commands import logging_environment
 from fedssh.errors import AgentError, JudgeError
+from fedssh.rules.privacy import Charge
 
 CHECK_WORTH = 4  # six short trainings at most, in a network that is built for the first of them
+COUNT_WORTH = 6  # the first time a library is loaded
 OPENING_WORTH = 4  # a network is built
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no submission's fault, and may pass
 
@@ -259,6 +261,15 @@ class Judge:
         request = {"policy": policy, "base": str(base), "updates": named, "server": list(map(str, server))}
         more = {"out": str(out), **({"bearing": True} if bearing else {}), **({"paired": True} if paired else {})}
         return self.ask({"round": request | more}, 1 + len(updates) + paired)
+
+    def spent(self, charges: Sequence[Charge], delta: float) -> float:
+        """What these steps reveal together: epsilon at `delta`, see `rules.privacy`.
+
+        Raises:
+            JudgeError: As `ask`; also where dp-accounting is not installed.
+        """
+        named = [[one.noise, one.rate, one.steps] for one in charges]
+        return float(self.ask({"spent": {"charges": named, "delta": delta}}, COUNT_WORTH)["spent"])
 
     def check(self, model: Path, current: Path, first: Path, plan: dict[str, Any]) -> dict[str, Any]:
         """Whether sites can go on from a model that is about to become current; see `soundness`.

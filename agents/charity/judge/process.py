@@ -36,10 +36,12 @@ from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
 from fedssh.models.data.reading import AS_IT_IS, Reading
 from fedssh.models.layout import layout
+from fedssh.models.private import objection
 from fedssh.models.recipe import balanced
 from fedssh.models.training import optimizer_of
 from fedssh.rules.label_shares import is_calibrated
 from fedssh.rules.policies import read_policy
+from fedssh.rules.privacy import Charge, epsilon, read_privacy
 from fedssh.split.turn import found as found_cut
 
 _NEVER: AbstractContextManager[Any] = contextlib.nullcontext()
@@ -85,6 +87,14 @@ def genesis(
     scorer = Scorer(spec, holdout, decision)
     if plan.get("local", "none") != "none" and not batch_normalisation(scorer.network):
         return {"unfit": f"--local {plan['local']}: {spec['name']} has no batch normalisation"}
+    if plan.get("privacy") is not None:
+        why = objection(scorer.network)
+        try:
+            epsilon([Charge(read_privacy(plan["privacy"]).noise, 1.0, 1)], 0.5)
+        except SettingsError as error:  # what counts is not installed
+            why = f"{error}; {error.hint}"
+        if why:
+            return {"unfit": f"--privacy: {why}"}
     if policy is not None and read_policy(policy).split:
         try:
             start["policy"] = found_cut(read_policy(policy), scorer.network).text
@@ -223,6 +233,8 @@ def main() -> None:
             return combining.combine(scorer, request["round"])
         if wanted := request.get("assess"):
             return assessing.assess(scorer, wanted, {arguments.split: holdout}, load)
+        if wanted := request.get("spent"):
+            return {"spent": epsilon([Charge(*one) for one in wanted["charges"]], wanted["delta"])}
         if wanted := request.get("check"):
             return check(scorer, probe_for(wanted["plan"]), wanted)
         against = scorer.right(Path(request["against"])) if request.get("against") else None

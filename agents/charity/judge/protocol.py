@@ -15,6 +15,7 @@
 {"metrics": {…}, "examples": N, "weights": {…}, "told": LINE, "label_counts": [N, …], "policy": TEXT}
 or {"unfit": reason}
 "mix" and "round" with "paired": true                            their metrics have "standard_error", too
+{"spent": {"charges": [[NOISE, RATE, STEPS], …], "delta": D}}    {"spent": EPSILON}
 under `split` also "turn", "welcome", "turned", "join", "closed"  see `turns`
 whatever it cannot do                                            {"error": reason}, of a disk with {"errno": N}
 

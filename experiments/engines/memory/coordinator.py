@@ -7,6 +7,7 @@ down of it, is the same code.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from experiments.engines.memory.models import ModelFiles, Scores, Weights, ident
 from experiments.engines.memory.turned import Turned, whole
 from fedssh.charity.judge.probe import Probe
 from fedssh.errors import JudgeError
-from fedssh.rules import averaging, coordinator, records
+from fedssh.rules import averaging, coordinator, private_claims, records
 from fedssh.rules.coordinator import Combined, Done, Joined
 from fedssh.rules.events import (
     Accepted,
@@ -33,14 +34,16 @@ from fedssh.rules.events import (
     Refused,
     Released,
     SiteAdded,
+    Spent,
 )
 from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Gate, told
+from fedssh.rules.privacy import POISSON, charge_of, epsilon
 from fedssh.rules.records import Over
 from fedssh.rules.rounds import Update, seconds_left
 from fedssh.rules.soundness import Finding
 from fedssh.rules.standing import Standing
-from fedssh.rules.typed import known
+from fedssh.rules.typed import ABSENT, Absent, known
 from fedssh.rules.vocabulary import MAKES_CURRENT
 from fedssh.weights import architecture_hash
 
@@ -347,6 +350,7 @@ class Coordinator:
             total = sum(array.size for array in sent.weights.values())
             reason = f"{bad:,} of {total:,} weights are not finite"
             return store.append(Invalid(site=sent.site, submission=submission, bundle=None, reason=reason))
+        privacy = self._spent(sent)
         said = records.Sent(
             site=sent.site,
             submission=submission,
@@ -355,7 +359,8 @@ class Coordinator:
             examples=sent.examples,
             builds_on=sent.release.sequence,
             started=standing_of(sent.release).started,
-            claim=sent.claim,
+            claim=sent.claim if privacy is ABSENT else None,
+            privacy=privacy,
             model=sent.model or store.blob(sent.weights),
             architecture=known(self.state.genesis.architecture, ""),
             released=_released(sent.release).model,
@@ -389,9 +394,29 @@ class Coordinator:
             examples=examples,
             builds_on=release.sequence,
             started=standing_of(release).started,
-            metrics=claim,
+            metrics=None if private_claims.agreed(self.state.genesis.plan) else claim,
         )
         return coordinator.report(self._store, over)
+
+    def _spent(self, sent: Sent) -> Spent | Absent:
+        """What a site's account says, where privacy is agreed: it has trained what its history tells, and no more.
+
+        Raises:
+            ValueError: It is more than may be spent, so no site would have trained.
+        """
+        plan = self.state.genesis.plan
+        privacy = private_claims.agreed(plan)
+        if privacy is None:
+            return ABSENT
+        one = charge_of(privacy, sent.examples, int(plan["batch_size"]), sent.epoch)
+        first = Spent(
+            unit=privacy.unit, sampling=POISSON, clip=privacy.clip, noise=privacy.noise, rate=one.rate, steps=one.steps,
+            delta=privacy.delta, spent=0.0, next=0.0, budget=privacy.budget,
+        )  # fmt: skip
+        spent, after = (epsilon(each, privacy.delta) for each in private_claims.owed(self.state, sent.site, first))
+        if spent > privacy.budget:
+            raise ValueError(f"a session of {sent.site} takes epsilon to {spent}, the budget is {privacy.budget:g}")
+        return dataclasses.replace(first, spent=spent, next=after)
 
     def settle(self, clock: float) -> None:
         """Open, extend and close rounds, and release, until nothing is due."""

@@ -52,7 +52,9 @@ def _warm(trainer: Trainer, plan: Plan) -> Trainer:
     if trainer.task in tasks.SEVERAL:
         labels = np.zeros((2, tasks.number_of(trainer.spec)))
     pixels = np.zeros((2, *shape), np.float32)
-    nothing = resident(Images(pixels, labels), trainer.spec, pixels if plan.unlabelled != "none" else None)
+    nothing = resident(
+        Images(pixels, labels, np.arange(2)), trainer.spec, pixels if plan.unlabelled != "none" else None
+    )
     trainer.epoch(nothing, np.arange(2), plan.batch_size)
     trainer.evaluate(nothing)
     return trainer
@@ -193,6 +195,8 @@ class Crew:
 
         What units tell of images, she asks of a release that somebody may have made for it, as nobody does here.
         """
+        if self._plan.privacy is not None:
+            return False  # nothing that is measured on images decides what leaves
         if (epoch.metrics or epoch.training).loss <= GUARD.max_worse * self._guessing:
             return False
         metrics = epoch.metrics or Local.of(trainer.measure, *trainer.evaluate(held))
