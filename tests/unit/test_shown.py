@@ -85,6 +85,7 @@ BLOCKS = {
     ("invite", "bob join"): HERE,
     ("invite", "alice join"): HERE,
     ("policy", "charity init"): HERE,
+    ("few-labels", "charity init"): HERE,
     ("verify", "BUNDLE="): HERE,
     ("verify", "charity history"): HERE,
     ("operations", "groupadd"): "not run: it makes accounts",
