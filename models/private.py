@@ -7,10 +7,10 @@ finite counts as nothing, since no noise would cover it. The step goes along
     (sum of the clipped gradients + noise * clip * N(0, 1) for each weight) / expected number of units
 
 so that how many were drawn is not told. The units' gradients are taken in a loop of the graph, which has at most ten of
-them in memory; for a small network it is quicker than `vectorized_map`, and than one after the other. Draws and noise come from NumPy's
-generator, seeded anew for each epoch with 256 bits of the operating system: who could foretell them could take the
-noise off, so no seed of a session has any part in them, and the same session never gives the same weights again.
-Numbers are float32, and the attack on the lowest bits of noise (Mironov 2012) is not defended against.
+them in memory; for a small network it is quicker than `vectorized_map`, and than one after the other. Draws and noise
+come from NumPy's generator, seeded anew for each epoch with 256 bits of the operating system: who could foretell them
+could take the noise off, so no seed of a session has any part in them, and the same session never gives the same
+weights again. Numbers are float32, and the attack on the lowest bits of noise (Mironov 2012) is not defended against.
 """
 
 from __future__ import annotations
