@@ -54,6 +54,10 @@ class ChannelError(UntrustedError):
     """A frame of a channel is malformed, not as agreed, or not sealed by the other end."""
 
 
+class MaskError(UntrustedError):
+    """A roster, or a demand for shares of secrets, is not one that this site agrees to."""
+
+
 class RollbackError(UntrustedError):
     """The coordinator offers a release that is older than, or beside, what this site has seen."""
 

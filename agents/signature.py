@@ -30,6 +30,7 @@ REPORT = "report@fedssh"
 SCORES = "scores@fedssh"
 LEDGER = "ledger@fedssh"
 CHANNEL = "channel@fedssh"
+MASKS = "masks@fedssh"
 
 MAX_BYTES = 8192
 _MAGIC = b"SSHSIG"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import importlib
 import os
 import shlex
 import signal
@@ -29,10 +30,15 @@ examples:
   scripts/experiment fedavg-mnist                  again: goes on where the last one ended
   scripts/experiment thesis-nodes --only 'merge*' --seed 7 --out /tmp/merge
   scripts/experiment mine.toml --quick             the reduced version, in seconds
+  scripts/experiment pride --help                  sums that nobody sees alone: an experiment with its own options
   scripts/experiment --report results/*            write their pages, docs/explanation/results/NAME.md
 """
 
 _ONE_MACHINE = ("--out", "--data-dir", "--jobs", "--only")
+
+
+# Experiments that are no federations of our own rooms: a module each, with options of its own.
+OWN = {"pride": "experiments.pride.rounds"}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -71,11 +77,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line says; the exit code."""
-    options = parse(arguments)
+    own_one = arguments[0] in OWN if arguments else False
+    options = None if own_one else parse(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     own.use(machine.ROOT / "experiments" / "networks")
     try:
+        if options is None:
+            code: int = importlib.import_module(OWN[arguments[0]]).main(arguments[1:])
+            return code
         if options.list:
             return show_list()
         if options.report:
@@ -98,6 +108,8 @@ def show_list() -> int:
     for name, path in shipped().items():
         experiment = read(path)
         print(f"{name:<18} {len(experiment.trials) + len(experiment.runs):>4} runs   {experiment.question}")
+    for name, module in OWN.items():
+        print(f"{name:<18}    a command of its own: scripts/experiment {name} --help ({module})")
     return 0
 
 

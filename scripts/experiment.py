@@ -10,7 +10,7 @@ from scripts import environment
 
 def main(arguments: list[str]) -> int:
     """Hand over to the environment's interpreter, in the same process, unless there is only something to show."""
-    if cli.parse(arguments).list:
+    if not (arguments and arguments[0] in cli.OWN) and cli.parse(arguments).list:
         return cli.main(arguments)
     programs = environment.ensure("experiment")
     python = str(programs / "python")

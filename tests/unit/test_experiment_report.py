@@ -490,7 +490,7 @@ def test_mistakes_end_with_two_and_one_line(capsys: pytest.CaptureFixture[str], 
 def test_list_and_dry_run_show_without_doing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, _ = command(capsys, "--list")
     assert code == 0
-    assert len(out.splitlines()) == len(shipped())
+    assert len(out.splitlines()) == len(shipped()) + len(cli.OWN)
     code, out, _ = command(capsys, "ladder", "--quick", "--dry-run", "--out", str(tmp_path))
     assert code == 0
     assert out.splitlines()[0] == "to do     gate-on-seed1"

@@ -1,0 +1,108 @@
+"""The coordinator's part in a sum under masks: what the masked vectors add up to, and nothing of any one of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from fedssh.errors import MaskError
+from fedssh.masks import shamir, words
+from fedssh.masks.said import Answer, Roster, Shares, mark
+from fedssh.masks.site import common_mask, own_mask
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A sum.
+
+    Attributes:
+        vector: uint32 [n], little-endian: of the vectors that came, modulo 2**32.
+        liars: Who answered with a share that is not the marked one; the others' were enough.
+    """
+
+    vector: bytes
+    liars: tuple[str, ...]
+
+
+def check_shares(roster: Roster, shares: Shares) -> None:
+    """Check the form of what a site gives; whether it is sealed well only those can tell whom it is sealed for.
+
+    Raises:
+        MaskError: It is not of this roster, or not for each of its sites.
+    """
+    if shares.site not in roster.sites or shares.roster != roster.sha256:
+        raise MaskError(f"the shares of {shares.site} are of another roster")
+    if sorted(shares.sealed) != list(roster.sites) or sorted(shares.marks) != list(roster.sites):
+        raise MaskError(f"the shares of {shares.site} are not for each site of the roster")
+
+
+def opened(
+    roster: Roster,
+    partners: Sequence[str],
+    arrived: Sequence[str],
+    masked: bytes,
+    given: Mapping[str, Shares],
+    answers: Sequence[Answer],
+) -> Opened:
+    """Take the masks off a sum.
+
+    Args:
+        partners: Who gave shares in time, in order.
+        arrived: Of these, whose vectors are in the sum, in order.
+        masked: The sum of their masked vectors: uint32 [n], little-endian.
+        given: Of each partner, what it gave, by name.
+        answers: At most one of a site.
+
+    Raises:
+        MaskError: Too few vectors came, or too few answers are right for one of the secrets, or a partner had given
+            shares of something else; then nothing comes out.
+    """
+    if len(arrived) < roster.threshold:
+        raise MaskError(f"{len(arrived)} of {len(roster.sites)} vectors came, it takes {roster.threshold}")
+    told = [one for one in answers if one.roster == roster.sha256 and one.arrived == tuple(arrived)]
+    liars: set[str] = set()
+    secrets = {site: _joined(roster, site, site not in arrived, given[site], told, liars) for site in partners}
+    add, take = list[bytes](), list[bytes]()
+    for site in partners:
+        if site in arrived:
+            if hashlib.sha256(secrets[site]).hexdigest() != given[site].seed:
+                raise MaskError(f"{site} had given shares of another seed than it marked")
+            take.append(own_mask(secrets[site]))
+            continue
+        key = X25519PrivateKey.from_private_bytes(secrets[site])
+        if key.public_key().public_bytes_raw().hex() != roster.advert(site).masking:
+            raise MaskError(f"{site} had given shares of another key than its own")
+        for other in arrived:
+            (take if other < site else add).append(common_mask(key, roster, other, partners))
+    return Opened(words.masked(masked, add, take), tuple(sorted(liars)))
+
+
+def _joined(roster: Roster, site: str, key: bool, shares: Shares, answers: Sequence[Answer], liars: set[str]) -> bytes:
+    """A secret of a site, of shares that were marked."""
+    right: dict[int, bytes] = {}
+    for answer in answers:
+        share = _share(answer.shares.get(site, ""))
+        if share is None or mark(share) != shares.marks[answer.site][key]:
+            liars.add(answer.site)
+        else:
+            right[roster.place(answer.site)] = share
+    if len(right) < roster.threshold:
+        raise MaskError(
+            f"{len(right)} of {len(roster.sites)} sites have told a share of {site}, it takes {roster.threshold}",
+            "nothing of the round can be opened; the next one begins anew",
+        )
+    try:
+        return shamir.join(dict(list(right.items())[: roster.threshold]))
+    except ValueError:
+        raise MaskError(f"{site} had given shares of no secret") from None
+
+
+def _share(text: str) -> bytes | None:
+    try:
+        share = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return share if len(share) == shamir.SHARE_BYTES else None
