@@ -49,7 +49,8 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("release") / "model.safetensors"
     load_keras(1).utils.set_random_seed(1)
     write_weights(path, models.get_weights(models.build(SPEC)), SPEC)
-    return SimpleNamespace(model=path, header=read_header(path), layers=None)
+    standing = SimpleNamespace(policy="best")
+    return SimpleNamespace(model=path, header=read_header(path), layers=None, standing=standing)
 
 
 def trained(network: Network, release: Any) -> float:

@@ -188,8 +188,9 @@ def test_a_site_chooses_by_itself_and_trains_the_same(tmp_path: Path) -> None:
     load_keras(1).utils.set_random_seed(1)
     write_weights(tmp_path / "model.safetensors", models.get_weights(models.build(spec)), spec)
     release: Any = SimpleNamespace(
-        layers=None, model=tmp_path / "model.safetensors", header=read_header(tmp_path / "model.safetensors")
-    )
+        layers=None, model=tmp_path / "model.safetensors", header=read_header(tmp_path / "model.safetensors"),
+        standing=SimpleNamespace(policy="best"),
+    )  # fmt: skip
     told: list[str] = []
     weights = []
     for most in (10**9, 100):
