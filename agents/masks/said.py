@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 from fedssh import signature
 from fedssh.errors import MaskError
@@ -42,7 +41,7 @@ class Advert:
 
     def sign(self, key: PrivateKey) -> Advert:
         """The same, signed."""
-        return Advert(**self._unsigned(), signed=signature.sign(canonical(self._unsigned()), key, signature.MASKS))
+        return replace(self, signed=signature.sign(self._unsigned(), key, signature.MASKS))
 
     def check(self, signer: PublicKey) -> None:
         """Check that a site's key has signed it.
@@ -50,13 +49,10 @@ class Advert:
         Raises:
             SignatureError: It has not.
         """
-        signature.verify(canonical(self._unsigned()), self.signed, signature.MASKS, signer)
+        signature.verify(self._unsigned(), self.signed, signature.MASKS, signer)
 
-    def _unsigned(self) -> dict[str, Any]:
-        return {
-            "federation": self.federation, "round": self.round, "site": self.site, "sealing": self.sealing,
-            "masking": self.masking,
-        }  # fmt: skip
+    def _unsigned(self) -> bytes:
+        return canonical({name: value for name, value in asdict(self).items() if name != "signed"})
 
 
 @dataclass(frozen=True)
@@ -95,8 +91,7 @@ class Roster:
     @property
     def sha256(self) -> str:
         """Of all of it, in hex."""
-        every = [{**advert._unsigned(), "signed": advert.signed} for advert in self.adverts]
-        return hashlib.sha256(canonical({"roster": every})).hexdigest()
+        return hashlib.sha256(canonical({"roster": [asdict(advert) for advert in self.adverts]})).hexdigest()
 
     def place(self, site: str) -> int:
         """Of a site's shares, from 1."""

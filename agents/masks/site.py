@@ -114,7 +114,7 @@ class MaskedRound:
         count, least = len(roster.sites), roster.threshold
         size = shamir.coefficient_bytes(least)
         seeds = shamir.split(self._seed(), count, least, self._made("seed shares", size))
-        keys = shamir.split(_secret(self._key("masking")), count, least, self._made("key shares", size))
+        keys = shamir.split(self._made("masking", 32), count, least, self._made("key shares", size))
         sealed, marks = {}, {}
         for site, seed, key in zip(roster.sites, seeds, keys, strict=True):
             sealed[site] = self._seal(self.site, site).encrypt(_ONCE, seed + key, self._bound(self.site, site)).hex()
@@ -257,10 +257,6 @@ def _exchanged(own: X25519PrivateKey, key: str, site: str) -> bytes:
 
 def _public(key: X25519PrivateKey) -> str:
     return key.public_key().public_bytes_raw().hex()
-
-
-def _secret(key: X25519PrivateKey) -> bytes:
-    return key.private_bytes_raw()
 
 
 def _derived(secret: bytes, bound: bytes) -> bytes:

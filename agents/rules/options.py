@@ -1,4 +1,4 @@
-"""The options of policies: how each is read, its default and its meaning. Those of all rounds stand here. Pure.
+"""Options of policies, and of others written like these: forms, defaults, meanings; those of all rounds, too. Pure.
 
 `sites`, `fraction`, `minimum` and `deadline` are told in `rounds`, `server` and what belongs to it in
 `server_optimizer`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedssh.forms import Form, number, one_of, whole
+from fedssh.forms import Form, checked, nearest, number, one_of, whole
 
 Value = float | int | str
 Values = Mapping[str, Value]
@@ -53,6 +53,28 @@ ROUNDS: Mapping[str, Option] = {
     "tau": Option(POSITIVE, None, "adam and yogi: keeps small squares from making large steps [0.001]"),
 }
 FAULTY = Option(whole(0, 1000), 1, "how many sites may send anything")  # of those that look at distances
+
+
+def read_options(whose: str, parts: str, known: Mapping[str, Option]) -> dict[str, Value]:
+    """What `OPTION=VALUE,…` gives; an empty text gives nothing.
+
+    Args:
+        whose: As a message names it, such as `the policy best`.
+
+    Raises:
+        ValueError: No such option, one twice, or a value is out of range.
+    """
+    given: dict[str, Value] = {}
+    for part in parts.split(",") if parts else ():
+        key, equals, text = part.strip().partition("=")
+        if not equals:
+            raise ValueError(f"{part!r} of {whose} is not OPTION=VALUE")
+        if key not in known:
+            raise ValueError(f"{whose} has no option {key!r}{nearest(key, known)}")
+        if key in given:
+            raise ValueError(f"{whose} has {key} twice")
+        given[key] = checked(f"{key} of {whose}", text, known[key].form.read)
+    return given
 
 
 def written_out(name: str, known: Mapping[str, Option], given: Values) -> dict[str, Value]:

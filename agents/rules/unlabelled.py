@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedssh.forms import Expected, Form, checked, nearest, number, whole
-from fedssh.rules.options import Option
+from fedssh.forms import Expected, Form, number, whole
+from fedssh.rules.options import Option, read_options
 
 NONE, FIXMATCH = "none", "fixmatch"
 OPTIONS: Mapping[str, Option] = {
@@ -33,16 +33,7 @@ def read_unlabelled(value: Any) -> str:
         return NONE
     if name != FIXMATCH or (colon and not rest):
         raise Expected(f"expected {NONE} or {FIXMATCH}, perhaps with options as in {FIXMATCH}:threshold=0.9,ratio=3")
-    given: dict[str, Any] = {}
-    for part in rest.split(",") if rest else ():
-        key, equals, text = part.strip().partition("=")
-        if not equals:
-            raise ValueError(f"{part!r} of {FIXMATCH} is not OPTION=VALUE")
-        if key not in OPTIONS:
-            raise ValueError(f"{FIXMATCH} has no option {key!r}{nearest(key, OPTIONS)}")
-        if key in given:
-            raise ValueError(f"{FIXMATCH} has {key} twice")
-        given[key] = checked(f"{key} of {FIXMATCH}", text, OPTIONS[key].form.read)
+    given = read_options(FIXMATCH, rest, OPTIONS)
     every = (f"{key}={given.get(key, option.default):.9g}" for key, option in OPTIONS.items())
     return f"{FIXMATCH}:{','.join(every)}"
 

@@ -229,7 +229,6 @@ class SiteTurn:
     # steps
 
     def _take(self, line: Line, step: int) -> None:
-        epoch, at = divmod(step - 1, self.length.steps)
         images, labels = self._batch(step)
         front, wire = self._parts[0], self._agreed.wire
         batch = images if self._encoding is None else self._encoding.with_unlabelled(images, step)
@@ -250,9 +249,10 @@ class SiteTurn:
         if front.felt is not None:
             self._watch(front.felt)
         self._live = step
-        if at + 1 == self.length.steps:
+        epoch, within = divmod(step, self.length.steps)
+        if not within:
             loss, value = (total / self.length.examples for total in self._sums)
-            self._past, self._sums = Past(epoch + 1, loss, value), [0.0, 0.0]
+            self._past, self._sums = Past(epoch, loss, value), [0.0, 0.0]
             self._told(self._past)
         if self.length.ends(step, self._agreed.every):
             self._keep(step)

@@ -159,7 +159,7 @@ def _way(way: str, parties: int, key: Key, stack: contextlib.ExitStack) -> ways.
         stack.enter_context(folder)
         return masks
     known: dict[str, Callable[[], ways.Way]] = {
-        "plain": lambda: ways.plain, "whole": lambda: ways.whole, "ckks": lambda: ways.ckks,
+        "plain": lambda: ways.plain, "whole": lambda: ways.plain, "ckks": lambda: ways.ckks,
         "packed": lambda: ways.Paillier(int(key.n.bit_length()) // ways.BITS - 1, key=key),
         "single": lambda: ways.Paillier(1, textbook=True, key=key),
     }  # fmt: skip

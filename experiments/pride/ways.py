@@ -1,4 +1,4 @@
-"""Six ways to make one sum of what several parties have. Each says what it took; all but one give the same.
+"""Five ways to make one sum of what several parties have. Each says what it took; all give the same but for rounding.
 
 What goes in is float64 [n] of each party: what each weight has gone from where the round began, at most `REACH`. What
 comes out is the mean, weighed by each party's number of examples.
@@ -7,7 +7,6 @@ comes out is the mean, weighed by each party's number of examples.
     masks       nobody holds a key to a summand, see `fedssh.masks`
     packed      Paillier, 95 numbers of 32 bits in each plaintext; the parties have the key, the coordinator adds
     single      Paillier, a number in each plaintext
-    whole       plain, but each weight is rounded to a whole number before
     ckks        CKKS by TenSEAL, polynomials of degree 8192, primes of 60, 40, 40 and 60 bits; who has the key as above
 
 Seconds are those of one party (all of its steps, one party after the other was timed, the longest counts) and of the
@@ -61,11 +60,6 @@ def _averaged(sent: Sequence[bytes], examples: Sequence[int]) -> np.ndarray:
     steps = [np.frombuffer(one, "<f4").astype(np.float64) for one in sent]
     mean: np.ndarray = np.average(steps, axis=0, weights=examples)
     return mean
-
-
-def whole(steps: Sequence[np.ndarray], examples: Sequence[int]) -> Summed:
-    """As `plain`; who calls it gives whole numbers, see `rounds`."""
-    return plain(steps, examples)
 
 
 class Masks:

@@ -397,10 +397,11 @@ class Judge:
         )
 
     def _died(self) -> JudgeError:
+        assert self._process
         self._failure = self._how_it_died()
-        kind = _KilledError if self._process is not None and (self._process.poll() or 0) < 0 else _DiedError
+        killed = (self._process.returncode or 0) < 0
         self.stop()
-        return kind(self._failure)
+        return (_KilledError if killed else _DiedError)(self._failure)
 
     def _failed(self, reason: str) -> JudgeError:
         self._failure = reason

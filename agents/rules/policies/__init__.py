@@ -52,8 +52,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fedssh.forms import checked, nearest
-from fedssh.rules.options import ROUNDS, Option, Value, Values, written_out
+from fedssh.forms import nearest
+from fedssh.rules.options import ROUNDS, Option, Value, Values, read_options, written_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,19 +211,10 @@ def read_policy(text: str) -> Policy:
     """
     name, _, rest = text.strip().partition(":")
     known = _rule(name).options
-    given: dict[str, Value] = {}
-    for place, part in enumerate(rest.split(",") if rest else ()):
-        key, equals, value = part.strip().partition("=")
-        if not equals and place == 0 and known:
-            key, value = next(iter(known)), key
-        elif not equals:
-            raise ValueError(f"{part!r} of the policy {name} is not OPTION=VALUE")
-        if key not in known:
-            raise ValueError(f"the policy {name} has no option {key!r}{nearest(key, known)}")
-        if key in given:
-            raise ValueError(f"the policy {name} has {key} twice")
-        given[key] = checked(f"{key} of the policy {name}", value, known[key].form.read)
-    return Policy(name, written_out(name, known, given))
+    first = rest.partition(",")[0].strip()
+    if first and "=" not in first and known:
+        rest = f"{next(iter(known))}={rest.lstrip()}"
+    return Policy(name, written_out(name, known, read_options(f"the policy {name}", rest, known)))
 
 
 def names() -> tuple[str, ...]:
