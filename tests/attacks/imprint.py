@@ -24,6 +24,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,9 @@ def unchecked(data: Path, model: Path, attack: Imprint) -> tuple[int, int]:
     network = Network(data, 1, 1, None)
     header = write_weights(model, attack.tensors, attack.spec)
     nothing: Any = None  # nobody looks at it below the checks
+    standing: Any = SimpleNamespace(policy="best")
     plan, sent = read_plan(EVIL_PLAN), dict(attack.tensors)
-    network.adopt(Received("alice-1", nothing, nothing, model, header), plan)
+    network.adopt(Received("alice-1", nothing, standing, model, header), plan)
     network.fit(1, plan, Local(1.0, 0.0), lambda epoch: True, threading.Event())
     theirs = {(255 * image).round().astype(np.uint8).tobytes() for image in trained_on(data, attack.spec)}
     return len(read_out(sent, network.weights()) & theirs), network.examples
