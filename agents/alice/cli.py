@@ -101,6 +101,7 @@ class TrainSettings:
     patient: str | None = setting(None, "Finds the patient in a file's path: (person\\d+)_", "REGEX")
     columns: str | None = setting(None, "Of a .csv: file=NAME,label=NAME,split=…,patient=…", "NAMES")
     memory: float = setting(SHARE, "Of memory for images; more streams from disk.", "SHARE", at_least=0)
+    canaries: int = setting(0, "Mislabel N images, train on half: see audit.", "N", at_least=0)
     online: float = setting(0.0, "Train on new images only; hold an idle turn so long.", "SECONDS", at_least=0)
     wait: float = setting(0.0, "For a first release; 0: for ever.", "SECONDS", at_least=0)
     settle: float = setting(2.0, "For a last checkpoint's verdict.", "SECONDS", at_least=0)
@@ -150,7 +151,7 @@ def train(settings: TrainSettings) -> None:
         exchange.tidy()
         _agree(settings.state, settings.invitation, exchange.incoming)
 
-        from fedssh.alice import own_data
+        from fedssh.alice import canaries, own_data
 
         reading = own_data.said(settings.classes, settings.max_value, settings.patient, settings.columns)
         warn = functools.partial(tell, logger, "data", level=logging.WARNING)
@@ -162,13 +163,16 @@ def train(settings: TrainSettings) -> None:
         from fedssh.alice.own_rates import OwnRates
         from fedssh.alice.train import Alice
 
+        drawn = canaries.agreed(settings.state, settings.canaries)
+        if drawn is not None:
+            tell(logger, "canaries", f"{len(drawn)} canaries: wrong labels here, half of them trained on")
         logs = settings.state / "logs" if settings.tensorboard else None
         network = Network(
             settings.data, settings.seed, settings.threads, logs, settings.validation, reading.given,
             settings.max_value, lambda line: tell(logger, "data", line), patient=reading.patient,
             columns=reading.columns, store=store, watch_gradients=settings.watch_gradients,
             unlabelled=settings.unlabelled,
-            online=settings.online > 0,
+            online=settings.online > 0, canaries=drawn,
         )  # fmt: skip
         tell(logger, "device", f"training on {network.devices}", devices=network.devices)
         trainer = Alice(

@@ -13,6 +13,7 @@ import numpy as np
 
 from fedssh import models
 from fedssh.alice import online as online_images
+from fedssh.alice.canaries import Canaries, Parted
 from fedssh.alice.fitting import Epoch, epoch_order, fit, loss_of, made_for, new_trainer
 from fedssh.alice.incoming import Received
 from fedssh.alice.measuring import measured, threshold_of
@@ -67,6 +68,7 @@ class Network:
         columns: What the columns of a table of files are called.
         unlabelled: More of the site's images, which nobody has labelled, for a federation that learns from such images.
         online: Whether it is trained only on what `fresh` finds new.
+        canaries: Images of this site with wrong labels, which it is trained on; None has none.
         store: Where images stand that would take too much memory; None keeps all in memory.
         watch_gradients: Whether a turn under `split` ends where what comes back is not of a training on these images.
 
@@ -97,9 +99,12 @@ class Network:
         watch_gradients: bool = False,
         unlabelled: Path | None = None,
         online: bool = False,
+        canaries: Canaries | None = None,
     ) -> None:
         if not 0 <= validation < 1:
             raise SettingsError(f"--validation is {validation:g}, expected at least 0 and less than 1")
+        if online and canaries is not None:
+            raise SettingsError("--online trains on new images only, and canaries are drawn of all", "leave one out")
         self._data = data
         self._seed = seed
         self._logs = logs
@@ -132,6 +137,8 @@ class Network:
         self._unlabelled: Any = None  # an array, or a tensor where the trainer has them
         self._learns = ""  # from them, by what in this federation
         self._known: online_images.Known | None = frozenset() if online else None
+        self._canaries = canaries
+        self._parted: Parted | None = None
         self._new: list[bytes] = []
         self._looked: tuple[Any, ...] = ()
 
@@ -180,6 +187,11 @@ class Network:
                 "such images",
                 "leave it out; a federation with the plan's unlabelled=fixmatch, or split:decoder=1, trains on them",
             )
+        if self._canaries is not None and read_policy(received.standing.policy).split:
+            raise SettingsError(
+                f"--canaries: under the policy {received.standing.policy} no site has a whole model to audit",
+                "leave it out",
+            )
         self._learns = "decoder" if decoder else "fixmatch" if plan.unlabelled != "none" else ""
         if plan.privacy is not None and self._known is not None:
             raise SettingsError(
@@ -198,6 +210,7 @@ class Network:
         self._tell_calibrated(plan)
         layers, _ = read_layers(received.layers, self._shapes)
         trainer.load(read_weights(received.model, self._shapes) | layers | dict(own or {}))
+        self._measure_canaries(stop)
         with _stopping("stopped before the session began"):
             return Local.of(trainer.measure, *trainer.evaluate(self._val, stop))
 
@@ -281,10 +294,26 @@ class Network:
                 "--max-audit-auc: the images that are scored on are those that are trained on",
                 "hold some out, such as --validation 0.15",
             )
+        own = len(self._train) if self._parted is None else len(self._parted.rest)  # behind them stand canaries
+        with _stopping(INTERRUPTED):
+            return by_loss(self._loss_of_each(self._train, stop)[:own], self._loss_of_each(self._val, stop))
+
+    def _loss_of_each(self, examples: Examples, stop: threading.Event | None) -> np.ndarray:
+        assert self._trainer is not None
         if self._losses is None:
             self._losses = Losses(self._trainer.network, self._made_for[0])
-        with _stopping(INTERRUPTED):
-            return by_loss(self._losses.of(self._train, stop), self._losses.of(self._val, stop))
+        return self._losses.of(examples, stop)
+
+    def _measure_canaries(self, stop: threading.Event | None) -> None:
+        """Write down what the canaries cost the first release that this site trains from, before it does."""
+        if self._canaries is None or self._parted is None or self._canaries.measured:
+            return
+        aside = resident(self._parted.aside, self._made_for[0])
+        try:
+            with _stopping("stopped before the session began"):
+                self._canaries.measure(self._parted.known, self._loss_of_each(aside, stop))
+        except ValueError as error:
+            raise SettingsError(f"--canaries: with the release at hand {error}", "leave it out") from None
 
     def weights(self) -> Mapping[str, np.ndarray]:
         """The weights as they are now."""
@@ -412,6 +441,15 @@ class Network:
             OSError, ValueError: They cannot be read, or not as the network takes them.
             StoppedError: The store was told to stop.
         """
+        train, val = self._loaded(spec)
+        if self._canaries is None:
+            return train, val
+        if tasks.task_of(spec) != tasks.CLASSES:
+            raise SettingsError(f"--canaries are wrong labels, and the network {tasks.shown(spec)}", "leave it out")
+        self._parted = self._canaries.among(train, spec["classes"])
+        return self._parted.trained, val
+
+    def _loaded(self, spec: dict[str, Any]) -> tuple[Images, Images | None]:
         if self._reading.store is not None:
             self._reading.store.begin()
         said: dict[str, None] = {}  # once, when it is the same for both splits

@@ -19,6 +19,8 @@ from fedssh.errors import AgentError, SettingsError
 if TYPE_CHECKING:
     from fedssh.models.data.images import Images
     from fedssh.models.data.reading import Reading
+    from fedssh.models.losses import Losses
+    from fedssh.rules.canaries import Audited
     from fedssh.rules.membership import Attacked, Known
     from fedssh.rules.plan import Plan
 
@@ -160,18 +162,10 @@ def audit(spec: dict[str, Any], plan: Plan, model: Path, sides: Sides, asked: As
         AgentError: The model's losses are not finite.
         WeightsError: The file is not of this spec.
     """
-    from fedssh.models import build, get_weights, set_weights
-    from fedssh.models.backend import load_keras
-    from fedssh.models.losses import Losses
     from fedssh.models.training import resident
     from fedssh.rules.membership import by_loss
-    from fedssh.weights import read_weights
 
-    load_keras()
-    network = build(spec)
-    shapes = {name: tuple(array.shape) for name, array in get_weights(network).items()}
-    set_weights(network, read_weights(model, shapes))
-    each = Losses(network, spec)
+    each = losses(spec, model)
     try:
         found = [each.of(resident(part, spec)) for part in (sides.members, sides.non_members)]
     except ValueError as error:
@@ -180,6 +174,24 @@ def audit(spec: dict[str, Any], plan: Plan, model: Path, sides: Sides, asked: As
     if asked.shadows:
         attacks[LIRA] = _with_shadows(spec, plan, sides, found, asked)
     return attacks
+
+
+def losses(spec: dict[str, Any], model: Path) -> Losses:
+    """The losses with a model file's weights.
+
+    Raises:
+        WeightsError: The file is not of this spec.
+    """
+    from fedssh.models import build, get_weights, set_weights
+    from fedssh.models.backend import load_keras
+    from fedssh.models.losses import Losses
+    from fedssh.weights import read_weights
+
+    load_keras()
+    network = build(spec)
+    shapes = {name: tuple(array.shape) for name, array in get_weights(network).items()}
+    set_weights(network, read_weights(model, shapes))
+    return Losses(network, spec)
 
 
 def _with_shadows(spec: dict[str, Any], plan: Plan, sides: Sides, found: Sequence[Any], asked: Asked) -> Attacked:
@@ -213,11 +225,15 @@ def _with_shadows(spec: dict[str, Any], plan: Plan, sides: Sides, found: Sequenc
     return attacked(scores[: len(sides.members)], scores[len(sides.members) :], 0.0)
 
 
-def show(said: Mapping[str, Any], attacks: Mapping[str, Attacked], sides: Sides, unit: str, asked: Asked) -> None:
+def show(
+    said: Mapping[str, Any], attacks: Mapping[str, Attacked], sides: Sides, unit: str, asked: Asked,
+    canaries: Audited | None = None,
+) -> None:  # fmt: skip
     """Print what was found, and end with 1 where it is above a limit.
 
     Args:
         said: Which model it is.
+        canaries: What these say, where a site has some; no limit is about them.
 
     Raises:
         AgentError: An AUC is above the limit.
@@ -232,6 +248,7 @@ def show(said: Mapping[str, Any], attacks: Mapping[str, Attacked], sides: Sides,
             "non_members": {"from": sides.where[1], "examples": len(sides.non_members)},
             "shadows": asked.shadows,
             "attacks": {name: found.value() for name, found in attacks.items()},
+            **({} if canaries is None else {"canaries": canaries.value()}),
             "rests_on": rests,
             "remarks": sides.remarks,
         })  # fmt: skip
@@ -246,6 +263,9 @@ def show(said: Mapping[str, Any], attacks: Mapping[str, Attacked], sides: Sides,
             for name, found in attacks.items()
         ]  # fmt: skip
         print_table(("ATTACK", "AUC", "95 %", "ADVANTAGE", "95 %", *rates), rows)
+        if canaries is not None:
+            print()
+            print_table(("CANARIES", "IN", "AUC", "95 %", "GUESSED", "RIGHT", "EPSILON"), [_row(canaries)])
         print(f"\n{rests}")
         for line in sides.remarks:
             print(f"note: {line}")
@@ -253,6 +273,12 @@ def show(said: Mapping[str, Any], attacks: Mapping[str, Attacked], sides: Sides,
     if above:
         worst = max(attacks[name].auc.value for name in above)
         raise AgentError(f"an attack has an AUC of {worst:.4f}, more than {asked.max_auc:g} (--max-auc)")
+
+
+def _row(canaries: Audited) -> tuple[str, ...]:
+    of = f"at least {canaries.epsilon:.4f} at delta {canaries.delta:g} ({canaries.confidence:.0%})"
+    counts = map(str, (canaries.canaries, canaries.inside))
+    return *counts, *_cells(canaries.auc), str(canaries.guesses), str(canaries.right), of
 
 
 def _cells(known: Known) -> tuple[str, str]:
