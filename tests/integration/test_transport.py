@@ -32,14 +32,19 @@ def host(tmp_path: Path, keys: dict[str, PrivateKey]) -> Iterator[Host]:
 
 
 @contextlib.contextmanager
-def proxy(to: int, cut_after: int) -> Iterator[int]:
-    """A port that leads to another one until the client has sent so many bytes; then both ends are cut."""
+def proxy(to: int, cut_after: int, seen: bytearray | None = None) -> Iterator[int]:
+    """A port that leads to another one until the client has sent so many bytes; then both ends are cut.
+
+    What goes through, either way, stands in `seen`.
+    """
     server = socket.create_server(("127.0.0.1", 0))
 
     def pump(source: socket.socket, sink: socket.socket, left: int) -> None:
         with contextlib.suppress(OSError):
             while left > 0 and (data := source.recv(min(65536, left))):
                 sink.sendall(data)
+                if seen is not None:
+                    seen.extend(data)
                 left -= len(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
@@ -112,6 +117,20 @@ def test_a_cut_is_an_unreachable_host_and_the_next_try_works(host: Host, bundle:
     host.pin()
     host.connect().ship(bundle)
     assert (host.store / "a.bundle").read_bytes() == bundle.read_bytes()
+
+
+def test_who_listens_on_the_way_sees_when_and_how_much_and_nothing_else(host: Host, bundle: Path) -> None:
+    said, seen = b'{"examples":1201,"metrics":{"accuracy":0.9}}' * 4, bytearray()
+    bundle.write_bytes(said + bundle.read_bytes())
+    with proxy(host.port, 1 << 40, seen) as port:
+        host.pin(port)
+        host.connect(port).ship(bundle)
+    host.pin()
+    data = bundle.read_bytes()
+    assert (host.store / "a.bundle").read_bytes() == data
+    assert len(data) < len(seen) < 1.1 * len(data) + 20_000
+    assert b"examples" not in seen and b"a.bundle" not in seen
+    assert not any(data[at : at + 32] in seen for at in range(0, len(data) - 32, 10_000))
 
 
 def test_a_changed_host_key_is_never_unreachable(host: Host) -> None:

@@ -115,6 +115,8 @@ PRIVATE = {"policy": "fedavg", "privacy": "unit=image,clip=1,noise=1.1,delta=1e-
     ("changes", "said"),
     [
         ({"policy": "best"}, "--privacy belongs to policies with rounds and whole networks, not to best"),
+        ({"policy": "merge"}, "--privacy belongs to policies with rounds and whole networks, not to merge"),
+        ({"policy": "split:dense1"}, "--privacy takes a network in one piece, and under split it is in"),
         ({"class_weights": "balanced"}, "--privacy goes with no class-weights, found balanced"),
         ({"local": "batchnorm"}, "--privacy goes with no local, found batchnorm"),
         ({"clip_norm": 1.0}, "--privacy goes with no clip-norm, found 1.0"),

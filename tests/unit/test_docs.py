@@ -46,6 +46,24 @@ def test_every_link_leads_to_a_file_and_a_heading(root: Path) -> None:
     assert seen > 100
 
 
+def test_each_cell_of_who_can_see_what_names_tests_that_are_there(root: Path) -> None:
+    """Of all that are there, in both directions: no cell without a test, no test without a cell."""
+    part = (root / "SECURITY.md").read_text().split("## Who can see what\n")[1].split("\n## ")[0]
+    named = dict(re.findall(r"^- \((\w)\) `(tests/[\w/]+\.py::test_\w+)`$", part, re.MULTILINE))
+    rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("|")]
+    assert len({len(row) for row in rows}) == 1 and len(rows) == 2 + 6
+    used = set(re.findall(r"refused .*\((\w)\)", part))
+    for row in rows[2:]:
+        for cell in row[1:]:
+            letters = {letter for group in re.findall(r"\((\w(?:, \w)*)\)", cell) for letter in group.split(", ")}
+            assert letters or cell == "–", f"{row[0]}: {cell}"
+            used |= letters
+    assert used == named.keys()
+    for there in named.values():
+        file, name = there.split("::")
+        assert re.search(rf"^(?:async )?def {name}\(", (root / file).read_text(), re.MULTILINE), there
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_every_page_stands_in_the_index_of_its_part(root: Path, part: str) -> None:
     folder = root / "docs" / part
