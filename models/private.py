@@ -6,11 +6,13 @@ finite counts as nothing, since no noise would cover it. The step goes along
 
     (sum of the clipped gradients + noise * clip * N(0, 1) for each weight) / expected number of units
 
-so that how many were drawn is not told. The units' gradients are taken in a loop of the graph, which has at most ten of
-them in memory; for a small network it is quicker than `vectorized_map`, and than one after the other. Draws and noise
-come from NumPy's generator, seeded anew for each epoch with 256 bits of the operating system: who could foretell them
-could take the noise off, so no seed of a session has any part in them, and the same session never gives the same
-weights again. Numbers are float32, and the attack on the lowest bits of noise (Mironov 2012) is not defended against.
+so that how many were drawn is not told. Where images are the units and the network is of dense layers and
+convolutions, `clipped` has the sum from one pass backwards through a piece of the batch. Otherwise the units' gradients
+are taken in a loop of the graph, which has at most ten of them in memory; for a small network it is quicker than
+`vectorized_map`, and than one after the other. Draws and noise come from NumPy's generator, seeded anew for each epoch
+with 256 bits of the operating system: who could foretell them could take the noise off, so no seed of a session has any
+part in them, and the same session never gives the same weights again. Numbers are float32, and the attack on the lowest
+bits of noise (Mironov 2012) is not defended against.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from fedssh.models import clipped, loss_name
 from fedssh.models.backend import compiled
 from fedssh.models.objective import Kind
 from fedssh.models.recipe import PLAIN, Recipe
@@ -78,6 +81,7 @@ class PrivateTrainer(Trainer):
         unit: `image` or `patient`.
         clip: The longest that a unit's gradient may be; greater than 0.
         noise: The noise's deviation, in units of `clip`.
+        pieces: Whether `clipped` may be used, which changes no sum by more than rounding.
 
     Raises:
         ValueError: As of `Trainer`; or what is asked for is not private, see `UNMIXED` and `objection`.
@@ -96,6 +100,7 @@ class PrivateTrainer(Trainer):
         unit: str,
         clip: float,
         noise: float,
+        pieces: bool = True,
     ) -> None:
         for name in UNMIXED:
             if getattr(recipe, name) != getattr(PLAIN, name):
@@ -104,6 +109,8 @@ class PrivateTrainer(Trainer):
         if why := objection(self.network):
             raise ValueError(f"{self.spec['name']} cannot be trained privately: {why}")
         self._unit, self._clip, self._noise = unit, clip, noise
+        at_once = pieces and unit == "image" and loss in (None, loss_name(self.spec))
+        self._piece = clipped.pieces(self.network, self._objective, self.spec["input"]) if at_once else 0
         self._stepping = compiled(self._step, self._signature(self._objective.kind))
 
     def epoch(
@@ -138,7 +145,7 @@ class PrivateTrainer(Trainer):
 
     def draw_noise(self, generator: np.random.Generator) -> list[np.ndarray]:
         """N(0, 1) for each weight that is trained: float32, of their shapes."""
-        return [generator.standard_normal(tuple(one.shape)).astype(np.float32) for one in self._trained]
+        return [generator.standard_normal(tuple(one.shape), np.float32) for one in self._trained]
 
     def step(
         self, examples: Examples, drawn: Sequence[np.ndarray], expected: float, noise: Sequence[np.ndarray]
@@ -175,6 +182,32 @@ class PrivateTrainer(Trainer):
         ]
 
     def _step(self, images: Any, labels: Any, ends: Any, expected: Any, noise: Any) -> tuple[Any, Any]:
+        deviation = self._noise * self._clip
+        sums, loss, right = (self._in_pieces if self._piece else self._one_by_one)(images, labels, ends)
+        gradients = [(total + deviation * drawn) / expected for total, drawn in zip(sums, noise, strict=True)]
+        if self._proximal:
+            changes = zip(gradients, self._trained, self._loaded, strict=True)
+            gradients = [one + self._proximal * (now - before) for one, now, before in changes]
+        self._optimizer.apply(gradients, self.network.trainable_variables)
+        return loss, right
+
+    def _in_pieces(self, images: Any, labels: Any, ends: Any) -> tuple[list[Any], Any, Any]:
+        """The sum of the units' clipped gradients, the loss and what is right, where each image is a unit."""
+        import tensorflow
+
+        def add(first: Any, sums: Any, loss: Any, right: Any) -> tuple[Any, Any, Any, Any]:
+            own, truth = (all_of[first : first + self._piece] for all_of in (images, labels))
+            more, lost, found = clipped.clipped_sums(self.network, self._objective, self._clip, own, truth)
+            added = [total + one for total, one in zip(sums, more, strict=True)]
+            lost, found = tensorflow.cast(lost, "float64"), tensorflow.cast(found, "float64")
+            return first + self._piece, added, loss + lost, right + found
+
+        many = tensorflow.size(ends, out_type="int64") - 1
+        start = self._nothing()
+        return tensorflow.while_loop(lambda first, *_: first < many, add, start, parallel_iterations=1)[1:]  # type: ignore[no-any-return]
+
+    def _one_by_one(self, images: Any, labels: Any, ends: Any) -> tuple[list[Any], Any, Any]:
+        """The same of any units and networks."""
         import tensorflow
 
         def add(unit: Any, sums: Any, loss: Any, right: Any) -> tuple[Any, Any, Any, Any]:
@@ -196,15 +229,13 @@ class PrivateTrainer(Trainer):
             found = tensorflow.cast(self._objective.right(truth, outputs), "float64")
             return unit + 1, added, loss + tensorflow.cast(mean, "float64") * count, right + found
 
+        many = tensorflow.size(ends, out_type="int64") - 1
+        return tensorflow.while_loop(lambda unit, *_: unit < many, add, self._nothing())[1:]  # type: ignore[no-any-return]
+
+    def _nothing(self) -> tuple[Any, list[Any], Any, Any]:
+        """What the sums begin with: no unit, and zeros."""
+        import tensorflow
+
         zeros = [tensorflow.zeros(one.shape, "float32") for one in self._trained]
         none = tensorflow.constant(0.0, "float64")
-        start = tensorflow.constant(0, "int64"), zeros, none, none
-        many = tensorflow.size(ends, out_type="int64") - 1
-        _, sums, loss, right = tensorflow.while_loop(lambda unit, *_: unit < many, add, start)
-        deviation = self._noise * self._clip
-        gradients = [(total + deviation * drawn) / expected for total, drawn in zip(sums, noise, strict=True)]
-        if self._proximal:
-            changes = zip(gradients, self._trained, self._loaded, strict=True)
-            gradients = [one + self._proximal * (now - before) for one, now, before in changes]
-        self._optimizer.apply(gradients, self.network.trainable_variables)
-        return loss, right
+        return tensorflow.constant(0, "int64"), zeros, none, none
