@@ -57,6 +57,7 @@ class Run:
         data: What only `prepare` reads.
         evidence: on: rounds tell how their updates lie to each other.
         control: scaffold: sites correct their gradients by control variates, see `engines.memory.controls`; or none.
+        membership: Whether the last model is asked which images it was trained on, see `engines.memory.audited`.
     """
 
     experiment: str
@@ -78,6 +79,7 @@ class Run:
     data: Mapping[str, Any]
     evidence: str = "off"
     control: str = "none"
+    membership: bool = False
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What decides the outcome, as plain values."""
         fields = dataclasses.asdict(self) | {"attack": self.attack.plain() if self.attack else None}
-        as_ever = {"evidence": "off", "control": "none"}  # then it is the run that it was before they could be said
+        as_ever = {"evidence": "off", "control": "none", "membership": False}  # then it is the run that it ever was
         left_out = {"experiment", "slug"} | {name for name, usual in as_ever.items() if fields[name] == usual}
         return {name: value for name, value in fields.items() if name not in left_out}
 
@@ -170,6 +172,7 @@ class Outcome:
         attacker: The same for the attackers alone.
         contributed: By site what its models brought, by metric, as of `contributions`; empty of older outcomes.
         backdoor: Of a backdoor, the shares that `backdoor.success` finds with the last model on the test split.
+        audited: What the last model tells of who was trained on, see `engines.memory.audited`; empty unless asked for.
         records: Lines of the history.
         train_seconds: Inside training, all sites added up.
         trained_examples: In that time.
@@ -195,6 +198,7 @@ class Outcome:
     site_scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attacker: Mapping[str, int] = field(default_factory=dict)
     backdoor: Mapping[str, float] = field(default_factory=dict)
+    audited: Mapping[str, float] = field(default_factory=dict)
     contributed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     per_site: Mapping[str, float] = field(default_factory=dict)
     wall_seconds: float | None = None

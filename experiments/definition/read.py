@@ -371,6 +371,7 @@ def _run(name: str, slug: str, seed: int, values: dict[str, Any]) -> Run:
         score_sites=values["score_sites"],
         evidence=values["evidence"],
         control=values["control"],
+        membership=values["membership"],
         data={key: values[key] for key in settings.DATA if values[key] != settings.AS_EVER.get(key)},
         **{key: values[key] for key in as_they_are},
     )

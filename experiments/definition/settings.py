@@ -1,7 +1,7 @@
 """What an experiment may say: every key with its check and its default, and what is said about a wrong one.
 
 [federation]   architecture, sites, policy, schedule, gate, margin, metric, sessions (or rounds), attack, straggler,
-               score_sites, evidence, control
+               score_sites, evidence, control, membership
 [plan]         optimizer, learning_rate, momentum, batch_size, epochs, patience, publish, proximal, class_weights,
                learning_rate_schedule, warmup, clip_norm, weight_decay, augment, local,
                site_rates, precision, calibrate, unlabelled, privacy
@@ -125,6 +125,7 @@ FEDERATION: Known = {
     "score_sites": (yes_or_no, False),
     "evidence": _term("evidence"),
     "control": (one_of(*CONTROLS), "none"),
+    "membership": (yes_or_no, False),
 }
 PLAN: Known = {
     "optimizer": _term("optimizer"),

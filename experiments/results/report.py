@@ -22,6 +22,7 @@ from experiments.results.tables import (
     table_of_attacks,
     table_of_choice,
     table_of_folds,
+    table_of_members,
     table_of_rows,
     table_of_scenarios,
     table_of_sites,
@@ -152,6 +153,7 @@ def page(found: Results) -> str:
         *(table_of_comparison(experiment, one, measured) for one in experiment.comparisons),
         table_of_differences(measured, experiment.report), table_of_folds(measured), table_of_sites(measured.groups),
         table_of_attacks(measured.groups), table_of_contributions(measured.groups),
+        table_of_members(measured.groups),
     )  # fmt: skip
     parts += [table for table in more if table]
     parts += [f"![{one.plot.title}]({one.name})\n" for one in pictures(experiment, measured)]

@@ -165,6 +165,28 @@ def table_of_attacks(groups: Sequence[Group]) -> str:
     return "What became of the attackers' models:\n\n" + table(heading, rows) if rows else ""
 
 
+def table_of_members(groups: Sequence[Group]) -> str:
+    """What the last models tell of who was trained on, and the epsilon that bounds it."""
+    rows = []
+    for group in groups:
+        found = [
+            mean_of_seeds((one.run.seed, one.outcome.audited.get(name)) for one in group.results)
+            for name in ("epsilon", "auc", "advantage")
+        ]
+        if found[1] is not None:
+            agreed = group.run.plan.get("privacy") or {}
+            spent = NONE if found[0] is None else f"{found[0].high:.2f} at {agreed['delta']:g}"
+            noise = f"{agreed['noise']:g}" if agreed else NONE
+            rows.append([group.label, noise, spent, *map(spread, found[1:])])
+    heading = ["run", "noise", "epsilon spent, at most, at delta", "AUC of membership", "advantage"]
+    return (
+        "What an attacker by loss (Yeom et al. 2018) tells of who was trained on, members of all sites against the "
+        "holdout; guessing has an AUC of 0.5 and an advantage of 0:\n\n" + table(heading, rows)
+        if rows
+        else ""
+    )
+
+
 # cells
 
 

@@ -164,6 +164,7 @@ def _without_agents(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ({"schedule": "centralised", "policy": "best"}, "centralised"),
         ({"straggler": 3.0}, "straggler"),
         ({"score_sites": True}, "own models"),
+        ({"membership": True}, "membership"),
         ({"attack": read_attack("nan")}, "nan"),
         ({"attack": read_attack("backdoor:0,boost=3")}, "boost=3"),
     ],
@@ -338,6 +339,26 @@ def test_a_backdoor_opens_in_the_model_that_its_site_trains(tmp_path: Path) -> N
     (tmp_path / "run").mkdir()
     outcome = memory.run(run, dataclasses.replace(clean, parts=parts), tmp_path / "run", lambda share, text: None)
     assert outcome.backdoor["stamped"] > outcome.backdoor["plain"] + 0.3
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_the_last_model_tells_who_was_trained_on(tmp_path: Path, private: bool) -> None:
+    """Labels by chance can only be learned by heart; under noise nobody can."""
+    plan = PLAN | {"epochs": 60, "momentum": 0.9}
+    if private:
+        plan["privacy"] = {"unit": "image", "clip": 1.0, "noise": 20.0, "delta": 1e-2, "budget": 8.0}
+    run = a_run(gate="off", validation=0.0, plan=plan, sites=1, membership=True)
+    clean, random = images_of(run), np.random.default_rng(5)
+    parts = {
+        name: dataclasses.replace(images, labels=random.integers(0, 3, len(images)))
+        for name, images in clean.parts.items()
+    }
+    (tmp_path / "run").mkdir()
+    prepared = dataclasses.replace(clean, parts=parts, holdout=pictures(400, 2))
+    outcome = memory.run(run, prepared, tmp_path / "run", lambda share, text: None)
+    assert (outcome.audited["auc"] > 0.62) is not private
+    assert set(outcome.audited) == {"auc", "advantage", *(["epsilon"] if private else [])}
+    assert not private or 0.1 < outcome.audited["epsilon"] <= 8
 
 
 def test_given_weights_are_the_start(tmp_path: Path) -> None:

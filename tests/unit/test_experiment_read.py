@@ -103,6 +103,13 @@ def test_without_control_variates_a_run_has_the_digest_that_it_ever_had(tmp_path
     assert [run.control for run in beside] == ["scaffold", "none"]
 
 
+def test_without_an_audit_a_run_has_the_digest_that_it_ever_had(tmp_path: Path) -> None:
+    without, audited = read(write(tmp_path, "[[runs]]\nmembership = [false, true]\n")).runs
+    assert "membership" not in without.settings()
+    assert audited.settings() == without.settings() | {"membership": True}
+    assert audited.slug == "membership-seed1"
+
+
 def test_where_all_images_have_labels_a_run_has_the_digest_that_it_ever_had(tmp_path: Path) -> None:
     every, few = read(write(tmp_path, "[[runs]]\nlabelled = [1.0, 0.1]\n")).runs
     assert "labelled" not in every.settings()["data"]

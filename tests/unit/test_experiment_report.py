@@ -442,6 +442,25 @@ def test_contributions_and_backdoors_have_tables(tmp_path: Path) -> None:
     assert "| best-backdoor-0 | backdoor:0 | 4 accepted | 0.7500" in shown and "| 0.2500" in shown
 
 
+def test_what_the_last_models_tell_of_members_has_a_table(tmp_path: Path) -> None:
+    privacy = 'privacy = { unit = "image", clip = 1, noise = 1.5, delta = 1e-4, budget = 2 }'
+    text = '[federation]\npolicy = "fedavg"\nmembership = true\n[[runs]]\nlabel = "none"\n[[runs]]\nlabel = "private"\n'
+    found = loaded(tmp_path, f"seeds = [1, 2]\n{text}{privacy}\n", 0.9, 0.8, 0.7, 0.6)
+    assert "AUC of membership" not in page(found)
+    told = [
+        {"auc": auc, "advantage": 0.25, **({"epsilon": auc + 1} if one.run.plan.get("privacy") else {})}
+        for auc, one in zip((0.75, 0.5, 0.5, 0.5), found.results, strict=True)
+    ]
+    results = [
+        dataclasses.replace(one, outcome=dataclasses.replace(one.outcome, audited=each))
+        for one, each in zip(found.results, told, strict=True)
+    ]
+    shown = page(dataclasses.replace(found, results=tuple(results)))
+    # of 0.75 and 0.5: t(0.975, 1) = 12.7062, times 0.25 / 2
+    assert "| none | – | – | 0.6250 ± 1.5883 (0.5000 to 0.7500) | 0.2500" in shown
+    assert "| private | 1.5 | 1.50 at 0.0001 | 0.5000" in shown
+
+
 def test_of_attacks_it_is_told_how_far_the_holdout_is_above_the_test_split(tmp_path: Path) -> None:
     text = 'seeds = [1, 2]\n[[runs]]\nsites = 1\npolicy = "best"\nattack = "perturb:0.1"\n'
     found = loaded(tmp_path, text, 0.9, 0.8)

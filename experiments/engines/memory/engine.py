@@ -25,6 +25,7 @@ import numpy as np
 
 from experiments.definition.backdoor import success
 from experiments.definition.config import HISTORY, Outcome, Point, Prepared, Progress, Run
+from experiments.engines.memory.audited import audited
 from experiments.engines.memory.centralised import train_centralised
 from experiments.engines.memory.controls import controls_of
 from experiments.engines.memory.coordinator import Became, Coordinator
@@ -95,6 +96,7 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         backdoor=success(
             run.attack, prepared.test, lambda images: scores_on(prepared.spec, images)(coordinator.weights)
         ),
+        audited=audited(run, prepared, coordinator.weights, records),
         per_site=per_site(
             prepared.spec,
             read_plan(terms["plan"]),

@@ -86,6 +86,7 @@ def check(run: Run) -> None:
         "a centralised training": run.schedule == "centralised",
         "a straggler": run.straggler != 1,
         "scores of the sites' own models": run.score_sites,
+        "an audit of membership": run.membership,
         f"control variates ({run.control})": run.control != "none",
         f"the attack {run.attack.text if run.attack else ''}": forged,
     }
