@@ -39,6 +39,7 @@ def main() -> int:
     add("--reopen", action="store_true", help="let a finished federation go on for as many sessions more")
     add("--epochs", type=_number, metavar="N", help="epochs per session, at most; or of each round")
     add("--schedule", choices=["free", "relay"], default="free", help="all sites at once, or in turn")
+    add("--privacy", metavar="TERMS", help="how single images are hidden, as `charity init --privacy`; empty is not")
     add("--seed", type=int, default=1, metavar="N", help="for partitions and the first model")
     add("--coordinator", type=Path, required=True, metavar="DIR", help="the coordinator's state")
     add("--holdout", type=Path, required=True, metavar="FILE", help="the coordinator's data, .npz")
@@ -132,6 +133,7 @@ def begin(options: argparse.Namespace, spec: str, agreed: terms.Terms) -> None:
             "init", state, f"--data={options.holdout}", f"--architecture={spec}", f"--policy={agreed.policy}",
             f"--gate={agreed.gate}", f"--sessions={agreed.sessions}", f"--epochs={agreed.epochs}",
             f"--schedule={agreed.schedule}", f"--seed={options.seed}", f"--address={options.address}", "--if-needed",
+            *([f"--privacy={options.privacy}"] if options.privacy else []),
         )  # fmt: skip
     status = json.loads(charity("status", state, "--json", show=False))
     if options.reopen and status["state"] == "finished":

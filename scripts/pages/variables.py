@@ -21,6 +21,7 @@ OTHERS = {
     ", ".join(f"FEDSSH_{name}" for name in DEMONSTRATED): (
         "What `docker compose up` demonstrates, as the options of [scripts/quickstart](scripts.md)."
     ),
+    "FEDSSH_PRIVACY": "How `docker compose up` hides images, as `charity init --privacy`; not at all without it.",
     "FEDSSH_PORT": "Where `docker compose up` publishes the door; 2222 without it.",
     "FEDSSH_NETWORKS": "Folders with networks of your own, with `:` between them; as `--networks`.",
     "FEDSSH_PYTHON": "Which Python the programs in `scripts` begin with.",
