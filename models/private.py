@@ -17,6 +17,7 @@ bits of noise (Mironov 2012) is not defended against.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,7 @@ class PrivateTrainer(Trainer):
         unit: `image` or `patient`.
         clip: The longest that a unit's gradient may be; greater than 0.
         noise: The noise's deviation, in units of `clip`.
+        rate: The probability with which a step takes a unit; None is the batch size over the images.
         pieces: Whether `clipped` may be used, which changes no sum by more than rounding.
 
     Raises:
@@ -100,6 +102,7 @@ class PrivateTrainer(Trainer):
         unit: str,
         clip: float,
         noise: float,
+        rate: float | None = None,
         pieces: bool = True,
     ) -> None:
         for name in UNMIXED:
@@ -108,7 +111,7 @@ class PrivateTrainer(Trainer):
         super().__init__(spec, optimizer, learning_rate, momentum, proximal, loss, recipe)
         if why := objection(self.network):
             raise ValueError(f"{self.spec['name']} cannot be trained privately: {why}")
-        self._unit, self._clip, self._noise = unit, clip, noise
+        self._unit, self._clip, self._noise, self._rate_of_units = unit, clip, noise, rate
         at_once = pieces and unit == "image" and loss in (None, loss_name(self.spec))
         self._piece = clipped.pieces(self.network, self._objective, self.spec["input"]) if at_once else 0
         self._stepping = compiled(self._step, self._signature(self._objective.kind))
@@ -117,6 +120,8 @@ class PrivateTrainer(Trainer):
         self, examples: Examples, order: np.ndarray, batch_size: int, stop: threading.Event | None = None
     ) -> tuple[float, float]:
         """Take ceil(m / batch_size) steps on Poisson batches of `batch_size` of the m images in `order`, in the mean.
+
+        Where the trainer has a rate, these are ceil(1 / rate) steps at it, and the batch size is of no matter.
 
         Args:
             examples: With `patients`, where these are the units.
@@ -133,9 +138,11 @@ class PrivateTrainer(Trainer):
         if self._unit == "patient" and examples.patients is None:
             raise ValueError("patients are to be hidden, and the data does not say whose an image is")
         units = units_of(order, examples.patients if self._unit == "patient" else None)
-        rate = min(1.0, batch_size / len(order))
+        rate, steps = self._rate_of_units, math.ceil(1 / self._rate_of_units) if self._rate_of_units else 0
+        if rate is None:
+            rate, steps = min(1.0, batch_size / len(order)), -(-len(order) // batch_size)
         generator, seen, loss, right = secret_generator(), 0, 0.0, 0.0
-        for _ in range(-(-len(order) // batch_size)):
+        for _ in range(steps):
             if stop is not None and stop.is_set():
                 raise Interrupted
             drawn = [units[place] for place in poisson(generator, len(units), rate)]

@@ -139,7 +139,7 @@ def shown(charged: Sequence[Charged], plan: Plan | None, examples: int | None, o
 
     Args:
         plan: Of the federation that is agreed to; None where there is none yet.
-        examples: Images to train on; None is as many as were charged for last.
+        examples: Images to train on; None is as many as were charged for last. An agreed rate needs none.
         own: This site's budget.
 
     Raises:
@@ -150,8 +150,8 @@ def shown(charged: Sequence[Charged], plan: Plan | None, examples: int | None, o
     spent = epsilon([one.charge for one in charged], delta) if delta else 0.0
     budget = budget_of(privacy, own) if privacy else own
     after, charge = None, None
-    if plan and privacy and examples:
-        charge = charge_of(privacy, examples, plan.batch_size, plan.epochs)
+    if plan and privacy and (examples or privacy.rate is not None):
+        charge = charge_of(privacy, examples or 1, plan.batch_size, plan.epochs)
     elif privacy and charged:
         charge = dataclasses.replace(charged[-1].charge, noise=privacy.noise)
     if privacy and charge:

@@ -107,7 +107,7 @@ def new_trainer(spec: Mapping[str, Any], plan: Plan, directed: bool = False) -> 
         try:
             return PrivateTrainer(
                 spec, plan.optimizer, rate, plan.momentum, plan.proximal, loss, recipe, unit=privacy.unit,
-                clip=privacy.clip, noise=privacy.noise,
+                clip=privacy.clip, noise=privacy.noise, rate=privacy.rate,
             )  # fmt: skip
         except ValueError as error:
             raise SettingsError(str(error), "ask the coordinator for a federation without it") from None
@@ -187,7 +187,8 @@ def fit(
     by_session = plan.publish == "session"
     if val is None and not by_session:
         raise ValueError("what improved cannot be told without validation images")
-    trainer.fresh(seed, plan.epochs, -(-len(train) // plan.batch_size))
+    private, steps = plan.privacy, -(-len(train) // plan.batch_size)
+    trainer.fresh(seed, plan.epochs, private.steps_of(len(train), plan.batch_size) if private else steps)
     best, patience = _ranked(trainer, val, plan, start, stop), Patience(plan.patience)
     for number in range(1, plan.epochs + 1):
         training = trainer.epoch(train, epoch_order(seed, number, len(train)), plan.batch_size, stop)

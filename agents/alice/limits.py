@@ -11,6 +11,7 @@ from fedssh.errors import UntrustedError
 from fedssh.rules.events import Local
 from fedssh.rules.metrics import FIRST, task_of
 from fedssh.rules.plan import Plan
+from fedssh.rules.privacy import Privacy
 
 _HINT = "the limits are this site's own: `alice train --help`"
 
@@ -81,6 +82,23 @@ class Limits:
                 _HINT,
             )
 
+    def check_drawn(self, privacy: Privacy, examples: int) -> None:
+        """Check how many images a step takes in the mean, where a rate is agreed and not a number.
+
+        Raises:
+            UntrustedError: Names the limit.
+        """
+        if privacy.rate is None:
+            return
+        drawn, what = round(privacy.rate * examples), f"the rate {privacy.rate:g}, with our images a batch size"
+        _at_most(what, drawn, self.max_batch_size, "--max-batch-size")
+        if drawn < self.min_batch_size:
+            raise UntrustedError(
+                f"the federation asks for {what} of {drawn}, this site allows at least {self.min_batch_size} "
+                "(--min-batch-size)",
+                _HINT,
+            )
+
     def check_weights(self, count: int) -> None:
         """Check the size of a network, counted before anything is built.
 
@@ -92,6 +110,8 @@ class Limits:
     def keeps_back(self, plan: Plan, examples: int, epoch: int, metrics: Local) -> str | None:
         """Why the model at the end of an epoch (from 1) must not leave, or None when it may."""
         steps = epoch * math.ceil(examples / plan.batch_size)
+        if plan.privacy is not None:
+            steps = epoch * plan.privacy.steps_of(examples, plan.batch_size)
         if steps < self.min_steps:
             return f"{steps} of the {self.min_steps} steps that a model takes here before it leaves (--min-steps)"
         if metrics.measure == "accuracy" and metrics.value < self.min_accuracy:

@@ -343,6 +343,11 @@ class Alice:
         charge = charge_of(privacy, self.network.examples, plan.batch_size, plan.epochs)
         own = self.limits.privacy_budget
         try:
+            self.limits.check_drawn(privacy, self.network.examples)
+        except UntrustedError:
+            self._pass(received, "a step here is none that this site allows: our turn passes")
+            raise
+        try:
             before, spent = account.spend(self.state, privacy, charge, genesis, tally.number, now(), own)
         except UntrustedError:
             self._pass(received, "our privacy budget does not suffice: our turn passes")

@@ -79,9 +79,10 @@ def privacy(value: Row) -> str:
     agreed = value["agreed"]
     if agreed is None:
         return "no privacy was agreed: charity init --privacy\n"
+    rate = f"each step at the rate {agreed['rate']:g}, " if "rate" in agreed else ""
     heading = (
-        f"hides one {agreed['unit']}: gradients up to {agreed['clip']:g}, noise {agreed['noise']:g}, epsilon at most "
-        f"{agreed['budget']:g} at delta {agreed['delta']:g}; a rollback gives nothing back\n\n"
+        f"hides one {agreed['unit']}: gradients up to {agreed['clip']:g}, {rate}noise {agreed['noise']:g}, epsilon at "
+        f"most {agreed['budget']:g} at delta {agreed['delta']:g}; a rollback gives nothing back\n\n"
     )
     rows = [
         (row["site"], row["state"], row["sessions"], decimal(row["spent"]), decimal(row["left"]),

@@ -37,7 +37,9 @@ _FORMS: Mapping[str, Form[Any]] = {
     "noise": number(above=0, most=1000),
     "delta": number(above=0, below=1),
     "budget": number(above=0),
+    "rate": number(above=0, most=1),
 }
+_NEEDED = tuple(name for name in _FORMS if name != "rate")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Privacy:
         noise: The noise's deviation, in units of `clip`.
         delta: The probability with which epsilon need not hold; less than one in the number of units.
         budget: The most that a site may spend, as epsilon at this delta.
+        rate: The probability with which a step takes a unit, the same at every site, so that it does not tell how many
+            units a site has; None is the batch size of the plan over the site's images.
     """
 
     unit: str
@@ -57,10 +61,24 @@ class Privacy:
     noise: float
     delta: float
     budget: float
+    rate: float | None = None
 
     def fields(self) -> dict[str, Any]:
-        """The same as JSON."""
-        return asdict(self)
+        """The same as JSON, without a rate where none is agreed."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def rate_of(self, examples: int, batch_size: int) -> float:
+        """The probability with which a step at a site takes a unit.
+
+        Args:
+            examples: Images that the site trains on, at least 1.
+            batch_size: Of the plan.
+        """
+        return min(1.0, batch_size / examples) if self.rate is None else self.rate
+
+    def steps_of(self, examples: int, batch_size: int) -> int:
+        """How many steps an epoch has: as many as take each unit once in the mean, rounded up."""
+        return math.ceil(examples / batch_size if self.rate is None else 1 / self.rate)
 
 
 @dataclass(frozen=True)
@@ -89,9 +107,9 @@ def read_privacy(value: Any) -> Privacy:
         raise Expected(f"expected some of {', '.join(_FORMS)}")
     if given.get("unit") == "site":
         raise ValueError(SITE_LEVEL)
-    if missing := [name for name in _FORMS if name not in given]:
-        raise Expected(f"expected all of {', '.join(_FORMS)}; {missing[0]} is missing")
-    return Privacy(**{name: checked(name, given[name], form) for name, form in _FORMS.items()})
+    if missing := [name for name in _NEEDED if name not in given]:
+        raise Expected(f"expected all of {', '.join(_NEEDED)}; {missing[0]} is missing")
+    return Privacy(**{name: checked(name, given[name], form) for name, form in _FORMS.items() if name in given})
 
 
 def _parts(text: str) -> dict[str, Any]:
@@ -125,12 +143,13 @@ PRIVACY: Form[dict[str, Any]] = Form(lambda value: read_privacy(value).fields())
 
 
 def charge_of(privacy: Privacy, examples: int, batch_size: int, epochs: int) -> Charge:
-    """What a session takes: batches of so many images in the mean, as many as cover all images in the mean.
+    """What a session takes: at the rate that is agreed; else batches of so many images in the mean.
 
     Args:
         examples: Images that the site trains on, at least 1.
     """
-    return Charge(privacy.noise, min(1.0, batch_size / examples), epochs * math.ceil(examples / batch_size))
+    steps = epochs * privacy.steps_of(examples, batch_size)
+    return Charge(privacy.noise, privacy.rate_of(examples, batch_size), steps)
 
 
 def epsilon(charges: Iterable[Charge], delta: float) -> float:

@@ -75,6 +75,8 @@ def _steps(state: Federation, wanted: Privacy, examples: int, epoch: int, said: 
     right = charge_of(wanted, examples, int(state.genesis.plan["batch_size"]), epoch)
     if (said.rate, said.steps) != (right.rate, right.steps):
         found = f"{said.steps} steps at a rate of {said.rate:.6g}"
+        if wanted.rate is not None:
+            return f"it tells of {found}, agreed are {right.steps} at {right.rate:.6g}"
         return f"it tells of {found}, {examples} images make {right.steps} at {right.rate:.6g}"
     return ""
 

@@ -142,7 +142,7 @@ class Terms:
     calibrate: str = term("none", one_of("none", "labels"), "Calibrate the loss for each site's own labels.")
     unlabelled: str = term("none", UNLABELLED, "Learn from images without labels, by fixmatch.", "HOW")
     privacy: Mapping[str, Any] | None = term(
-        None, PRIVACY, "Hide units: unit=image|patient,clip=C,noise=S,delta=D,budget=EPS.", "PRIVACY"
+        None, PRIVACY, "Hide units: unit=image|patient,clip=C,noise=S,delta=D,budget=EPS[,rate=Q].", "PRIVACY"
     )
     threshold: str = term("0.5", Form(_threshold), "Or youden, sensitivity>=X, specificity>=X.", "RULE")
     temperature: bool = term(False, yes_or_no, "Find what calibrates probabilities.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from experiments.definition.config import Run
 from fedssh.rules.events import Record
+from fedssh.rules.privacy import read_privacy
 
 VERDICTS = ("accepted", "refused", "counted", "invalid", "round-accepted", "round-refused")
 SENT = ("accepted", "refused", "counted", "invalid")
@@ -73,7 +74,9 @@ def work(run: Run, records: Iterable[Record]) -> Work:
         if fields["site"] not in idle:
             epochs = fields["epochs"] if record.event == "report" else fields["epoch"]
             trained[key], examples[key] = max(epochs, trained.get(key, 0)), fields["examples"]
-    steps = sum(trained[key] * math.ceil(examples[key] / run.plan["batch_size"]) for key in trained)
+    size, private = run.plan["batch_size"], run.plan.get("privacy")
+    of_epoch = read_privacy(private).steps_of if private else lambda count, size: math.ceil(count / size)
+    steps = sum(trained[key] * of_epoch(examples[key], size) for key in trained)
     every = sum(trained[key] * examples[key] for key in trained)
     return Work(steps / run.sites, len(started) / run.sites, every)
 

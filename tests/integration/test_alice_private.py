@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -25,7 +26,7 @@ from fedssh.keys import PrivateKey
 from fedssh.models.data import datasets
 from fedssh.models.data.images import Images
 from fedssh.rules.plan import read_plan
-from fedssh.rules.privacy import Charge, epsilon
+from fedssh.rules.privacy import Charge, epsilon, read_privacy
 from fedssh.rules.terms import written_loss
 from fedssh.weights import read_weights
 from tests.harness.images import easy_images
@@ -170,6 +171,17 @@ def test_what_a_site_refuses(site: SmallSite) -> None:
     assert account.load(site.state) == [] and site.claims() == []
 
 
+def test_an_agreed_rate_is_trained_and_charged_whatever_images_there_are(site: SmallSite) -> None:
+    release(site, 3, 1, rate=0.5)
+    with pytest.raises(UntrustedError, match=r"the rate 0\.5, with our images a batch size of 51, this site allows"):
+        alice(site, max_batch_size=20).run(1)
+    assert account.load(site.state) == [] and site.reports()[-1].passed is True
+    release(site, 4, 2, rate=0.1)
+    assert alice(site).run(1) == 1
+    (charged,) = account.load(site.state)
+    assert charged.charge == Charge(1.0, 0.1, 10)
+
+
 def test_patients_are_hidden_with_all_their_images(site: SmallSite) -> None:
     images = easy_images(120)
     datasets.save(site.data, {"train": Images(images.images, images.labels, np.repeat(np.arange(30), 4))})
@@ -205,4 +217,6 @@ def test_the_price_is_shown_before_it_is_paid() -> None:
     one = Charged("ab", 1, "image", 1.0, 16 / 102, 7, 1e-3, "")
     then = account.shown([one], agreed, None, None)
     assert (then["spent"], then["after"]) == (epsilon([ONE], 1e-3), epsilon([ONE, ONE], 1e-3))
+    rated = dataclasses.replace(agreed, privacy=read_privacy(PRIVACY | {"rate": 0.1}))
+    assert account.shown([], rated, None, None)["after"] == epsilon([Charge(1.0, 0.1, 10)], 1e-3)
     assert then["left"] == pytest.approx(8 - then["spent"], abs=1e-4) and not then["refused"]

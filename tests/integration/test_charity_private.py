@@ -97,6 +97,17 @@ def test_what_cannot_be_so_is_invalid(new_room: Rooms, case: str) -> None:
     assert room.vault.state.spent == {}
 
 
+def test_an_agreed_rate_is_every_sites(new_room: Rooms) -> None:
+    terms = {**PRIVATE, "plan": {**PRIVATE["plan"], "privacy": PRIVACY | {"rate": 0.2}}}
+    room = new_room(("alice-1", "alice-2"), **terms)
+    room.judge = JudgeInProcess()
+    same = spent(rate=0.2, steps=15)
+    for site, count in (("alice-1", 40), ("alice-2", 7_000)):
+        assert verdict(room, site, submit(room, site, same, examples=count))["event"] == "counted"
+    found = verdict(room, "alice-1", submit(room, "alice-1", spent(2, rate=0.1, steps=30)))
+    assert found["event"] == "invalid" and "agreed are 15 at 0.2" in found["reason"]
+
+
 def test_who_has_trained_before_is_caught_by_the_history(new_room: Rooms) -> None:
     room = private(new_room, ("alice-1",))
     verdict(room, "alice-1", submit(room, "alice-1", spent(2)))  # an interrupted session was charged, too

@@ -212,6 +212,33 @@ def test_costs_as_measured_and_composed() -> None:
     assert charge_of(Privacy("image", 1.0, 1.0, 1e-4, 8.0), 5, 64, 3) == Charge(1.0, 1.0, 3)
 
 
+def test_an_agreed_rate_costs_every_site_the_same_and_tells_no_count() -> None:
+    agreed = Privacy("image", 1.0, 1.0, 1e-4, 8.0, 0.03)
+    assert {charge_of(agreed, count, 64, 2) for count in (1, 90, 5000)} == {Charge(1.0, 0.03, 68)}
+    assert read_privacy(agreed.fields()) == read_privacy("unit=image,clip=1,noise=1,delta=1e-4,budget=8,rate=0.03")
+    without = Privacy("image", 1.0, 1.0, 1e-4, 8.0)
+    assert without.fields() == {"unit": "image", "clip": 1.0, "noise": 1.0, "delta": 1e-4, "budget": 8.0}
+    for wrong in (0, 1.1):
+        with pytest.raises(ValueError, match="rate is"):
+            read_privacy({**without.fields(), "rate": wrong})
+
+
+def test_an_epoch_at_an_agreed_rate_takes_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, taken = trainer(rate=0.3), list[tuple[int, float]]()
+    step = one.step
+
+    def noted(examples: Any, drawn: Any, expected: float, noise: Any) -> tuple[float, float]:
+        taken.append((len(drawn), expected))
+        return step(examples, drawn, expected, noise)
+
+    monkeypatch.setattr(one, "step", noted)
+    one.fresh(1)
+    for _ in range(40):
+        one.epoch(resident(pictures()), np.arange(8), 8)  # by the batch size every image would be in each step
+    assert len(taken) == 40 * 4 and {expected for _, expected in taken} == {0.3 * 8}
+    assert 0.2 < sum(count for count, _ in taken) / (8 * len(taken)) < 0.4
+
+
 def test_what_may_be_agreed() -> None:
     text = "unit=patient, clip=1, noise=1.1, delta=1e-5, budget=8"
     found = read_privacy(text)
