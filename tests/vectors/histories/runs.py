@@ -9,6 +9,7 @@ from fedssh.rules.events import Record
 from tests.unit.test_memory_engine import Adders, Halves, Opposed, judge_both, play
 
 _SITES = {"alice-1": 100, "alice-2": 130, "alice-3": 70}
+_PRIVACY = {"unit": "image", "clip": 1.0, "noise": 4.0, "delta": 1e-3, "budget": 0.3}
 _RUNS: dict[str, dict[str, Any]] = {
     **{f"{name}-{schedule}": {"policy": name, "schedule": schedule} for name in ("best", "polyak", "merge")
        for schedule in ("free", "relay")},
@@ -32,6 +33,8 @@ _RUNS: dict[str, dict[str, Any]] = {
         "gate": "parameter-free-ladder", "margin": 0.0, "policy": "merge:steps=2", "attack": ("alice-2", "perturb:0.1"),
         "start": 0.4},
     "parameter-free-rounds": {"policy": "fedavg", "gate": "parameter-free-ladder", "margin": 0.0, "sessions": 3},
+    "private": {"policy": "fedavg", "gate": "off", "sessions": 6, "privacy": _PRIVACY},
+    "private-rate": {"policy": "fedavg", "gate": "off", "privacy": _PRIVACY | {"unit": "patient", "rate": 0.125}},
     "ladder-rounds": {"policy": "fedavg", "gate": "ladder", "margin": 0.05, "submissions_per_hour": 9},
 }  # fmt: skip
 RUNS = {f"memory-{name}": settings for name, settings in _RUNS.items()}
