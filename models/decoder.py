@@ -115,11 +115,12 @@ class Decoder:
         if self._graph is None:
             import tensorflow
 
-            self._graph = compiled(self._step, [tensorflow.TensorSpec([None, *shape]) for shape in self._shapes])
+            self._graph = compiled(self.taken, [tensorflow.TensorSpec([None, *shape]) for shape in self._shapes])
         gradient, loss = self._graph(features, images)
         return gradient, float(loss)
 
-    def _step(self, features: Any, images: Any) -> tuple[Any, Any]:
+    def taken(self, features: Any, images: Any) -> tuple[Any, Any]:
+        """The same in a graph, whose features are any tensor; the loss as one, too."""
         import tensorflow
 
         with tensorflow.GradientTape() as tape:

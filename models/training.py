@@ -214,12 +214,13 @@ class Trainer:
         self._session = tensorflow.Variable(0, dtype="int64", trainable=False) if seeded else None
         kind = self._objective.kind
         self._training = Loop(self._train_batches, self.spec["input"], kind=kind)
+        self._ratio = 0  # how many images without labels come with each labelled one
+        self._seed, self._steps = 0, 0
         if self._fixmatch is not None:
             fixmatch.check_spec(self.spec)
             self._teacher = fixmatch.Teacher(self.spec, recipe.precision, self.network, self._fixmatch)
             self._begin_teacher = compiled(self._teacher.begin)
-            self._seed, self._steps = 0, 0
-            self._mixing = Loop(self._mixed_batches, self.spec["input"], kind=kind, beside=True)
+            self._with_others(self._mixed_batches, self._fixmatch.ratio)
         self._scoring = Loop(self._score_batches, self.spec["input"], kind=kind)
         self._confusing: Loop | None = None  # translated when somebody asks for it
 
@@ -269,7 +270,7 @@ class Trainer:
             self._session.assign(seed)
         if self._fixmatch is not None:
             self._begin_teacher()
-            self._seed, self._steps = seed, 0
+        self._seed, self._steps = seed, 0
         seed_generators(self.network, seed)
 
     def epoch(
@@ -293,10 +294,10 @@ class Trainer:
         if self._shift is not None:
             self._shift.assign(shift(examples.labels.numpy(), self._recipe.label_shares))
         order = np.asarray(order, np.int64)
-        if self._fixmatch is None or examples.unlabelled is None:
+        if not self._ratio or examples.unlabelled is None:
             loss, right = self._training.run(examples, order, batch_size, stop)
         else:
-            steps, each = -(-len(order) // batch_size), self._fixmatch.ratio * batch_size
+            steps, each = -(-len(order) // batch_size), self._ratio * batch_size
             places = fixmatch.places(self._seed, len(examples.unlabelled), self._steps, steps, each)
             loss, right = self._mixing.run(examples, order, batch_size, stop, places)
             self._steps += steps
@@ -363,6 +364,16 @@ class Trainer:
         self._apply(tape.gradient(whole, self._trained))
         self._teacher.follow()
         return loss, self._objective.right(labels, outputs[:count])
+
+    def _with_others(self, batch: Callable[..., tuple[Any, Any]], ratio: int) -> None:
+        """Have epochs go through images without labels, too, where there are some.
+
+        Args:
+            batch: As of `Loop`, beside.
+            ratio: How many of them come with each labelled image.
+        """
+        self._ratio = ratio
+        self._mixing = Loop(batch, self.spec["input"], kind=self._objective.kind, beside=True)
 
     def _drawn(self, use: int) -> Any:
         """The seed of a step's random numbers, in a graph: int64 [2]. Steps count from 0; other uses below it."""

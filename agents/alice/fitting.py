@@ -17,7 +17,8 @@ import numpy as np
 from fedssh import models
 from fedssh.alice.session import Patience, finite, improved
 from fedssh.errors import SettingsError
-from fedssh.models import fixmatch, score, tasks
+from fedssh.models import autoencoder, fixmatch, score, tasks
+from fedssh.models.autoencoder import EncodingTrainer
 from fedssh.models.private import PrivateTrainer
 from fedssh.models.recipe import Recipe
 from fedssh.models.training import Examples, Trainer
@@ -111,7 +112,12 @@ def new_trainer(spec: Mapping[str, Any], plan: Plan, directed: bool = False) -> 
             )  # fmt: skip
         except ValueError as error:
             raise SettingsError(str(error), "ask the coordinator for a federation without it") from None
-    return Trainer(spec, plan.optimizer, rate, plan.momentum, plan.proximal, loss, recipe, directed)
+    if autoencoder.read(plan.unlabelled) is None:
+        return Trainer(spec, plan.optimizer, rate, plan.momentum, plan.proximal, loss, recipe, directed)
+    try:
+        return EncodingTrainer(spec, plan.optimizer, rate, plan.momentum, plan.proximal, loss, recipe, directed)
+    except ValueError as error:
+        raise SettingsError(f"the plan's {error}", "ask the coordinator for a federation without it") from None
 
 
 def recipe_of(plan: Plan) -> Recipe:
@@ -144,7 +150,7 @@ def loss_of(spec: Mapping[str, Any], plan: Plan) -> str:
         raise SettingsError(f"label shares of {shares} classes do not fit a network that {tasks.shown(spec)}")
     if plan.unlabelled != "none":
         try:
-            fixmatch.check_spec(spec)
+            (autoencoder if autoencoder.read(plan.unlabelled) else fixmatch).check_spec(spec)
         except ValueError as error:
             raise SettingsError(f"the plan's {error}") from None
     return fitting

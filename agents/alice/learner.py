@@ -185,14 +185,14 @@ class Network:
             raise SettingsError(
                 f"--unlabelled: by the plan, and under the policy {received.standing.policy}, nothing is learned from "
                 "such images",
-                "leave it out; a federation with the plan's unlabelled=fixmatch, or split:decoder=1, trains on them",
+                "leave it out; a federation whose plan has unlabelled, or with split:decoder=1, trains on them",
             )
         if self._canaries is not None and read_policy(received.standing.policy).split:
             raise SettingsError(
                 f"--canaries: under the policy {received.standing.policy} no site has a whole model to audit",
                 "leave it out",
             )
-        self._learns = "decoder" if decoder else "fixmatch" if plan.unlabelled != "none" else ""
+        self._learns = "decoder" if decoder else "plan" if plan.unlabelled != "none" else ""
         if plan.privacy is not None and self._known is not None:
             raise SettingsError(
                 "--online trains on new images only, and the account of privacy counts with all of them",
@@ -410,7 +410,7 @@ class Network:
             hint = f"the network takes {taken} of {spec['input']} and {tasks.shown(spec)}"
             raise SettingsError(str(error), hint) from None
         self._unlabelled = self._load_unlabelled(spec)
-        self._train = resident(train, spec, self._unlabelled if self._learns == "fixmatch" else None)
+        self._train = resident(train, spec, self._unlabelled if self._learns == "plan" else None)
         if self._train.unlabelled is not None:
             self._unlabelled = self._train.unlabelled  # once in memory
         self._val = self._train if val is None else resident(val, spec)
@@ -426,7 +426,7 @@ class Network:
             found = unlabelled_set.load_all(self._data, self._unlabelled_in, spec["input"], reading, self.table)
         except (OSError, ValueError) as error:
             raise SettingsError(str(error), "--unlabelled takes what `alice predict` takes") from None
-        if found is None and self._learns == "fixmatch":
+        if found is None and self._learns == "plan":
             self._tell("no image without a label is here: this site learns from those with labels alone")
         if found is None:
             return None

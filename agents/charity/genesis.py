@@ -115,7 +115,9 @@ def begin(
 
 
 def _plan(plan: dict[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan that genesis records: what was agreed, and with a calibrated loss the label shares of the holdout."""
+    """The plan that genesis records: what was agreed, an autoencoder's cut, a calibrated loss's shares of labels."""
+    if "unlabelled" in answer:
+        plan = plan | {"unlabelled": answer["unlabelled"]}
     if not is_calibrated(plan):
         return plan
     try:

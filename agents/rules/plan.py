@@ -50,8 +50,9 @@ class Plan:
         calibrate: `labels`: the loss of training is calibrated for the site's labels (`models.calibrated`; Menon et al.
             2021, Zhang et al. 2022). Scores, and with them what improved, are plain.
         label_shares: Where it is: of each class the share of the coordinator's holdout, see `label_shares`.
-        unlabelled: `fixmatch:…`: sites learn from images without labels, too (`models.fixmatch`; Sohn et al. 2020).
-            Those with labels are counted, scored and held out as ever.
+        unlabelled: `fixmatch:…` or `autoencoder:…`: sites learn from images without labels, too (`models.fixmatch`;
+            Sohn et al. 2020; `models.autoencoder`; Gupta and Raskar 2018). Those with labels are counted,
+            scored and held out as ever.
         privacy: Units are hidden by clipped gradients and noise, up to a budget (`privacy`; Abadi et al. 2016); nothing
             that is measured on a site's images leaves it. In rounds only.
         metric: What the policy compares first. `balanced_accuracy` and `f1` also take the place of accuracy where a

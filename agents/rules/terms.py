@@ -140,7 +140,7 @@ class Terms:
     site_rates: float = term(1.0, number(above=0, most=1), "Least part of rate and batch size a site may take.", "X")
     precision: str = term("float32", one_of(*PRECISIONS), "mixed: layers compute in bfloat16.")
     calibrate: str = term("none", one_of("none", "labels"), "Calibrate the loss for each site's own labels.")
-    unlabelled: str = term("none", UNLABELLED, "Learn from images without labels, by fixmatch.", "HOW")
+    unlabelled: str = term("none", UNLABELLED, "Learn from images without labels: fixmatch, autoencoder.", "HOW")
     privacy: Mapping[str, Any] | None = term(
         None, PRIVACY, "Hide units: unit=image|patient,clip=C,noise=S,delta=D,budget=EPS[,rate=Q].", "PRIVACY"
     )

@@ -208,7 +208,7 @@ def _with_shadows(spec: dict[str, Any], plan: Plan, sides: Sides, found: Sequenc
     if any(isinstance(part.images, PixelFile) for part in parts):
         raise SettingsError("--shadows needs all images in memory", "--memory 1, or fewer images")
     pool = Images(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
-    recipe = Recipe(**{one.name: getattr(plan, one.name) for one in fields(Recipe)})
+    recipe = Recipe(**{one.name: getattr(plan, one.name) for one in fields(Recipe)} | {"unlabelled": "none"})
     try:
         inside = halves(asked.shadows, len(pool), asked.seed)
         trainer = Trainer(

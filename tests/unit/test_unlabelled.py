@@ -12,7 +12,7 @@ from PIL import Image
 
 from fedssh.alice.fitting import loss_of
 from fedssh.errors import BundleError, SettingsError
-from fedssh.models import check_spec, fixmatch
+from fedssh.models import autoencoder, check_spec, fixmatch
 from fedssh.models.data import images, unlabelled_set
 from fedssh.models.data.contents import look, look_through
 from fedssh.models.data.holdout import Cut
@@ -39,24 +39,30 @@ WRITTEN = "fixmatch:threshold=0.8,weight=1,ratio=3,decay=0.9"
         (WRITTEN, WRITTEN),
         (" fixmatch:ratio=7, threshold=0.95 ", "fixmatch:threshold=0.95,weight=1,ratio=7,decay=0.9"),
         ("fixmatch:decay=0", "fixmatch:threshold=0.8,weight=1,ratio=3,decay=0"),
+        ("autoencoder", "autoencoder:weight=1,cut=auto"),
+        ("autoencoder:cut=pool2,weight=0.5", "autoencoder:weight=0.5,cut=pool2"),
     ],
 )
 def test_a_plan_has_every_option_written_out_as_trainers_read_it(text: str, written: str) -> None:
     assert read_unlabelled(text) == written == read_unlabelled(written)
-    found = fixmatch.read(written)
+    found = autoencoder.read(written) if written.startswith("autoencoder") else fixmatch.read(written)
     if written == "none":
         assert found is None
     else:
         assert found is not None
-        assert ",".join(f"{name}={value:g}" for name, value in vars(found).items()) == written.partition(":")[2]
+        every = (f"{name}={value}".removesuffix(".0") for name, value in vars(found).items())
+        assert ",".join(every) == written.partition(":")[2]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("autoencoder", "expected none or fixmatch"),
-        ("fixmatch:", "expected none or fixmatch"),
-        (3, "expected none or fixmatch"),
+        ("encoder", "expected none, fixmatch or autoencoder"),
+        ("fixmatch:", "expected none, fixmatch or autoencoder"),
+        (3, "expected none, fixmatch or autoencoder"),
+        ("autoencoder:cut=a=b", "cut of autoencoder is 'a=b', expected the name of a layer"),
+        ("autoencoder:ratio=3", "no option 'ratio'"),
+        ("autoencoder:weight=0", "weight of autoencoder is '0', expected a number above 0"),
         ("fixmatch:0.9", "'0.9' of fixmatch is not OPTION=VALUE"),
         ("fixmatch:treshold=0.9", "no option 'treshold'; did you mean 'threshold'"),
         ("fixmatch:ratio=2,ratio=3", "ratio twice"),

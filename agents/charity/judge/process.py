@@ -30,7 +30,7 @@ from fedssh.charity.judge.starting_weights import read_given
 from fedssh.charity.judge.turns import Turns
 from fedssh.commands import log_events
 from fedssh.errors import AgentError, SettingsError
-from fedssh.models import batch_normalisation, get_weights, is_own, likeness, loss_name, set_weights, tasks
+from fedssh.models import autoencoder, batch_normalisation, get_weights, is_own, likeness, loss_name, set_weights, tasks
 from fedssh.models.backend import load_keras
 from fedssh.models.data import images
 from fedssh.models.data.classes import NamesError
@@ -78,7 +78,8 @@ def genesis(
         `metrics`, `examples` trained on; `network`, what is agreed of one that does not come with fedssh; where the
         loss of the sites is calibrated `label_counts`, how many examples of each class the holdout has; with `given`
         also `weights` for the record and the line `told`, or only `unfit` with the reason why it cannot be used;
-        where the network is trained in two rooms `policy`, with the cut that was left open.
+        where the network is trained in two rooms `policy`, and with an autoencoder `unlabelled`, with the cut that was
+        left open.
     """
     keras = load_keras()
     reading = dataclasses.replace(reading, task=tasks.task_of(spec))
@@ -100,6 +101,11 @@ def genesis(
             start["policy"] = found_cut(read_policy(policy), scorer.network).text
         except ValueError as error:
             return {"unfit": f"--policy {policy}: {error}"}
+    try:
+        if (how := autoencoder.found(plan.get("unlabelled", "none"), scorer.network)) != plan.get("unlabelled", "none"):
+            start["unlabelled"] = how
+    except ValueError as error:
+        return {"unfit": f"--unlabelled {plan['unlabelled']}: {error}"}
     if given is not None:
         try:
             found = read_given(given, scorer.shapes, layout(scorer.network))

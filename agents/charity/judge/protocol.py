@@ -12,7 +12,8 @@
 {"assessed": {NAME: {"loss", …, "auc_interval": [LOW, HIGH]|null, "calibration_error", "calibration_interval", …}, …}}
 {"check": {"model": PATH, "current": PATH, "first": PATH, "plan": {…}}}          {"sound": BOOL, "text": TEXT}
 {"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null, "policy": TEXT}}
-{"metrics": {…}, "examples": N, "weights": {…}, "told": LINE, "label_counts": [N, …], "policy": TEXT}
+{"metrics": {…}, "examples": N, "weights": {…}, "told": LINE, "label_counts": [N, …], "policy": TEXT,
+ "unlabelled": TEXT}
 or {"unfit": reason}
 "mix" and "round" with "paired": true                            their metrics have "standard_error", too
 {"spent": {"charges": [[NOISE, RATE, STEPS], …], "delta": D}}    {"spent": EPSILON}

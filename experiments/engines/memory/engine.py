@@ -38,7 +38,7 @@ from experiments.engines.outcome import submissions, verdicts, work
 from experiments.engines.sited import per_site
 from fedssh.errors import SettingsError
 from fedssh.history.contributions import contributions
-from fedssh.models import build, loss_name
+from fedssh.models import autoencoder, build, loss_name
 from fedssh.models.backend import load_keras
 from fedssh.rules.label_shares import is_calibrated, label_shares
 from fedssh.rules.plan import read_plan
@@ -127,6 +127,11 @@ def agreement(run: Run, prepared: Prepared) -> dict[str, Any]:
     if is_calibrated(terms["plan"]):
         counts = np.bincount(prepared.holdout.labels, minlength=spec["classes"])
         terms["plan"] = terms["plan"] | {"label_shares": label_shares(counts.tolist())}
+    if "unlabelled" in terms["plan"]:
+        try:
+            terms["plan"] = terms["plan"] | {"unlabelled": autoencoder.found(terms["plan"]["unlabelled"], build(spec))}
+        except ValueError as error:
+            raise SettingsError(f"unlabelled {terms['plan']['unlabelled']}: {error}") from None
     if read_policy(terms["policy"]).split:
         try:
             if read_policy(terms["policy"]).for_sites:
