@@ -53,7 +53,7 @@ def agreed(**changes: Any) -> dict[str, Any]:
             {"calibrate": "labels", "class_weights": "balanced"},
             "--calibrate labels goes with no class weights, found b",
         ),
-        ({"unlabelled": "autoencoder"}, "--unlabelled is 'autoencoder', expected none or fixmatch"),
+        ({"unlabelled": "encoder"}, "--unlabelled is 'encoder', expected none, fixmatch or autoencoder"),
         ({"unlabelled": "fixmatch", "policy": "split:dense1"}, "unlabelled takes a network in one piece"),
         ({"calibrate": "sites"}, "--calibrate is 'sites', expected one of none, labels"),
         ({"policy": "fedavg", "publish": "improved"}, "the policy fedavg takes one update per round"),
