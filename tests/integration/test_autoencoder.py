@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedssh.alice.fitting import new_trainer
+from fedssh.alice.fitting import fit, new_trainer
 from fedssh.alice.learner import Network
+from fedssh.alice.session import session_seed
 from fedssh.alice.train import Alice
 from fedssh.errors import SettingsError
 from fedssh.ledger import Ledger
 from fedssh.models import autoencoder, build, check_spec, fixmatch
 from fedssh.models.autoencoder import EncodingTrainer
 from fedssh.models.backend import load_keras
-from fedssh.models.data import datasets
+from fedssh.models.data import datasets, images
 from fedssh.models.data.images import Images
+from fedssh.models.pool import Pool
 from fedssh.models.recipe import Recipe
 from fedssh.models.training import Examples, Trainer, resident
 from fedssh.rules.plan import read_plan
@@ -137,8 +139,8 @@ def test_what_is_made_again_is_the_image_as_it_was_changed() -> None:
     learner = EncodingTrainer(spec, "adam", 0.01, recipe=recipe)
     slopes = np.random.default_rng(3).random((64, 2, 1, 1))
     ramps = slopes[:, :1] * np.linspace(0, 1, 12)[:, None] * (1 - slopes[:, 1:] * np.linspace(0, 1, 12))
-    images = ramps[..., None].astype(np.float32).reshape(64, 12, 12, 1)
-    given = resident(Images(images[:24], np.arange(24) % 2), unlabelled=images[24:])
+    pixels = ramps[..., None].astype(np.float32).reshape(64, 12, 12, 1)
+    given = resident(Images(pixels[:24], np.arange(24) % 2), unlabelled=pixels[24:])
     learner.fresh(1)
     errors = []
     for _ in range(8):
@@ -196,6 +198,32 @@ def test_a_site_trains_so_and_its_decoder_stays(site: SmallSite) -> None:
         assert set(read_header(model).tensors) == set(shapes())
         models.append(model.read_bytes())
     assert models[0] != models[1] and [claim.examples for claim in site.claims()] == [51, 51]
+
+
+def test_a_simulation_gives_the_weights_of_a_site_bit_for_bit(site: SmallSite) -> None:
+    """Two trainings at a time, as experiments in memory have them, and a decoder each."""
+    found = easy_images(120)
+    np.savez(site.data, train_images=found.images, train_labels=np.where(np.arange(120) % 3, found.labels, -1))
+    site.release(1, plan=written_loss(PLAN | {"unlabelled": "autoencoder:weight=2,cut=dense1"}, "auto"), sessions=1)
+    received = site.exchange.newest(site.terms(), site.state)
+    assert received is not None
+    plan, spec = read_plan(received.release.plan), received.header.spec
+    network = Network(site.data, 1, 1, None)
+    start = network.adopt(received, plan)
+    begun = dict(network.weights())
+    network.fit(1, plan, start, lambda epoch: True, threading.Event())
+    labelled = images.load(site.data, spec["input"], 2, "train")
+    kept, _ = images.hold_out(labelled.labels, 0.15, 1, None)
+    train = resident(labelled.take(kept), spec, found.images[::3])
+
+    def job(trainer: Trainer) -> dict[str, bytes]:
+        trainer.load(begun)
+        fit(trainer, train, None, plan, session_seed(1, 1), None, lambda epoch: True)
+        return {name: array.tobytes() for name, array in trainer.weights().items()}
+
+    with Pool(lambda: new_trainer(spec, plan), 2) as pool:
+        simulated = pool.run([job] * 3)
+    assert simulated == [{name: array.tobytes() for name, array in network.weights().items()}] * 3
 
 
 def test_where_a_federation_begins_the_cut_is_written_out(tmp_path: Path) -> None:
