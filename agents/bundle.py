@@ -33,18 +33,20 @@ from fedssh.files import BLOCK, adopt, open_regular, part_of, sha256_of, whole_f
 from fedssh.forms import MAX_BYTES as MAX_MANIFEST_BYTES
 from fedssh.forms import check_id, parse, shown
 from fedssh.keys import PrivateKey, PublicKey
-from fedssh.manifest import Release, Report, Scores, Submission, judged_once
+from fedssh.manifest import MaskedWord, Release, Report, Scores, Submission, judged_once
 from fedssh.rules.events import Blob
 
+Plain = Report | Scores | MaskedWord  # what travels without a model
 Sealed = TypeVar("Sealed", Submission, Release)
-Message = TypeVar("Message", bound=Submission | Release | Report | Scores)
-Other = TypeVar("Other", bound=Submission | Release | Report | Scores)
+Message = TypeVar("Message", bound=Submission | Release | Plain)
+Other = TypeVar("Other", bound=Submission | Release | Plain)
 
 MAX_BYTES = weights.MAX_BYTES + (16 << 20)
 NAMESPACES = {
     Submission: signature.SUBMISSION, Release: signature.RELEASE, Report: signature.REPORT, Scores: signature.SCORES,
+    MaskedWord: signature.MASKS,
 }  # fmt: skip
-_PLAIN = (Report, Scores)  # travel without a model
+_PLAIN = (Report, Scores, MaskedWord)
 
 _NAMES = ("manifest.json", "manifest.json.sig", "model.age")
 _LIMITS = (MAX_MANIFEST_BYTES, signature.MAX_BYTES, MAX_BYTES)
@@ -119,7 +121,7 @@ def seal(
     return manifest
 
 
-def seal_report(report: Report | Scores, sender: PrivateKey, bundle: Path) -> None:
+def seal_report(report: Plain, sender: PrivateKey, bundle: Path) -> None:
     """Sign a report into a bundle without a model.
 
     Raises:
@@ -184,7 +186,7 @@ class Arrived:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self._file = file
-        self._verified: Submission | Release | Report | Scores | None = None
+        self._verified: Submission | Release | Plain | None = None
 
     @property
     def size(self) -> int:
@@ -472,7 +474,7 @@ def _decrypt(
         raise BundleError("the model file does not have the hash and size its manifest says")
 
 
-def _write_signed(file: BinaryIO, manifest: Submission | Release | Report | Scores, sender: PrivateKey) -> None:
+def _write_signed(file: BinaryIO, manifest: Submission | Release | Plain, sender: PrivateKey) -> None:
     message = manifest.to_bytes()
     armored = signature.sign(message, sender, NAMESPACES[type(manifest)]).encode()
     for name, content in zip(_NAMES, (message, armored), strict=False):

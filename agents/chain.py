@@ -145,8 +145,7 @@ def follow(
     for line in lines:
         if at.sequence == release.sequence:
             break
-        record = read_line(line, coordinator)
-        _check_link(at, record)
+        record = next_record(at, line, coordinator)
         if at.sequence == 0:
             _check_genesis(record, coordinator)
         check_given(verdicts, record.sequence, record.hash)
@@ -159,6 +158,18 @@ def follow(
             f"the history ends at record {at.sequence}, before the release's record {release.sequence}", _HINT
         )
     return at
+
+
+def next_record(at: Seen, line: bytes, coordinator: PublicKey) -> Record:
+    """Read the record that follows another one.
+
+    Raises:
+        RollbackError: It follows another one than that.
+        LedgerError, SignatureError: As `read_line`.
+    """
+    record = read_line(line, coordinator)
+    _check_link(at, record)
+    return record
 
 
 def check_given(verdicts: Mapping[int, str], sequence: int, hash: str) -> None:

@@ -6,6 +6,7 @@ serialise back to the same bytes is refused, so a signature covers exactly one m
     submission   a site's checkpoint for the coordinator, sealed for her
     report       a site's session is over; travels without a model
     scores       what a release scores at a site, where the terms ask for it; likewise
+    masks        what a site says so that updates are summed under masks; likewise
     release      the coordinator's current model, sealed for all sites
     claim        what Alice says of a checkpoint, to Bob only; never leaves the site
 """
@@ -18,14 +19,17 @@ import os
 import re
 import sys
 import time
+import types
+import typing
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
-from fedssh.errors import BundleError
+from fedssh.errors import BundleError, LedgerError
 from fedssh.forms import _ID, _SITE, canonical, matched, parse, shown
 from fedssh.rules.events import Blob, Local, Measured, Spent
+from fedssh.rules.masking import Advert, Answer, Shares
 from fedssh.rules.privacy import POISSON, UNITS
 from fedssh.rules.typed import ABSENT, Absent, plain, said
 
@@ -112,8 +116,8 @@ class Claim(_Message):
     builds_on: int = said("The record of the release that the session started from.")
     session: int = said("The session's number, from 1.")
     epoch: int = said("The epoch in it, from 1.")
-    examples: int = said("How many images the site trains on.")
-    metrics: Local | None = said("What the checkpoint scored at the site; null where privacy is agreed.")
+    examples: int = said("How many images the site trains on; 0 under masks.")
+    metrics: Local | None = said("What the checkpoint scored at the site; null where privacy or masks are agreed.")
     started: str = said("When the session began.")
     created: str = said("When this was written.")
     _: KW_ONLY
@@ -131,8 +135,8 @@ class SessionOver(_Message):
     session: int = said("The session's number, from 1.")
     epochs: int = said("How many epochs it had.")
     checkpoints: int = said("How many models were published in it.")
-    examples: int = said("How many images the site trains on.")
-    metrics: Local | None = said("What the last of them scored at the site; null where there was none.")
+    examples: int = said("How many images the site trains on; 0 under masks.")
+    metrics: Local | None = said("What the last of them scored at the site; null where there was none, or under masks.")
     started: str = said("When the session began.")
     created: str = said("When this was written.")
     _: KW_ONLY
@@ -184,6 +188,21 @@ class Scores(SiteScored):
 
 
 @dataclass(frozen=True)
+class MaskedWord(_Message):
+    """What a site says so that updates are summed under masks: one part, or an answer with the next round's advert."""
+
+    kind = "masks"
+
+    sender: str = said("The site's name.")
+    builds_on: int = said("The record of the newest release that the site has seen.")
+    created: str = said("When this was written.")
+    _: KW_ONLY
+    advert: Advert | Absent = said("Its keys for a round that has not opened yet.", absent=True)
+    shares: Shares | Absent = said("Of its secrets, for the sites of the open round.", absent=True)
+    answer: Answer | Absent = said("What takes the masks off the sum of the round that is closing.", absent=True)
+
+
+@dataclass(frozen=True)
 class Release(_Message):
     """The coordinator's current model, what it scored, how to train on, and where the federation stands."""
 
@@ -222,6 +241,11 @@ def _checked(name: str, wanted: Any, value: Any) -> Any:
         return None if value is None else _checked(name, Local, value)
     if wanted == Spent | Absent:
         wanted = Spent
+    if isinstance(wanted, types.UnionType) and (one := typing.get_args(wanted)[0]) in (Advert, Shares, Answer):
+        try:
+            return one.read(value, f"{name!r} of the manifest")
+        except LedgerError as error:
+            raise BundleError(str(error)) from None
     if dataclasses.is_dataclass(wanted):
         if not isinstance(value, dict):
             raise BundleError(f"{name!r} of the manifest is not an object")

@@ -31,6 +31,7 @@ SCORES = "scores@fedssh"
 LEDGER = "ledger@fedssh"
 CHANNEL = "channel@fedssh"
 MASKS = "masks@fedssh"
+ADVERT = "advert@fedssh"
 
 MAX_BYTES = 8192
 _MAGIC = b"SSHSIG"

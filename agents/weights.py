@@ -5,6 +5,9 @@
                "conv_1/kernel": {"dtype": "F32", "shape": [3, 3, 1, 32], "data_offsets": [0, 1152]}, …}, space-padded
     tensors   little-endian float32, without gaps
 
+What is summed under masks is written in the same way as uint32 ("U32"), see `masks.numbers`; a last tensor, "examples"
+of shape [1], is the number of images. Whoever expects weights refuses such a file.
+
 Weights travel, code does not. A reader builds the model from its own `models/` and loads the tensors only
 after the header matched the architecture it already has, tensor for tensor. Reading a header needs neither
 NumPy nor Keras.
@@ -12,6 +15,7 @@ NumPy nor Keras.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -33,7 +37,9 @@ if TYPE_CHECKING:
 FORMAT = "fedssh 1"
 MAX_BYTES = 1 << 30
 MAX_HEADER_BYTES = 1 << 20
+COUNT = "examples"
 _BLOCK = 1 << 20
+_FLOATS, _WORDS = "F32", "U32"
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,14 @@ class Header:
         tensors: Shape by name, in the order of the file.
         offset: Where the tensors begin, in bytes.
         size: The whole file, in bytes.
+        words: Whether the tensors are uint32, of a sum under masks, and no weights.
     """
 
     spec: dict[str, Any]
     tensors: dict[str, tuple[int, ...]]
     offset: int
     size: int
+    words: bool = False
 
     @property
     def architecture(self) -> str:
@@ -59,7 +67,7 @@ class Header:
 
     @property
     def parameters(self) -> int:
-        """The number of float32 values."""
+        """The number of values, each of four bytes."""
         return sum(math.prod(shape) for shape in self.tensors.values())
 
 
@@ -100,8 +108,8 @@ def header_of(file: BinaryIO, max_bytes: int = MAX_BYTES) -> Header:
     if not isinstance(header, dict):
         raise WeightsError("the model file's header is not an object")
     spec = _read_spec(header.pop("__metadata__", None))
-    tensors = _read_tensors(header, size - 8 - length)
-    return Header(spec, tensors, 8 + length, size)
+    tensors, words = _read_tensors(header, size - 8 - length)
+    return Header(spec, tensors, 8 + length, size, words)
 
 
 def match(found: Header, expected: Header) -> None:
@@ -112,7 +120,33 @@ def match(found: Header, expected: Header) -> None:
     """
     if found.spec != expected.spec:
         raise WeightsError(f"the architecture is {_short(found.spec)}, expected {_short(expected.spec)}")
+    if found.words != expected.words:
+        raise WeightsError(f"the tensors are {_dtype(found)}, expected {_dtype(expected)}")
     match_shapes(found.tensors, expected.tensors)
+    if found.words and list(found.tensors) != list(expected.tensors):
+        raise WeightsError("the tensors stand in another order than those that they are added to")
+
+
+def of_words(header: Header) -> Header:
+    """The header of an update for a sum under masks, of the same architecture; its offset and size are not said."""
+    return dataclasses.replace(header, tensors={**header.tensors, COUNT: (1,)}, size=header.size + 4, words=True)
+
+
+def write_words(path: Path, vector: bytes, tensors: Mapping[str, tuple[int, ...]], spec: dict[str, Any]) -> Header:
+    """Write an update for a sum under masks, whole or not at all.
+
+    Args:
+        vector: uint32 [n + 1], little-endian: of all tensors one after the other, and the number of images.
+        tensors: Their shapes by name, in the order of the model file that the update starts from.
+        spec: The architecture they belong to.
+
+    Raises:
+        OSError: The disk is full or read-only. Nothing is left behind.
+    """
+    with whole_file(path) as file:
+        file.write(_header_bytes({**tensors, COUNT: (1,)}, spec, _WORDS))
+        file.write(vector)
+    return read_header(path)
 
 
 def write_weights(path: Path, tensors: Mapping[str, np.ndarray], spec: dict[str, Any]) -> Header:
@@ -128,17 +162,11 @@ def write_weights(path: Path, tensors: Mapping[str, np.ndarray], spec: dict[str,
     """
     import numpy as np
 
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "spec": canonical(spec).decode()}}
-    end = 0
     for name, array in tensors.items():
         if array.dtype != np.float32:
             raise WeightsError(f"the tensor {name} is {array.dtype}, expected float32")
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
-        end += array.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
     with whole_file(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(_header_bytes({name: array.shape for name, array in tensors.items()}, spec, _FLOATS))
         for array in tensors.values():
             file.write(np.ascontiguousarray(array, "<f4").data.cast("B") if array.size else b"")
     return read_header(path)
@@ -156,7 +184,7 @@ def read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    match_shapes(read_header(path).tensors, expected)
+    match_shapes(_of_weights(path).tensors, expected)
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -175,9 +203,33 @@ def map_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> Mapping[
     Raises:
         WeightsError: The header is malformed or names other tensors.
     """
-    header = read_header(path)
+    header = _of_weights(path)
     match_shapes(header.tensors, expected)
     return _Mapped(path, header)
+
+
+def _of_weights(path: Path) -> Header:
+    header = read_header(path)
+    if header.words:
+        raise WeightsError(f"{path} has an update for a sum under masks, expected weights")
+    return header
+
+
+def _dtype(header: Header) -> str:
+    return _WORDS if header.words else _FLOATS
+
+
+def _header_bytes(tensors: Mapping[str, tuple[int, ...]], spec: dict[str, Any], dtype: str) -> bytes:
+    """The head of a file, of tensors of four bytes a value, up to where they begin."""
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "spec": canonical(spec).decode()}}
+    end = 0
+    for name, shape in tensors.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text
 
 
 def count_non_finite(path: Path) -> int:
@@ -230,13 +282,16 @@ def _read_spec(metadata: object) -> dict[str, Any]:
         raise WeightsError("the model file's spec is not canonical JSON") from None
 
 
-def _read_tensors(header: dict[str, Any], available: int) -> dict[str, tuple[int, ...]]:
+def _read_tensors(header: dict[str, Any], available: int) -> tuple[dict[str, tuple[int, ...]], bool]:
+    """Shapes by name, and whether they are words."""
     spans, tensors = [], {}
+    first = next(iter(header.values()), None)
+    dtype = _WORDS if isinstance(first, dict) and first.get("dtype") == _WORDS else _FLOATS
     for name, entry in header.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise WeightsError(f"the tensor {name[:80]!r} is not described by dtype, shape and data_offsets")
-        if entry["dtype"] != "F32":
-            raise WeightsError(f"the tensor {name[:80]!r} is {shown(entry['dtype'], 20)}, expected F32")
+        if entry["dtype"] != dtype:
+            raise WeightsError(f"the tensor {name[:80]!r} is {shown(entry['dtype'], 20)}, expected {dtype}")
         shape, offsets = _whole_numbers(name, entry["shape"]), _whole_numbers(name, entry["data_offsets"])
         if len(offsets) != 2 or offsets[1] - offsets[0] != 4 * math.prod(shape):
             raise WeightsError(f"the tensor {name[:80]!r} does not have the size of its shape")
@@ -252,7 +307,7 @@ def _read_tensors(header: dict[str, Any], available: int) -> dict[str, tuple[int
         raise WeightsError(f"the model file holds {available:,} bytes of tensors, its header describes {end:,}")
     if not tensors:
         raise WeightsError("the model file has no tensors")
-    return {name: tensors[name] for _, name in spans}
+    return {name: tensors[name] for _, name in spans}, dtype == _WORDS
 
 
 def _whole_numbers(name: str, value: object) -> tuple[int, ...]:

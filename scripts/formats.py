@@ -18,7 +18,7 @@ from typing import Any
 from fedssh import bundle, errors, forms, manifest, models, signature, weights
 from fedssh.channel import handshake
 from fedssh.history import verbs
-from fedssh.rules import events, options, policies, standing, terms, thresholds, vocabulary
+from fedssh.rules import events, masking, options, policies, standing, terms, thresholds, vocabulary
 from fedssh.rules.typed import members
 from fedssh.split import talk
 from scripts import environment
@@ -28,11 +28,11 @@ PAGE = ROOT / "docs" / "reference" / "formats.md"
 COLUMNS = 120
 MESSAGES = (
     manifest.Claim, manifest.SessionOver, manifest.SiteScored, manifest.Submission, manifest.Report, manifest.Scores,
-    manifest.Release,
+    manifest.MaskedWord, manifest.Release,
 )  # fmt: skip
 OBJECTS = (
     events.Blob, events.Local, events.Measured, events.Part, events.Work, events.Spent, standing.Standing,
-    standing.OpenRound, standing.LastRound, standing.Layers,
+    standing.OpenRound, standing.LastRound, standing.Layers, masking.Advert, masking.Shares, masking.Answer,
 )  # fmt: skip
 FORMS = {
     forms._SITE: "site name", forms._ID: "id", manifest._HEX: "hash", manifest._TIME: "time",
@@ -42,7 +42,8 @@ OVER_SSH = ("agents/door/command.py", "agents/door/upload.py", "agents/door/rela
 AT_A_SITE = (
     "agents/alice/exchange.py", "agents/alice/incoming.py", "agents/alice/memory.py", "agents/alice/terms.py",
     "agents/bob/site.py", "agents/bob/way.py", "agents/bob/spool.py", "agents/bob/receipts.py",
-    "agents/bob/followed.py", "agents/bob/standing.py", "agents/bob/relay.py",
+    "agents/bob/followed.py", "agents/bob/standing.py", "agents/bob/relay.py", "agents/bob/peers.py",
+    "agents/bob/masking.py",
 )  # fmt: skip
 AT_THE_COORDINATOR = ("agents/charity/folders.py", "agents/charity/snapshot.py", "agents/history/totals.py")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from fedssh.errors import UntrustedError
 from fedssh.files import check_folder, fsync_folder, is_part, read_shared, sweep, write_whole
 from fedssh.forms import MAX_BYTES
 from fedssh.manifest import Claim, SessionOver, SiteScored
-from fedssh.weights import architecture_hash, write_weights
+from fedssh.weights import Header, architecture_hash, write_weights, write_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,10 +90,22 @@ class Exchange:
             SettingsError: `outgoing` has become a link.
         """
         assert claim.architecture == architecture_hash(spec)
+        return self._publish(claim, lambda path: write_weights(path, weights, spec))
+
+    def publish_words(self, claim: Claim, vector: bytes, release: Header) -> int:
+        """The same of an update that is summed under masks: the words that Bob masks.
+
+        Args:
+            vector: uint32 [n + 1], little-endian, see `masks.numbers`.
+            release: The header of the model that it starts from.
+        """
+        return self._publish(claim, lambda path: write_words(path, vector, release.tensors, release.spec))
+
+    def _publish(self, claim: Claim, write: Callable[[Path], Header]) -> int:
         check_folder(self.outgoing)
         model = self.outgoing / f"{claim.id}.safetensors"
         try:
-            size = write_weights(model, weights, spec).size
+            size = write(model).size
             model.chmod(0o640)
             write_whole(model.with_suffix(".json"), claim.to_bytes(), mode=0o640)
         except OSError:

@@ -258,7 +258,7 @@ class Alice:
             session=self.memory.trained.sessions + 1,
             epochs=0,
             checkpoints=0,
-            examples=self.network.examples,
+            examples=self._told_examples(received),
             metrics=None,
             started=now(),
             created=now(),
@@ -539,11 +539,27 @@ class Alice:
         assert epoch.metrics is not None
         if reason := self.limits.keeps_back(tally.plan, self.network.examples, epoch.number, epoch.metrics):
             return reason
+        if _masked(received) and (far := self._cannot_be_summed(received)):
+            return far
         if self._private:
             return None
         if bad := leaving.too_bad(tally.start, epoch, tasks.guessing(received.header.spec)):
             return bad
         return self._tells_members(received, tally, epoch)
+
+    def _cannot_be_summed(self, received: Received) -> str | None:
+        """Why an update does not go into a sum under masks; None when it does."""
+        from fedssh.alice import masking
+
+        try:
+            masking.words(received, self.network.weights(), self.network.examples)
+        except ValueError as error:
+            return f"it does not go into a sum under masks: {error} (agreed: {received.standing.policy})"
+        return None
+
+    def _told_examples(self, received: Received, examples: int | None = None) -> int:
+        """On how many images this site trains, as far as it may be told of it alone."""
+        return 0 if _masked(received) else examples or self.network.examples
 
     def _tells_members(self, received: Received, tally: Tally, epoch: Epoch) -> str | None:
         """Why a model that is due tells too much of which images it was trained on; None when it does not."""
@@ -590,8 +606,8 @@ class Alice:
             builds_on=release.sequence,
             session=tally.number,
             epoch=epoch,
-            examples=self.network.examples,
-            metrics=None if self._private else metrics,
+            examples=self._told_examples(received),
+            metrics=None if self._private or _masked(received) else metrics,
             started=tally.started,
             created=now(),
             privacy=tally.spent,
@@ -606,7 +622,13 @@ class Alice:
         try:
             staying = {} if tally.plan.local == "none" else self.network.staying(tally.plan)
             local.keep(self.state, str(self.memory.genesis), tally.number, staying, received.header.spec)
-            size = self.exchange.publish(claim, weights, received.header.spec)
+            if _masked(received):
+                from fedssh.alice import masking
+
+                vector = masking.words(received, weights, self.network.examples)
+                size = self.exchange.publish_words(claim, vector, received.header)
+            else:
+                size = self.exchange.publish(claim, weights, received.header.spec)
         except OSError as error:
             self._say("not-published", f"{where} could not be published: {error}", logging.WARNING, **fields)
             return False
@@ -623,8 +645,8 @@ class Alice:
             session=tally.number,
             epochs=tally.done,
             checkpoints=tally.checkpoints,
-            examples=tally.examples or self.network.examples,
-            metrics=None if self._private else tally.published,
+            examples=self._told_examples(received, tally.examples),
+            metrics=None if self._private or _masked(received) else tally.published,
             started=tally.started,
             created=now(),
         )
@@ -730,6 +752,11 @@ class Alice:
     def _say_over(self, received: Received) -> None:
         count = self.memory.trained.sessions
         self._say("finished", messages.over(received.standing, count), site=received.site, sessions=count)
+
+
+def _masked(received: Received) -> bool:
+    """Whether nothing is told of this site's update alone."""
+    return read_policy(received.standing.policy).masked
 
 
 def _finite(metrics: Local | None) -> dict[str, Any]:

@@ -153,5 +153,52 @@ def receipts(last: int, as_json: bool, settings: StateSettings) -> None:
     print_table(columns, rows)
 
 
+peers = new_group("peers", "The other sites, as people have named them: whom this site masks its updates with.")
+peers.epilog = "\b\nExample:\n  bob peers add alice-2 alice-2.pub --state site && bob peers list --state site"
+group.add_command(peers)
+
+
+@peers.command("add", epilog="Example:  bob peers add alice-2 alice-2.pub --state site")
+@click.argument("name")
+@click.argument("key", type=click.Path(path_type=Path))
+@click.option("--again", is_flag=True, help="Accept another key than the one that stands there.")
+@settings_options(StateSettings, "bob")
+def peers_add(name: str, key: Path, again: bool, settings: StateSettings) -> None:
+    """Name the site NAME to this one, by its public KEY file, which people there have given you."""
+    from fedssh.bob import peers as known
+    from fedssh.bob.site import Folder
+
+    found = known.add(Folder(settings.state), name, key, again=again)
+    print(f"{name} is a peer with the key {found.fingerprint}")
+    print("compare it with the people there by another way than the coordinator, such as the phone")
+
+
+@peers.command("remove", epilog="Example:  bob peers remove alice-2 --state site")
+@click.argument("name")
+@settings_options(StateSettings, "bob")
+def peers_remove(name: str, settings: StateSettings) -> None:
+    """Take no part any more in rounds with the site NAME."""
+    from fedssh.bob import peers as known
+    from fedssh.bob.site import Folder
+
+    known.remove(Folder(settings.state), name)
+    print(f"{name} is no peer any more")
+
+
+@peers.command("list", epilog="Example:  bob peers list --state site --json")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings_options(StateSettings, "bob")
+def peers_list(as_json: bool, settings: StateSettings) -> None:
+    """Show whom this site masks its updates with: a round with anybody else in it is refused."""
+    from fedssh.bob import peers as known
+    from fedssh.bob.site import Folder
+
+    found = {name: key.fingerprint for name, key in known.pinned(Folder(settings.state)).items()}
+    if as_json:
+        print_json([{"name": name, "fingerprint": fingerprint} for name, fingerprint in found.items()])
+    else:
+        print_table(("peer", "key"), list(found.items()))
+
+
 if __name__ == "__main__":
     main()

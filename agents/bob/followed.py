@@ -57,6 +57,10 @@ class Followed:
         replay, _ = self._read()
         return replay.state
 
+    def replay(self) -> Replay:
+        """The same, to go on from."""
+        return self._read()[0]
+
     def keep(self, replay: Replay, verdicts: Mapping[int, str]) -> None:
         """Write down how far the history was followed, and the records about this site on the way."""
         state = replay.state

@@ -18,6 +18,7 @@ without its signature.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, Protocol
 
 from fedssh import bundle, chain, files, weights
 from fedssh.address import Address
+from fedssh.bob.board import Board
 from fedssh.bob.followed import Followed
 from fedssh.bob.receipts import Receipts
 from fedssh.bob.shared import SharedFolder
@@ -75,6 +77,7 @@ class Incoming:
         max_bytes: The largest model to accept.
         refuse: Whether a release is refused when a record on the way to it is not what the federation's own rules
             give; else it is only told.
+        board: Has records after the newest release already, where updates are masked.
 
     Attributes:
         standing: What Alice is told about the door.
@@ -90,6 +93,7 @@ class Incoming:
         say: Callable[..., None],
         max_bytes: int,
         refuse: bool = True,
+        board: Board | None = None,
     ) -> None:
         self.path = exchange / "incoming"
         self.standing = Standing(folder.status, self.path)
@@ -102,6 +106,7 @@ class Incoming:
         self._refuse = refuse
         self._followed = Followed(folder.followed)
         self._told: object = None  # the last round whose end was told
+        self._board = board
 
     def tidy(self) -> None:
         """Remove what a killed Bob left unfinished. Only at start."""
@@ -231,8 +236,9 @@ class Incoming:
         """
         history = files.part_of(self._state.path / "history.jsonl")
         begin = chain.Seen() if replay.state is None else seen
-        words = ("history", "--export", "--after", begin.sequence)
         try:
+            ahead = self._board.lines(begin.sequence) if self._board else []
+            words = ("history", "--export", "--after", begin.sequence + len(ahead))
             answer = door.stream(*words, into=history, max_bytes=MAX_HISTORY_BYTES)
             if answer.status:
                 raise answer.error(door.address, "history")
@@ -250,7 +256,7 @@ class Incoming:
             about: dict[int, str] = {}
 
             def lines() -> Iterator[bytes]:
-                for number, line in enumerate(_lines(history), begin.sequence + 1):
+                for number, line in enumerate(itertools.chain(ahead, _lines(history)), begin.sequence + 1):
                     if number in (1, release.sequence):
                         kept[number] = line
                     yield line

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fedssh.bob.masking import Masks, Waits
 from fedssh.bob.receipts import Receipts
 from fedssh.bob.shared import SharedFolder
 from fedssh.bob.site import Site
@@ -53,13 +54,15 @@ class Outgoing:
         say: Called with an event, its text and its fields.
         max_bytes: The largest model file to take.
         sealed_for: Whose keys models are sealed for; None is the coordinator's.
+        masks: What masks updates, where that is agreed; None where it is not.
     """
 
     def __init__(
         self, exchange: Path, site: Site, key: PrivateKey, spool: Spool, receipts: Receipts, say: Say, max_bytes: int,
-        sealed_for: Callable[[], list[PublicKey]] | None = None,
+        sealed_for: Callable[[], list[PublicKey]] | None = None, masks: Callable[[], Masks | None] = lambda: None,
     ) -> None:  # fmt: skip
         self._sealed_for = sealed_for or (lambda: [site.coordinator])
+        self._masks = masks
         self.path = exchange / "outgoing"
         self._rejected = exchange / "rejected"
         self._site = site
@@ -95,7 +98,10 @@ class Outgoing:
             for claim in claims:
                 if stop.is_set():
                     break
-                taken += self._take(folder, claim)
+                try:
+                    taken += self._take(folder, claim)
+                except Waits:  # nor may the report of its session leave before it
+                    break
             return taken
 
     def _take(self, folder: SharedFolder, claim: str) -> bool:
@@ -131,6 +137,8 @@ class Outgoing:
             with folder.open(id + _MODEL) as model:
                 self._seal_checkpoint(model, message, entry, bundle)
         else:
+            if isinstance(message, SessionOver) and (masks := self._masks()) is not None:
+                masks.check_report(message)
             self._spool.describe(entry)
             plain = Scores if isinstance(message, SiteScored) else Report
             seal_report(plain(sender=self._site.name, **vars(message)), self._key, bundle)
@@ -144,8 +152,11 @@ class Outgoing:
         if header_of(model, self._max_bytes).architecture != claim.architecture:
             raise BundleError("the model file has another architecture than the claim says")
         manifest = Submission(sender=self._site.name, recipients=[], model=pending(), sealed=pending(), **vars(claim))
-        self._spool.describe(entry)
-        seal(model, manifest, self._key, self._sealed_for(), bundle)
+        with contextlib.ExitStack() as stack:
+            if (masks := self._masks()) is not None:
+                model = stack.enter_context(masks.masked(claim, model))
+            self._spool.describe(entry)
+            seal(model, manifest, self._key, self._sealed_for(), bundle)
 
     def _clear(self, folder: SharedFolder, id: str) -> None:
         folder.remove(id + _CLAIM)

@@ -8,7 +8,7 @@ from fedssh.bob.followed import Followed
 from fedssh.bob.site import Folder, Site, read_genesis
 from fedssh.errors import BundleError, LedgerError
 from fedssh.keys import PublicKey, parse_public
-from fedssh.rules.policies import read_policy
+from fedssh.rules.policies import Policy, read_policy
 
 
 def sealed_for(folder: Folder, site: Site) -> list[PublicKey]:
@@ -20,7 +20,8 @@ def sealed_for(folder: Folder, site: Site) -> list[PublicKey]:
     Raises:
         BundleError: It is for sites alone, and who they are is not known here. It is sealed for nobody then.
     """
-    if not _for_sites(folder):
+    policy = agreed_policy(folder)
+    if policy is None or not policy.for_sites:
         return [site.coordinator]
     state = Followed(folder.followed).state()
     if state is None or not state.sites:
@@ -28,11 +29,12 @@ def sealed_for(folder: Folder, site: Site) -> list[PublicKey]:
     return [parse_public(one.key, f"the key of {one.name}") for one in state.sites]
 
 
-def _for_sites(folder: Folder) -> bool:
+def agreed_policy(folder: Folder) -> Policy | None:
+    """The policy by the first record; None before that is here."""
     line = read_genesis(folder)
     if line is None:
-        return False
+        return None
     try:
-        return read_policy(str(json.loads(json.loads(line)["record"])["policy"])).for_sites
+        return read_policy(str(json.loads(json.loads(line)["record"])["policy"]))
     except (ValueError, KeyError, TypeError):  # of a newer version: who follows it has refused it before
-        raise LedgerError("the first record does not say for whom models are sealed") from None
+        raise LedgerError("the first record does not say how models become one") from None

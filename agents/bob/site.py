@@ -9,6 +9,8 @@
     seen.json                the newest release this site has seen
     followed.json            where the history stood then, see followed.py
     genesis.json             the first record of the history, signed: one line, as `history --export` prints it
+    peers/NAME.pub           keys of other sites, by people's word; see peers.py
+    masks.json               what this site has said in rounds under masks, and its secrets; see masking.py
     status.json              whether the door lets this site in, and what it last said; see standing.py
     lock                     held by the one Bob that works here
 
@@ -102,6 +104,16 @@ class Folder:
     def status(self) -> Path:
         """What the door last said, see `standing`; the same lies in Alice's exchange."""
         return self.path / "status.json"
+
+    @property
+    def peers(self) -> Path:
+        """The keys of other sites, by people's word, see `peers`."""
+        return self.path / "peers"
+
+    @property
+    def masks(self) -> Path:
+        """How far this site is in rounds under masks, see `masking`; only its owner may read it."""
+        return self.path / "masks.json"
 
     @property
     def lock(self) -> Path:

@@ -20,6 +20,8 @@ from fedssh import bundle
 from fedssh.files import fsync_folder, sweep, write_whole
 from fedssh.forms import canonical
 
+_PLAIN = {"scores": "scores of a release", "masks": "a word for sums under masks"}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -27,9 +29,9 @@ class Entry:
 
     Attributes:
         id: Given by Alice; sorts by time.
-        kind: `submission`, `report` or `scores`.
-        session: 0 for scores, which belong to none.
-        epoch: None for a report and for scores.
+        kind: `submission`, `report`, `scores` or `masks`.
+        session: 0 for scores and masks, which belong to none.
+        epoch: None for all but a submission.
         published: When Alice's claim got its name, in seconds since 1970.
         attempts: How often it was sent without success.
         shipped: When the door had it, in seconds since 1970; None before that.
@@ -45,8 +47,8 @@ class Entry:
     shipped: float | None = None
 
     def __str__(self) -> str:
-        if self.kind == "scores":
-            return "scores of a release"
+        if self.kind in _PLAIN:
+            return _PLAIN[self.kind]
         return (
             f"session {self.session} epoch {self.epoch}"
             if self.epoch is not None

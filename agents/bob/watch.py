@@ -1,6 +1,7 @@
-"""`bob watch`: four loops and the one who looks after them.
+"""`bob watch`: five loops and the one who looks after them.
 
     sealing    one thread as long as Bob runs: outgoing/ -> spool, with or without a network
+    masking    one thread per connection, where updates are masked: history -> spool
     relaying   one thread as long as Bob runs, and two while Alice has a channel: channel.sock <-> door
     shipping   one thread per connection: spool -> door -> verdict -> receipts
     releases   one thread per connection: door -> incoming/
@@ -28,17 +29,21 @@ from typing import Any
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from fedssh.bob.board import Board
 from fedssh.bob.incoming import Incoming
+from fedssh.bob.masking import Masks
 from fedssh.bob.outgoing import Outgoing, Say
 from fedssh.bob.receipts import Receipts
-from fedssh.bob.recipients import sealed_for
+from fedssh.bob.recipients import agreed_policy, sealed_for
 from fedssh.bob.relay import Relay
 from fedssh.bob.settings import WatchSettings
 from fedssh.bob.shipping import PATIENCE_SECONDS, PAUSE_SECONDS, Shipping
-from fedssh.bob.site import Folder, Site, load_key, load_site
+from fedssh.bob.site import Folder, Site, load_key, load_site, read_genesis
 from fedssh.bob.spool import Spool
 from fedssh.bob.way import way_out
+from fedssh.chain import read_line
 from fedssh.errors import SettingsError, UnreachableError
+from fedssh.rules.federation import Federation
 from fedssh.transport import BusyError, Connection, RefusedError
 
 DRAIN_TRIES = 5
@@ -91,12 +96,14 @@ class Bob:
         max_bytes = settings.max_megabytes * 1_000_000
         receipts = Receipts(self._folder.receipts)
         self._spool = Spool(self._folder.spool)
+        self._masks = Masks(self._folder, self._site, key, self._spool, receipts, say)
         self._outgoing = Outgoing(
             settings.exchange, self._site, key, self._spool, receipts, say, max_bytes,
-            lambda: sealed_for(self._folder, self._site),
+            lambda: sealed_for(self._folder, self._site), lambda: self._masks if self._is_masked() else None,
         )  # fmt: skip
         refuse = settings.decisions == "refuse"
-        self._incoming = Incoming(settings.exchange, self._folder, self._site, key, say, max_bytes, refuse)
+        self._board = Board(self._folder, self._site, refuse, say)
+        self._incoming = Incoming(settings.exchange, self._folder, self._site, key, say, max_bytes, refuse, self._board)
         self._shipping = Shipping(self._site, self._spool, receipts, say, settings.wait)
         self._relay = Relay(settings.exchange, self._site, key, say, lambda loop: self._start(loop, None))
         self._backoff = Backoff(settings.retry, settings.retry_max)
@@ -177,6 +184,7 @@ class Bob:
         threads = [self._start(lambda: self._keep_shipping(connection), connection)]
         if not self._settings.drain:
             threads.append(self._start(lambda: self._keep_fetching(connection), connection))
+            threads.append(self._start(lambda: self._keep_masking(connection), connection))
         try:
             return self._supervise(connection)
         finally:
@@ -284,6 +292,35 @@ class Bob:
                 self._stop.wait(PAUSE_SECONDS)
             at_once = fetched
 
+    def _keep_masking(self, connection: Connection) -> None:
+        """Where updates are masked, say what is due as a round goes on."""
+        while connection.alive and not self._stop.is_set():
+            try:
+                wait = self._settings.wait
+                state = self._board.look(connection, wait, PATIENCE_SECONDS) if self._is_masked() else None
+                said = state is not None and self._masks.act(state, self._genesis(), _newest(state))
+            except BusyError as error:
+                self._rest(self._tell_unreachable(error), connection)
+                continue
+            except OSError as error:
+                self._bear(error)
+                continue
+            if said:
+                self._sealed.set()
+            if state is None:
+                self._rest(_GLANCE_SECONDS, connection)
+            else:
+                self._found.set()  # an update may have waited for its partners
+
+    def _is_masked(self) -> bool:
+        policy = agreed_policy(self._folder)
+        return policy is not None and policy.masked
+
+    def _genesis(self) -> str:
+        line = read_genesis(self._folder)
+        assert line is not None, "a release was followed"
+        return read_line(line, self._site.coordinator).hash
+
     def _rest(self, seconds: float, connection: Connection) -> None:
         """Wait, unless the connection ends meanwhile."""
         end = time.monotonic() + seconds
@@ -348,6 +385,10 @@ class _Doorbell(FileSystemEventHandler):
             os.fsdecode(path).endswith(".json") for path in (event.src_path, event.dest_path)
         ):
             self._bell.set()
+
+
+def _newest(state: Federation) -> int:
+    return state.release.sequence if state.release else 0
 
 
 @contextlib.contextmanager

@@ -145,6 +145,8 @@ class FileBench:
     def combine(self, state: Federation, updates: Sequence[Update]) -> Combined[Path]:
         """The result of the open round, in files of `opened`."""
         folders, out = self._folders, self._folders.opened / "round.safetensors"
+        if state.policy.masked:
+            return self._opened(state, updates)
         named = [(folders.update(update.model.sha256), update.examples) for update in updates]
         server = [folders.server_state(blob.sha256) for blob in state.current.server]
         base = folders.model(state.current.model.sha256)
@@ -152,6 +154,25 @@ class FileBench:
         answer = self._judge.combine(state.policy.text, base, named, server, out, bearing=wanted, paired=paired)
         sets = server_files(out)[: answer["server"]]
         return Combined(out, answer["metrics"], answer["shares"], sets, answer["bearing"] if wanted else None)
+
+    def _opened(self, state: Federation, updates: Sequence[Update]) -> Combined[Path]:
+        """The result of masked updates: their sum, then what is done with a round's mean."""
+        from fedssh.charity import masks  # loads NumPy
+
+        current, folders = state.round, self._folders
+        assert current is not None, "a round closes"
+        out, mean = folders.opened / "round.safetensors", folders.opened / "sum.safetensors"
+        base = folders.model(state.current.model.sha256)
+        sent = [folders.update(update.model.sha256) for update in updates]
+        examples = masks.open_sum(state.policy, current, sent, base, mean)
+        try:
+            server = [folders.server_state(blob.sha256) for blob in state.current.server]
+            policy, paired = state.policy.of_sums.text, state.gate.paired
+            answer = self._judge.combine(policy, base, [(mean, 1)], server, out, paired=paired)
+        finally:
+            mean.unlink(missing_ok=True)
+        sets = server_files(out)[: answer["server"]]
+        return Combined(out, answer["metrics"], (), sets, examples=examples)
 
     def join(self, state: Federation, sent: Sent, model: Path) -> Joined[Path]:
         """The network of a turn that is over, in files of `opened`."""

@@ -22,14 +22,17 @@ from fedssh.files import move_whole
 from fedssh.forms import check_site
 from fedssh.keys import PrivateKey, parse_public
 from fedssh.ledger import Ledger
-from fedssh.manifest import Release, Report, Scores, Submission
+from fedssh.manifest import MaskedWord, Release, Report, Scores, Submission
+from fedssh.masks import signing
 from fedssh.rules.events import Genesis, Record, Released
 from fedssh.rules.federation import Federation, Member
+from fedssh.rules.masking import Advert
 from fedssh.rules.metrics import FIRST, task_of
 from fedssh.rules.typed import known
 
 ARRIVAL = re.compile(r"\d{20}-[0-9a-f]{8}\.bundle")
 MAX_TRIES = 3
+Sent = Submission | Report | Scores | MaskedWord
 KEPT_EVIDENCE = 10
 
 
@@ -103,7 +106,7 @@ def done(taken: Taken) -> None:
     taken.arrived.path.with_suffix(".tries").unlink(missing_ok=True)
 
 
-def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submission | Report | Scores, Released]:
+def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Sent, Released]:
     """Check the form, signature, sender and origin of what a bundle says. Its model is not looked at.
 
     Args:
@@ -121,12 +124,16 @@ def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Submis
         signer = parse_public(member.key, "it")
     except SettingsError as error:  # enrolled before its form was looked at so closely
         raise UntrustedError(f"the key of {member.name} cannot be used: {error}") from None
-    manifest = taken.arrived.verify(signer, Submission, Report, Scores)
+    manifest = taken.arrived.verify(signer, Submission, Report, Scores, MaskedWord)
     assert not isinstance(manifest, Release)
     if manifest.sender != member.name:
         raise BundleError(f"the manifest names {manifest.sender} as its sender, it came from {member.name}")
     if isinstance(manifest, Submission | Report):
         _check_claim(manifest, ledger)
+    if isinstance(manifest, MaskedWord) and isinstance(manifest.advert, Advert):
+        if manifest.advert.federation != ledger.record(1).hash:
+            raise BundleError("its keys for masks are for another federation")
+        signing.check(manifest.advert, signer)
     newest = ledger.head()
     known = newest is not None and 0 < manifest.builds_on <= newest.sequence
     source = ledger.record(manifest.builds_on).said if known else None
@@ -172,12 +179,14 @@ def open_model(
         raise LedgerError(f"the first model cannot be read: {error}", f"put {first} back from a copy") from None
     if names is not None:
         expected = dataclasses.replace(expected, tensors={name: expected.tensors[name] for name in names})
+    if state.policy.masked:
+        expected = weights.of_words(expected)
     model = folders.opened / taken.arrived.path.with_suffix(".safetensors").name
     # The same tensors can take a little more room than ours: names are written with other spaces.
     found = taken.arrived.extract(model, key, expected.size + weights.MAX_HEADER_BYTES)
     try:
         weights.match(found, expected)
-        if bad := weights.count_non_finite(model):
+        if not found.words and (bad := weights.count_non_finite(model)):
             raise UntrustedError(f"{bad:,} of {expected.parameters:,} weights are not finite")
     except UntrustedError:
         model.unlink()

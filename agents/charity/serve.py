@@ -252,6 +252,12 @@ def tell_verdict(settled: Settled) -> None:
     elif event == "scored":
         score = fields["metrics"]["accuracy"]
         text = f"release {fields['builds_on']} scores accuracy {score:.4f} at {site}, on {fields['examples']:,} images"
+    elif event == "masks":
+        parts = [
+            name for name in ("advert", "shares", "answer") if name in fields and name not in fields.get("late", ())
+        ]
+        what = {"advert": "keys for the next round", "shares": "shares", "answer": "the answer"}
+        text = f"{site} gave {' and '.join(what[name] for name in parts) or 'nothing in time'} for sums under masks"
     elif event == "invalid":
         text = f"invalid bundle from {site}: {fields['reason']}"
     else:

@@ -20,9 +20,9 @@ from fedssh.charity.intake import Taken
 from fedssh.charity.opening import site_tensors
 from fedssh.charity.vault import Vault
 from fedssh.errors import LedgerError, UntrustedError
-from fedssh.manifest import Report, Scores, Submission
+from fedssh.manifest import MaskedWord, Report, Scores, Submission
 from fedssh.rules import coordinator
-from fedssh.rules.events import Invalid, Record, Released, Scored
+from fedssh.rules.events import Invalid, Masks, Record, Released, Scored
 from fedssh.rules.records import Over, Sent
 from fedssh.rules.standing import Started
 
@@ -78,8 +78,11 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
         clock.lap("open_ms")
         return Settled(record, timings=clock.laps)
     clock.lap("open_ms")
-    if isinstance(manifest, Scores):
-        found, why = coordinator.scored(vault, _scored(manifest))
+    if isinstance(manifest, Scores | MaskedWord):
+        if isinstance(manifest, Scores):
+            found, why = coordinator.scored(vault, _scored(manifest))
+        else:
+            found, why = coordinator.masks(vault, _masks(manifest))
         record = found or record_invalid(vault, taken, why)
     elif isinstance(manifest, Report):
         record = coordinator.report(vault, _over(manifest, release.federation.started))
@@ -149,6 +152,18 @@ def _scored(scores: Scores) -> Scored:
         builds_on=scores.builds_on,
         examples=scores.examples,
         metrics=scores.metrics,
+    )
+
+
+def _masks(word: MaskedWord) -> Masks:
+    """What a site says about masks, as the rules want it."""
+    return Masks(
+        site=word.sender,
+        submission=word.id,
+        builds_on=word.builds_on,
+        advert=word.advert,
+        shares=word.shares,
+        answer=word.answer,
     )
 
 

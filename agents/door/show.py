@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-from fedssh.door.channel import BLOCK, Client, Stop, answer, later, number, options
+from fedssh.door.channel import BLOCK, LONGEST_WAIT_SECONDS, Client, Stop, answer, later, number, options
+from fedssh.door.fetch import wait
 from fedssh.door.upload import waiting
 from fedssh.history import text as texts
 from fedssh.history import verbs, views
 from fedssh.history.published import NoRecord, Published
+
+_ROUND = b'\\"event\\":\\"round-'  # in a ledger line; a site's words are escaped once more
 
 
 def read(client: Client, verb: str, words: list[str]) -> int:
@@ -27,6 +30,8 @@ def read(client: Client, verb: str, words: list[str]) -> int:
             if verb == "verify":
                 show(verb, check(client, file), found)
             elif verb == "history":
+                if "--round" in found:
+                    wait_for_round(client, found.get("--after", 0), found["--round"])
                 send(history(Published(file), found))
             else:
                 ledger = Published(file)
@@ -41,6 +46,36 @@ def read(client: Client, verb: str, words: list[str]) -> int:
     except ValueError:
         raise Stop(3, "the published history is damaged; its operator can repair it") from None
     return 0
+
+
+def wait_for_round(client: Client, after: int, seconds: float) -> None:
+    """Wait until a round has opened, gone on or ended since a record.
+
+    Raises:
+        Stop: None has in time.
+    """
+    path, place = client.path("outbox", "ledger.jsonl"), -1
+
+    def look() -> bool | None:
+        nonlocal place
+        try:
+            with open(path, "rb") as file:
+                if place < 0:
+                    place = Published(file).start_of(after + 1)
+                if os.fstat(file.fileno()).st_size <= place:
+                    return None
+                file.seek(place)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    place += len(line)
+                    if _ROUND in line:
+                        return True
+        except FileNotFoundError:
+            pass
+        return None
+
+    wait(client, look, min(seconds, LONGEST_WAIT_SECONDS), "no round has gone on yet")
 
 
 def show(verb: str, value: Any, found: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 # verb: (option: whether it takes a number, how many numbers follow, the form, what `help` says of each way to ask)
 VERBS: dict[str, Verb] = {
     "history": (
-        {"--json": False, "--export": False, "--after": True, "--last": True}, 0,
-        "history [--json] [--last N] | history --export [--after SEQ]",
+        {"--json": False, "--export": False, "--after": True, "--last": True, "--round": True}, 0,
+        "history [--json] [--last N] | history --export [--after SEQ [--round SECONDS]]",
         {"history [--last N]": "every event: who sent what, what it claimed, what it scored, the verdict and why",
          "history --export [--after SEQ]": "the signed records themselves, one JSON line each"},
     ),

@@ -138,9 +138,22 @@ def why(record: Fields) -> str:
         return f"session over, {checkpoints} in {epochs}"
     if event == "scored":
         return f"what release {record['builds_on']} scores there, on {number(record['examples'], 'image')}"
+    if event == "masks":
+        return _why_masks(record)
     if event == "rollback":
         return f"back to {record.get('to')}"
     return ""
+
+
+def _why_masks(record: Fields) -> str:
+    advert, late = record.get("advert") or {}, record.get("late") or ()
+    words = {
+        "advert": f"keys for round {advert.get('round')}",
+        "shares": "sealed shares of its secrets",
+        "answer": "what takes the masks off the sum",
+    }
+    found = [f"{text}{', too late' if name in late else ''}" for name, text in words.items() if name in record]
+    return " and ".join(found)
 
 
 def _why_round(record: Fields) -> str:

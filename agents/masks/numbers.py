@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedssh.rules.policies import Policy
+
 WORDS = 2**32
 _HALF = 2**31 - 1
 
@@ -28,6 +30,11 @@ class Fixed:
     sites: int
     reach: float = 1.0
     most: int = 1 << 16
+
+    @classmethod
+    def agreed(cls, policy: Policy, sites: int) -> Fixed:
+        """As a policy with `seal=masks` says, in a round of so many sites."""
+        return cls(sites, float(policy.values["reach"]), policy.cap)
 
     @property
     def scale(self) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fedssh.rules.masking import SHARE_BYTES
+
 PRIME = 2**521 - 1
-SECRET_BYTES, SHARE_BYTES = 32, 66
+SECRET_BYTES = 32
 
 
 def split(secret: bytes, places: int, threshold: int, randomness: bytes) -> list[bytes]:

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedssh.errors import MaskError, SignatureError
 from fedssh.keys import PrivateKey, PublicKey
-from fedssh.masks import shamir, words
-from fedssh.masks.said import LEAST, Advert, Answer, Roster, Shares, mark
+from fedssh.masks import shamir, signing, words
+from fedssh.rules.masking import LEAST, SHARE_BYTES, Advert, Answer, Roster, Shares, mark
 
 _ONCE = bytes(12)  # each key seals one message
 
@@ -65,9 +65,14 @@ class MaskedRound:
 
     def advert(self, key: PrivateKey) -> Advert:
         """Its keys for this round, signed with the site's key."""
+        return signing.sign(self.unsigned(), key)
+
+    def unsigned(self) -> Advert:
+        """The same before it is signed."""
+        sealing, masking = map(_public, self._own())
         return Advert(
-            self.federation, self.round, self.site, _public(self._key("sealing")), _public(self._key("masking"))
-        ).sign(key)
+            federation=self.federation, round=self.round, site=self.site, sealing=sealing, masking=masking, signed=""
+        )  # fmt: skip
 
     # 2
 
@@ -101,7 +106,7 @@ class MaskedRound:
                     "if people there have given you the key: bob peers add " + advert.site + " KEY.pub",
                 )
             try:
-                advert.check(pinned[advert.site])
+                signing.check(advert, pinned[advert.site])
             except SignatureError:
                 raise MaskError(f"the key that is pinned of {advert.site} has not signed its keys") from None
             _exchanged(self._key("sealing"), advert.sealing, advert.site)
@@ -118,8 +123,9 @@ class MaskedRound:
         sealed, marks = {}, {}
         for site, seed, key in zip(roster.sites, seeds, keys, strict=True):
             sealed[site] = self._seal(self.site, site).encrypt(_ONCE, seed + key, self._bound(self.site, site)).hex()
-            marks[site] = mark(seed), mark(key)
-        return Shares(self.site, roster.sha256, hashlib.sha256(self._seed()).hexdigest(), sealed, marks)
+            marks[site] = [mark(seed), mark(key)]
+        digest = hashlib.sha256(self._seed()).hexdigest()
+        return Shares(site=self.site, roster=roster.sha256, seed=digest, sealed=sealed, marks=marks)
 
     # 3
 
@@ -178,7 +184,7 @@ class MaskedRound:
             )
         told = {site: self._share(given.get(site), site, key=site not in came).hex() for site in partners}
         agreed = dataclasses.replace(self, partners=partners, arrived=came)
-        return agreed, Answer(self.site, roster.sha256, came, told)
+        return agreed, Answer(site=self.site, roster=roster.sha256, arrived=came, shares=told)
 
     def _share(self, shares: Shares | None, site: str, *, key: bool) -> bytes:
         roster = self._agreed()
@@ -189,8 +195,8 @@ class MaskedRound:
             both = self._seal(site, self.site).decrypt(_ONCE, sealed, self._bound(site, self.site))
         except (InvalidTag, ValueError):
             raise MaskError(f"the shares of {site} are not sealed for this site by it") from None
-        share = both[shamir.SHARE_BYTES :] if key else both[: shamir.SHARE_BYTES]
-        if len(both) != 2 * shamir.SHARE_BYTES or mark(share) != shares.marks[self.site][key]:
+        share = both[SHARE_BYTES:] if key else both[:SHARE_BYTES]
+        if len(both) != 2 * SHARE_BYTES or mark(share) != shares.marks[self.site][key]:
             raise MaskError(f"the shares of {site} are not those that it marked")
         return share
 

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedssh.errors import MaskError
 from fedssh.masks import shamir, words
-from fedssh.masks.said import Answer, Roster, Shares, mark
 from fedssh.masks.site import common_mask, own_mask
+from fedssh.rules.masking import SHARE_BYTES, Answer, Roster, Shares, mark
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,6 @@ class Opened:
 
     vector: bytes
     liars: tuple[str, ...]
-
-
-def check_shares(roster: Roster, shares: Shares) -> None:
-    """Check the form of what a site gives; whether it is sealed well only those can tell whom it is sealed for.
-
-    Raises:
-        MaskError: It is not of this roster, or not for each of its sites.
-    """
-    if shares.site not in roster.sites or shares.roster != roster.sha256:
-        raise MaskError(f"the shares of {shares.site} are of another roster")
-    if sorted(shares.sealed) != list(roster.sites) or sorted(shares.marks) != list(roster.sites):
-        raise MaskError(f"the shares of {shares.site} are not for each site of the roster")
 
 
 def opened(
@@ -60,6 +48,35 @@ def opened(
         MaskError: Too few vectors came, or too few answers are right for one of the secrets, or a partner had given
             shares of something else; then nothing comes out.
     """
+    found = masks_of(roster, partners, arrived, given, answers)
+    return Opened(words.masked(masked, found.add, found.take), found.liars)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is on a sum, as the keys of `words.Stream`.
+
+    Attributes:
+        add, take: What has to be added to it, and taken away.
+        liars: As in `Opened`.
+    """
+
+    add: tuple[bytes, ...]
+    take: tuple[bytes, ...]
+    liars: tuple[str, ...]
+
+
+def masks_of(
+    roster: Roster,
+    partners: Sequence[str],
+    arrived: Sequence[str],
+    given: Mapping[str, Shares],
+    answers: Sequence[Answer],
+) -> Masks:
+    """What has to be done to a sum, for who adds in another way.
+
+    Args, Raises: As `opened`.
+    """
     if len(arrived) < roster.threshold:
         raise MaskError(f"{len(arrived)} of {len(roster.sites)} vectors came, it takes {roster.threshold}")
     told = [one for one in answers if one.roster == roster.sha256 and one.arrived == tuple(arrived)]
@@ -77,7 +94,7 @@ def opened(
             raise MaskError(f"{site} had given shares of another key than its own")
         for other in arrived:
             (take if other < site else add).append(common_mask(key, roster, other, partners))
-    return Opened(words.masked(masked, add, take), tuple(sorted(liars)))
+    return Masks(tuple(add), tuple(take), tuple(sorted(liars)))
 
 
 def _joined(roster: Roster, site: str, key: bool, shares: Shares, answers: Sequence[Answer], liars: set[str]) -> bytes:
@@ -105,4 +122,4 @@ def _share(text: str) -> bytes | None:
         share = bytes.fromhex(text)
     except ValueError:
         return None
-    return share if len(share) == shamir.SHARE_BYTES else None
+    return share if len(share) == SHARE_BYTES else None

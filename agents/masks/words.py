@@ -28,9 +28,13 @@ class Stream:
     def __init__(self, key: bytes) -> None:
         self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
 
+    def take(self, size: int) -> bytes:
+        """The next so many bytes."""
+        return self._encryptor.update(bytes(size))
+
     def number(self, size: int) -> int:
-        """The next so many bytes, as one number."""
-        return int.from_bytes(self._encryptor.update(bytes(size)), "little")
+        """The same as one number."""
+        return int.from_bytes(self.take(size), "little")
 
 
 def masked(vector: bytes, added: Iterable[bytes], taken: Iterable[bytes]) -> bytes:

@@ -44,8 +44,8 @@ def sent_of(record: Record, said: Verdict, started: Started, released: Blob | No
         released: The model of the release that it started from.
     """
     claim, model, architecture = known(said.claim, None), known(said.candidate, said.model), said.architecture
-    if (claim is None and said.privacy is ABSENT) or model is None or not isinstance(architecture, str):
-        raise wrong(record, "a submission has a claim, a model and an architecture")
+    if model is None or not isinstance(architecture, str):
+        raise wrong(record, "a submission has a model and an architecture")
     return Sent(
         site=said.site,
         submission=known(said.submission, ""),

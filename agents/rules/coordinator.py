@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from fedssh.errors import JudgeError
 from fedssh.rules import records, site_scores
-from fedssh.rules.events import Blob, Counted, Event, Metrics, Record, Scored, Work
+from fedssh.rules.events import Blob, Counted, Event, Masks, Metrics, Record, Scored, Work
 from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Decision, ahead, decide, gone_on
 from fedssh.rules.records import Bearing, Over, Sent
@@ -75,6 +75,7 @@ class Combined(Generic[Model]):
         shares: How much of each update is in it.
         sets: The server optimizer's state.
         bearing: Where evidence was agreed, how the updates lie to each other, see `averaging.bearing`.
+        examples: Under masks: how many images all updates were trained on.
     """
 
     model: Model
@@ -82,6 +83,7 @@ class Combined(Generic[Model]):
     shares: Sequence[float]
     sets: Sequence[Model] = ()
     bearing: Bearing | None = None
+    examples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,14 @@ def scored(store: Store[Model], said: Scored) -> tuple[Record | None, str]:
         if reason := site_scores.objection(state, said):
             return None, reason
         return store.append(said), ""
+
+
+def masks(store: Store[Model], said: Masks) -> tuple[Record | None, str]:
+    """Record what a site says about masks; else nothing, and why not."""
+    with store.locked() as state:
+        if reason := records.masks_objection(state, said):
+            return None, reason
+        return store.append(records.masks(state, said)), ""
 
 
 def conduct(store: Store[Model], bench: Bench[Model], now: float) -> Done | None:
@@ -390,7 +400,8 @@ def _joined(bench: Bench[Model], state: Federation, sent: Sent, model: Model) ->
 
 def _next_step(state: Federation, now: float) -> Event | None:
     """How the rounds go on without a result."""
-    return records.opening(state) or records.extension(state, now)
+    ways = (records.opening, records.extension, records.partners, records.closing)
+    return next((event for way in ways if (event := way(state, now)) is not None), None)
 
 
 def _close(store: Store[Model], bench: Bench[Model], before: Federation, current: Round, now: float) -> Done | None:
@@ -402,13 +413,16 @@ def _close(store: Store[Model], bench: Bench[Model], before: Federation, current
         if decided.accept and result is not None:
             blobs = [store.blob(one) for one in result.sets]
             model = store.blob(result.model)
-            event = records.closed(state, current, decided, result.shares, model, blobs, result.bearing)
+            event = records.closed(
+                state, current, decided, result.shares, model, blobs, result.bearing, result.examples
+            )
             record = store.append(event, result.model, result.sets)
         else:
             scored = result is not None and decided.metrics is not None
             shares = result.shares if result and scored else None
             bearing = result.bearing if result and scored else None
-            record = store.append(records.closed_empty(state, current, decided, shares, bearing))
+            examples = result.examples if result and scored else None
+            record = store.append(records.closed_empty(state, current, decided, shares, bearing, examples))
         store.end_round()
     for one in (result.model, *result.sets) if result else ():
         store.drop(one)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from fedssh.errors import LedgerError
 from fedssh.forms import canonical
+from fedssh.rules.masking import Advert, Answer, Shares
 from fedssh.rules.metrics import gain
 from fedssh.rules.standing import Standing
 from fedssh.rules.typed import ABSENT, Absent, Typed, known, said
@@ -228,9 +229,9 @@ class Verdict(Event):
     submission: str | Absent = said("Its id.", absent=True)
     session: int = said("The session that it came out of.")
     epoch: int = said("The epoch, from 1; of a report, how many there were.")
-    examples: int = said("How many images the site trains on.")
+    examples: int = said("How many images the site trains on; 0 under masks.")
     builds_on: int | Absent = said("The record of the release that the session started from.", absent=True)
-    claim: Local | Absent | None = said("What the site measured; null where privacy is agreed.", absent=True)
+    claim: Local | Absent | None = said("What the site measured; null where privacy or masks are agreed.", absent=True)
     model: Blob | None = said("The model's file: what became current, else what was sent; null of a report.")
     architecture: str | Absent | None = said("SHA-256 of the canonical spec; null of a report.", absent=True)
     metrics: Metrics | None = said("What it scored on the holdout; null where nothing was scored, or may be told.")
@@ -322,9 +323,9 @@ class Report(Event):
     session: int = said("Its number, from 1.")
     epochs: int = said("How many there were.")
     checkpoints: int = said("How many models it sent.")
-    examples: int = said("How many images the site trains on.")
+    examples: int = said("How many images the site trains on; 0 under masks.")
     builds_on: int = said("The record of the release that it started from.")
-    metrics: Local | None = said("What the last of them scored at the site; null where there was none.")
+    metrics: Local | None = said("What the last of them scored at the site; null where there was none, or under masks.")
     passed: bool | Absent = said("true: no session, for nothing was new to train on; its turn passes.", absent=True)
 
 
@@ -342,6 +343,21 @@ class Scored(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Masks(Event):
+    """What a site says so that updates are summed under masks: one of these, or an answer with the next advert."""
+
+    name = "masks"
+
+    site: str = said("Whose.")
+    submission: str = said("The message's id.")
+    builds_on: int = said("The record of the newest release that the site had seen.")
+    advert: Advert | Absent = said("Its keys for a round that has not opened yet.", absent=True)
+    shares: Shares | Absent = said("Of its secrets, for the sites of the open round.", absent=True)
+    answer: Answer | Absent = said("What takes the masks off the sum of the round that is closing.", absent=True)
+    late: tuple[str, ...] | Absent = said("Which of these came too late, so nothing is taken of them.", absent=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundOpened(Event):
     """A round opened for some of the sites."""
 
@@ -350,6 +366,7 @@ class RoundOpened(Event):
     round: int = said("Its number, from 1.")
     sites: tuple[str, ...] = said("Who was drawn, in order of enrolment.")
     reason: str = said("How many, and when it closes.")
+    roster: str | Absent = said("Under masks: SHA-256 of these sites' adverts, by name of the sites.", absent=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,13 +381,35 @@ class RoundExtended(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoundPartners(Event):
+    """It is settled who masks with whom."""
+
+    name = "round-partners"
+
+    round: int = said("The round's number.")
+    sites: tuple[str, ...] = said("Who gave shares in time, by name.")
+    reason: str = said("How many.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundClosing(Event):
+    """It is settled whose updates are in the sum; who masked may now say what takes the masks off it."""
+
+    name = "round-closing"
+
+    round: int = said("The round's number.")
+    sites: tuple[str, ...] = said("Whose updates came, by name.")
+    reason: str = said("How many.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Part(Typed):
     """One site's part in a round's result."""
 
     site: str = said("Whose.")
     record: int = said("The record that counted its update.")
-    examples: int = said("How many images it was trained on.")
-    share: float | None = said("How much of it is in the result; null when there is none.")
+    examples: int = said("How many images it was trained on; 0 under masks, where only the sum is known.")
+    share: float | None = said("How much of it is in the result; null when there is none, or nobody knows.")
     length: float | Absent = said(
         "The Euclidean norm of its difference from the current model, of all tensors; four digits.", absent=True
     )
@@ -394,6 +433,7 @@ class RoundClosed(Event):
     missing: tuple[str, ...] = said("Who might have sent one and did not.")
     reason: str = said("Why.")
     margin: float | Absent = said(_FOUND, absent=True)
+    examples: int | Absent = said("Under masks, of a sum: how many images all of them were trained on.", absent=True)
 
 
 @dataclass(frozen=True, kw_only=True)

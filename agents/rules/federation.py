@@ -13,7 +13,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fedssh.errors import LedgerError
 from fedssh.forms import fingerprint
@@ -27,6 +27,7 @@ from fedssh.rules.events import (
     Garbage,
     Genesis,
     Invalid,
+    Masks,
     Metrics,
     Record,
     Refused,
@@ -35,8 +36,10 @@ from fedssh.rules.events import (
     Report,
     RolledBack,
     RoundAccepted,
+    RoundClosing,
     RoundExtended,
     RoundOpened,
+    RoundPartners,
     RoundRefused,
     SiteAdded,
     SiteRevoked,
@@ -45,6 +48,7 @@ from fedssh.rules.events import (
     Verdict,
 )
 from fedssh.rules.gate import Gate
+from fedssh.rules.masking import Advert, Answer, Masking, Roster, Shares
 from fedssh.rules.metrics import best as better_of
 from fedssh.rules.policies import Policy, read_policy
 from fedssh.rules.rounds import Round, Update, ends_waiting
@@ -174,6 +178,8 @@ class Federation:
         taken: Of each site's running session, what was last taken, see `Taken`.
         slots: Of each site, what waits; see `Slot`.
         spent: Of each site, what its privacy has cost, where that is agreed; no rollback changes it.
+        adverts: Under masks, of each site, its keys for a round that has not opened yet.
+        ready: Since when there are enough of these for the next round, in seconds since 1970.
     """
 
     genesis: Genesis
@@ -193,6 +199,8 @@ class Federation:
     taken: Mapping[str, Taken] = field(default_factory=dict)
     slots: Mapping[str, Slot] = field(default_factory=dict)
     spent: Mapping[str, Spending] = field(default_factory=dict)
+    adverts: Mapping[str, Advert] = field(default_factory=dict)
+    ready: float | None = None
 
     @property
     def kept(self) -> frozenset[str]:
@@ -233,6 +241,17 @@ class Federation:
     def able(self) -> tuple[str, ...]:
         """The sites that may be asked to train: all but those whose privacy budget another session would exceed."""
         return tuple(site.name for site in self.sites if not self._is_spent(site.name))
+
+    @property
+    def next_round(self) -> int:
+        """The number of the round that opens next."""
+        return self.rounds + 1 + (self.round is not None)
+
+    @property
+    def keyed(self) -> tuple[str, ...]:
+        """Under masks, of those who may be asked to train, who has keys for the next round."""
+        keyed = (self.adverts.get(site) for site in self.able)
+        return tuple(one.site for one in keyed if one is not None and one.round == self.next_round)
 
     def _is_spent(self, site: str) -> bool:
         found = self.spent.get(site)
@@ -378,6 +397,8 @@ def _advanced(state: Federation, record: Record) -> Federation:
         changed = dataclasses.replace(changed, spent=_more_spent(state, record.said.site, record.said.privacy))
     used = rates.follow(state.used, record.fields, state.rates)
     changed = dataclasses.replace(changed, sequence=record.sequence, head=record.hash, used=used)
+    if changed.policy.masked:
+        changed = dataclasses.replace(changed, ready=_ready(changed, rates.seconds(record.time)))
     return _with_turn(state, changed, record.said)
 
 
@@ -393,7 +414,17 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
         case RoundOpened():
             opened = datetime.datetime.fromisoformat(record.time).timestamp()
             began = Round(said.round, said.sites, said.sites, opened, record.sequence)
+            if state.policy.masked:
+                masking = Masking(Roster.of([state.adverts[site] for site in said.sites]), opened)
+                state = dataclasses.replace(state, adverts=_later_than(state.adverts, said.round))
+                began = dataclasses.replace(began, masking=masking)
             return dataclasses.replace(state, round=began, turns=said.round)
+        case Masks():
+            return _more_masks(state, said)
+        case RoundPartners():
+            return _with_masking(state, record, partners=said.sites, since=rates.seconds(record.time))
+        case RoundClosing():
+            return _with_masking(state, record, arrived=said.sites, since=rates.seconds(record.time))
         case Counted():
             current = _open_round(state, record)
             update = Update(said.site, record.sequence, said.model, said.examples)
@@ -430,6 +461,41 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
         case Reopened():
             return dataclasses.replace(state, finished=False, sessions=said.sessions)
     return state
+
+
+def _ready(state: Federation, now: float) -> float | None:
+    """Since when the next round could open without those who have given no keys for it."""
+    if state.round is not None or len(state.keyed) < state.policy.least:
+        return None
+    return now if state.ready is None else state.ready
+
+
+def _more_masks(state: Federation, said: Masks) -> Federation:
+    """What a site says about masks, but for what came too late."""
+    late = known(said.late, ())
+    if isinstance(said.advert, Advert) and "advert" not in late:
+        state = dataclasses.replace(state, adverts={**state.adverts, said.site: said.advert})
+    current = state.round
+    if current is None or current.masking is None:
+        return state
+    masking = current.masking
+    if isinstance(said.shares, Shares) and "shares" not in late:
+        masking = masking.given(said.shares)
+    if isinstance(said.answer, Answer) and "answer" not in late:
+        masking = masking.answered(said.answer)
+    return dataclasses.replace(state, round=dataclasses.replace(current, masking=masking))
+
+
+def _with_masking(state: Federation, record: Record, **changes: Any) -> Federation:
+    current = _open_round(state, record)
+    if current.masking is None:
+        raise LedgerError(f"record {record.sequence} is {record.event}, but no masks were agreed")
+    masking = dataclasses.replace(current.masking, **changes)
+    return dataclasses.replace(state, round=dataclasses.replace(current, masking=masking))
+
+
+def _later_than(adverts: Mapping[str, Advert], number: int) -> Mapping[str, Advert]:
+    return {site: advert for site, advert in adverts.items() if advert.round > number}
 
 
 def _more_spent(state: Federation, site: str, said: Spent) -> Mapping[str, Spending]:

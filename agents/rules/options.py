@@ -40,6 +40,9 @@ SERVERS: Mapping[str, Values] = {
     "adam": {"rate": 0.01, "momentum": 0.9, "beta2": 0.99, "tau": 0.001},
     "yogi": {"rate": 0.01, "momentum": 0.9, "beta2": 0.99, "tau": 0.001},
 }
+# How updates may be sealed from the coordinator, likewise; `masks` is told in `masking`.
+SEALS: Mapping[str, Values] = {"masks": {"reach": 1.0}}
+SEALING = ("seal", *SEALS["masks"])
 ROUNDS: Mapping[str, Option] = {
     "fraction": Option(SHARE, 1.0, "share of the sites that is selected for a round"),
     "minimum": Option(SHARE, 0.5, "share of the selected sites that suffices at the deadline"),
@@ -83,15 +86,17 @@ def written_out(name: str, known: Mapping[str, Option], given: Values) -> dict[s
     Raises:
         ValueError: One belongs to another server optimizer than the chosen one; says which.
     """
-    server = given.get("server")
-    own = SERVERS[str(server)] if server is not None else {}
-    if "server" in known:
-        others = {key for options in SERVERS.values() for key in options} - own.keys()
+    own: dict[str, Value] = {}
+    for chooser, kinds, what in (("server", SERVERS, "server optimizer"), ("seal", SEALS, "seal")):
+        chosen = given.get(chooser)
+        its = kinds[str(chosen)] if chosen is not None else {}
+        others = {key for options in kinds.values() for key in options} - its.keys() if chooser in known else set()
         for key in given:
             if key in others:
-                raise ValueError(
-                    f"{key} of the policy {name} belongs to another server optimizer than {server or 'none'}"
-                )
+                raise ValueError(f"{key} of the policy {name} belongs to another {what} than {chosen or 'none'}")
+        own |= its
+    if "seal" in given and "clip" in given:
+        raise ValueError(f"clip of the policy {name} looks at each update, and seal={given['seal']} shows none")
     defaults = {key: option.default for key, option in known.items() if option.default is not None}
     found = {**defaults, **own, **given}
     return {key: found[key] for key in known if key in found}

@@ -29,6 +29,10 @@ def objection(
         examples, epoch, claim, said: As the submission says; `claim` is what was measured.
     """
     wanted = agreed(state.genesis.plan)
+    if state.policy.masked and (examples or claim is not None):
+        return "under masks nobody tells what a single update scores, or on how many images it was trained"
+    if wanted is None and state.policy.masked:
+        return "it tells of privacy, and none was agreed" if isinstance(said, Spent) else ""
     if wanted is None:
         if isinstance(said, Spent):
             return "it tells of privacy, and none was agreed"
@@ -70,7 +74,7 @@ def _terms(wanted: Privacy, said: Spent) -> str:
 
 
 def _steps(state: Federation, wanted: Privacy, examples: int, epoch: int, said: Spent) -> str:
-    if examples < 1 or epoch < 1:
+    if (examples < 1 and wanted.rate is None) or epoch < 1:
         return f"a session of {epoch} epochs on {examples} images is none"
     right = charge_of(wanted, examples, int(state.genesis.plan["batch_size"]), epoch)
     if (said.rate, said.steps) != (right.rate, right.steps):

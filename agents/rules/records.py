@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,16 @@ from fedssh.rules.events import (
     Counted,
     Finished,
     Local,
+    Masks,
     Metrics,
     Part,
     Refused,
     Report,
     RoundAccepted,
+    RoundClosing,
     RoundExtended,
     RoundOpened,
+    RoundPartners,
     RoundRefused,
     Spent,
     Verdict,
@@ -30,7 +34,19 @@ from fedssh.rules.events import (
 )
 from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Decision, passes, told
-from fedssh.rules.rounds import Due, Round, Update, can_open, due, needed, select, why_not
+from fedssh.rules.masking import Advert, Answer, Masking, Roster, Shares, bad_advert, bad_answer, bad_shares
+from fedssh.rules.rounds import (
+    Due,
+    Round,
+    Update,
+    can_open,
+    due,
+    needed,
+    partners_of,
+    select,
+    wanted_masked,
+    why_not,
+)  # fmt: skip
 from fedssh.rules.standing import Started
 from fedssh.rules.typed import ABSENT, Absent, known
 
@@ -223,12 +239,22 @@ def reported(state: Federation, over: Over) -> Report | Refused:
     return Report(**same, epochs=over.epochs, checkpoints=over.checkpoints, metrics=over.metrics, passed=over.passed)
 
 
-def opening(state: Federation) -> RoundOpened | None:
-    """The next round, when it can open."""
+def opening(state: Federation, now: float = math.inf) -> RoundOpened | None:
+    """The next round, when it can open.
+
+    Args:
+        now: In seconds since 1970. Under masks a round waits for the keys of all sites as long as for their updates.
+    """
     sites = list(state.able)
     policy = state.policy
     if state.round or state.finished or state.all_sessions_done() or not can_open(policy, sites):
         return None
+    if policy.masked:
+        keyed = list(state.keyed)
+        patient = state.ready is None or now < state.ready + float(policy.values["deadline"])
+        if len(keyed) < policy.least or (keyed != sites and patient):
+            return None
+        sites = keyed
     number = state.rounds + 1
     chosen = select(sites, float(policy.values["fraction"]), state.genesis.seed, number)
     if policy.least > len(chosen):
@@ -237,9 +263,88 @@ def opening(state: Federation) -> RoundOpened | None:
         f"{len(chosen)} of {len(sites)} sites; closes with all of them, or after "
         f"{policy.values['deadline']:g} s with {needed(policy, len(chosen))}"
     )
-    if spent := len(state.sites) - len(sites):
+    if spent := len(state.sites) - len(state.able):
         reason += f"; {spent} with no privacy budget left"
-    return RoundOpened(round=number, sites=chosen, reason=reason)
+    if keyless := len(state.able) - len(sites):
+        reason += f"; {keyless} without keys for masks"
+    roster = Roster.of([state.adverts[site] for site in chosen]).sha256 if policy.masked else ABSENT
+    return RoundOpened(round=number, sites=chosen, reason=reason, roster=roster)
+
+
+def partners(state: Federation, now: float) -> RoundPartners | None:
+    """Who masks with whom in the open round, when that is settled."""
+    current = state.round
+    if current is None or current.masking is None or due_now(state, now) is not Due.PARTNERS:
+        return None
+    found, of = partners_of(current, current.masking), current.masking.roster
+    reason = f"{len(found)} of {len(of.sites)} sites gave shares, {of.threshold} of which open the sum"
+    return RoundPartners(round=current.number, sites=found, reason=reason)
+
+
+def closing(state: Federation, now: float) -> RoundClosing | None:
+    """Whose updates are in the sum of the open round, when that is settled."""
+    current = state.round
+    if current is None or current.masking is None or due_now(state, now) is not Due.CLOSING:
+        return None
+    found = tuple(update.site for update in in_order(current))
+    reason = f"{len(found)} of {len(current.masking.partners or ())} masked updates are in the sum"
+    return RoundClosing(round=current.number, sites=found, reason=reason)
+
+
+def masks_objection(state: Federation, said: Masks) -> str:
+    """Why what a site says about masks cannot be; empty where it can, also where it comes too late."""
+    member = state.member(said.site)
+    if member is None or member.revoked or member.role != "site":
+        return f"{said.site} is no site of the federation"
+    if not state.policy.masked:
+        return "no masks were agreed"
+    parts = [name for name in _PARTS if getattr(said, name) is not ABSENT]
+    if not parts or parts == list(_PARTS):
+        return f"it says {len(parts)} of {', '.join(_PARTS)}"
+    if isinstance(said.advert, Advert) and (why := bad_advert(said.advert, said.site)):
+        return why
+    if isinstance(said.advert, Advert) and said.advert.round > state.next_round:
+        return f"its keys are for round {said.advert.round}, the next one is {state.next_round}"
+    late, masking = _late(state, said), state.round.masking if state.round else None
+    if isinstance(said.shares, Shares) and "shares" not in late:
+        assert masking is not None, "else they are late"
+        if why := bad_shares(masking.roster, said.shares, said.site):
+            return why
+    if isinstance(said.answer, Answer) and "answer" not in late:
+        assert masking is not None, "else it is late"
+        if said.site not in (masking.partners or ()):
+            return f"{said.site} has no masks in this round"
+        if why := bad_answer(masking, said.answer, said.site):
+            return why
+    return ""
+
+
+def masks(state: Federation, said: Masks) -> Masks:
+    """What a site says about masks, as it is recorded: with what of it came too late."""
+    late = _late(state, said)
+    return dataclasses.replace(said, late=late or ABSENT)
+
+
+_PARTS = ("advert", "shares", "answer")
+
+
+def _late(state: Federation, said: Masks) -> tuple[str, ...]:
+    """What of it nobody waits for: of a round that is over or has gone on, or said already."""
+    current = state.round
+    masking, found = current.masking if current else None, []
+    if isinstance(said.advert, Advert):
+        before = state.adverts.get(said.site)
+        if said.advert.round < state.next_round or (before is not None and before.round >= said.advert.round):
+            found.append("advert")
+    if isinstance(said.shares, Shares):
+        open_ = masking is not None and masking.partners is None and said.shares.roster == masking.roster.sha256
+        if not open_ or masking is None or said.site in masking.shares:
+            found.append("shares")
+    if isinstance(said.answer, Answer):
+        open_ = masking is not None and masking.arrived is not None and said.answer.roster == masking.roster.sha256
+        if not open_ or masking is None or said.site in masking.answers:
+            found.append("answer")
+    return tuple(found)
 
 
 def due_now(state: Federation, now: float) -> Due:
@@ -265,10 +370,28 @@ def extension(state: Federation, now: float) -> RoundExtended | None:
 
 def too_few(state: Federation, current: Round) -> Decision | None:
     """The end of a round that has too few updates for its policy; None when it has enough."""
+    if current.masking is not None:
+        why = _unopened(state, current, current.masking)
+        return Decision(False, f"{why}; no sum came out") if why else None
     wanted = needed(state.policy, len(current.selected))
     if len(current.updates) >= wanted:
         return None
     return Decision(False, f"{len(current.updates)} of {wanted} updates, and no site is left that could send one")
+
+
+def _unopened(state: Federation, current: Round, masking: Masking) -> str:
+    """Why the masks of a round are not taken off; empty where they can be."""
+    least = masking.roster.threshold
+    if masking.partners is None:
+        return f"{len(partners_of(current, masking))} of {least} sites gave shares in time"
+    came = tuple(update.site for update in in_order(current))
+    if masking.arrived is None:
+        return f"{len(came)} of {wanted_masked(state.policy, masking)} masked updates came in time"
+    if gone := [site for site in masking.arrived if site not in came]:
+        return f"{', '.join(gone)} was revoked, whose update is in the sum"
+    if len(masking.answers) < least:
+        return f"{len(masking.answers)} of {least} sites answered in time"
+    return ""
 
 
 def gated(state: Federation, updates: int, metrics: Metrics) -> Decision:
@@ -286,16 +409,19 @@ def closed(
     model: Blob,
     sets: Sequence[Blob],
     bearing: Bearing | None = None,
+    examples: int | None = None,
 ) -> RoundAccepted:
     """The end of a round whose result becomes current.
 
     Args:
-        shares: How much of each of `in_order(current)` is in the result.
+        shares: How much of each of `in_order(current)` is in the result; none under masks.
         model: The result's file.
         sets: Files of the server optimizer's state.
         bearing: How they lie to each other, where evidence was agreed.
+        examples: Under masks: how many images all of them were trained on.
     """
-    return RoundAccepted(**_closing(state, current, decided, shares, bearing), model=model, state=tuple(sets))
+    said = _closing(state, current, decided, shares, bearing, examples)
+    return RoundAccepted(**said, model=model, state=tuple(sets))
 
 
 def closed_empty(
@@ -304,13 +430,14 @@ def closed_empty(
     decided: Decision,
     shares: Sequence[float] | None = None,
     bearing: Bearing | None = None,
+    examples: int | None = None,
 ) -> RoundRefused:
     """The end of a round that changes nothing.
 
     Args:
-        shares, bearing: As in `closed`; None when there is no result.
+        shares, bearing, examples: As in `closed`; None when there is no result.
     """
-    return RoundRefused(**_closing(state, current, decided, shares, bearing))
+    return RoundRefused(**_closing(state, current, decided, shares, bearing, examples))
 
 
 def finished(state: Federation) -> Finished | None:
@@ -351,22 +478,32 @@ def _found(state: Federation, decided: Decision) -> dict[str, Any]:
 
 
 def _closing(
-    state: Federation, current: Round, decided: Decision, shares: Sequence[float] | None, bearing: Bearing | None
+    state: Federation,
+    current: Round,
+    decided: Decision,
+    shares: Sequence[float] | None,
+    bearing: Bearing | None,
+    examples: int | None,
 ) -> dict[str, Any]:
     updates = in_order(current)
     each: Sequence[float | None] = shares or [None] * len(updates)
     evidence: list[dict[str, Any]] = [{"length": length, "cosine": cosine} for length, cosine in bearing or ()] or [
         {} for _ in updates
     ]
-    return _found(state, decided) | {
-        "round": current.number,
-        "metrics": None if state.gate.hides(decided) else told(state.gate, decided.metrics),
-        "current_metrics": state.current.metrics,
-        "against": state.current.of,
-        "updates": tuple(
-            Part(site=update.site, record=update.record, examples=update.examples, share=share, **more)
-            for update, share, more in zip(updates, each, evidence, strict=True)
-        ),
-        "missing": current.missing,
-        "reason": decided.reason,
-    }
+    total = {} if examples is None else {"examples": examples}
+    return (
+        _found(state, decided)
+        | total
+        | {
+            "round": current.number,
+            "metrics": None if state.gate.hides(decided) else told(state.gate, decided.metrics),
+            "current_metrics": state.current.metrics,
+            "against": state.current.of,
+            "updates": tuple(
+                Part(site=update.site, record=update.record, examples=update.examples, share=share, **more)
+                for update, share, more in zip(updates, each, evidence, strict=True)
+            ),
+            "missing": current.missing,
+            "reason": decided.reason,
+        }
+    )

@@ -66,6 +66,7 @@ from fedssh.rules.events import (
     Garbage,
     Genesis,
     Invalid,
+    Masks,
     Metrics,
     Record,
     Released,
@@ -74,8 +75,10 @@ from fedssh.rules.events import (
     RolledBack,
     RoundAccepted,
     RoundClosed,
+    RoundClosing,
     RoundExtended,
     RoundOpened,
+    RoundPartners,
     RoundRefused,
     Scored,
     SiteAdded,
@@ -120,6 +123,12 @@ JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, BEARING, MADE, TURN, BUNDLE, OPERATOR
     "what this program does not know",
 )
 
+_STEPS: Mapping[type[Event], Callable[[Federation, float], Event | None]] = {
+    RoundOpened: records.opening,
+    RoundExtended: records.extension,
+    RoundPartners: records.partners,
+    RoundClosing: records.closing,
+}
 LookUp = Callable[[int], Record]
 Key = TypeVar("Key")
 Kept = TypeVar("Kept")
@@ -212,12 +221,13 @@ class Replay:
                 self._started_from(record, said.builds_on)
             case Verdict():
                 self._check_verdict(state, record, said)
-            case RoundOpened():
-                same(record, records.opening(state))
-            case RoundExtended():
-                expected = records.extension(state, until(record))
-                self._word(CLOCK, expected is not None and records.extension(state, -math.inf) is None)
-                same(record, expected)
+            case Masks():
+                if why := records.masks_objection(state, said):
+                    raise wrong(record, why)
+                self._started_from(record, said.builds_on)
+                same(record, records.masks(state, dataclasses.replace(said, late=ABSENT, more={})))
+            case RoundOpened() | RoundExtended() | RoundPartners() | RoundClosing():
+                self._check_step(state, record, said)
             case RoundClosed():
                 self._check_round(state, record, said)
             case Released():
@@ -234,6 +244,13 @@ class Replay:
                 self._check_order(state, record, said)
             case _:
                 self._word(OPERATOR, not isinstance(said, Unknown))
+
+    def _check_step(self, state: Federation, record: Record, said: Event) -> None:
+        """How an open round goes on, or the next one begins: by the rules, at a time that is her word."""
+        way = _STEPS[type(said)]
+        expected = way(state, until(record))
+        self._word(CLOCK, expected is not None and way(state, -math.inf) is None)
+        same(record, expected)
 
     def _check_order(self, state: Federation, record: Record, order: Order) -> None:
         """What an operator decided: it has to be possible, not wise."""
@@ -269,7 +286,7 @@ class Replay:
 
     def _check_rates(self, state: Federation, record: Record, said: Event) -> None:
         """Count what is above a rate, but for what a clock that was put back explains."""
-        if not any(state.rates) or not isinstance(said, Verdict | Report | Scored | Invalid | Garbage):
+        if not any(state.rates) or not isinstance(said, Verdict | Report | Scored | Masks | Invalid | Garbage):
             return
         used, now = state.used.get(said.site, rates.NEVER), rates.seconds(record.time) + STEP_SECONDS
         if isinstance(said, Garbage):  # told of once an hour
@@ -477,18 +494,31 @@ class Replay:
             decided, scored = self._gone_on(state, record, said, gated(scores)), True
         shares = self._shares(state, record, said) if scored else None
         bearing = self._bearing(state, record, said) if scored else None
+        examples = self._summed(state, record, said) if scored else None
         if not isinstance(said, RoundAccepted):
-            same(record, records.closed_empty(state, current, decided, shares, bearing))
+            same(record, records.closed_empty(state, current, decided, shares, bearing, examples))
             return
         sets = len(server_start(state.policy.values))
         if len(said.state) != sets:
             raise wrong(record, f"the server optimizer's state has {len(said.state)} sets, by the policy {sets}")
         self._word(MADE)
-        same(record, records.closed(state, current, decided, shares or (), said.model, said.state, bearing))
+        same(record, records.closed(state, current, decided, shares or (), said.model, said.state, bearing, examples))
+
+    def _summed(self, state: Federation, record: Record, said: RoundClosed) -> int | None:
+        """How many images a sum under masks is of, as it is told: who is in it has not said so of itself."""
+        if not state.policy.masked:
+            return None
+        examples = known(said.examples, 0)
+        if not len(said.updates) <= examples <= len(said.updates) * state.policy.cap:
+            raise wrong(record, f"{examples:,} images of {len(said.updates)} sites cannot be")
+        self._word(MADE)
+        return examples
 
     def _shares(self, state: Federation, record: Record, said: RoundClosed) -> list[float]:
         """The updates' shares, by the policy; where they depend on the weights, those that are told, if they can be."""
         policy = state.policy
+        if policy.masked:
+            return []
         try:
             computed = policy.shares_of([part.examples for part in said.updates])
         except ValueError as error:
@@ -552,7 +582,7 @@ class Replay:
 def _subject(said: Event) -> str | None:
     """Whose it is, and what is judged once; None of what is no verdict."""
     match said:
-        case Verdict() | Report() | Scored() | Invalid():
+        case Verdict() | Report() | Scored() | Masks() | Invalid():
             id = known(said.submission, None)
             bundle = f"bundle {said.bundle}" if isinstance(said, Invalid) and said.bundle else None
             return f"{said.site} {id or bundle}" if id or bundle else None

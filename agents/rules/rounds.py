@@ -17,7 +17,10 @@ from enum import Enum
 from typing import Any
 
 from fedssh.rules.events import Blob
+from fedssh.rules.masking import Masking, threshold
 from fedssh.rules.policies import Policy
+
+ANSWERING = 0.25  # of the deadline: under masks, within so much of it sites give shares, and answer in the end
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Round:
         updates: What has come in, in order of arrival.
         empty: From whom nothing of use will come, because training diverged, the bundle is invalid, or they were
             revoked, perhaps after they had trained for this round: nobody waits for them.
+        masking: How far its masks are; None where updates are not masked.
     """
 
     number: int
@@ -58,11 +62,14 @@ class Round:
     record: int = 0
     updates: tuple[Update, ...] = ()
     empty: tuple[str, ...] = ()
+    masking: Masking | None = None
 
     @functools.cached_property
     def awaited(self) -> tuple[str, ...]:
         """Who may still send something."""
-        return tuple(site for site in self.missing if site not in self.empty)
+        partners = self.masking.partners if self.masking else None
+        able = self.missing if partners is None else [site for site in self.missing if site in partners]
+        return tuple(site for site in able if site not in self.empty)
 
     @functools.cached_property
     def missing(self) -> tuple[str, ...]:
@@ -72,11 +79,13 @@ class Round:
 
 
 class Due(Enum):
-    """What a round is due for."""
+    """What a round is due for; under masks it is settled first who masks with whom, and whose updates are summed."""
 
     NOTHING = "nothing"
     CLOSE = "close"
     EXTEND = "extend"
+    PARTNERS = "partners"
+    CLOSING = "closing"
 
 
 def select(sites: Sequence[str], fraction: float, seed: int, number: int) -> tuple[str, ...]:
@@ -101,7 +110,8 @@ def least_sites(policy: Policy) -> int:
 
 def needed(policy: Policy, selected: int) -> int:
     """How many updates let a round close at its deadline."""
-    return max(policy.least, math.ceil(float(policy.values["minimum"]) * selected - 1e-9))
+    least = max(policy.least, threshold(selected)) if policy.masked else policy.least
+    return max(least, math.ceil(float(policy.values["minimum"]) * selected - 1e-9))
 
 
 def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due:
@@ -111,6 +121,8 @@ def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due
         sites: Everybody enrolled.
         now: In seconds since 1970.
     """
+    if current.masking is not None:
+        return _due_masked(policy, current, current.masking, now)
     enough = len(current.updates) >= needed(policy, len(current.selected))
     complete = not current.awaited
     if enough and (complete or seconds_left(policy, current, now) <= 0):
@@ -119,6 +131,33 @@ def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due
     if others and (complete or seconds_left(policy, current, now) <= 0):
         return Due.EXTEND
     return Due.CLOSE if complete else Due.NOTHING
+
+
+def _due_masked(policy: Policy, current: Round, masking: Masking, now: float) -> Due:
+    """What a round is due for whose updates are masked. Its sites stay those of its roster, however few send."""
+    late = now >= masking.since + ANSWERING * float(policy.values["deadline"])
+    if masking.partners is None:
+        waits = [site for site in current.sites if site not in masking.shares and site not in current.empty]
+        if waits and not late:
+            return Due.NOTHING
+        return Due.PARTNERS if len(partners_of(current, masking)) >= masking.roster.threshold else Due.CLOSE
+    if masking.arrived is None:
+        if current.awaited and seconds_left(policy, current, now) > 0:
+            return Due.NOTHING
+        return Due.CLOSING if len(current.updates) >= wanted_masked(policy, masking) else Due.CLOSE
+    waits = [site for site in masking.partners if site not in masking.answers and site in current.sites]
+    done = len(masking.answers) >= masking.roster.threshold or not waits or late
+    return Due.CLOSE if done else Due.NOTHING
+
+
+def partners_of(current: Round, masking: Masking) -> tuple[str, ...]:
+    """Who gave shares and is still there, by name."""
+    return tuple(sorted(site for site in masking.shares if site in current.sites))
+
+
+def wanted_masked(policy: Policy, masking: Masking) -> int:
+    """How many updates a sum under masks takes."""
+    return needed(policy, len(masking.roster.sites))
 
 
 def ends_waiting(fields: Mapping[str, Any], opened: int) -> bool:
@@ -148,6 +187,10 @@ def why_not(current: Round | None, site: str, number: int) -> str:
         return f"{site} is not among the sites of round {number}"
     if site not in current.missing:
         return f"{site} has an update in round {number} already"
+    if current.masking is not None and current.masking.arrived is not None:
+        return f"round {number} is closing"
+    if current.masking is not None and site not in (current.masking.partners or ()):
+        return f"{site} has no masks in round {number}"
     return ""
 
 

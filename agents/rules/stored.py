@@ -9,20 +9,29 @@ from typing import Any
 from fedssh.errors import LedgerError
 from fedssh.rules.events import HEAD, Blob, Genesis, Record
 from fedssh.rules.federation import Current, Federation, Member, Slot, Spending, Taken
+from fedssh.rules.masking import Advert, Answer, Masking, Roster, Shares
 from fedssh.rules.rounds import Round, Update
 from fedssh.rules.standing import LastRound, Layers
-from fedssh.rules.typed import plain
+from fedssh.rules.typed import Typed, plain
 
 
 def to_value(state: Federation) -> dict[str, Any]:
     """A state as JSON, without its number and hash; `from_value` makes exactly this state of it again."""
     value = {field.name: plain(getattr(state, field.name)) for field in dataclasses.fields(state)}
-    del value["sequence"], value["head"], value["taken"], value["slots"], value["spent"]
+    del (
+        value["sequence"],
+        value["head"],
+        value["taken"],
+        value["slots"],
+        value["spent"],
+        value["adverts"],
+        value["ready"],
+    )
     release, current = state.release, state.round
     return value | {
         "current": {name: one for name, one in _members(state.current).items() if name != "layers" or one is not None},
         "members": [_members(member) for member in state.members],
-        "round": None if current is None else _members(current) | {"updates": list(map(_members, current.updates))},
+        "round": None if current is None else _open_round(current),
         "release": None if release is None else {
             "sequence": release.sequence,
             "hash": release.hash,
@@ -32,6 +41,8 @@ def to_value(state: Federation) -> dict[str, Any]:
         **({"taken": {site: _members(one) for site, one in state.taken.items()}} if state.taken else {}),
         **({"slots": {site: _members(one) for site, one in state.slots.items()}} if state.slots else {}),
         **({"spent": {site: _members(one) for site, one in state.spent.items()}} if state.spent else {}),
+        **({"adverts": _each(state.adverts)} if state.adverts else {}),
+        **({"ready": state.ready} if state.ready is not None else {}),
     }  # fmt: skip
 
 
@@ -77,13 +88,39 @@ def _from(value: Mapping[str, Any], sequence: int, head: str) -> Federation:
             site: Spending(**one | {"charges": tuple((rate, steps) for rate, steps in one["charges"])})
             for site, one in value.get("spent", {}).items()
         },
+        "adverts": {site: Advert.read(one, "an advert") for site, one in value.get("adverts", {}).items()},
     })  # fmt: skip
 
 
 def _round(value: Mapping[str, Any]) -> Round:
     updates = (Update(**update | {"model": _blob(update["model"])}) for update in value["updates"])
     names = {name: tuple(value[name]) for name in ("sites", "selected", "empty")}
-    return Round(**{**value, **names, "updates": tuple(updates)})
+    masking = None if value.get("masking") is None else _masking(value["masking"])
+    return Round(**{**value, **names, "updates": tuple(updates), "masking": masking})
+
+
+def _open_round(current: Round) -> dict[str, Any]:
+    value = _members(current) | {"updates": list(map(_members, current.updates))}
+    masking = value.pop("masking")
+    if masking is None:
+        return value
+    of = _members(masking) | {name: _each(getattr(masking, name)) for name in ("shares", "answers")}
+    return value | {"masking": of | {"roster": [advert.fields() for advert in masking.roster.adverts]}}
+
+
+def _masking(value: Mapping[str, Any]) -> Masking:
+    some = {name: None if value[name] is None else tuple(value[name]) for name in ("partners", "arrived")}
+    return Masking(**{
+        **value,
+        **some,
+        "roster": Roster(tuple(Advert.read(one, "an advert of the roster") for one in value["roster"])),
+        "shares": {site: Shares.read(one, "shares") for site, one in value["shares"].items()},
+        "answers": {site: Answer.read(one, "an answer") for site, one in value["answers"].items()},
+    })  # fmt: skip
+
+
+def _each(of: Mapping[str, Typed]) -> dict[str, Any]:
+    return {site: one.fields() for site, one in of.items()}
 
 
 def _blob(value: object) -> Blob:

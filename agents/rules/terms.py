@@ -191,6 +191,14 @@ def agree(
         raise SettingsError(str(error), "leave --schedule out, or take another policy") from None
     if terms.evidence == "on" and not policy.rounds:
         raise SettingsError(f"--evidence is about rounds, and {policy.name} has none", "leave --evidence out")
+    if policy.masked and (terms.evidence == "on" or terms.site_scores == "on"):
+        name = "evidence" if terms.evidence == "on" else "site-scores"
+        raise SettingsError(f"--{name} tells of single sites, and seal=masks hides them", "leave one of the two out")
+    if policy.masked and terms.privacy is not None and terms.privacy.get("rate") is None:
+        raise SettingsError(
+            "--privacy without a rate has each site's account tell how many images it has, and seal=masks hides that",
+            "--privacy …,rate=R: as often as R a step takes an image, at every site",
+        )
     if terms.privacy is not None and terms.site_scores == "on":
         raise SettingsError(
             "--site-scores tells of images what no noise hides, and there is --privacy", "leave one out"
@@ -280,6 +288,8 @@ def check_local(local: str, policy: Policy) -> None:
         return
     if not policy.rounds:
         raise ValueError(f"local {local} belongs to policies with rounds, not to {policy.name}")
+    if policy.masked:
+        raise ValueError(f"local {local} leaves tensors out, and sums under masks are of all")
     if "server" in policy.values:
         raise ValueError(f"local {local} goes with no server optimizer, found {policy.values['server']}")
 

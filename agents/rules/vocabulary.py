@@ -7,8 +7,9 @@ JUDGED = (
     "invalid",
     "report",
     "scored",
+    "masks",
 )  # what is judged once, and has a verdict's file
-PLAIN = ("report", "scored")  # judged, but no word on a model
+PLAIN = ("report", "scored", "masks")  # judged, but no word on a model
 VERDICTS = ("accepted", "refused", "counted", "invalid")  # on a model
 ROLES = ("site", "auditor")  # a site trains, an auditor reads
 MAKES_CURRENT = ("genesis", "accepted", "round-accepted", "rollback")

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from experiments.definition.config import Run
 from fedssh.rules.events import Record
@@ -86,7 +87,9 @@ def submissions(records: Iterable[Record]) -> int:
     return sum(record.event in SENT for record in records)
 
 
-def moments(records: Sequence[Record], model_bytes: int) -> dict[int, Moment]:
+def moments(
+    records: Sequence[Record], model_bytes: int, examples: Mapping[str, int] = MappingProxyType({})
+) -> dict[int, Moment]:
     """How far the run was after each record, by its sequence.
 
     The clock follows from what came out of what: a session begins when the site has ended the one before and the
@@ -95,6 +98,7 @@ def moments(records: Sequence[Record], model_bytes: int) -> dict[int, Moment]:
 
     Args:
         model_bytes: The size of a model file.
+        examples: On how many images each site trains, for where the history does not tell.
     """
     clocks: dict[int, float] = {}
     trained: dict[tuple[str, int], int] = {}
@@ -103,10 +107,10 @@ def moments(records: Sequence[Record], model_bytes: int) -> dict[int, Moment]:
     found, clock, sent = {}, 0.0, 0
     for record in records:
         fields = record.fields
-        if "builds_on" in fields:
+        if "builds_on" in fields and "session" in fields:
             site, key = fields["site"], (fields["site"], fields["session"])
             begun.setdefault(key, max(free.get(site, 0.0), clocks[fields["builds_on"]]))
-            trained[key] = _trained(record.event, fields, trained.get(key, 0))
+            trained[key] = _trained(record.event, fields, trained.get(key, 0), examples.get(site, 0))
             clock = max(clock, begun[key] + trained[key])
             if record.event == "report":
                 free[site] = begun[key] + trained[key]
@@ -120,7 +124,7 @@ def moments(records: Sequence[Record], model_bytes: int) -> dict[int, Moment]:
     return found
 
 
-def _trained(event: str, fields: Mapping[str, int], before: int) -> int:
+def _trained(event: str, fields: Mapping[str, int], before: int, examples: int) -> int:
     """Images that a session has trained on, once per epoch."""
     epochs = fields["epochs"] if event == "report" else fields["epoch"]
-    return max(before, fields["examples"] * epochs)
+    return max(before, (fields["examples"] or examples) * epochs)

@@ -29,12 +29,12 @@ from experiments.pride.paillier import Key
 from experiments.pride.watch import Cost
 from fedssh.alice.fitting import epoch_order
 from fedssh.files import write_whole
-from fedssh.masks.said import LEAST
 from fedssh.models import build, check_spec, get_weights, set_weights
 from fedssh.models.backend import load_keras
 from fedssh.models.data import datasets, partition
 from fedssh.models.data.images import Images
 from fedssh.models.training import Trainer, resident
+from fedssh.rules.masking import LEAST
 
 NAME = "pride"
 PAGE = ROOT / "docs" / "explanation" / "private-sums.md"

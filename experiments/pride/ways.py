@@ -33,9 +33,9 @@ from fedssh.errors import SettingsError
 from fedssh.keys import PrivateKey, make_key
 from fedssh.masks import words
 from fedssh.masks.numbers import Fixed
-from fedssh.masks.said import Roster
 from fedssh.masks.site import MaskedRound
 from fedssh.masks.total import opened
+from fedssh.rules.masking import Roster
 
 REACH = 8.0
 BITS = 32

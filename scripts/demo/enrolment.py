@@ -5,9 +5,13 @@ On real machines every site does its own part: docs/how-to/invite.md.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+from fedssh.bob import peers
+from fedssh.bob.site import Folder
 
 # Runs an agent's command by its words, as ("bob", "keygen", "--state=…"), and returns what it printed.
 Command = Callable[..., str]
@@ -39,6 +43,16 @@ def enrol_site(command: Command, coordinator: Path, site: Path) -> bool:
         part.write_bytes(invitation.read_bytes())
         part.replace(hers)
     return joins
+
+
+def name_peers(sites: Mapping[str, Path]) -> None:
+    """Name each site's key to all others, as people there would by `bob peers add`: for sums under masks.
+
+    Args:
+        sites: The folder of each, which has bob/, by name.
+    """
+    for (_, site), (other, there) in itertools.permutations(sites.items(), 2):
+        peers.add(Folder(site / "bob"), other, there / "bob" / "site_key.pub")
 
 
 def enrol_auditor(command: Command, coordinator: Path, keys: Path, places: Iterable[str], port: int | None) -> None:

@@ -12,12 +12,12 @@ import os
 import queue
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from fedssh.errors import SettingsError
-from scripts.demo.enrolment import enrol_site
+from scripts.demo.enrolment import enrol_site, name_peers
 from scripts.demo.processes import Agent, Event, child, stop_all, undisturbed
 
 # A person's own variables belong to other folders than these.
@@ -127,6 +127,10 @@ class Federation:
     def enrol(self, site: str) -> None:
         """Give a site its key and let it join, unless it did."""
         enrol_site(self.command, self.coordinator, self.site(site))
+
+    def name_peers(self, sites: Sequence[str]) -> None:
+        """Name each site's key to all others, as people there would."""
+        name_peers({site: self.site(site) for site in sites})
 
     def command(self, program: str, *words: str) -> str:
         """Run an agent's command that ends by itself, and return what it printed.

@@ -18,9 +18,10 @@ from fedssh.charity.judge.own_images import TABLES
 from fedssh.models import TABLE
 from fedssh.models.data import datasets, images, partition, published
 from fedssh.models.tasks import CLASSES
+from fedssh.rules.policies import read_policy
 from fedssh.rules.vocabulary import GATES
 from scripts import terms
-from scripts.demo.enrolment import enrol_auditor, enrol_site
+from scripts.demo.enrolment import enrol_auditor, enrol_site, name_peers
 
 GENESIS_SHARE = 0.1  # of the training images: what the coordinator trains the first model on
 
@@ -76,6 +77,8 @@ def prepare(options: argparse.Namespace) -> None:
     for name in names:
         if enrol_site(quietly, options.coordinator, options.sites_folder / name):
             print(f"{name} has its key and joined", flush=True)
+    if read_policy(agreed.policy).masked:
+        name_peers({name: options.sites_folder / name for name in names})
     places = (options.known_as, "localhost", "127.0.0.1")
     enrol_auditor(quietly, options.coordinator, options.keys, places, options.known_port)
 

@@ -25,9 +25,9 @@ import numpy as np
 from fedssh.commands import print_table
 from fedssh.keys import make_key
 from fedssh.masks import words
-from fedssh.masks.said import Roster, threshold
 from fedssh.masks.site import MaskedRound
 from fedssh.masks.total import opened
+from fedssh.rules.masking import Roster, threshold
 
 
 def measured(folder: Path, count: int, megabytes: float, gone: int) -> tuple[str, ...]:

@@ -77,6 +77,11 @@ class Rooms(Story):
             self.line.close()
 
     @property
+    def schedule(self) -> tuple[str, ...]:
+        """How sites take turns, where the policy leaves it open."""
+        return ("--schedule=relay",) if self.policy.startswith("split:") else ()
+
+    @property
     def address(self) -> str:
         """Where sites reach the door."""
         user = "charity" if self.door == "embedded" else getpass.getuser()
@@ -107,7 +112,7 @@ class Rooms(Story):
         self.command(
             "charity", "init", self.state, f"--data={self.holdout}", f"--architecture={json.dumps(self.spec)}",
             f"--policy={self.policy}", "--gate=off", f"--sessions={self.sessions}", f"--epochs={self.epochs}",
-            f"--batch-size={self.batch}", "--schedule=relay", f"--address={self.address}", *words,
+            f"--batch-size={self.batch}", f"--address={self.address}", *self.schedule, *words,
         )  # fmt: skip
         for name in self.names:
             self.enrol(name)

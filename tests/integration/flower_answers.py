@@ -12,15 +12,15 @@ import sys
 from typing import Any
 
 import numpy as np
-from flwr.common import (  # type: ignore[import-not-found]  # never in the environment that mypy sees
+from flwr.common import (  # never in the environment that mypy sees
     Code,
     FitRes,
     Status,
     ndarrays_to_parameters,
     parameters_to_ndarrays,
 )
-from flwr.server.strategy import FedAdam, FedAvgM, FedYogi  # type: ignore[import-not-found]
-from flwr.server.strategy.aggregate import (  # type: ignore[import-not-found]
+from flwr.server.strategy import FedAdam, FedAvgM, FedYogi
+from flwr.server.strategy.aggregate import (
     aggregate,
     aggregate_krum,
     aggregate_median,

@@ -132,6 +132,29 @@ def test_what_privacy_does_not_cover_is_refused_beside_it(changes: dict[str, Any
     assert agreed(policy="fedavg", privacy=read.privacy)["plan"]["privacy"]["noise"] == 1.1
 
 
+def test_masks_take_a_rate_beside_privacy() -> None:
+    masks = {**PRIVATE, "policy": "fedavg:seal=masks"}
+    with pytest.raises(SettingsError, match="has each site's account tell how many images it has"):
+        agreed(**masks)
+    with_rate = load(Terms, "charity", {"privacy": f"{PRIVATE['privacy']},rate=0.1"}, {}).privacy
+    assert agreed(**masks | {"privacy": with_rate})["plan"]["privacy"]["rate"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"evidence": "on"}, "--evidence tells of single sites, and seal=masks hides them"),
+        ({"site_scores": "on"}, "--site-scores tells of single sites"),
+        ({"local": "batchnorm"}, "sums under masks are of all"),
+        ({"policy": "fedavg:seal=masks,clip=1"}, "seal=masks shows none"),
+        ({"policy": "best:seal=masks"}, "has no option"),
+    ],
+)
+def test_what_tells_of_single_sites_is_refused_under_masks(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        agreed(**{"policy": "fedavg:seal=masks"} | changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

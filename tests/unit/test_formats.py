@@ -14,7 +14,7 @@ import pytest
 from fedssh import errors, manifest
 from fedssh.channel import handshake
 from fedssh.history.verbs import VERBS
-from fedssh.rules import events, vocabulary
+from fedssh.rules import events, masking, vocabulary
 from fedssh.rules.policies import described, described_options
 from fedssh.rules.standing import LastRound, Layers, OpenRound, Standing
 from fedssh.rules.terms import Terms
@@ -25,6 +25,7 @@ KINDS = (
     *events.EVENTS.values(), events.Blob, events.Local, events.Measured, events.Part, events.Work, events.Spent,
     Standing, OpenRound, LastRound, Layers, talk.Hello, talk.Stand, talk.Fault,
     manifest.Claim, manifest.SessionOver, manifest.SiteScored, manifest.Submission, manifest.Report, manifest.Scores,
+    manifest.MaskedWord, masking.Advert, masking.Shares, masking.Answer,
     manifest.Release, handshake.Offer, handshake.Answer,
 )  # fmt: skip
 

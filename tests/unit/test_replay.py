@@ -110,6 +110,10 @@ WORD = {
     ("counted", "model"): BYTES,
     ("counted", "candidate"): BYTES,
     ("counted", "work"): TURN,
+    ("masks", "submission"): OWN,
+    ("masks", "builds_on"): OWN,
+    ("masks", "advert"): "who signed a site's keys is for the other sites to check, who have its key from people",
+    ("masks", "shares"): "what is sealed, only those can open whom it is sealed for",
     ("report", "site"): "whose it is, where it is nobody's turn",
     ("report", "submission"): OWN,
     ("report", "session"): OWN,
@@ -129,6 +133,7 @@ WORD = {
     ("round-accepted", "metrics.main under a ladder"): "which of its steps a result reached, as far as it is accepted",
     ("round-accepted", "margin"): FOUND,
     ("round-accepted", "model"): BYTES,
+    ("round-accepted", "examples"): "of how many images a sum under masks is comes out with the sum",
     ("round-accepted", "state"): BYTES,
     ("round-refused", "metrics"): SCORES,
     ("round-refused", "reason, a remark"): REMARK,
@@ -154,6 +159,8 @@ NEVER = {
     ("accepted", "privacy"),  # of plans with privacy; see tests/integration/test_charity_private.py
     ("refused", "privacy"),
     ("counted", "privacy"),
+    ("masks", "late"),  # see tests/unit/test_masking.py
+    ("round-refused", "examples"),
     ("report", "passed"),  # of sites that train when new images come; a word of theirs, as all of a report
 }  # of what is accepted only; a record
 # that says it all the same is refused, see test_replay_attacks
@@ -179,6 +186,7 @@ MEMORY = {
     "memory-gather",
     "memory-split",
     "memory-splitfed",
+    "memory-masks",
     "memory-parameter-free",
     "memory-parameter-free-rounds",
 }  # the others say the same as she who signs
@@ -201,7 +209,7 @@ HISTORIES = {path.name.partition(".")[0]: _read(path) for path in PATHS}
 
 
 def test_these_are_all() -> None:
-    assert len([name for name in HISTORIES if name.startswith("memory-")]) == 32 and len(HISTORIES) == 52
+    assert len([name for name in HISTORIES if name.startswith("memory-")]) == 34 and len(HISTORIES) == 54
 
 
 @pytest.mark.parametrize("name", HISTORIES)
@@ -355,7 +363,7 @@ def test_every_lie_is_noticed_but_for_what_is_somebodys_word() -> None:
         seen: set[str] = set()
         for held, record in before_each(history):
             assert held.state
-            sort = f"{record.event} {'slots' in record.fields}"
+            sort = f"{record.event} {[name in record.fields for name in ('slots', 'advert', 'shares', 'answer')]}"
             if sort in seen and record.sequence != last[record.event]:
                 continue  # the first and the last of each kind
             seen.add(sort)

@@ -178,7 +178,7 @@ def begin(sites: Sequence[str] = ("alice-1", "alice-2"), **agreed: Any) -> Playe
     played.add(Genesis(**said))
     for site in sites:
         played.enrol(site)
-    if played.state.policy.rounds:
+    if played.state.policy.rounds and sites:
         played.add(records.opening(played.state))
     if sites:
         played.release()

@@ -19,6 +19,7 @@ TABLES = "tests/integration/test_table_federation.py"
 WHICH = "tests/unit/test_which_of_the_two.py"
 # Pages with commands that a test of their own runs; whoever writes one names the page in the test instead.
 PAGES = {
+    "masks": "tests/integration/test_masked_rooms.py",
     "tables": TABLES,
     "tasks": "tests/integration/test_tasks.py",
     "thresholds": "tests/integration/test_decision.py",

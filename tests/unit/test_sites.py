@@ -286,12 +286,13 @@ def test_an_update_without_a_direction_has_none() -> None:
 
 @pytest.mark.parametrize("name", kept.NAMES)
 def test_every_history_that_is_kept_has_the_view(name: str) -> None:
-    """As older versions wrote them; and the gains add up to what the current model gained."""
+    """As older versions wrote them; and the gains add up to what the current model gained, where that is known."""
     rows = [{**record.fields, "hash": record.hash} for record in kept.records(name)]
     value, gains = sites(rows), contributions(rows)
     assert text(value).count("\n") > len(value["sites"])
     made = [row for row in rows if row["event"] in MAKES_CURRENT][-1]
-    gained = rows[0]["metrics"]["loss"] - made["metrics"]["loss"]
+    masked = "seal=masks" in rows[0]["policy"]  # nobody knows which update is how much of a sum
+    gained = 0.0 if masked else rows[0]["metrics"]["loss"] - made["metrics"]["loss"]
     assert sum(by["loss"] for by in gains.values()) == pytest.approx(gained, abs=1e-6)
 
 

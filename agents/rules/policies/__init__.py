@@ -53,7 +53,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fedssh.forms import nearest
-from fedssh.rules.options import ROUNDS, Option, Value, Values, read_options, written_out
+from fedssh.rules.masking import COUNTED
+from fedssh.rules.options import ROUNDS, SEALING, Option, Value, Values, read_options, written_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,6 +141,21 @@ class Policy:
     def for_sites(self) -> bool:
         """Whether what a site sends is sealed for sites alone, so that nobody judges it."""
         return self.split and self.values.get("weights") == "sites"
+
+    @property
+    def masked(self) -> bool:
+        """Whether nobody sees an update, only their sum under masks, see `masking`."""
+        return self.values.get("seal") == "masks"
+
+    @property
+    def cap(self) -> int:
+        """Under masks: as how many images a site counts at most."""
+        return int(self.values.get("cap", COUNTED))
+
+    @property
+    def of_sums(self) -> Policy:
+        """What is done with a sum whose masks are off, which is one update: the same policy without its seal."""
+        return Policy(self.name, {name: value for name, value in self.values.items() if name not in SEALING})
 
     @property
     def least(self) -> int:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedssh.forms import whole
-from fedssh.rules.options import ROUNDS, Option, Values
+from fedssh.forms import one_of, whole
+from fedssh.rules.masking import LEAST
+from fedssh.rules.options import POSITIVE, ROUNDS, SEALS, Option, Values
 
 DOES = "rounds: mean of the updates, weighted by number of examples"
 OPTIONS: Mapping[str, Option] = {
     **ROUNDS,
     "cap": Option(whole(1, 10**9), None, "as how many images a site counts at most; 1: all sites alike"),
+    "seal": Option(one_of(*SEALS), None, "masks: nobody sees an update, only their sum; without cap that is 65536"),
+    "reach": Option(POSITIVE, None, "masks: how far a weight goes from the release at most [1]"),
 }
+
+
+def least(values: Values) -> int:
+    """Under masks, of two each would know the other's."""
+    return LEAST if "seal" in values else 1
 
 
 def shares_of(values: Values, examples: Sequence[int]) -> list[float]:

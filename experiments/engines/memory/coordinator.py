@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.engines.memory import masked
 from experiments.engines.memory.history import SECONDS_PER_IMAGE, History, seconds
 from experiments.engines.memory.models import ModelFiles, Scores, Weights, identifier, site_key
 from experiments.engines.memory.turned import Turned, whole
@@ -101,7 +102,7 @@ class ArrayStore:
     Attributes:
         clock: When the next record is made, in images since the run began.
         first, weights: The first model and the current one.
-        updates: Of the open round, by site.
+        updates, examples: Of the open round, by site.
         server: The server optimizer's state.
         bases: What steps start from, by the hash of its file: the release of what is judged, and what was last taken.
         brought: How many releases the sites have brought in, all of them together.
@@ -115,6 +116,7 @@ class ArrayStore:
         self.clock = 0.0
         self.first = self.weights = first
         self.updates: dict[str, Weights] = {}
+        self.examples: dict[str, int] = {}
         self.server: Sequence[Weights] = ()
         self.bases: dict[str, Weights] = {}
         self.brought = 0
@@ -223,12 +225,25 @@ class ArrayBench:
         store = self._store
         weights = [store.updates[update.site] for update in updates]
         examples = [update.examples for update in updates]
+        if state.policy.masked:
+            return self._summed(state, updates, weights)
         with _said_as_judge():
             result = averaging.round_result(
                 state.policy, store.weights, weights, examples, store.server, self._statistics
             )
             bearing = averaging.bearing(store.weights, weights) if records.evidence_agreed(state) else None
             return Combined(result.weights, self._scored(state, result.weights), result.shares, result.state, bearing)
+
+    def _summed(self, state: Federation, updates: Sequence[Update], weights: Sequence[Weights]) -> Combined[Weights]:
+        """The result of updates whose sum alone is seen."""
+        store, current = self._store, state.round
+        assert current is not None and current.masking is not None
+        counts = [store.examples[update.site] for update in updates]
+        with _said_as_judge():
+            mean, of = masked.summed(state.policy, len(current.masking.roster.sites), store.weights, weights, counts)
+            policy = state.policy.of_sums
+            result = averaging.round_result(policy, store.weights, [mean], [1], store.server, self._statistics)
+            return Combined(result.weights, self._scored(state, result.weights), (), result.state, examples=of)
 
     def join(self, state: Federation, sent: records.Sent, model: Weights) -> Joined[Weights]:
         """The network of the turn that is over."""
@@ -292,6 +307,7 @@ class Coordinator:
         self._statistics = statistics
         self._train = train
         self._received = 0
+        self._sites = masked.Sites()
 
     @property
     def state(self) -> Federation:
@@ -350,16 +366,17 @@ class Coordinator:
             total = sum(array.size for array in sent.weights.values())
             reason = f"{bad:,} of {total:,} weights are not finite"
             return store.append(Invalid(site=sent.site, submission=submission, bundle=None, reason=reason))
-        privacy = self._spent(sent)
+        privacy, hidden = self._spent(sent), self.state.policy.masked
+        store.examples[sent.site] = sent.examples
         said = records.Sent(
             site=sent.site,
             submission=submission,
             session=sent.session,
             epoch=sent.epoch,
-            examples=sent.examples,
+            examples=0 if hidden else sent.examples,
             builds_on=sent.release.sequence,
             started=standing_of(sent.release).started,
-            claim=sent.claim if privacy is ABSENT else None,
+            claim=sent.claim if privacy is ABSENT and not hidden else None,
             privacy=privacy,
             model=sent.model or store.blob(sent.weights),
             architecture=known(self.state.genesis.architecture, ""),
@@ -391,10 +408,10 @@ class Coordinator:
             session=session,
             epochs=epochs,
             checkpoints=checkpoints,
-            examples=examples,
+            examples=0 if self.state.policy.masked else examples,
             builds_on=release.sequence,
             started=standing_of(release).started,
-            metrics=None if private_claims.agreed(self.state.genesis.plan) else claim,
+            metrics=None if private_claims.agreed(self.state.genesis.plan) or self.state.policy.masked else claim,
         )
         return coordinator.report(self._store, over)
 
@@ -422,9 +439,24 @@ class Coordinator:
         """Open, extend and close rounds, and release, until nothing is due."""
         self._store.clock = clock
         coordinator.release(self._store)
-        while done := coordinator.conduct(self._store, self._bench, seconds(clock)):
-            self._done(done, None)
+        while True:
+            while done := coordinator.conduct(self._store, self._bench, seconds(clock)):
+                self._done(done, None)
+            if not self._say_masks():
+                break
         coordinator.release(self._store)
+
+    def _say_masks(self) -> bool:
+        """Let a site say what is due so that updates are summed under masks; whether one had something to say."""
+        if not self.state.policy.masked:
+            return False
+        said = self._sites.say(self.state, identifier(self._received + 1))
+        if said is None:
+            return False
+        self._received += 1
+        record, why = coordinator.masks(self._store, said)
+        assert record is not None, why
+        return True
 
     def deadline(self) -> float | None:
         """When the open round has to be looked at though nothing arrives, on the clock that counts images."""

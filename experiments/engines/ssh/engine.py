@@ -53,11 +53,11 @@ def run(run: Run, prepared: Prepared, folder: Path, progress: Progress, cores: i
         shutil.copy(federation.ledger, folder / HISTORY)
         records = read_history(folder / HISTORY)
         progress(0.99, "scoring on the test split")
-        points = _points(records, prepared, federation, watcher.fetched)
+        points = _points(records, prepared, federation, watcher)
         last = _weights(federation, _current(records)[-1])
         opens = success(run.attack, prepared.test, lambda images: scores_on(prepared.spec, images)(last))
     seconds, examples = watcher.trained()
-    end = moments(records, records[0].fields["model"]["size"])[len(records)]
+    end = moments(records, records[0].fields["model"]["size"], watcher.examples)[len(records)]
     return Outcome(
         points=points,
         submissions=submissions(records),
@@ -96,19 +96,19 @@ def check(run: Run) -> None:
 
 
 def _points(
-    records: Sequence[Record], prepared: Prepared, federation: Federation, fetched: dict[tuple[str, int], int]
+    records: Sequence[Record], prepared: Prepared, federation: Federation, watcher: _Watcher
 ) -> tuple[Point, ...]:
     """Every model that was current, scored on both splits."""
     load_keras(1)
     holdout, test = (scores_on(prepared.spec, images) for images in (prepared.holdout, prepared.test))
     current = _current(records)
     model_bytes = current[0].fields["model"]["size"]
-    when = moments(records, model_bytes)
+    when = moments(records, model_bytes, watcher.examples)
     points = []
     for version, record in enumerate(current):
         weights = _weights(federation, record)
         moment = when[record.sequence]
-        brought = sum(size for (_, sequence), size in fetched.items() if sequence < record.sequence)
+        brought = sum(size for (_, sequence), size in watcher.fetched.items() if sequence < record.sequence)
         points.append(
             Point(
                 version=version,
@@ -177,6 +177,11 @@ class _Watcher:
         """Take in what was said, waiting at most so long for the first word."""
         for event in self._federation.heard(seconds):
             self._hear(event.agent.name, event.agent.site, event.fields)
+
+    @property
+    def examples(self) -> dict[str, int]:
+        """On how many images each site trains, by its own word."""
+        return {site: session.examples for (site, _), session in self._sessions.items()}
 
     def trained(self) -> tuple[float, int]:
         """Seconds of training and the images of that time; without sites' first sessions, where there are others."""

@@ -56,6 +56,8 @@ def set_up(federation: Federation, run: Run, prepared: Prepared) -> None:
         if name in prepared.unlabelled and _learns_from_them(run):
             np.savez(data / "unlabelled.npz", images=prepared.unlabelled[name])
         federation.enrol(name)
+    if read_policy(run.policy).masked:
+        federation.name_peers(run.site_names)
 
 
 def start(federation: Federation, run: Run) -> None:

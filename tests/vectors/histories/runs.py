@@ -27,6 +27,8 @@ _RUNS: dict[str, dict[str, Any]] = {
     "gather": {"policy": "gather", "trainers": Opposed(_SITES), "by": judge_both, "sessions": 4},
     "split": {"policy": "split:dense1", "trainers": Halves(_SITES), "start": 0.4},
     "splitfed": {"policy": "splitfed:dense1", "trainers": Halves(_SITES), "start": 0.4, "gate": "off"},
+    "masks": {"policy": "fedavg:server=momentum,seal=masks,cap=100"},
+    "masks-private": {"policy": "fedavg:seal=masks,cap=100", "gate": "off", "privacy": _PRIVACY | {"rate": 0.25}},
     "fedasync": {"policy": "fedasync"},
     "fednova": {"policy": "fednova"},
     "parameter-free": {

@@ -1,0 +1,121 @@
+"""What the history says beyond the newest release: the board on which a round under masks goes on.
+
+Nothing of it is kept: after a restart it is asked for once more. It is checked like what leads to a release: signed,
+linked, and by the rules that were agreed. The lines are handed on to who follows the next release, which checks them
+anew; so they come over the network once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from fedssh import chain, files
+from fedssh.bob.followed import Followed
+from fedssh.bob.site import Folder, Site
+from fedssh.errors import DecisionError, LedgerError
+from fedssh.rules.events import Record
+from fedssh.rules.federation import Federation
+from fedssh.rules.replay import Replay
+from fedssh.transport import Connection
+
+MAX_BYTES = 1 << 28  # of records between two releases
+
+
+class Board:
+    """The history after the newest release that was followed.
+
+    Args:
+        refuse: Whether a decision that the rules do not give is an error; else it is told.
+        say: Called with an event, its text and its fields.
+    """
+
+    def __init__(self, folder: Folder, site: Site, refuse: bool, say: Callable[..., None]) -> None:
+        self._folder = folder
+        self._site = site
+        self._refuse = refuse
+        self._say = say
+        self._replay = Replay()
+        self._lines: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+
+    def lines(self, after: int) -> list[bytes]:
+        """The lines of the records that follow one, as far as they are here."""
+        with self._lock:
+            found: list[bytes] = []
+            while (line := self._lines.get(after + 1 + len(found))) is not None:
+                found.append(line)
+            return found
+
+    def look(self, door: Connection, wait_seconds: int, patience: float) -> Federation | None:
+        """Follow the history to its end; when there is nothing new, wait until a round goes on.
+
+        Returns:
+            Where the federation stands; None before the first release was followed.
+
+        Raises:
+            UntrustedError: What came does not follow, or was decided otherwise than was agreed.
+            UnreachableError: The network failed.
+        """
+        followed = Followed(self._folder.followed).replay()
+        newest, state = followed.state, self._replay.state
+        if newest is None:
+            return None
+        if state is None or state.sequence < newest.sequence:  # what leads to the release is not needed any more
+            self._replay, wait_seconds = followed, 0
+            with self._lock:
+                self._lines = {number: line for number, line in self._lines.items() if number > newest.sequence}
+        self._fetch(door, wait_seconds, patience)
+        return self._replay.state
+
+    def _fetch(self, door: Connection, wait_seconds: int, patience: float) -> None:
+        replay = self._replay
+        assert replay.state is not None
+        replay.look_up = lambda number: _earlier(door, number, self._site)
+        part = files.part_of(self._folder.path / "board.jsonl")
+        words: tuple[str | int, ...] = ("history", "--export", "--after", replay.state.sequence)
+        if wait_seconds:
+            words += ("--round", wait_seconds)
+        try:
+            answer = door.stream(*words, into=part, max_bytes=MAX_BYTES, timeout=wait_seconds + patience)
+            if answer.nothing_yet:
+                return
+            if answer.status:
+                raise answer.error(door.address, "history")
+            self._follow(replay, part, chain.Seen(replay.state.sequence, replay.state.head))
+        finally:
+            replay.look_up = None
+            part.unlink(missing_ok=True)
+
+    def _follow(self, replay: Replay, part: Path, at: chain.Seen) -> None:
+        with open(part, "rb") as file:
+            while line := file.readline(chain.MAX_LINE_BYTES):
+                if not line.endswith(b"\n"):
+                    if len(line) == chain.MAX_LINE_BYTES:
+                        raise LedgerError(f"a line of the history is longer than {chain.MAX_LINE_BYTES:,} bytes")
+                    return
+                record = chain.next_record(at, line, self._site.coordinator)
+                self._judge(replay, record)
+                at = chain.Seen(record.sequence, record.hash)
+                with self._lock:
+                    self._lines[record.sequence] = line
+
+    def _judge(self, replay: Replay, record: Record) -> None:
+        try:
+            replay.follow(record)
+        except DecisionError as error:
+            if self._refuse:
+                raise
+            self._say("decision", str(error), sequence=record.sequence, reason=str(error))
+            replay.go_on(record)
+
+
+def _earlier(door: Connection, number: int, site: Site) -> Record:
+    answer = door.line("history", "--export", "--after", number - 1, max_bytes=chain.MAX_LINE_BYTES)
+    if answer.status:
+        raise answer.error(door.address, "history")
+    record = chain.read_line(answer.output, site.coordinator)
+    if record.sequence != number:
+        raise LedgerError(f"{door.address} shows record {record.sequence} as record {number}")
+    return record
