@@ -67,6 +67,8 @@ def pieces(network: Any, objective: Objective, inputs: Sequence[int]) -> int:
     if network.losses or objective.each(labels, outputs).shape != (2,):
         return 0
     learned = [id(one) for each in used for one in each.layer.trainable_variables]
+    if any(each.layer.trainable_variables[0] is not each.layer.kernel for each in used):  # low-rank parts beside it
+        return 0
     if sorted(learned) != sorted(map(id, network.trainable_variables)):  # a layer that is used twice is here twice
         return 0
     return max(1, min(MOST, PIECE_BYTES // (4 * sum(map(_numbers, used)))))

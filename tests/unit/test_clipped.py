@@ -25,6 +25,11 @@ def network(*between: Any) -> Any:
     return keras.Model(images, x)
 
 
+def low_rank(one: Any) -> Any:
+    one.layers[2].enable_lora(2)
+    return one
+
+
 def twice(x: Any) -> Any:
     same = layers.Conv2D(2, 2, padding="same")
     return same(same(x))
@@ -101,6 +106,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "groups": lambda: network(layers.Conv2D(4, 2, groups=2)),
     "gaps": lambda: network(layers.Conv2D(4, 2, dilation_rate=2)),
     "a dense layer of places": lambda: network(layers.Dense(4)),
+    "low-rank parts beside a kernel": lambda: low_rank(network(layers.Flatten(), layers.Dense(8, use_bias=False))),
     "a penalty": lambda: network(layers.Conv2D(2, 2, kernel_regularizer="l2")),
     "a layer used twice": lambda: network(twice),
     "a network in it": lambda: network(keras.Sequential([layers.Conv2D(2, 2)])),

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("dp_accounting", reason="the extra privacy is not installed")
 
-from fedssh.models import check_spec
+from fedssh.models import check_spec, clipped
 from fedssh.models.data.images import Images
 from fedssh.models.private import PrivateTrainer, objection, poisson, secret_generator, units_of
 from fedssh.models.recipe import Recipe
@@ -70,6 +70,25 @@ def test_a_step_goes_along_the_clipped_and_noised_sum(unit: str) -> None:
     wanted = [a - (t + NOISE * CLIP * z) / 2.5 for a, t, z in zip(own, total, noise, strict=True)]
     for found, expected in zip(one.weights().values(), wanted, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_pieces_of_a_batch_give_what_single_images_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clipped, "MOST", 3)
+    spec = check_spec({"name": "cnn", "input": [10, 10, 1], "classes": 3})
+    random, after, told = np.random.default_rng(8), [], []
+    images = resident(Images(random.random((7, 10, 10, 1), np.float32), random.integers(0, 3, 7)))
+    start = Trainer(spec, "sgd", 1.0).weights()
+    for pieces in (True, False):
+        one = PrivateTrainer(spec, "sgd", 1.0, unit="image", clip=0.4, noise=NOISE, pieces=pieces)
+        assert one._piece == (3 if pieces else 0)
+        one.load(start)
+        one.fresh(1)
+        noise = one.draw_noise(np.random.default_rng(5))
+        told.append(one.step(images, units_of(np.arange(7), None), 5.0, noise))
+        after.append(one.weights())
+    for name, found in after[0].items():
+        np.testing.assert_allclose(found, after[1][name], rtol=0, atol=1e-6)
+    assert told[0] == pytest.approx(told[1])
 
 
 def test_a_unit_moves_the_sum_by_no_more_than_the_clip() -> None:
