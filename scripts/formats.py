@@ -31,8 +31,9 @@ MESSAGES = (
     manifest.MaskedWord, manifest.Release,
 )  # fmt: skip
 OBJECTS = (
-    events.Blob, events.Local, events.Measured, events.Part, events.Work, events.Spent, standing.Standing,
-    standing.OpenRound, standing.LastRound, standing.Layers, masking.Advert, masking.Shares, masking.Answer,
+    events.Blob, events.Local, events.Measured, events.Part, events.GroupSum, events.Work, events.Spent,
+    standing.Standing, standing.OpenRound, standing.LastRound, standing.Layers, masking.Advert, masking.Shares,
+    masking.Answer,
 )  # fmt: skip
 FORMS = {
     forms._SITE: "site name", forms._ID: "id", manifest._HEX: "hash", manifest._TIME: "time",

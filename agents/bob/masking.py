@@ -29,7 +29,7 @@ from fedssh.keys import PrivateKey
 from fedssh.manifest import Claim, MaskedWord, SessionOver, new_id, now
 from fedssh.masks.site import MaskedRound
 from fedssh.rules.federation import Federation
-from fedssh.rules.masking import Advert, Roster
+from fedssh.rules.masking import Advert, Masking, Roster
 from fedssh.rules.rounds import Round
 from fedssh.weights import MAX_BYTES, header_of
 
@@ -96,11 +96,12 @@ class Masks:
                 self._write(kept)
             current = state.round
             mine = kept.get(current.number) if current else None
-            if current is None or current.masking is None or name not in current.masking.roster.sites:
+            masking = current.group(name) if current else None
+            if current is None or masking is None:
                 return self._advertise(kept, state, genesis, release)
             if mine is None:
                 return self._tell_lost(current) or self._advertise(kept, state, genesis, release)
-            return self._go_on(kept, mine, current, state, release)
+            return self._go_on(kept, mine, masking, state, release)
 
     def masked(self, claim: Claim, model: BinaryIO) -> BinaryIO:
         """The update of a claim under this site's masks, in a file that has no name.
@@ -116,11 +117,10 @@ class Masks:
             raise BundleError("masks are agreed, and the claim tells of this update alone")
         with self._lock:
             current = self._round_of(claim)
-            masking = current.masking
-            assert masking is not None, "only where masks are agreed"
+            masking = current.group(self._site.name)
             kept = {one.mine.round: one for one in self._read()}
             one = kept.get(current.number)
-            if one is None or one.mine.roster is None or self._site.name not in masking.roster.sites:
+            if one is None or one.mine.roster is None or masking is None:
                 raise BundleError(f"this site has no part in round {current.number}")
             if masking.partners is None:
                 raise Waits
@@ -154,23 +154,22 @@ class Masks:
             raise BundleError("the round that it was trained for is over")
         return state.round
 
-    def _go_on(self, kept: dict[int, Kept], one: Kept, current: Round, state: Federation, release: int) -> bool:
+    def _go_on(self, kept: dict[int, Kept], one: Kept, masking: Masking, state: Federation, release: int) -> bool:
         """Say what is due in a round that this site is in."""
-        masking, name = current.masking, self._site.name
-        assert masking is not None
+        name, number = self._site.name, one.mine.round
         mine = one.mine.agree(masking.roster, peers.pinned(self._folder))
         if masking.partners is None:
             if name in masking.shares:
                 return False
             one = Kept(mine, {"shares": new_id(), **one.ids})
-            self._write({**kept, current.number: one})
+            self._write({**kept, number: one})
             return self._lay(one.ids["shares"], release, shares=mine.shares())
-        if masking.arrived is None or name not in masking.partners or name in masking.answers:
+        if not masking.arrived or name not in masking.partners or name in masking.answers:
             return False
         mine, answer = mine.answer(masking.arrived, masking.shares)
         id = one.ids.get("answer", new_id())
         following, advert = self._advert_after(kept, state, mine.federation, id)
-        self._write({**kept, **following, current.number: Kept(mine, {**one.ids, "answer": id})})
+        self._write({**kept, **following, number: Kept(mine, {**one.ids, "answer": id})})
         return self._lay(id, release, answer=answer, **advert)
 
     def _advert_after(

@@ -10,11 +10,12 @@ from fedssh.charity.folders import Folders
 from fedssh.charity.judge.protocol import server_files
 from fedssh.charity.opening import on, question
 from fedssh.errors import JudgeError
-from fedssh.rules.coordinator import Combined, Joined
+from fedssh.rules.coordinator import Combined, Joined, of_groups
 from fedssh.rules.events import Blob, Metrics, Work
 from fedssh.rules.federation import Federation, Slot
+from fedssh.rules.masking import Masking
 from fedssh.rules.privacy import Charge
-from fedssh.rules.records import Sent, evidence_agreed
+from fedssh.rules.records import Sent, evidence_agreed, opened
 from fedssh.rules.rounds import Update
 
 if TYPE_CHECKING:
@@ -156,23 +157,33 @@ class FileBench:
         return Combined(out, answer["metrics"], answer["shares"], sets, answer["bearing"] if wanted else None)
 
     def _opened(self, state: Federation, updates: Sequence[Update]) -> Combined[Path]:
-        """The result of masked updates: their sum, then what is done with a round's mean."""
+        """The result of masked updates: the mean of each group, then what is done with a round's updates."""
         from fedssh.charity import masks  # loads NumPy
 
         current, folders = state.round, self._folders
         assert current is not None, "a round closes"
-        out, mean = folders.opened / "round.safetensors", folders.opened / "sum.safetensors"
-        base = folders.model(state.current.model.sha256)
-        sent = [folders.update(update.model.sha256) for update in updates]
-        examples = masks.open_sum(state.policy, current, sent, base, mean)
-        try:
+        out, base = folders.opened / "round.safetensors", folders.model(state.current.model.sha256)
+        files = {update.site: folders.update(update.model.sha256) for update in updates}
+        means = [folders.opened / f"sum-{place}.safetensors" for place in range(len(current.groups))]
+
+        def open_group(masking: Masking, mean: Path) -> int:
+            sent = [files[site] for site in masking.arrived or ()]
+            return masks.open_sum(state.policy, current, masking, sent, base, mean)
+
+        def score(mean: Path) -> Metrics:
+            return self._judge.score(mean, base) if state.gate.paired else self._judge.score(mean)
+
+        def combine(parts: Sequence[tuple[Path, int]]) -> Combined[Path]:
             server = [folders.server_state(blob.sha256) for blob in state.current.server]
             policy, paired = state.policy.of_sums.text, state.gate.paired
-            answer = self._judge.combine(policy, base, [(mean, 1)], server, out, paired=paired)
+            answer = self._judge.combine(policy, base, parts, server, out, paired=paired)
+            return Combined(out, answer["metrics"], (), server_files(out)[: answer["server"]])
+
+        try:
+            return of_groups(state, current.groups, opened(current), means, open_group, score, combine)
         finally:
-            mean.unlink(missing_ok=True)
-        sets = server_files(out)[: answer["server"]]
-        return Combined(out, answer["metrics"], (), sets, examples=examples)
+            for mean in means:
+                mean.unlink(missing_ok=True)
 
     def join(self, state: Federation, sent: Sent, model: Path) -> Joined[Path]:
         """The network of a turn that is over, in files of `opened`."""

@@ -18,17 +18,19 @@ from fedssh.errors import JudgeError, MaskError
 from fedssh.masks.numbers import Fixed
 from fedssh.masks.total import Masks, masks_of
 from fedssh.masks.words import WORD, Stream
+from fedssh.rules.masking import Masking
 from fedssh.rules.policies import Policy
 from fedssh.rules.rounds import Round
 
 _STRETCH = 1 << 18  # words
 
 
-def open_sum(policy: Policy, current: Round, updates: Sequence[Path], base: Path, out: Path) -> int:
-    """Write the model that masked updates come to; returns how many images they were trained on.
+def open_sum(policy: Policy, current: Round, masking: Masking, updates: Sequence[Path], base: Path, out: Path) -> int:
+    """Write the model that the masked updates of a group come to; returns how many images they were trained on.
 
     Args:
-        current: The round, answered by enough sites.
+        current: The round.
+        masking: The group, answered by enough of its sites.
         updates: The files of those who arrived, in any order.
         base: The model that they started from.
         out: Where the model goes.
@@ -37,15 +39,14 @@ def open_sum(policy: Policy, current: Round, updates: Sequence[Path], base: Path
         JudgeError: The masks do not come off, or the sum is none.
         OSError: The disk is full or read-only.
     """
-    masking = current.masking
-    assert masking is not None and masking.partners is not None and masking.arrived is not None
+    assert masking.partners and masking.arrived
     header = weights.read_header(base)
     try:
         found = masks_of(
             masking.roster, masking.partners, masking.arrived, masking.shares, list(masking.answers.values())
         )
         total = summed(updates, header.parameters + 1, found)
-        fixed = Fixed.agreed(policy, len(masking.roster.sites))
+        fixed = Fixed.agreed(policy, sum(len(one.roster.sites) for one in current.groups))
         steps, examples = fixed.read(total.tobytes(), len(masking.arrived))
     except (MaskError, ValueError) as error:
         raise JudgeError(f"the masks do not come off: {error}") from None

@@ -11,6 +11,7 @@ it, so every step may be done again after a crash.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from fedssh.errors import JudgeError
 from fedssh.rules import records, site_scores
-from fedssh.rules.events import Blob, Counted, Event, Masks, Metrics, Record, Scored, Work
+from fedssh.rules.events import Blob, Counted, Event, GroupSum, Masks, Metrics, Record, Scored, Work
 from fedssh.rules.federation import Federation, Slot
-from fedssh.rules.gate import Decision, ahead, decide, gone_on
+from fedssh.rules.gate import Decision, ahead, decide, gone_on, told
+from fedssh.rules.masking import Masking
 from fedssh.rules.records import Bearing, Over, Sent
 from fedssh.rules.rounds import Due, Round, Update
 
@@ -76,6 +78,7 @@ class Combined(Generic[Model]):
         sets: The server optimizer's state.
         bearing: Where evidence was agreed, how the updates lie to each other, see `averaging.bearing`.
         examples: Under masks: how many images all updates were trained on.
+        groups: Under masks with several groups: what came of each.
     """
 
     model: Model
@@ -84,6 +87,7 @@ class Combined(Generic[Model]):
     sets: Sequence[Model] = ()
     bearing: Bearing | None = None
     examples: int | None = None
+    groups: Sequence[GroupSum] = ()
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,55 @@ def conduct(store: Store[Model], bench: Bench[Model], now: float) -> Done | None
     with store.locked() as state:
         event = _next_step(state, now)
         return Done(store.append(event)) if event else None
+
+
+def of_groups(
+    state: Federation,
+    groups: Sequence[Masking],
+    able: Sequence[Masking],
+    means: Sequence[Model],
+    open_group: Callable[[Masking, Model], int],
+    score: Callable[[Model], Metrics],
+    combine: Callable[[Sequence[tuple[Model, int]]], Combined[Model]],
+) -> Combined[Model]:
+    """The result of a round whose updates are summed under masks, for a bench.
+
+    Args:
+        able: The groups of which enough have answered.
+        means: Where the mean of each group goes.
+        open_group: Takes off the masks; of how many images the mean is.
+        score: What a mean scores, asked where there are several groups.
+        combine: The result of these means, each of so many images.
+
+    Raises:
+        JudgeError: Nothing came out of any group, or nothing can be made of it.
+    """
+    found: list[tuple[int, Metrics | None] | None] = []
+    trouble: JudgeError | None = None
+    for masking, mean in zip(groups, means, strict=True):
+        try:
+            examples = open_group(masking, mean) if masking in able else None
+            found.append(None if examples is None else (examples, score(mean) if len(groups) > 1 else None))
+        except JudgeError as error:
+            trouble = error
+            found.append(None)
+    opened = [(mean, one[0]) for mean, one in zip(means, found, strict=True) if one is not None]
+    if not opened:
+        raise trouble or JudgeError("no sum came out")
+    if len(groups) == 1:
+        return dataclasses.replace(combine([(opened[0][0], 1)]), examples=opened[0][1])
+    shares = records.holding(state, [one or (0, None) for one in found])
+    parts = [(mean, one[0]) for mean, one, share in zip(means, found, shares, strict=True) if one and share]
+    told_of = [
+        GroupSum(
+            sites=masking.arrived or (),
+            examples=one[0] if one else None,
+            share=share,
+            metrics=told(state.gate, one[1]) if one and not state.gate.is_ladder else None,
+        )
+        for masking, one, share in zip(groups, found, shares, strict=True)
+    ]
+    return dataclasses.replace(combine(parts), examples=sum(count for _, count in parts), groups=told_of)
 
 
 def release(store: Store[Model]) -> Record | None:
@@ -414,7 +467,7 @@ def _close(store: Store[Model], bench: Bench[Model], before: Federation, current
             blobs = [store.blob(one) for one in result.sets]
             model = store.blob(result.model)
             event = records.closed(
-                state, current, decided, result.shares, model, blobs, result.bearing, result.examples
+                state, current, decided, result.shares, model, blobs, result.bearing, result.examples, result.groups
             )
             record = store.append(event, result.model, result.sets)
         else:
@@ -422,7 +475,8 @@ def _close(store: Store[Model], bench: Bench[Model], before: Federation, current
             shares = result.shares if result and scored else None
             bearing = result.bearing if result and scored else None
             examples = result.examples if result and scored else None
-            record = store.append(records.closed_empty(state, current, decided, shares, bearing, examples))
+            groups = result.groups if result and scored else ()
+            record = store.append(records.closed_empty(state, current, decided, shares, bearing, examples, groups))
         store.end_round()
     for one in (result.model, *result.sets) if result else ():
         store.drop(one)

@@ -367,6 +367,9 @@ class RoundOpened(Event):
     sites: tuple[str, ...] = said("Who was drawn, in order of enrolment.")
     reason: str = said("How many, and when it closes.")
     roster: str | Absent = said("Under masks: SHA-256 of these sites' adverts, by name of the sites.", absent=True)
+    groups: tuple[tuple[str, ...], ...] | Absent = said(
+        "Under masks with several groups: the sites of each, by name; each is summed by itself.", absent=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -420,6 +423,16 @@ class Part(Typed):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupSum(Typed):
+    """What came of a group of sites whose updates are summed under masks by themselves."""
+
+    sites: tuple[str, ...] = said("Whose updates are in its sum, by name.")
+    examples: int | None = said("How many images these were trained on; null where no sum came out.")
+    share: float = said("How much of its mean is in the result; 0 where it did not hold, or none came out.")
+    metrics: Metrics | None = said("What its mean scored on the holdout; null without one, and under a ladder.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundClosed(Event):
     """A round is over."""
 
@@ -434,6 +447,7 @@ class RoundClosed(Event):
     reason: str = said("Why.")
     margin: float | Absent = said(_FOUND, absent=True)
     examples: int | Absent = said("Under masks, of a sum: how many images all of them were trained on.", absent=True)
+    groups: tuple[GroupSum, ...] | Absent = said("Under masks with several groups: what came of each.", absent=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -415,16 +415,17 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
             opened = datetime.datetime.fromisoformat(record.time).timestamp()
             began = Round(said.round, said.sites, said.sites, opened, record.sequence)
             if state.policy.masked:
-                masking = Masking(Roster.of([state.adverts[site] for site in said.sites]), opened)
+                dealt_out = known(said.groups, (said.sites,))
+                groups = tuple(Masking(Roster.of([state.adverts[site] for site in names])) for names in dealt_out)
                 state = dataclasses.replace(state, adverts=_later_than(state.adverts, said.round))
-                began = dataclasses.replace(began, masking=masking)
+                began = dataclasses.replace(began, groups=groups, since=opened)
             return dataclasses.replace(state, round=began, turns=said.round)
         case Masks():
             return _more_masks(state, said)
         case RoundPartners():
-            return _with_masking(state, record, partners=said.sites, since=rates.seconds(record.time))
+            return _gone_on(state, record, "partners", said.sites)
         case RoundClosing():
-            return _with_masking(state, record, arrived=said.sites, since=rates.seconds(record.time))
+            return _gone_on(state, record, "arrived", said.sites)
         case Counted():
             current = _open_round(state, record)
             update = Update(said.site, record.sequence, said.model, said.examples)
@@ -476,22 +477,27 @@ def _more_masks(state: Federation, said: Masks) -> Federation:
     if isinstance(said.advert, Advert) and "advert" not in late:
         state = dataclasses.replace(state, adverts={**state.adverts, said.site: said.advert})
     current = state.round
-    if current is None or current.masking is None:
+    masking = current.group(said.site) if current else None
+    if current is None or masking is None:
         return state
-    masking = current.masking
+    before = masking
     if isinstance(said.shares, Shares) and "shares" not in late:
         masking = masking.given(said.shares)
     if isinstance(said.answer, Answer) and "answer" not in late:
         masking = masking.answered(said.answer)
-    return dataclasses.replace(state, round=dataclasses.replace(current, masking=masking))
+    groups = tuple(masking if one is before else one for one in current.groups)
+    return dataclasses.replace(state, round=dataclasses.replace(current, groups=groups))
 
 
-def _with_masking(state: Federation, record: Record, **changes: Any) -> Federation:
+def _gone_on(state: Federation, record: Record, name: str, sites: tuple[str, ...]) -> Federation:
+    """The open round after it is settled who of each group is among some sites."""
     current = _open_round(state, record)
-    if current.masking is None:
+    if not current.groups:
         raise LedgerError(f"record {record.sequence} is {record.event}, but no masks were agreed")
-    masking = dataclasses.replace(current.masking, **changes)
-    return dataclasses.replace(state, round=dataclasses.replace(current, masking=masking))
+    some: Any = [{name: tuple(site for site in one.roster.sites if site in sites)} for one in current.groups]
+    groups = (dataclasses.replace(one, **changed) for one, changed in zip(current.groups, some, strict=True))
+    went = dataclasses.replace(current, groups=tuple(groups), since=rates.seconds(record.time))
+    return dataclasses.replace(state, round=went)
 
 
 def _later_than(adverts: Mapping[str, Advert], number: int) -> Mapping[str, Advert]:

@@ -131,19 +131,18 @@ def mark(share: bytes) -> str:
 
 @dataclass(frozen=True)
 class Masking:
-    """How far an open round is whose updates are summed under masks.
+    """How far a group of sites is in an open round whose updates are summed under masks; mostly it is all of them.
 
     Attributes:
         roster: Who may take part, as the round opened.
-        since: When the last of its steps was taken, in seconds since 1970.
         shares: What each site gave.
-        partners: Who gave shares in time, in order; None before that is settled. Masks are agreed among these.
-        arrived: Of these, whose vectors came in time, in order; None before that is settled.
+        partners: Who gave shares in time, in order; None before that is settled. Masks are agreed among these. Empty
+            where they were too few: then the round goes on without the group.
+        arrived: Of these, whose vectors came in time, in order; None before that is settled; empty as before.
         answers: Of partners, after that.
     """
 
     roster: Roster
-    since: float
     shares: Mapping[str, Shares] = field(default_factory=dict)
     partners: tuple[str, ...] | None = None
     arrived: tuple[str, ...] | None = None
@@ -156,6 +155,16 @@ class Masking:
     def answered(self, answer: Answer) -> Masking:
         """With a site's answer."""
         return dataclasses.replace(self, answers={**self.answers, answer.site: answer})
+
+
+def dealt(sites: Sequence[str], groups: int, seed: int, number: int) -> tuple[tuple[str, ...], ...]:
+    """The groups of a round, as evenly as can be; fewer than agreed where they would have less than `LEAST` sites.
+
+    The order is that of the SHA-256 of "seed/number/group/site", so each round has others, and anybody can check it.
+    """
+    order = sorted(sites, key=lambda site: hashlib.sha256(f"{seed}/{number}/group/{site}".encode()).digest())
+    count = max(1, min(groups, len(sites) // LEAST))
+    return tuple(tuple(sorted(order[place::count])) for place in range(count))
 
 
 def bad_advert(advert: Advert, site: str) -> str:

@@ -42,7 +42,7 @@ SERVERS: Mapping[str, Values] = {
 }
 # How updates may be sealed from the coordinator, likewise; `masks` is told in `masking`.
 SEALS: Mapping[str, Values] = {"masks": {"reach": 1.0}}
-SEALING = ("seal", *SEALS["masks"])
+SEALING = ("seal", "groups", "cap", *SEALS["masks"])
 ROUNDS: Mapping[str, Option] = {
     "fraction": Option(SHARE, 1.0, "share of the sites that is selected for a round"),
     "minimum": Option(SHARE, 0.5, "share of the selected sites that suffices at the deadline"),
@@ -95,6 +95,8 @@ def written_out(name: str, known: Mapping[str, Option], given: Values) -> dict[s
             if key in others:
                 raise ValueError(f"{key} of the policy {name} belongs to another {what} than {chosen or 'none'}")
         own |= its
+    if "groups" in given and "seal" not in given:
+        raise ValueError(f"groups of the policy {name} belong to seal=masks")
     if "seal" in given and "clip" in given:
         raise ValueError(f"clip of the policy {name} looks at each update, and seal={given['seal']} shows none")
     defaults = {key: option.default for key, option in known.items() if option.default is not None}

@@ -16,6 +16,7 @@ from fedssh.rules.events import (
     Blob,
     Counted,
     Finished,
+    GroupSum,
     Local,
     Masks,
     Metrics,
@@ -34,17 +35,18 @@ from fedssh.rules.events import (
 )
 from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Decision, passes, told
-from fedssh.rules.masking import Advert, Answer, Masking, Roster, Shares, bad_advert, bad_answer, bad_shares
+from fedssh.rules.masking import Advert, Answer, Masking, Roster, Shares, bad_advert, bad_answer, bad_shares, dealt
 from fedssh.rules.rounds import (
     Due,
     Round,
     Update,
+    arrived_of,
     can_open,
     due,
+    is_open,
     needed,
     partners_of,
     select,
-    wanted_masked,
     why_not,
 )  # fmt: skip
 from fedssh.rules.standing import Started
@@ -259,35 +261,44 @@ def opening(state: Federation, now: float = math.inf) -> RoundOpened | None:
     chosen = select(sites, float(policy.values["fraction"]), state.genesis.seed, number)
     if policy.least > len(chosen):
         chosen = tuple(sites)  # fewer would not do for the rule
+    groups = dealt(chosen, policy.groups, state.genesis.seed, number) if policy.masked else (chosen,)
+    enough = f"{needed(policy, min(map(len, groups)))}{' of a group' if len(groups) > 1 else ''}"
     reason = (
-        f"{len(chosen)} of {len(sites)} sites; closes with all of them, or after "
-        f"{policy.values['deadline']:g} s with {needed(policy, len(chosen))}"
+        f"{len(chosen)} of {len(sites)} sites{f', in {len(groups)} groups' if len(groups) > 1 else ''}; "
+        f"closes with all of them, or after {policy.values['deadline']:g} s with {enough}"
     )
     if spent := len(state.sites) - len(state.able):
         reason += f"; {spent} with no privacy budget left"
     if keyless := len(state.able) - len(sites):
         reason += f"; {keyless} without keys for masks"
-    roster = Roster.of([state.adverts[site] for site in chosen]).sha256 if policy.masked else ABSENT
-    return RoundOpened(round=number, sites=chosen, reason=reason, roster=roster)
+    if not policy.masked:
+        return RoundOpened(round=number, sites=chosen, reason=reason)
+    roster = Roster.of([state.adverts[site] for site in chosen]).sha256
+    several = groups if len(groups) > 1 else ABSENT
+    return RoundOpened(round=number, sites=chosen, reason=reason, roster=roster, groups=several)
 
 
 def partners(state: Federation, now: float) -> RoundPartners | None:
     """Who masks with whom in the open round, when that is settled."""
     current = state.round
-    if current is None or current.masking is None or due_now(state, now) is not Due.PARTNERS:
+    if current is None or due_now(state, now) is not Due.PARTNERS:
         return None
-    found, of = partners_of(current, current.masking), current.masking.roster
-    reason = f"{len(found)} of {len(of.sites)} sites gave shares, {of.threshold} of which open the sum"
+    found = tuple(sorted(site for one in current.groups for site in partners_of(current, one)))
+    of = sum(len(one.roster.sites) for one in current.groups)
+    opens = f"{current.groups[0].roster.threshold} of which open the sum"
+    if len(current.groups) > 1:
+        opens = f"in {sum(bool(partners_of(current, one)) for one in current.groups)} of {len(current.groups)} groups"
+    reason = f"{len(found)} of {of} sites gave shares, {opens}"
     return RoundPartners(round=current.number, sites=found, reason=reason)
 
 
 def closing(state: Federation, now: float) -> RoundClosing | None:
     """Whose updates are in the sum of the open round, when that is settled."""
     current = state.round
-    if current is None or current.masking is None or due_now(state, now) is not Due.CLOSING:
+    if current is None or due_now(state, now) is not Due.CLOSING:
         return None
-    found = tuple(update.site for update in in_order(current))
-    reason = f"{len(found)} of {len(current.masking.partners or ())} masked updates are in the sum"
+    found = tuple(sorted(site for one in current.groups for site in arrived_of(state.policy, current, one)))
+    reason = f"{len(found)} of {len(current.partners)} masked updates are in the sum"
     return RoundClosing(round=current.number, sites=found, reason=reason)
 
 
@@ -305,7 +316,7 @@ def masks_objection(state: Federation, said: Masks) -> str:
         return why
     if isinstance(said.advert, Advert) and said.advert.round > state.next_round:
         return f"its keys are for round {said.advert.round}, the next one is {state.next_round}"
-    late, masking = _late(state, said), state.round.masking if state.round else None
+    late, masking = _late(state, said), state.round.group(said.site) if state.round else None
     if isinstance(said.shares, Shares) and "shares" not in late:
         assert masking is not None, "else they are late"
         if why := bad_shares(masking.roster, said.shares, said.site):
@@ -331,7 +342,7 @@ _PARTS = ("advert", "shares", "answer")
 def _late(state: Federation, said: Masks) -> tuple[str, ...]:
     """What of it nobody waits for: of a round that is over or has gone on, or said already."""
     current = state.round
-    masking, found = current.masking if current else None, []
+    masking, found = current.group(said.site) if current else None, []
     if isinstance(said.advert, Advert):
         before = state.adverts.get(said.site)
         if said.advert.round < state.next_round or (before is not None and before.round >= said.advert.round):
@@ -341,7 +352,7 @@ def _late(state: Federation, said: Masks) -> tuple[str, ...]:
         if not open_ or masking is None or said.site in masking.shares:
             found.append("shares")
     if isinstance(said.answer, Answer):
-        open_ = masking is not None and masking.arrived is not None and said.answer.roster == masking.roster.sha256
+        open_ = masking is not None and bool(masking.arrived) and said.answer.roster == masking.roster.sha256
         if not open_ or masking is None or said.site in masking.answers:
             found.append("answer")
     return tuple(found)
@@ -370,8 +381,8 @@ def extension(state: Federation, now: float) -> RoundExtended | None:
 
 def too_few(state: Federation, current: Round) -> Decision | None:
     """The end of a round that has too few updates for its policy; None when it has enough."""
-    if current.masking is not None:
-        why = _unopened(state, current, current.masking)
+    if current.groups:
+        why = _unopened(state, current)
         return Decision(False, f"{why}; no sum came out") if why else None
     wanted = needed(state.policy, len(current.selected))
     if len(current.updates) >= wanted:
@@ -379,19 +390,53 @@ def too_few(state: Federation, current: Round) -> Decision | None:
     return Decision(False, f"{len(current.updates)} of {wanted} updates, and no site is left that could send one")
 
 
-def _unopened(state: Federation, current: Round, masking: Masking) -> str:
-    """Why the masks of a round are not taken off; empty where they can be."""
-    least = masking.roster.threshold
-    if masking.partners is None:
-        return f"{len(partners_of(current, masking))} of {least} sites gave shares in time"
-    came = tuple(update.site for update in in_order(current))
-    if masking.arrived is None:
-        return f"{len(came)} of {wanted_masked(state.policy, masking)} masked updates came in time"
-    if gone := [site for site in masking.arrived if site not in came]:
+def opened(current: Round) -> tuple[Masking, ...]:
+    """The groups whose masks can be taken off, and who of them are all still there."""
+    came = {update.site for update in current.updates}
+    return tuple(one for one in current.groups if is_open(one) and came.issuperset(one.arrived or ()))
+
+
+def _unopened(state: Federation, current: Round) -> str:
+    """Why the masks of a round are not taken off; empty where those of a group can be."""
+    if opened(current):
+        return ""
+    first = current.groups[0]
+    every = "" if len(current.groups) == 1 else f" in no group of {len(current.groups)}"
+    if not current.settled:
+        gave = sum(site in current.sites for site in first.shares)
+        return (
+            f"{gave} of {first.roster.threshold} sites gave shares in time"
+            if not every
+            else f"enough shares came{every}"
+        )
+    if not current.closing:
+        wanted = needed(state.policy, len(first.roster.sites))
+        came = f"{len(current.updates)} of {wanted} masked updates came in time"
+        return f"enough masked updates came{every}" if every else came
+    there = {update.site for update in current.updates}
+    if gone := [site for one in current.groups for site in one.arrived or () if site not in there]:
         return f"{', '.join(gone)} was revoked, whose update is in the sum"
-    if len(masking.answers) < least:
-        return f"{len(masking.answers)} of {least} sites answered in time"
-    return ""
+    answered = f"{len(first.answers)} of {first.roster.threshold} sites answered in time"
+    return f"enough answers came{every}" if every else answered
+
+
+def holding(state: Federation, groups: Sequence[tuple[int, Metrics | None]]) -> list[float]:
+    """How much of each group's mean is in a round's result: by images, of those that hold on the holdout by themselves.
+
+    Where none holds, all are in it, and the gate says what becomes of that.
+
+    Args:
+        groups: Of each on how many images it was trained, and what its mean scored; None where it has none.
+    """
+    scores = [metrics for _, metrics in groups if metrics is not None]
+    held = [_holds(state, metrics) for metrics in scores]
+    taken = iter(held if any(held) else [True] * len(held))
+    counts = [examples if metrics is not None and next(taken) else 0 for examples, metrics in groups]
+    return [count / max(1, sum(counts)) for count in counts]
+
+
+def _holds(state: Federation, metrics: Metrics) -> bool:
+    return passes(state.gate, state.metric, metrics, state.current.metrics, state.current.bar)[0]
 
 
 def gated(state: Federation, updates: int, metrics: Metrics) -> Decision:
@@ -410,6 +455,7 @@ def closed(
     sets: Sequence[Blob],
     bearing: Bearing | None = None,
     examples: int | None = None,
+    groups: Sequence[GroupSum] = (),
 ) -> RoundAccepted:
     """The end of a round whose result becomes current.
 
@@ -419,8 +465,9 @@ def closed(
         sets: Files of the server optimizer's state.
         bearing: How they lie to each other, where evidence was agreed.
         examples: Under masks: how many images all of them were trained on.
+        groups: Under masks with several groups: what came of each.
     """
-    said = _closing(state, current, decided, shares, bearing, examples)
+    said = _closing(state, current, decided, shares, bearing, examples, groups)
     return RoundAccepted(**said, model=model, state=tuple(sets))
 
 
@@ -431,13 +478,14 @@ def closed_empty(
     shares: Sequence[float] | None = None,
     bearing: Bearing | None = None,
     examples: int | None = None,
+    groups: Sequence[GroupSum] = (),
 ) -> RoundRefused:
     """The end of a round that changes nothing.
 
     Args:
-        shares, bearing, examples: As in `closed`; None when there is no result.
+        shares, bearing, examples, groups: As in `closed`; None when there is no result.
     """
-    return RoundRefused(**_closing(state, current, decided, shares, bearing, examples))
+    return RoundRefused(**_closing(state, current, decided, shares, bearing, examples, groups))
 
 
 def finished(state: Federation) -> Finished | None:
@@ -484,13 +532,15 @@ def _closing(
     shares: Sequence[float] | None,
     bearing: Bearing | None,
     examples: int | None,
+    groups: Sequence[GroupSum],
 ) -> dict[str, Any]:
     updates = in_order(current)
     each: Sequence[float | None] = shares or [None] * len(updates)
     evidence: list[dict[str, Any]] = [{"length": length, "cosine": cosine} for length, cosine in bearing or ()] or [
         {} for _ in updates
     ]
-    total = {} if examples is None else {"examples": examples}
+    total: dict[str, Any] = {} if examples is None else {"examples": examples}
+    total |= {"groups": tuple(groups)} if groups else {}
     return (
         _found(state, decided)
         | total

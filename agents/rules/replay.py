@@ -65,6 +65,7 @@ from fedssh.rules.events import (
     Finished,
     Garbage,
     Genesis,
+    GroupSum,
     Invalid,
     Masks,
     Metrics,
@@ -495,14 +496,18 @@ class Replay:
         shares = self._shares(state, record, said) if scored else None
         bearing = self._bearing(state, record, said) if scored else None
         examples = self._summed(state, record, said) if scored else None
+        groups = self._groups(state, record, said) if scored else ()
         if not isinstance(said, RoundAccepted):
-            same(record, records.closed_empty(state, current, decided, shares, bearing, examples))
+            same(record, records.closed_empty(state, current, decided, shares, bearing, examples, groups))
             return
         sets = len(server_start(state.policy.values))
         if len(said.state) != sets:
             raise wrong(record, f"the server optimizer's state has {len(said.state)} sets, by the policy {sets}")
         self._word(MADE)
-        same(record, records.closed(state, current, decided, shares or (), said.model, said.state, bearing, examples))
+        same(
+            record,
+            records.closed(state, current, decided, shares or (), said.model, said.state, bearing, examples, groups),
+        )
 
     def _summed(self, state: Federation, record: Record, said: RoundClosed) -> int | None:
         """How many images a sum under masks is of, as it is told: who is in it has not said so of itself."""
@@ -513,6 +518,36 @@ class Replay:
             raise wrong(record, f"{examples:,} images of {len(said.updates)} sites cannot be")
         self._word(MADE)
         return examples
+
+    def _groups(self, state: Federation, record: Record, said: RoundClosed) -> Sequence[GroupSum]:
+        """What came of each group, as it is told, with what follows from that."""
+        current = state.round
+        assert current is not None
+        if len(current.groups) < 2:
+            return ()
+        told, opened = known(said.groups, ()), records.opened(current)
+        if [one.sites for one in told] != [one.arrived for one in current.groups]:
+            raise wrong(record, f"its groups are {short([one.arrived for one in current.groups])}")
+        if any(
+            one.examples is not None and group not in opened for one, group in zip(told, current.groups, strict=True)
+        ):
+            raise wrong(record, "too few have answered for the sum of a group")
+        hidden, gone = state.gate.is_ladder, [one.examples is None for one in told]
+        self._word(JUDGE, any(none and group in opened for none, group in zip(gone, current.groups, strict=True)))
+        for one in told:
+            if (one.metrics is None) != (hidden or one.examples is None):
+                raise wrong(record, "the mean of each group is scored, and a ladder tells none of these scores")
+            if one.metrics is not None:
+                check_scores(record, state, one.metrics)
+        counts = [one.examples or 0 for one in told]
+        if sum(count for one, count in zip(told, counts, strict=True) if one.share) != known(said.examples, 0):
+            raise wrong(record, "its images are those of the groups in its result")
+        if hidden:
+            self._word(NEAR)
+            shares = _parts([count if one.share else 0 for one, count in zip(told, counts, strict=True)])
+        else:
+            shares = records.holding(state, [(count, one.metrics) for one, count in zip(told, counts, strict=True)])
+        return [dataclasses.replace(one, share=share) for one, share in zip(told, shares, strict=True)]
 
     def _shares(self, state: Federation, record: Record, said: RoundClosed) -> list[float]:
         """The updates' shares, by the policy; where they depend on the weights, those that are told, if they can be."""
@@ -577,6 +612,10 @@ class Replay:
     def _word(self, what: str, said: bool = True) -> None:
         if said:
             self.unchecked[what] += 1
+
+
+def _parts(counts: Sequence[int]) -> list[float]:
+    return [count / max(1, sum(counts)) for count in counts]
 
 
 def _subject(said: Event) -> str | None:

@@ -52,7 +52,8 @@ class Round:
         updates: What has come in, in order of arrival.
         empty: From whom nothing of use will come, because training diverged, the bundle is invalid, or they were
             revoked, perhaps after they had trained for this round: nobody waits for them.
-        masking: How far its masks are; None where updates are not masked.
+        groups: How far its masks are, of each group; none where updates are not masked.
+        since: When the last of its steps was taken, where they are, in seconds since 1970.
     """
 
     number: int
@@ -62,13 +63,13 @@ class Round:
     record: int = 0
     updates: tuple[Update, ...] = ()
     empty: tuple[str, ...] = ()
-    masking: Masking | None = None
+    groups: tuple[Masking, ...] = ()
+    since: float = 0.0
 
     @functools.cached_property
     def awaited(self) -> tuple[str, ...]:
         """Who may still send something."""
-        partners = self.masking.partners if self.masking else None
-        able = self.missing if partners is None else [site for site in self.missing if site in partners]
+        able = self.missing if not self.settled else [site for site in self.missing if site in self.partners]
         return tuple(site for site in able if site not in self.empty)
 
     @functools.cached_property
@@ -76,6 +77,25 @@ class Round:
         """Who has sent nothing yet."""
         heard = {update.site for update in self.updates}
         return tuple(site for site in self.sites if site not in heard)
+
+    def group(self, site: str) -> Masking | None:
+        """The group that a site is in; None where it is in none."""
+        return next((one for one in self.groups if site in one.roster.sites), None)
+
+    @property
+    def settled(self) -> bool:
+        """Under masks: whether it is settled who masks with whom."""
+        return bool(self.groups) and self.groups[0].partners is not None
+
+    @property
+    def closing(self) -> bool:
+        """Under masks: whether it is settled whose updates are summed."""
+        return bool(self.groups) and self.groups[0].arrived is not None
+
+    @property
+    def partners(self) -> tuple[str, ...]:
+        """Under masks: all who mask, by name."""
+        return tuple(sorted(site for one in self.groups for site in one.partners or ()))
 
 
 class Due(Enum):
@@ -121,8 +141,8 @@ def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due
         sites: Everybody enrolled.
         now: In seconds since 1970.
     """
-    if current.masking is not None:
-        return _due_masked(policy, current, current.masking, now)
+    if current.groups:
+        return _due_masked(policy, current, now)
     enough = len(current.updates) >= needed(policy, len(current.selected))
     complete = not current.awaited
     if enough and (complete or seconds_left(policy, current, now) <= 0):
@@ -133,31 +153,46 @@ def due(policy: Policy, current: Round, sites: Sequence[str], now: float) -> Due
     return Due.CLOSE if complete else Due.NOTHING
 
 
-def _due_masked(policy: Policy, current: Round, masking: Masking, now: float) -> Due:
+def _due_masked(policy: Policy, current: Round, now: float) -> Due:
     """What a round is due for whose updates are masked. Its sites stay those of its roster, however few send."""
-    late = now >= masking.since + ANSWERING * float(policy.values["deadline"])
-    if masking.partners is None:
-        waits = [site for site in current.sites if site not in masking.shares and site not in current.empty]
+    late = now >= current.since + ANSWERING * float(policy.values["deadline"])
+    if not current.settled:
+        waits = [site for one in current.groups for site in _unshared(current, one)]
         if waits and not late:
             return Due.NOTHING
-        return Due.PARTNERS if len(partners_of(current, masking)) >= masking.roster.threshold else Due.CLOSE
-    if masking.arrived is None:
+        return Due.PARTNERS if any(partners_of(current, one) for one in current.groups) else Due.CLOSE
+    if not current.closing:
         if current.awaited and seconds_left(policy, current, now) > 0:
             return Due.NOTHING
-        return Due.CLOSING if len(current.updates) >= wanted_masked(policy, masking) else Due.CLOSE
-    waits = [site for site in masking.partners if site not in masking.answers and site in current.sites]
-    done = len(masking.answers) >= masking.roster.threshold or not waits or late
-    return Due.CLOSE if done else Due.NOTHING
+        return Due.CLOSING if any(arrived_of(policy, current, one) for one in current.groups) else Due.CLOSE
+    done = all(is_open(one) or not one.arrived or not _unanswered(current, one) for one in current.groups)
+    return Due.CLOSE if done or late else Due.NOTHING
 
 
 def partners_of(current: Round, masking: Masking) -> tuple[str, ...]:
-    """Who gave shares and is still there, by name."""
-    return tuple(sorted(site for site in masking.shares if site in current.sites))
+    """Who of a group gave shares and is still there, by name; nobody where they are too few."""
+    found = tuple(sorted(site for site in masking.shares if site in current.sites))
+    return found if len(found) >= masking.roster.threshold else ()
 
 
-def wanted_masked(policy: Policy, masking: Masking) -> int:
-    """How many updates a sum under masks takes."""
-    return needed(policy, len(masking.roster.sites))
+def arrived_of(policy: Policy, current: Round, masking: Masking) -> tuple[str, ...]:
+    """Whose updates of a group are there, by name; nobody where they are too few."""
+    found = tuple(sorted(one.site for one in current.updates if one.site in (masking.partners or ())))
+    return found if len(found) >= needed(policy, len(masking.roster.sites)) else ()
+
+
+def is_open(masking: Masking) -> bool:
+    """Whether enough have answered to take the masks off a group's sum."""
+    return bool(masking.arrived) and len(masking.answers) >= masking.roster.threshold
+
+
+def _unshared(current: Round, masking: Masking) -> list[str]:
+    there = (site for site in masking.roster.sites if site in current.sites)
+    return [site for site in there if site not in masking.shares and site not in current.empty]
+
+
+def _unanswered(current: Round, masking: Masking) -> list[str]:
+    return [site for site in masking.partners or () if site not in masking.answers and site in current.sites]
 
 
 def ends_waiting(fields: Mapping[str, Any], opened: int) -> bool:
@@ -187,9 +222,9 @@ def why_not(current: Round | None, site: str, number: int) -> str:
         return f"{site} is not among the sites of round {number}"
     if site not in current.missing:
         return f"{site} has an update in round {number} already"
-    if current.masking is not None and current.masking.arrived is not None:
+    if current.closing:
         return f"round {number} is closing"
-    if current.masking is not None and site not in (current.masking.partners or ()):
+    if current.groups and site not in current.partners:
         return f"{site} has no masks in round {number}"
     return ""
 

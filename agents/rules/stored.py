@@ -95,17 +95,21 @@ def _from(value: Mapping[str, Any], sequence: int, head: str) -> Federation:
 def _round(value: Mapping[str, Any]) -> Round:
     updates = (Update(**update | {"model": _blob(update["model"])}) for update in value["updates"])
     names = {name: tuple(value[name]) for name in ("sites", "selected", "empty")}
-    masking = None if value.get("masking") is None else _masking(value["masking"])
-    return Round(**{**value, **names, "updates": tuple(updates), "masking": masking})
+    groups = tuple(map(_masking, value.get("groups", ())))
+    return Round(**{**value, **names, "updates": tuple(updates), "groups": groups})
 
 
 def _open_round(current: Round) -> dict[str, Any]:
     value = _members(current) | {"updates": list(map(_members, current.updates))}
-    masking = value.pop("masking")
-    if masking is None:
+    del value["groups"], value["since"]
+    if not current.groups:
         return value
+    return value | {"groups": list(map(_group, current.groups)), "since": current.since}
+
+
+def _group(masking: Masking) -> dict[str, Any]:
     of = _members(masking) | {name: _each(getattr(masking, name)) for name in ("shares", "answers")}
-    return value | {"masking": of | {"roster": [advert.fields() for advert in masking.roster.adverts]}}
+    return of | {"roster": [advert.fields() for advert in masking.roster.adverts]}
 
 
 def _masking(value: Mapping[str, Any]) -> Masking:

@@ -81,6 +81,9 @@ class Managed:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 self.killed[name] += 1
+                for agent in self.rooms.agents:
+                    if agent.pid == pid:
+                        agent.wait(10)
                 return True
         return False
 

@@ -195,13 +195,13 @@ class Table:
         for name in self.names:
             assert not self.act(name) or self.waiting(name)
 
-    def sum(self) -> tuple[np.ndarray, int]:
-        """What comes out: the mean step, and of how many images."""
+    def sum(self, group: int = 0) -> tuple[np.ndarray, int]:
+        """What comes out of a group: the mean step, and of how many images."""
         current = self.state.round
-        assert current and current.masking and current.masking.arrived
-        out = self.folder / "sum.safetensors"
-        paths = [self.files[name] for name in current.masking.arrived]
-        examples = open_sum(self.state.policy, current, paths, self.base, out)
+        assert current
+        masking, out = current.groups[group], self.folder / "sum.safetensors"
+        paths = [self.files[name] for name in masking.arrived or ()]
+        examples = open_sum(self.state.policy, current, masking, paths, self.base, out)
         first, last = (weights.read_weights(path, self.header.tensors) for path in (self.base, out))
         return np.concatenate([(last[name].astype(np.float64) - first[name]).ravel() for name in first]), examples
 
@@ -227,7 +227,7 @@ class Table:
 
 def told(state: Federation) -> Mapping[str, set[str]]:
     """Of which secrets of each partner shares were told: seed or key."""
-    masking = state.round.masking if state.round else None
+    masking = state.round.groups[0] if state.round else None
     assert masking and masking.arrived is not None
     found: dict[str, set[str]] = {name: set() for name in masking.partners or ()}
     for answer in masking.answers.values():
@@ -240,6 +240,6 @@ def told(state: Federation) -> Mapping[str, set[str]]:
 def changed(state: Federation, **masking: Any) -> Federation:
     """A state whose open round says otherwise of its masks: what a liar shows."""
     current = state.round
-    assert current and current.masking
-    other = dataclasses.replace(current.masking, **masking)
-    return dataclasses.replace(state, round=dataclasses.replace(current, masking=other))
+    assert current and current.groups
+    other = dataclasses.replace(current.groups[0], **masking)
+    return dataclasses.replace(state, round=dataclasses.replace(current, groups=(other,)))

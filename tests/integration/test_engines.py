@@ -95,7 +95,7 @@ def models(folder: Path) -> list[str]:
     ("policy", "schedule", "sites", "train"),
     [
         ("fedavg", "rounds", 3, True),
-        ("fedavg:seal=masks,cap=100", "rounds", 3, True),
+        ("fedavg:seal=masks,groups=2,cap=100", "rounds", 6, True),
         ("polyak:0.5", "relay", 2, True),
         ("merge", "relay", 2, False),
         ("gather", "relay", 2, True),

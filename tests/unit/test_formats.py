@@ -22,8 +22,8 @@ from fedssh.rules.typed import Typed, members
 from fedssh.split import talk
 
 KINDS = (
-    *events.EVENTS.values(), events.Blob, events.Local, events.Measured, events.Part, events.Work, events.Spent,
-    Standing, OpenRound, LastRound, Layers, talk.Hello, talk.Stand, talk.Fault,
+    *events.EVENTS.values(), events.Blob, events.Local, events.Measured, events.Part, events.GroupSum, events.Work,
+    events.Spent, Standing, OpenRound, LastRound, Layers, talk.Hello, talk.Stand, talk.Fault,
     manifest.Claim, manifest.SessionOver, manifest.SiteScored, manifest.Submission, manifest.Report, manifest.Scores,
     manifest.MaskedWord, masking.Advert, masking.Shares, masking.Answer,
     manifest.Release, handshake.Offer, handshake.Answer,

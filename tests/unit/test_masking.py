@@ -22,8 +22,8 @@ from fedssh.files import write_whole
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey, make_key
 from fedssh.masks.site import MaskedRound
-from fedssh.rules import records, stored
-from fedssh.rules.events import Counted, Local, Masks, RoundAccepted, SiteRevoked, Spent
+from fedssh.rules import masking, records, stored
+from fedssh.rules.events import Counted, Local, Masks, RoundAccepted, RoundClosed, SiteRevoked, Spent
 from fedssh.rules.masking import Advert, Roster
 from fedssh.rules.policies import read_policy
 from fedssh.rules.replay import Replay
@@ -32,14 +32,14 @@ from fedssh.rules.typed import ABSENT
 from tests.harness.masked import DEADLINE, GENESIS, POLICY, Table, changed, told
 from tests.unit.test_replay import HISTORIES
 
-FOUR = ("alice-1", "alice-2", "alice-3", "alice-4")
-THREE = FOUR[:3]
+SIX = tuple(f"alice-{number}" for number in range(1, 7))
+FOUR, THREE = SIX[:4], SIX[:3]
 
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PrivateKey]:
     folder = tmp_path_factory.mktemp("keys")
-    return {name: make_key(folder / name, name) for name in (*FOUR, "coordinator", "mallory")}
+    return {name: make_key(folder / name, name) for name in (*SIX, "coordinator", "mallory")}
 
 
 def test_a_round_gives_the_mean_and_the_next_one_has_its_keys(tmp_path: Path, keys: dict[str, PrivateKey]) -> None:
@@ -154,8 +154,8 @@ def test_who_is_revoked_is_not_in_the_sum(tmp_path: Path, keys: dict[str, Privat
 
 def since(table: Table) -> float:
     """When the open round last went on."""
-    assert table.state.round and table.state.round.masking
-    return table.state.round.masking.since
+    assert table.state.round
+    return table.state.round.since
 
 
 def why(table: Table) -> str:
@@ -274,8 +274,8 @@ def test_a_coordinator_who_lies_is_refused_at_bob(tmp_path: Path, keys: dict[str
     table = Table(tmp_path, FOUR, keys)
     table.open()
     state = table.state
-    assert state.round and state.round.masking
-    roster = state.round.masking.roster
+    assert state.round
+    roster = state.round.groups[0].roster
 
     def with_advert(advert: Advert) -> Any:
         others = [one for one in roster.adverts if one.site != advert.site]
@@ -466,11 +466,76 @@ def test_with_privacy_a_site_tells_what_it_spent_and_no_count() -> None:
     assert isinstance(closed, RoundAccepted) and closed.examples == 100 + 100 + 70, "a site of 130 counts as 100"
 
 
+# groups
+
+
+def test_groups_are_dealt_evenly_anew_in_each_round_and_never_below_three() -> None:
+    rounds = [masking.dealt(SIX, 2, 1, number) for number in range(1, 20)]
+    assert all(sorted(map(len, one)) == [3, 3] and sorted(itertools.chain(*one)) == list(SIX) for one in rounds)
+    assert len(set(rounds)) > 3
+    assert [len(masking.dealt(SIX[:count], 3, 1, 1)) for count in (3, 4, 5, 6)] == [1, 1, 1, 2]
+    assert list(map(len, masking.dealt(tuple(f"site-{one}" for one in range(11)), 3, 1, 1))) == [4, 4, 3]
+
+
+def test_each_group_is_summed_by_itself_and_one_that_is_short_is_left_out(
+    tmp_path: Path, keys: dict[str, PrivateKey]
+) -> None:
+    for place, short in enumerate(("nobody", "shares", "updates", "answers")):
+        table = Table(tmp_path / str(place), SIX, keys, f"{POLICY},groups=2")
+        table.open()
+        assert table.state.round
+        first, second = (one.roster.sites for one in table.state.round.groups)
+        without = second[0]
+        others = [name for name in SIX if name != without]
+        table.settle_partners(*(others if short == "shares" else SIX))
+        table.send(*(first if short == "shares" else others if short == "updates" else SIX))
+        table.settle_sum(DEADLINE if short == "updates" else 0.0)
+        table.say(*(others if short == "answers" else SIX))
+        if short == "answers":
+            table.later(DEADLINE / 4)
+        assert records.due_now(table.state, table.now) is Due.CLOSE
+        able = records.opened(table.state.round)
+        assert [one.roster.sites for one in able] == [first] + [second] * (short == "nobody")
+        for number, one in enumerate(able):
+            found, wanted = table.sum(number), table.wanted(*one.roster.sites)
+            assert found[1] == wanted[1] and np.abs(found[0] - wanted[0]).max() < 1e-7
+        assert stored.from_value(stored.to_value(table.state), table.state.sequence, table.state.head) == table.state
+
+
+def test_a_group_that_does_not_hold_is_left_out_and_named(tmp_path: Path) -> None:
+    history = HISTORIES["memory-masks-groups"]
+    closed = [record.said for record in history if isinstance(record.said, RoundClosed)]
+    assert len(closed) == 2
+    for said in closed:
+        assert isinstance(said.groups, tuple) and len(said.groups) == 2
+        poisoned, sound = sorted(said.groups, key=lambda one: "alice-2" not in one.sites)
+        assert (poisoned.share, sound.share) == (0.0, 1.0) and said.examples == sound.examples
+        assert poisoned.metrics and sound.metrics and poisoned.metrics["accuracy"] < sound.metrics["accuracy"]
+    sums = closed[0].groups
+    assert isinstance(sums, tuple)
+    lies: dict[str, dict[str, Any]] = {
+        "its groups are": {"groups": ABSENT},
+        "its images are those of the groups": {"examples": 301},
+        "groups is": {"groups": tuple(dataclasses.replace(one, share=one.share / 2) for one in sums)},
+    }
+    replay = Replay()
+    for record in history:
+        if record.said is closed[0]:
+            for why, changes in lies.items():
+                fields = {**record.fields, **dataclasses.replace(closed[0], **changes).fields()}
+                fields = {name: one for name, one in fields.items() if changes.get(name) is not ABSENT}
+                with pytest.raises(DecisionError, match=why):
+                    replay.follow(dataclasses.replace(record, text=canonical(fields)))
+        replay.follow(record)
+
+
 def test_what_goes_with_masks() -> None:
     policy = read_policy("fedavg:seal=masks,cap=50,reach=0.5,server=momentum")
     assert policy.masked and policy.cap == 50 and policy.least == 3
-    assert policy.of_sums.text == read_policy("fedavg:server=momentum,cap=50").text and not policy.of_sums.masked
+    assert policy.of_sums.text == read_policy("fedavg:server=momentum").text and not policy.of_sums.masked
     assert read_policy(POLICY).values["reach"] == 1.0 and read_policy("fedavg:seal=masks").cap == 65536
+    with pytest.raises(ValueError, match="groups of the policy fedavg belong to seal=masks"):
+        read_policy("fedavg:groups=2")
     with pytest.raises(ValueError, match="belongs to another seal than none"):
         read_policy("fedavg:reach=2")
     with pytest.raises(ValueError, match="clip of the policy fedavg looks at each update, and seal=masks shows none"):

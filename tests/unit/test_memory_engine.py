@@ -85,7 +85,10 @@ class Adders:
 
     def session(self, site: str, weights: Weights) -> Session:
         epochs = range(1, self._epochs + 1)
-        models = [{name: array + np.float32(STEP[site] * epoch) for name, array in weights.items()} for epoch in epochs]
+        models = [
+            {name: array + np.float32(STEP.get(site, 0.03125) * epoch) for name, array in weights.items()}
+            for epoch in epochs
+        ]
         published = zip(epochs, models, strict=True)
         checkpoints = tuple(Checkpoint(epoch, Local(0.5, 0.5), model) for epoch, model in published)
         return Session(checkpoints, self._epochs, 0.001)

@@ -226,7 +226,7 @@ def test_what_people_read_about_policies_has_every_option_once() -> None:
     assert [row["policy"] for row in rows] == list(names())
     assert [row["policy"] for row in rows] == [*sorted(names()[:7]), *sorted(names()[7:])]  # rounds come last
     assert {key for row in rows for key in row["options"]} == {row["option"] for row in options}
-    assert len(options) == len({row["option"] for row in options}) == 28
+    assert len(options) == len({row["option"] for row in options}) == 29
     assert {"option": "keep", "default": 0.5, "means": "how much of the current model stays"} in options
     assert [row["option"] for row in options][-10:] == list(ROUND_OPTIONS)
 

@@ -133,6 +133,7 @@ WORD = {
     ("round-accepted", "metrics.main under a ladder"): "which of its steps a result reached, as far as it is accepted",
     ("round-accepted", "margin"): FOUND,
     ("round-accepted", "model"): BYTES,
+    ("round-accepted", "groups"): "of how many images the sum of a group is that does not hold, and what it scores",
     ("round-accepted", "examples"): "of how many images a sum under masks is comes out with the sum",
     ("round-accepted", "state"): BYTES,
     ("round-refused", "metrics"): SCORES,
@@ -161,6 +162,7 @@ NEVER = {
     ("counted", "privacy"),
     ("masks", "late"),  # see tests/unit/test_masking.py
     ("round-refused", "examples"),
+    ("round-refused", "groups"),
     ("report", "passed"),  # of sites that train when new images come; a word of theirs, as all of a report
 }  # of what is accepted only; a record
 # that says it all the same is refused, see test_replay_attacks
@@ -187,6 +189,7 @@ MEMORY = {
     "memory-split",
     "memory-splitfed",
     "memory-masks",
+    "memory-masks-groups",
     "memory-parameter-free",
     "memory-parameter-free-rounds",
 }  # the others say the same as she who signs
@@ -209,7 +212,7 @@ HISTORIES = {path.name.partition(".")[0]: _read(path) for path in PATHS}
 
 
 def test_these_are_all() -> None:
-    assert len([name for name in HISTORIES if name.startswith("memory-")]) == 34 and len(HISTORIES) == 54
+    assert len([name for name in HISTORIES if name.startswith("memory-")]) == 35 and len(HISTORIES) == 55
 
 
 @pytest.mark.parametrize("name", HISTORIES)

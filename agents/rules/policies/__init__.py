@@ -153,8 +153,13 @@ class Policy:
         return int(self.values.get("cap", COUNTED))
 
     @property
+    def groups(self) -> int:
+        """Under masks: in how many groups the sites of a round are summed, if they are enough."""
+        return int(self.values.get("groups", 1))
+
+    @property
     def of_sums(self) -> Policy:
-        """What is done with a sum whose masks are off, which is one update: the same policy without its seal."""
+        """What is done with means of sums whose masks are off, each as one update: the same policy without its seal."""
         return Policy(self.name, {name: value for name, value in self.values.items() if name not in SEALING})
 
     @property

@@ -13,6 +13,7 @@ OPTIONS: Mapping[str, Option] = {
     **ROUNDS,
     "cap": Option(whole(1, 10**9), None, "as how many images a site counts at most; 1: all sites alike"),
     "seal": Option(one_of(*SEALS), None, "masks: nobody sees an update, only their sum; without cap that is 65536"),
+    "groups": Option(whole(2, 1000), None, "masks: in how many groups sites are summed and judged [1]"),
     "reach": Option(POSITIVE, None, "masks: how far a weight goes from the release at most [1]"),
 }
 

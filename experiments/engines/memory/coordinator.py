@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -39,6 +40,7 @@ from fedssh.rules.events import (
 )
 from fedssh.rules.federation import Federation, Slot
 from fedssh.rules.gate import Gate, told
+from fedssh.rules.masking import Masking
 from fedssh.rules.privacy import POISSON, charge_of, epsilon
 from fedssh.rules.records import Over
 from fedssh.rules.rounds import Update, seconds_left
@@ -237,13 +239,28 @@ class ArrayBench:
     def _summed(self, state: Federation, updates: Sequence[Update], weights: Sequence[Weights]) -> Combined[Weights]:
         """The result of updates whose sum alone is seen."""
         store, current = self._store, state.round
-        assert current is not None and current.masking is not None
-        counts = [store.examples[update.site] for update in updates]
-        with _said_as_judge():
-            mean, of = masked.summed(state.policy, len(current.masking.roster.sites), store.weights, weights, counts)
+        assert current is not None
+        sites = sum(len(one.roster.sites) for one in current.groups)
+        sent = dict(zip((update.site for update in updates), weights, strict=True))
+        means: list[dict[str, np.ndarray]] = [{} for _ in current.groups]
+
+        def open_group(masking: Masking, mean: Weights) -> int:
+            arrived = masking.arrived or ()
+            counts = [store.examples[site] for site in arrived]
+            found, of = masked.summed(state.policy, sites, store.weights, [sent[site] for site in arrived], counts)
+            cast(dict[str, np.ndarray], mean).update(found)
+            return of
+
+        def combine(parts: Sequence[tuple[Weights, int]]) -> Combined[Weights]:
+            parted, counts = [mean for mean, _ in parts], [count for _, count in parts]
             policy = state.policy.of_sums
-            result = averaging.round_result(policy, store.weights, [mean], [1], store.server, self._statistics)
-            return Combined(result.weights, self._scored(state, result.weights), (), result.state, examples=of)
+            result = averaging.round_result(policy, store.weights, parted, counts, store.server, self._statistics)
+            return Combined(result.weights, self._scored(state, result.weights), (), result.state)
+
+        with _said_as_judge():
+            able = records.opened(current)
+            score = functools.partial(self._scored, state)
+            return coordinator.of_groups(state, current.groups, able, means, open_group, score, combine)
 
     def join(self, state: Federation, sent: records.Sent, model: Weights) -> Joined[Weights]:
         """The network of the turn that is over."""

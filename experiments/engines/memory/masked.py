@@ -39,13 +39,13 @@ class Sites:
 
     def _said(self, state: Federation, site: str, submission: str) -> Masks | None:
         release = state.release.sequence if state.release else 0
-        masking = state.round.masking if state.round else None
-        if masking is not None and site in masking.roster.sites:
+        masking = state.round.group(site) if state.round else None
+        if masking is not None:
             place = site, masking.roster.adverts[0].round
             mine = self._rounds[place] = dataclasses.replace(self._rounds[place], roster=masking.roster)
             if masking.partners is None and site not in masking.shares:
                 return Masks(site=site, submission=submission, builds_on=release, shares=mine.shares())
-            if masking.arrived is not None and site in (masking.partners or ()) and site not in masking.answers:
+            if masking.arrived and site in (masking.partners or ()) and site not in masking.answers:
                 self._rounds[place], answer = mine.answer(masking.arrived, masking.shares)
                 return Masks(site=site, submission=submission, builds_on=release, answer=answer)
             if masking.answers.keys() != set(masking.partners or ()):

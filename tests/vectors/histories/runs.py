@@ -9,6 +9,7 @@ from fedssh.rules.events import Record
 from tests.unit.test_memory_engine import Adders, Halves, Opposed, judge_both, play
 
 _SITES = {"alice-1": 100, "alice-2": 130, "alice-3": 70}
+_SIX = {f"alice-{number}": 90 + 10 * number for number in range(1, 7)}
 _PRIVACY = {"unit": "image", "clip": 1.0, "noise": 4.0, "delta": 1e-3, "budget": 0.3}
 _RUNS: dict[str, dict[str, Any]] = {
     **{f"{name}-{schedule}": {"policy": name, "schedule": schedule} for name in ("best", "polyak", "merge")
@@ -29,6 +30,9 @@ _RUNS: dict[str, dict[str, Any]] = {
     "splitfed": {"policy": "splitfed:dense1", "trainers": Halves(_SITES), "start": 0.4, "gate": "off"},
     "masks": {"policy": "fedavg:server=momentum,seal=masks,cap=100"},
     "masks-private": {"policy": "fedavg:seal=masks,cap=100", "gate": "off", "privacy": _PRIVACY | {"rate": 0.25}},
+    "masks-groups": {
+        "sites": _SIX, "policy": "fedavg:seal=masks,groups=2,cap=200", "attack": ("alice-2", "sign-flip:2"),
+        "start": 0.4},
     "fedasync": {"policy": "fedasync"},
     "fednova": {"policy": "fednova"},
     "parameter-free": {
@@ -44,4 +48,5 @@ RUNS = {f"memory-{name}": settings for name, settings in _RUNS.items()}
 
 def run(name: str, path: Path) -> list[Record]:
     """Run it, and write the history to a file. Done again it writes the same bytes."""
-    return play(path, _SITES, **({"start": 0.1} | RUNS[name])).records
+    settings: dict[str, Any] = {"start": 0.1, "sites": _SITES} | RUNS[name]
+    return play(path, settings.pop("sites"), **settings).records
