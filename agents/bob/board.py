@@ -38,6 +38,7 @@ class Board:
         self._say = say
         self._replay = Replay()
         self._lines: dict[int, bytes] = {}
+        self._looked_at: tuple[int, int] | None = None  # followed.json, as it was read last
         self._lock = threading.Lock()
 
     def lines(self, after: int) -> list[bytes]:
@@ -48,24 +49,36 @@ class Board:
                 found.append(line)
             return found
 
-    def look(self, door: Connection, wait_seconds: int, patience: float) -> Federation | None:
-        """Follow the history to its end; when there is nothing new, wait until a round goes on.
+    def released(self) -> Federation | None:
+        """Where the federation stood at the newest release, once it was followed; None when there is no newer one."""
+        try:
+            found = self._folder.followed.stat()
+        except FileNotFoundError:
+            return None
+        if (found.st_mtime_ns, found.st_ino) == self._looked_at:
+            return None
+        followed, state = Followed(self._folder.followed).replay(), self._replay.state
+        if followed.state is None:
+            return None
+        newest, self._looked_at = followed.state.sequence, (found.st_mtime_ns, found.st_ino)
+        if state is None or state.sequence < newest:  # what leads to the release is not needed any more
+            self._replay = followed
+            with self._lock:
+                self._lines = {number: line for number, line in self._lines.items() if number > newest}
+        return self._replay.state
+
+    def wait(self, door: Connection, wait_seconds: int, patience: float) -> Federation | None:
+        """Wait until a round goes on, and follow the history to its end.
 
         Returns:
-            Where the federation stands; None before the first release was followed.
+            Where the federation stands; None before `released` gave anything.
 
         Raises:
             UntrustedError: What came does not follow, or was decided otherwise than was agreed.
             UnreachableError: The network failed.
         """
-        followed = Followed(self._folder.followed).replay()
-        newest, state = followed.state, self._replay.state
-        if newest is None:
+        if self._replay.state is None:
             return None
-        if state is None or state.sequence < newest.sequence:  # what leads to the release is not needed any more
-            self._replay, wait_seconds = followed, 0
-            with self._lock:
-                self._lines = {number: line for number, line in self._lines.items() if number > newest.sequence}
         self._fetch(door, wait_seconds, patience)
         return self._replay.state
 
@@ -74,9 +87,7 @@ class Board:
         assert replay.state is not None
         replay.look_up = lambda number: _earlier(door, number, self._site)
         part = files.part_of(self._folder.path / "board.jsonl")
-        words: tuple[str | int, ...] = ("history", "--export", "--after", replay.state.sequence)
-        if wait_seconds:
-            words += ("--round", wait_seconds)
+        words = ("history", "--export", "--after", replay.state.sequence, "--round", wait_seconds)
         try:
             answer = door.stream(*words, into=part, max_bytes=MAX_BYTES, timeout=wait_seconds + patience)
             if answer.nothing_yet:

@@ -58,6 +58,9 @@ class Masks:
         spool: Where messages go.
         receipts: What was judged already.
         say: Called with an event, its text and its fields.
+
+    Attributes:
+        expects: Whether the open round goes on before this site has said all; else a release comes first.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class Masks:
         self._spool = spool
         self._receipts = receipts
         self._say = say
+        self.expects = False
         self._lock = threading.Lock()
         self._state: Federation | None = None
+        self._kept: list[Kept] | None = None  # what is written down, as far as this process knows
         self._lost = 0  # the round of which it was said that its secret is gone
 
     def act(self, state: Federation, genesis: str, release: int) -> bool:
@@ -85,7 +90,7 @@ class Masks:
             MaskError: A roster or a demand is not one that this site agrees to; nothing was said.
         """
         with self._lock:
-            self._state = state
+            self._state, self.expects = state, False
             name = self._site.name
             if state.finished or not any(one.name == name for one in state.sites):
                 return False
@@ -157,7 +162,10 @@ class Masks:
     def _go_on(self, kept: dict[int, Kept], one: Kept, masking: Masking, state: Federation, release: int) -> bool:
         """Say what is due in a round that this site is in."""
         name, number = self._site.name, one.mine.round
-        mine = one.mine.agree(masking.roster, peers.pinned(self._folder))
+        mine = one.mine
+        if mine.roster != masking.roster:
+            mine = mine.agree(masking.roster, peers.pinned(self._folder))
+        self.expects = masking.partners is None or (name in masking.partners and masking.arrived is None)
         if masking.partners is None:
             if name in masking.shares:
                 return False
@@ -213,6 +221,11 @@ class Masks:
         return False
 
     def _read(self) -> list[Kept]:
+        if self._kept is None:
+            self._kept = self._from_file()
+        return self._kept
+
+    def _from_file(self) -> list[Kept]:
         try:
             value = json.loads(self._folder.masks.read_bytes())
             return [_from_value(one) for one in value["rounds"]]
@@ -225,8 +238,10 @@ class Masks:
             ) from None
 
     def _write(self, kept: Mapping[int, Kept]) -> None:
+        self._kept = None  # until it is written
         value = {"rounds": [_to_value(one) for _, one in sorted(kept.items())]}
         write_whole(self._folder.masks, canonical(value) + b"\n")
+        self._kept = list(kept.values())
 
 
 def _to_value(one: Kept) -> dict[str, Any]:

@@ -296,9 +296,12 @@ class Bob:
         """Where updates are masked, say what is due as a round goes on."""
         while connection.alive and not self._stop.is_set():
             try:
-                wait = self._settings.wait
-                state = self._board.look(connection, wait, PATIENCE_SECONDS) if self._is_masked() else None
-                said = state is not None and self._masks.act(state, self._genesis(), _newest(state))
+                state = self._board.released()
+                if state is None and self._masks.expects:
+                    state = self._board.wait(connection, self._settings.wait, PATIENCE_SECONDS)
+                said = False
+                if state is not None and self._is_masked():
+                    said = self._masks.act(state, self._genesis(), _newest(state))
             except BusyError as error:
                 self._rest(self._tell_unreachable(error), connection)
                 continue

@@ -88,12 +88,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For programs
 @settings_options(StateSettings, "charity")
 def history(settings: StateSettings, last: int | None, export: bool, after: int, as_json: bool) -> None:
     """Show every event: who sent what, what it scored, the verdict and why."""
+    from fedssh.history import published
     from fedssh.history import text as texts
-    from fedssh.history import views
 
     recorded = Recorded(ledger_of(folders_of(settings.state)))
     if export:
-        sys.stdout.buffer.writelines(views.export(recorded.lines(after)))
+        sys.stdout.buffer.writelines(published.export(recorded.lines(after)))
         sys.stdout.buffer.flush()
         return
     after = max(0, recorded.count - last) if last else 0

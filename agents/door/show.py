@@ -10,9 +10,8 @@ from typing import Any, BinaryIO
 from fedssh.door.channel import BLOCK, LONGEST_WAIT_SECONDS, Client, Stop, answer, later, number, options
 from fedssh.door.fetch import wait
 from fedssh.door.upload import waiting
-from fedssh.history import text as texts
-from fedssh.history import verbs, views
-from fedssh.history.published import NoRecord, Published
+from fedssh.history import verbs
+from fedssh.history.published import NoRecord, Published, export
 
 _ROUND = b'\\"event\\":\\"round-'  # in a ledger line; a site's words are escaped once more
 
@@ -34,6 +33,8 @@ def read(client: Client, verb: str, words: list[str]) -> int:
                     wait_for_round(client, found.get("--after", 0), found["--round"])
                 send(history(Published(file), found))
             else:
+                from fedssh.history import views  # what `history --export` need not wait for
+
                 ledger = Published(file)
                 asked = views.Asked(
                     ledger, numbers, lambda: total(client, ledger), lambda: arrived(client), time.time()
@@ -59,11 +60,11 @@ def wait_for_round(client: Client, after: int, seconds: float) -> None:
     def look() -> bool | None:
         nonlocal place
         try:
+            if 0 <= os.stat(path).st_size <= place:
+                return None
             with open(path, "rb") as file:
                 if place < 0:
                     place = Published(file).start_of(after + 1)
-                if os.fstat(file.fileno()).st_size <= place:
-                    return None
                 file.seek(place)
                 for line in file:
                     if not line.endswith(b"\n"):
@@ -80,13 +81,17 @@ def wait_for_round(client: Client, after: int, seconds: float) -> None:
 
 def show(verb: str, value: Any, found: dict[str, Any]) -> None:
     """Print one value."""
+    from fedssh.history import text as texts
+
     answer((texts.to_json(value) if "--json" in found else texts.TEXTS[verb](value)).encode())
 
 
 def history(ledger: Published, found: dict[str, Any]) -> Iterator[bytes]:
     """The history, piece by piece: it may be larger than this process is allowed to be."""
     if "--export" in found:
-        return views.export(ledger.lines(found.get("--after", 0)))
+        return export(ledger.lines(found.get("--after", 0)))
+    from fedssh.history import text as texts
+
     after = max(0, ledger.count - found["--last"]) if "--last" in found else 0
     return (text.encode() for text in texts.history(lambda: ledger.rows(after), as_json="--json" in found))
 
@@ -111,6 +116,8 @@ def arrived(client: Client) -> dict[str, int]:
 
 def total(client: Client, ledger: Published) -> dict[str, Any]:
     """The totals of the whole history, from those that the vault has added up, where it has."""
+    from fedssh.history import views
+
     try:
         with open(client.path("outbox", "summary.json"), "rb") as file:
             summary = file.read()

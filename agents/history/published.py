@@ -15,7 +15,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any, BinaryIO
 
     Row = dict[str, Any]
@@ -134,3 +134,16 @@ def row_of(line: bytes) -> Row:
     except (KeyError, TypeError):
         raise ValueError("not a ledger line") from None
     return row
+
+
+def export(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Ledger lines with every letter beyond ASCII escaped, and DEL: the same JSON values, safe for a terminal."""
+    for line in lines:
+        if not line.isascii() or b"\x7f" in line:
+            line = escaped(json.dumps(json.loads(line), separators=(",", ":"), sort_keys=True)).encode() + b"\n"
+        yield line
+
+
+def escaped(text: str) -> str:
+    """JSON in ASCII without the one letter of it that a terminal acts on."""
+    return text.replace("\x7f", "\\u007f")

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fedssh.history import figures, work
+from fedssh.history.published import escaped
 from fedssh.history.table import clock, decimal, few, named_lines, number, short, table, table_lines
 from fedssh.history.totals import plain
 from fedssh.history.verbs import help_text
-from fedssh.history.views import Fields, Row, escaped, fingerprint, history_row, ordered
+from fedssh.history.views import Fields, Row, fingerprint, history_row, ordered
 from fedssh.rules.vocabulary import PARAMETER_FREE, VERDICTS
 
 

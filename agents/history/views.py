@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fedssh.history import work
@@ -70,19 +69,6 @@ def total(history: History, summary: bytes = b"") -> Row:
     if found is None:
         raise NoRecord("the history is empty")
     return found
-
-
-def export(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Ledger lines with every letter beyond ASCII escaped, and DEL: the same JSON values, safe for a terminal."""
-    for line in lines:
-        if not line.isascii() or b"\x7f" in line:
-            line = escaped(json.dumps(json.loads(line), separators=(",", ":"), sort_keys=True)).encode() + b"\n"
-        yield line
-
-
-def escaped(text: str) -> str:
-    """JSON in ASCII without the one letter of it that a terminal acts on."""
-    return text.replace("\x7f", "\\u007f")
 
 
 # Views

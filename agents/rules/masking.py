@@ -11,6 +11,7 @@ computed with the secrets is in `fedssh.masks`, which no reader of a history nee
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,7 @@ class Roster:
         """How many answers it takes: above two thirds, so that less than a third who lie cannot have both secrets."""
         return threshold(len(self.adverts))
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Of all of it, in hexadecimal."""
         return hashlib.sha256(canonical({"roster": [advert.fields() for advert in self.adverts]})).hexdigest()

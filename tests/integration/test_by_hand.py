@@ -16,7 +16,7 @@ import pytest
 from fedssh.charity.cli import charity
 from fedssh.errors import AgentError
 from fedssh.forms import canonical
-from fedssh.history import views
+from fedssh.history import published
 from fedssh.keys import PrivateKey
 from fedssh.rules.events import Blob, Genesis
 from fedssh.signature import LEDGER, allowed_signers, sign
@@ -179,7 +179,7 @@ def signed_otherwise(forger: Forger, folder: Path, *flags: str, namespace: str =
 Export = Callable[[Forger, Path], bytes]
 GOOD: dict[str, Export] = {
     "as the ledger has it": lambda forger, folder: plain(forger.lines()),
-    "as the door prints it": lambda forger, folder: b"".join(views.export(plain(forger.lines()).splitlines(True))),
+    "as the door prints it": lambda forger, folder: b"".join(published.export(plain(forger.lines()).splitlines(True))),
     "as ssh-keygen signs it": lambda forger, folder: signed_otherwise(forger, folder),
 }
 SEQUENCE = b'"sequence":2'

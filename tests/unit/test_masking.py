@@ -416,6 +416,7 @@ def test_a_bob_whose_secrets_are_gone_takes_part_in_the_next_round(tmp_path: Pat
     [word] = table.waiting("alice-1")
     assert word.shares is ABSENT and isinstance(word.advert, Advert) and word.advert.round == 2
     table.place("alice-2").masks.write_bytes(b"{}")
+    table.restart("alice-2")
     with pytest.raises(SettingsError, match="is damaged"):
         table.act("alice-2")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedssh.history import table, totals, views
+from fedssh.history import published, table, totals, views
 from fedssh.history import text as texts
 from fedssh.history.published import NoRecord
 from fedssh.rules.policies import read_policy
@@ -273,7 +273,7 @@ def test_no_text_of_a_site_acts_on_the_terminal(evil: str) -> None:
     for text in shown:
         assert text.replace("\n", "").isprintable()
     assert json.loads(texts.to_json(records))[5]["reason"] == evil
-    [exported] = views.export([line(records[5])])
+    [exported] = published.export([line(records[5])])
     assert exported.decode().removesuffix("\n").isprintable()
     assert json.loads(json.loads(exported)["record"])["reason"] == evil
 
