@@ -90,23 +90,28 @@ class Masks:
             MaskError: A roster or a demand is not one that this site agrees to; nothing was said.
         """
         with self._lock:
-            self._state, self.expects = state, False
-            name = self._site.name
-            if state.finished or not any(one.name == name for one in state.sites):
-                return False
-            found = self._read()
-            kept = {one.mine.round: one for one in found if one.mine.federation == genesis}
-            kept = {number: one for number, one in kept.items() if number > state.rounds}
-            if len(kept) < len(found):
-                self._write(kept)
-            current = state.round
-            mine = kept.get(current.number) if current else None
-            masking = current.group(name) if current else None
-            if current is None or masking is None:
-                return self._advertise(kept, state, genesis, release)
-            if mine is None:
-                return self._tell_lost(current) or self._advertise(kept, state, genesis, release)
-            return self._go_on(kept, mine, masking, state, release)
+            self._state, self.expects = None, False  # what is not agreed to masks nothing
+            said = self._say_due(state, genesis, release)
+            self._state = state
+            return said
+
+    def _say_due(self, state: Federation, genesis: str, release: int) -> bool:
+        name = self._site.name
+        if state.finished or not any(one.name == name for one in state.sites):
+            return False
+        found = self._read()
+        kept = {one.mine.round: one for one in found if one.mine.federation == genesis}
+        kept = {number: one for number, one in kept.items() if number > state.rounds}
+        if len(kept) < len(found):
+            self._write(kept)
+        current = state.round
+        mine = kept.get(current.number) if current else None
+        masking = current.group(name) if current else None
+        if current is None or masking is None:
+            return self._advertise(kept, state, genesis, release)
+        if mine is None:
+            return self._tell_lost(current) or self._advertise(kept, state, genesis, release)
+        return self._go_on(kept, mine, masking, state, release)
 
     def masked(self, claim: Claim, model: BinaryIO) -> BinaryIO:
         """The update of a claim under this site's masks, in a file that has no name.

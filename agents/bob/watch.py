@@ -294,14 +294,16 @@ class Bob:
 
     def _keep_masking(self, connection: Connection) -> None:
         """Where updates are masked, say what is due as a round goes on."""
+        undone: Federation | None = None  # what to act on once more, for the disk was full
         while connection.alive and not self._stop.is_set():
             try:
-                state = self._board.released()
+                state, undone = self._board.released() or undone, None
                 if state is None and self._masks.expects:
                     state = self._board.wait(connection, self._settings.wait, PATIENCE_SECONDS)
-                said = False
+                said, undone = False, state
                 if state is not None and self._is_masked():
                     said = self._masks.act(state, self._genesis(), _newest(state))
+                undone = None
             except BusyError as error:
                 self._rest(self._tell_unreachable(error), connection)
                 continue

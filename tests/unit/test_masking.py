@@ -319,7 +319,10 @@ def test_a_coordinator_who_lies_is_refused_at_bob(tmp_path: Path, keys: dict[str
     table.restart("alice-1")
     refuses(table, changed(table.state, arrived=THREE), "has answered already in round 1, about other sites")
     assert table.waiting("alice-1") == before
-    # an update after that
+    # an update after that, by what was refused or by what was not
+    with pytest.raises(Waits):
+        table.mask("alice-1")
+    table.act("alice-1")
     with pytest.raises(BundleError, match="goes on without this site"):
         table.mask("alice-1")
 
