@@ -58,6 +58,10 @@ class MaskError(UntrustedError):
     """A roster, or a demand for shares of secrets, is not one that this site agrees to."""
 
 
+class SharesError(MaskError):
+    """Shares of a site for another one are not what they must be: that site spoils the round."""
+
+
 class RollbackError(UntrustedError):
     """The coordinator offers a release that is older than, or beside, what this site has seen."""
 

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 from fedssh.errors import BundleError, LedgerError
 from fedssh.forms import _ID, _SITE, canonical, matched, parse, shown
 from fedssh.rules.events import Blob, Local, Measured, Spent
-from fedssh.rules.masking import Advert, Answer, Shares
+from fedssh.rules.masking import MAX_SIGNED, Advert, Answer, Shares
 from fedssh.rules.privacy import POISSON, UNITS
 from fedssh.rules.typed import ABSENT, Absent, plain, said
 
@@ -199,6 +199,7 @@ class MaskedWord(_Message):
     _: KW_ONLY
     advert: Advert | Absent = said("Its keys for a round that has not opened yet.", absent=True)
     shares: Shares | Absent = said("Of its secrets, for the sites of the open round.", absent=True)
+    agreed: str | Absent = said("Its signature on who masks and who came, see the record.", absent=True)
     answer: Answer | Absent = said("What takes the masks off the sum of the round that is closing.", absent=True)
 
 
@@ -241,6 +242,10 @@ def _checked(name: str, wanted: Any, value: Any) -> Any:
         return None if value is None else _checked(name, Local, value)
     if wanted == Spent | Absent:
         wanted = Spent
+    if wanted == str | Absent:
+        if not isinstance(value, str) or len(value) > MAX_SIGNED:
+            raise BundleError(f"{name!r} of the manifest is no signature")
+        return value
     if isinstance(wanted, types.UnionType) and (one := typing.get_args(wanted)[0]) in (Advert, Shares, Answer):
         try:
             return one.read(value, f"{name!r} of the manifest")

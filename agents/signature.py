@@ -32,6 +32,7 @@ LEDGER = "ledger@fedssh"
 CHANNEL = "channel@fedssh"
 MASKS = "masks@fedssh"
 ADVERT = "advert@fedssh"
+AGREED = "agreed@fedssh"
 
 MAX_BYTES = 8192
 _MAGIC = b"SSHSIG"

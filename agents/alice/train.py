@@ -608,7 +608,7 @@ class Alice:
             epoch=epoch,
             examples=self._told_examples(received),
             metrics=None if self._private or _masked(received) else metrics,
-            started=tally.started,
+            started=now() if _masked(received) else tally.started,
             created=now(),
             privacy=tally.spent,
         )
@@ -647,7 +647,7 @@ class Alice:
             checkpoints=tally.checkpoints,
             examples=self._told_examples(received, tally.examples),
             metrics=None if self._private or _masked(received) else tally.published,
-            started=tally.started,
+            started=now() if _masked(received) else tally.started,
             created=now(),
         )
         if self._new is not None and tally.done:

@@ -90,6 +90,8 @@ class Board:
         words = ("history", "--export", "--after", replay.state.sequence, "--round", wait_seconds)
         try:
             answer = door.stream(*words, into=part, max_bytes=MAX_BYTES, timeout=wait_seconds + patience)
+            if answer.busy:
+                raise answer.error(door.address, "history")
             if answer.nothing_yet:
                 return
             if answer.status:

@@ -22,14 +22,15 @@ from fedssh.bob.receipts import Receipts
 from fedssh.bob.site import Folder, Site
 from fedssh.bob.spool import Entry, Spool
 from fedssh.bundle import seal_report
-from fedssh.errors import BundleError, MaskError, SettingsError
+from fedssh.errors import BundleError, MaskError, SettingsError, SharesError
 from fedssh.files import write_whole
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey
 from fedssh.manifest import Claim, MaskedWord, SessionOver, new_id, now
+from fedssh.masks import signing
 from fedssh.masks.site import MaskedRound
 from fedssh.rules.federation import Federation
-from fedssh.rules.masking import Advert, Masking, Roster
+from fedssh.rules.masking import Advert, Masking, Roster, to_agree
 from fedssh.rules.rounds import Round
 from fedssh.weights import MAX_BYTES, header_of
 
@@ -39,7 +40,7 @@ class Kept:
     """A round as it is written down.
 
     Attributes:
-        ids: Of the messages in which it was said: by `advert`, `shares` and `answer`.
+        ids: Of the messages in which it was said: by `advert`, `shares`, `agreed` and `answer`.
     """
 
     mine: MaskedRound
@@ -96,14 +97,13 @@ class Masks:
             return said
 
     def _say_due(self, state: Federation, genesis: str, release: int) -> bool:
-        name = self._site.name
-        if state.finished or not any(one.name == name for one in state.sites):
-            return False
-        found = self._read()
+        name, found = self._site.name, self._read()
         kept = {one.mine.round: one for one in found if one.mine.federation == genesis}
         kept = {number: one for number, one in kept.items() if number > state.rounds}
         if len(kept) < len(found):
             self._write(kept)
+        if state.finished or not any(one.name == name for one in state.sites):
+            return False
         current = state.round
         mine = kept.get(current.number) if current else None
         masking = current.group(name) if current else None
@@ -170,20 +170,42 @@ class Masks:
         mine = one.mine
         if mine.roster != masking.roster:
             mine = mine.agree(masking.roster, peers.pinned(self._folder))
-        self.expects = masking.partners is None or (name in masking.partners and masking.arrived is None)
+        self.expects = masking.partners is None or (name in masking.partners and name not in masking.answers)
         if masking.partners is None:
             if name in masking.shares:
                 return False
             one = Kept(mine, {"shares": new_id(), **one.ids})
             self._write({**kept, number: one})
             return self._lay(one.ids["shares"], release, shares=mine.shares())
-        if not masking.arrived or name not in masking.partners or name in masking.answers:
+        if not masking.arrived or not self.expects:
             return False
-        mine, answer = mine.answer(masking.arrived, masking.shares)
+        if masking.confirmed is None:
+            return self._confirm(kept, one, masking, release)
+        self.expects = False
+        message = to_agree(masking.roster, masking.partners, masking.arrived)
+        keys = {**peers.pinned(self._folder), name: self._key.public}
+        agreed = signing.signers(message, masking.agreed, keys)
+        try:
+            mine, answer = mine.answer(
+                masking.arrived, {site: masking.shares[site] for site in masking.partners}, agreed
+            )
+        except SharesError as error:
+            self._say("masks-spoiled", f"{error}: round {number} gives no sum with it", round=number)
+            return False
         id = one.ids.get("answer", new_id())
         following, advert = self._advert_after(kept, state, mine.federation, id)
         self._write({**kept, **following, number: Kept(mine, {**one.ids, "answer": id})})
         return self._lay(id, release, answer=answer, **advert)
+
+    def _confirm(self, kept: dict[int, Kept], one: Kept, masking: Masking, release: int) -> bool:
+        """Sign who masked and who came, where this site's update is among what came."""
+        assert masking.arrived is not None
+        if self._site.name not in masking.arrived or self._site.name in masking.agreed or one.mine.vector is None:
+            return False
+        mine, signed = one.mine.confirm(masking.arrived, self._key)
+        one = Kept(mine, {"agreed": new_id(), **one.ids})
+        self._write({**kept, mine.round: one})
+        return self._lay(one.ids["agreed"], release, agreed=signed)
 
     def _advert_after(
         self, kept: Mapping[int, Kept], state: Federation, genesis: str, id: str
@@ -214,7 +236,8 @@ class Masks:
         word = MaskedWord(id=id, sender=self._site.name, builds_on=release, created=now(), **parts)
         self._spool.describe(Entry(id, word.kind, 0, None, word.created, time.time()))
         seal_report(word, self._key, self._spool.bundle(id))
-        what = " and ".join({"advert": "keys", "shares": "shares", "answer": "an answer"}[part] for part in parts)
+        words = {"advert": "keys", "shares": "shares", "agreed": "its signature on who came", "answer": "an answer"}
+        what = " and ".join(words[part] for part in parts)
         self._say("masks", f"gives {what} for sums under masks", id=id)
         return True
 

@@ -149,11 +149,15 @@ class Outgoing:
         )  # fmt: skip
 
     def _seal_checkpoint(self, model: BinaryIO, claim: Claim, entry: Entry, bundle: Path) -> None:
-        if header_of(model, self._max_bytes).architecture != claim.architecture:
+        header = header_of(model, self._max_bytes)
+        if header.architecture != claim.architecture:
             raise BundleError("the model file has another architecture than the claim says")
         manifest = Submission(sender=self._site.name, recipients=[], model=pending(), sealed=pending(), **vars(claim))
         with contextlib.ExitStack() as stack:
-            if (masks := self._masks()) is not None:
+            masks = self._masks()
+            if masks is None and header.words:
+                raise BundleError("no masks are agreed, and the model file has an update for a sum under masks")
+            if masks is not None:
                 model = stack.enter_context(masks.masked(claim, model))
             self._spool.describe(entry)
             seal(model, manifest, self._key, self._sealed_for(), bundle)

@@ -24,6 +24,7 @@ from fedssh.keys import PrivateKey, parse_public
 from fedssh.ledger import Ledger
 from fedssh.manifest import MaskedWord, Release, Report, Scores, Submission
 from fedssh.masks import signing
+from fedssh.masks.site import check_keys
 from fedssh.rules.events import Genesis, Record, Released
 from fedssh.rules.federation import Federation, Member
 from fedssh.rules.masking import Advert
@@ -134,6 +135,7 @@ def check_manifest(taken: Taken, member: Member, ledger: Ledger) -> tuple[Sent, 
         if manifest.advert.federation != ledger.record(1).hash:
             raise BundleError("its keys for masks are for another federation")
         signing.check(manifest.advert, signer)
+        check_keys(manifest.advert)
     newest = ledger.head()
     known = newest is not None and 0 < manifest.builds_on <= newest.sequence
     source = ledger.record(manifest.builds_on).said if known else None

@@ -253,11 +253,14 @@ def tell_verdict(settled: Settled) -> None:
         score = fields["metrics"]["accuracy"]
         text = f"release {fields['builds_on']} scores accuracy {score:.4f} at {site}, on {fields['examples']:,} images"
     elif event == "masks":
-        parts = [
-            name for name in ("advert", "shares", "answer") if name in fields and name not in fields.get("late", ())
-        ]
-        what = {"advert": "keys for the next round", "shares": "shares", "answer": "the answer"}
-        text = f"{site} gave {' and '.join(what[name] for name in parts) or 'nothing in time'} for sums under masks"
+        said = {
+            "advert": "keys for the next round",
+            "shares": "shares",
+            "agreed": "its signature on who came",
+            "answer": "the answer",
+        }
+        what = " and ".join(text for name, text in said.items() if name in fields) or "nothing in time"
+        text = f"{site} gave {what} for sums under masks"
     elif event == "invalid":
         text = f"invalid bundle from {site}: {fields['reason']}"
     else:

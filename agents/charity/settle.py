@@ -19,10 +19,14 @@ from fedssh.charity.bench import FileBench, Judge
 from fedssh.charity.intake import Taken
 from fedssh.charity.opening import site_tensors
 from fedssh.charity.vault import Vault
-from fedssh.errors import LedgerError, UntrustedError
+from fedssh.errors import LedgerError, SignatureError, UntrustedError
+from fedssh.keys import parse_public
 from fedssh.manifest import MaskedWord, Report, Scores, Submission
+from fedssh.masks import signing
 from fedssh.rules import coordinator
 from fedssh.rules.events import Invalid, Masks, Record, Released, Scored
+from fedssh.rules.federation import Federation, Member
+from fedssh.rules.masking import to_agree
 from fedssh.rules.records import Over, Sent
 from fedssh.rules.standing import Started
 
@@ -62,6 +66,8 @@ def settle(vault: Vault, judge: Judge, taken: Taken) -> Settled:
             raise UntrustedError(f"{taken.site} is enrolled as {member.role}, which submits nothing")
         manifest, release = intake.check_manifest(taken, member, vault.ledger)
         opened = None
+        if isinstance(manifest, MaskedWord):
+            _check_agreed(state, manifest, member)
         if isinstance(manifest, Submission | Report):
             privacy.check(judge, state, manifest)
         if isinstance(manifest, Submission) and not member.revoked:  # else its model is not worth opening
@@ -155,6 +161,20 @@ def _scored(scores: Scores) -> Scored:
     )
 
 
+def _check_agreed(state: Federation, word: MaskedWord, member: Member) -> None:
+    """Check a site's signature on who masked and who came; what comes too late is not looked at.
+
+    Raises:
+        SignatureError: It is on something else, or another one's.
+    """
+    masking = state.round.group(member.name) if state.round else None
+    if not isinstance(word.agreed, str) or masking is None or not masking.arrived:
+        return
+    message = to_agree(masking.roster, masking.partners or (), masking.arrived)
+    if not signing.signers(message, {member.name: word.agreed}, {member.name: parse_public(member.key, "it")}):
+        raise SignatureError(f"{member.name} has not signed who masked and who came, as the history has it")
+
+
 def _masks(word: MaskedWord) -> Masks:
     """What a site says about masks, as the rules want it."""
     return Masks(
@@ -163,6 +183,7 @@ def _masks(word: MaskedWord) -> Masks:
         builds_on=word.builds_on,
         advert=word.advert,
         shares=word.shares,
+        agreed=word.agreed,
         answer=word.answer,
     )
 

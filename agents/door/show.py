@@ -13,7 +13,7 @@ from fedssh.door.upload import waiting
 from fedssh.history import verbs
 from fedssh.history.published import NoRecord, Published, export
 
-_ROUND = b'\\"event\\":\\"round-'  # in a ledger line; a site's words are escaped once more
+_GOES_ON = (b'\\"event\\":\\"round-', b'\\"event\\":\\"release\\"')  # in a line; a site's words are escaped once more
 
 
 def read(client: Client, verb: str, words: list[str]) -> int:
@@ -70,7 +70,7 @@ def wait_for_round(client: Client, after: int, seconds: float) -> None:
                     if not line.endswith(b"\n"):
                         break
                     place += len(line)
-                    if _ROUND in line:
+                    if any(mark in line for mark in _GOES_ON):
                         return True
         except FileNotFoundError:
             pass

@@ -136,9 +136,13 @@ def _why_masks(record: Fields) -> str:
     words = {
         "advert": f"keys for round {advert.get('round')}",
         "shares": "sealed shares of its secrets",
+        "agreed": "its signature on who masked and who came",
         "answer": "what takes the masks off the sum",
     }
-    found = [f"{text}{', too late' if name in late else ''}" for name, text in words.items() if name in record]
+    words |= {"advert": "keys for a round"} if "advert" in late else {}
+    found = [
+        f"{text}{', too late' if name in late else ''}" for name, text in words.items() if name in {*record, *late}
+    ]
     return " and ".join(found)
 
 

@@ -3,7 +3,8 @@
     1  advert      two keys that live for one round
     2  shares      of its two secrets, for everybody on a roster of sites that people have named to it
     3  mask        its vector, by a mask of its own and one with each partner, who takes the same away
-    4  answer      once: of who came, a share of the seed of their own mask; of who did not, one of their key
+    4  confirm     who masked and who came, signed, so that all who answer have been told the same
+    5  answer      once: of who came, a share of the seed of their own mask; of who did not, one of their key
 
 Who knows a site's seed and its key can take both masks away and see its vector. So nobody is told both: a site says
 once who came, and whoever else it is asked about is refused. All that is random comes from one secret of 32 bytes:
@@ -15,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -24,10 +25,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fedssh.errors import MaskError, SignatureError
+from fedssh.errors import MaskError, SharesError, SignatureError
 from fedssh.keys import PrivateKey, PublicKey
 from fedssh.masks import shamir, signing, words
-from fedssh.rules.masking import LEAST, SHARE_BYTES, Advert, Answer, Roster, Shares, mark
+from fedssh.rules.masking import LEAST, SHARE_BYTES, Advert, Answer, Roster, Shares, mark, to_agree
 
 _ONCE = bytes(12)  # each key seals one message
 
@@ -159,12 +160,32 @@ class MaskedRound:
 
     # 4
 
-    def answer(self, arrived: Sequence[str], given: Mapping[str, Shares]) -> tuple[MaskedRound, Answer]:
+    def confirm(self, arrived: Sequence[str], key: PrivateKey) -> tuple[MaskedRound, str]:
+        """Its signature on who masked and who came, as it was told; it agrees to nothing else any more.
+
+        Raises:
+            MaskError: It has not masked, is not among who came, or these are too few, no partners, or others than
+                before.
+        """
+        roster, came = self._agreed(), tuple(arrived)
+        if self.partners is None or self.vector is None or self.site not in came:
+            raise MaskError(f"this site has no vector in the sum of round {self.round}, and cannot say whose are")
+        self._check_some(came, self.partners, "arrived")
+        if self.arrived not in (None, came):
+            raise MaskError(f"this site has signed already in round {self.round} that others came")
+        signed = signing.agree(to_agree(roster, self.partners, came), key)
+        return dataclasses.replace(self, arrived=came), signed
+
+    def answer(
+        self, arrived: Sequence[str], given: Mapping[str, Shares], agreed: Collection[str]
+    ) -> tuple[MaskedRound, Answer]:
         """Its share of one secret of each partner.
 
         Args:
             arrived: Whose vectors came, by the coordinator's word.
             given: What each partner gave, by name.
+            agreed: Whose signature on just these was found right, see `signing.signers`: without enough of them the
+                coordinator may have told others another thing, and could have both secrets of a site from them.
 
         Raises:
             MaskError: They are too few, not partners, or others than this site answered about before; or what a
@@ -182,9 +203,12 @@ class MaskedRound:
                 f"this site has answered already in round {self.round}, about other sites",
                 "it tells one secret of each site and never both: the round gives no sum",
             )
-        told = {site: self._share(given.get(site), site, key=site not in came).hex() for site in partners}
-        agreed = dataclasses.replace(self, partners=partners, arrived=came)
-        return agreed, Answer(site=self.site, roster=roster.sha256, arrived=came, shares=told)
+        if (count := len(set(agreed) & set(came))) < roster.threshold:
+            told = f"who came in round {self.round} as this site was told"
+            raise MaskError(f"{count} sites have signed {told}, it takes {roster.threshold}")
+        shares = {site: self._share(given.get(site), site, key=site not in came).hex() for site in partners}
+        answered = dataclasses.replace(self, partners=partners, arrived=came)
+        return answered, Answer(site=self.site, roster=roster.sha256, arrived=came, shares=shares)
 
     def _share(self, shares: Shares | None, site: str, *, key: bool) -> bytes:
         roster = self._agreed()
@@ -194,10 +218,10 @@ class MaskedRound:
             sealed = bytes.fromhex(shares.sealed[self.site])
             both = self._seal(site, self.site).decrypt(_ONCE, sealed, self._bound(site, self.site))
         except (InvalidTag, ValueError):
-            raise MaskError(f"the shares of {site} are not sealed for this site by it") from None
+            raise SharesError(f"the shares of {site} are not sealed for this site by it") from None
         share = both[SHARE_BYTES:] if key else both[:SHARE_BYTES]
         if len(both) != 2 * SHARE_BYTES or mark(share) != shares.marks[self.site][key]:
-            raise MaskError(f"the shares of {site} are not those that it marked")
+            raise SharesError(f"the shares of {site} are not those that it marked")
         return share
 
     def _check_some(self, some: tuple[str, ...], of: Sequence[str], what: str) -> None:
@@ -235,6 +259,16 @@ class MaskedRound:
 
     def _bound(self, giver: str, taker: str) -> bytes:
         return f"{self._agreed().sha256} {giver} {taker}".encode()
+
+
+def check_keys(advert: Advert) -> None:
+    """Check that the keys of an advert are some: with a few numbers every exchange gives the same.
+
+    Raises:
+        MaskError: One is none.
+    """
+    for key in (advert.sealing, advert.masking):
+        _exchanged(X25519PrivateKey.generate(), key, advert.site)
 
 
 def common_mask(own: X25519PrivateKey, roster: Roster, other: str, partners: Sequence[str]) -> bytes:

@@ -453,7 +453,7 @@ def _joined(bench: Bench[Model], state: Federation, sent: Sent, model: Model) ->
 
 def _next_step(state: Federation, now: float) -> Event | None:
     """How the rounds go on without a result."""
-    ways = (records.opening, records.extension, records.partners, records.closing)
+    ways = (records.opening, records.extension, records.partners, records.closing, records.agreed)
     return next((event for way in ways if (event := way(state, now)) is not None), None)
 
 

@@ -353,8 +353,13 @@ class Masks(Event):
     builds_on: int = said("The record of the newest release that the site had seen.")
     advert: Advert | Absent = said("Its keys for a round that has not opened yet.", absent=True)
     shares: Shares | Absent = said("Of its secrets, for the sites of the open round.", absent=True)
+    agreed: str | Absent = said(
+        "SSHSIG by the site's key over the canonical JSON of `arrived`, `partners` and `roster`, as it was told them, "
+        "namespace `agreed@fedssh`.",
+        absent=True,
+    )
     answer: Answer | Absent = said("What takes the masks off the sum of the round that is closing.", absent=True)
-    late: tuple[str, ...] | Absent = said("Which of these came too late, so nothing is taken of them.", absent=True)
+    late: tuple[str, ...] | Absent = said("What of these came too late, so nothing of it is here.", absent=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,6 +407,17 @@ class RoundClosing(Event):
 
     round: int = said("The round's number.")
     sites: tuple[str, ...] = said("Whose updates came, by name.")
+    reason: str = said("How many.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundAgreed(Event):
+    """Enough sites have signed who masked and who came, so those who see the same may answer."""
+
+    name = "round-agreed"
+
+    round: int = said("The round's number.")
+    sites: tuple[str, ...] = said("Who has signed, by name.")
     reason: str = said("How many.")
 
 

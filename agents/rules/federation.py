@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from fedssh.errors import LedgerError
+from fedssh.errors import LedgerError, MaskError
 from fedssh.forms import fingerprint
 from fedssh.rules import rates
 from fedssh.rules.events import (
@@ -36,6 +36,7 @@ from fedssh.rules.events import (
     Report,
     RolledBack,
     RoundAccepted,
+    RoundAgreed,
     RoundClosing,
     RoundExtended,
     RoundOpened,
@@ -378,7 +379,7 @@ def advance(state: Federation | None, record: Record) -> Federation:
         return _begun(record) if state is None else _advanced(state, record)
     except KeyError as error:
         raise LedgerError(f"record {record.sequence} lacks {error}") from None
-    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, MaskError) as error:
         raise LedgerError(f"record {record.sequence}: {error}") from None
 
 
@@ -426,6 +427,8 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
             return _gone_on(state, record, "partners", said.sites)
         case RoundClosing():
             return _gone_on(state, record, "arrived", said.sites)
+        case RoundAgreed():
+            return _gone_on(state, record, "confirmed", said.sites)
         case Counted():
             current = _open_round(state, record)
             update = Update(said.site, record.sequence, said.model, said.examples)
@@ -472,18 +475,19 @@ def _ready(state: Federation, now: float) -> float | None:
 
 
 def _more_masks(state: Federation, said: Masks) -> Federation:
-    """What a site says about masks, but for what came too late."""
-    late = known(said.late, ())
-    if isinstance(said.advert, Advert) and "advert" not in late:
+    """What a site says about masks."""
+    if isinstance(said.advert, Advert):
         state = dataclasses.replace(state, adverts={**state.adverts, said.site: said.advert})
     current = state.round
     masking = current.group(said.site) if current else None
     if current is None or masking is None:
         return state
     before = masking
-    if isinstance(said.shares, Shares) and "shares" not in late:
+    if isinstance(said.shares, Shares):
         masking = masking.given(said.shares)
-    if isinstance(said.answer, Answer) and "answer" not in late:
+    if isinstance(said.agreed, str):
+        masking = masking.signed(said.site, said.agreed)
+    if isinstance(said.answer, Answer):
         masking = masking.answered(said.answer)
     groups = tuple(masking if one is before else one for one in current.groups)
     return dataclasses.replace(state, round=dataclasses.replace(current, groups=groups))

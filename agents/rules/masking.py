@@ -2,7 +2,9 @@
 
     advert      a site's two X25519 keys for one round, signed with its site key
     shares      of a site's two secrets, sealed for each site of the roster
-    answer      a share of one secret of each site, of whose vector the coordinator says whether it came
+    agreed      a site's signature on who masked with whom and whose vectors came, as the coordinator has told it
+    answer      a share of one secret of each site, of whose vector the coordinator says whether it came; after enough
+                sites have signed the same, for she might tell each another thing
 
 The board is the history: each is in a record of its own, signed by the coordinator, and the same for everybody. What is
 computed with the secrets is in `fedssh.masks`, which no reader of a history needs.
@@ -22,6 +24,7 @@ from fedssh.errors import MaskError
 from fedssh.forms import canonical
 from fedssh.rules.typed import Typed, said
 
+MOST = 100  # sites of a group: their shares have to fit into a record
 LEAST = 3  # of two, each would know the other's summand
 COUNTED = 65536  # as so many images a site counts at most, unless a policy has another `cap`
 SHARE_BYTES = 66  # of one secret, see `masks.shamir`
@@ -140,6 +143,8 @@ class Masking:
         partners: Who gave shares in time, in order; None before that is settled. Masks are agreed among these. Empty
             where they were too few: then the round goes on without the group.
         arrived: Of these, whose vectors came in time, in order; None before that is settled; empty as before.
+        agreed: Signatures of sites that arrived, after that, on both; see `to_agree`.
+        confirmed: Whose signatures were there when it was settled that they are enough, in order; None before.
         answers: Of partners, after that.
     """
 
@@ -147,7 +152,13 @@ class Masking:
     shares: Mapping[str, Shares] = field(default_factory=dict)
     partners: tuple[str, ...] | None = None
     arrived: tuple[str, ...] | None = None
+    agreed: Mapping[str, str] = field(default_factory=dict)
+    confirmed: tuple[str, ...] | None = None
     answers: Mapping[str, Answer] = field(default_factory=dict)
+
+    def signed(self, site: str, signature: str) -> Masking:
+        """With a site's signature."""
+        return dataclasses.replace(self, agreed={**self.agreed, site: signature})
 
     def given(self, shares: Shares) -> Masking:
         """With a site's shares."""
@@ -158,13 +169,18 @@ class Masking:
         return dataclasses.replace(self, answers={**self.answers, answer.site: answer})
 
 
+def to_agree(roster: Roster, partners: Sequence[str], arrived: Sequence[str]) -> bytes:
+    """What a site signs before it answers (Bonawitz et al. 2017, figure 4, the consistency check)."""
+    return canonical({"arrived": list(arrived), "partners": list(partners), "roster": roster.sha256})
+
+
 def dealt(sites: Sequence[str], groups: int, seed: int, number: int) -> tuple[tuple[str, ...], ...]:
     """The groups of a round, as evenly as can be; fewer than agreed where they would have less than `LEAST` sites.
 
     The order is that of the SHA-256 of "seed/number/group/site", so each round has others, and anybody can check it.
     """
     order = sorted(sites, key=lambda site: hashlib.sha256(f"{seed}/{number}/group/{site}".encode()).digest())
-    count = max(1, min(groups, len(sites) // LEAST))
+    count = max(1, min(max(groups, -(-len(sites) // MOST)), len(sites) // LEAST))
     return tuple(tuple(sorted(order[place::count])) for place in range(count))
 
 

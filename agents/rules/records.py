@@ -24,6 +24,7 @@ from fedssh.rules.events import (
     Refused,
     Report,
     RoundAccepted,
+    RoundAgreed,
     RoundClosing,
     RoundExtended,
     RoundOpened,
@@ -42,8 +43,10 @@ from fedssh.rules.rounds import (
     Update,
     arrived_of,
     can_open,
+    confirmed_of,
     due,
     is_open,
+    least_sites,
     needed,
     partners_of,
     select,
@@ -254,7 +257,7 @@ def opening(state: Federation, now: float = math.inf) -> RoundOpened | None:
     if policy.masked:
         keyed = list(state.keyed)
         patient = state.ready is None or now < state.ready + float(policy.values["deadline"])
-        if len(keyed) < policy.least or (keyed != sites and patient):
+        if len(keyed) < least_sites(policy) or (keyed != sites and patient):
             return None
         sites = keyed
     number = state.rounds + 1
@@ -302,6 +305,16 @@ def closing(state: Federation, now: float) -> RoundClosing | None:
     return RoundClosing(round=current.number, sites=found, reason=reason)
 
 
+def agreed(state: Federation, now: float) -> RoundAgreed | None:
+    """Who has signed whose updates are in the sum of the open round, when that is settled."""
+    current = state.round
+    if current is None or due_now(state, now) is not Due.AGREED:
+        return None
+    found = tuple(sorted(site for one in current.groups for site in confirmed_of(one)))
+    of = sum(len(one.arrived or ()) for one in current.groups)
+    return RoundAgreed(round=current.number, sites=found, reason=f"{len(found)} of {of} have signed who is in the sum")
+
+
 def masks_objection(state: Federation, said: Masks) -> str:
     """Why what a site says about masks cannot be; empty where it can, also where it comes too late."""
     member = state.member(said.site)
@@ -309,8 +322,8 @@ def masks_objection(state: Federation, said: Masks) -> str:
         return f"{said.site} is no site of the federation"
     if not state.policy.masked:
         return "no masks were agreed"
-    parts = [name for name in _PARTS if getattr(said, name) is not ABSENT]
-    if not parts or parts == list(_PARTS):
+    parts = [name for name in _PARTS if getattr(said, name) is not ABSENT or name in known(said.late, ())]
+    if len(parts) != 1 and parts != ["advert", "answer"]:
         return f"it says {len(parts)} of {', '.join(_PARTS)}"
     if isinstance(said.advert, Advert) and (why := bad_advert(said.advert, said.site)):
         return why
@@ -331,12 +344,13 @@ def masks_objection(state: Federation, said: Masks) -> str:
 
 
 def masks(state: Federation, said: Masks) -> Masks:
-    """What a site says about masks, as it is recorded: with what of it came too late."""
+    """What a site says about masks, as it is recorded: of what came too late its name alone."""
     late = _late(state, said)
-    return dataclasses.replace(said, late=late or ABSENT)
+    gone: dict[str, Any] = dict.fromkeys(late, ABSENT)
+    return dataclasses.replace(said, **gone, late=late or ABSENT)
 
 
-_PARTS = ("advert", "shares", "answer")
+_PARTS = ("advert", "shares", "agreed", "answer")
 
 
 def _late(state: Federation, said: Masks) -> tuple[str, ...]:
@@ -351,8 +365,12 @@ def _late(state: Federation, said: Masks) -> tuple[str, ...]:
         open_ = masking is not None and masking.partners is None and said.shares.roster == masking.roster.sha256
         if not open_ or masking is None or said.site in masking.shares:
             found.append("shares")
+    if isinstance(said.agreed, str):
+        open_ = masking is not None and said.site in (masking.arrived or ()) and masking.confirmed is None
+        if not open_ or masking is None or said.site in masking.agreed:
+            found.append("agreed")
     if isinstance(said.answer, Answer):
-        open_ = masking is not None and bool(masking.arrived) and said.answer.roster == masking.roster.sha256
+        open_ = masking is not None and bool(masking.confirmed) and said.answer.roster == masking.roster.sha256
         if not open_ or masking is None or said.site in masking.answers:
             found.append("answer")
     return tuple(found)
@@ -416,6 +434,9 @@ def _unopened(state: Federation, current: Round) -> str:
     there = {update.site for update in current.updates}
     if gone := [site for one in current.groups for site in one.arrived or () if site not in there]:
         return f"{', '.join(gone)} was revoked, whose update is in the sum"
+    if not current.confirmed:
+        signed = f"{len(first.agreed)} of {first.roster.threshold} sites signed in time who is in the sum"
+        return f"enough signatures came{every}" if every else signed
     answered = f"{len(first.answers)} of {first.roster.threshold} sites answered in time"
     return f"enough answers came{every}" if every else answered
 

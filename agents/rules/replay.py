@@ -75,6 +75,7 @@ from fedssh.rules.events import (
     Report,
     RolledBack,
     RoundAccepted,
+    RoundAgreed,
     RoundClosed,
     RoundClosing,
     RoundExtended,
@@ -129,6 +130,7 @@ _STEPS: Mapping[type[Event], Callable[[Federation, float], Event | None]] = {
     RoundExtended: records.extension,
     RoundPartners: records.partners,
     RoundClosing: records.closing,
+    RoundAgreed: records.agreed,
 }
 LookUp = Callable[[int], Record]
 Key = TypeVar("Key")
@@ -226,8 +228,11 @@ class Replay:
                 if why := records.masks_objection(state, said):
                     raise wrong(record, why)
                 self._started_from(record, said.builds_on)
-                same(record, records.masks(state, dataclasses.replace(said, late=ABSENT, more={})))
-            case RoundOpened() | RoundExtended() | RoundPartners() | RoundClosing():
+                taken = records.masks(state, dataclasses.replace(said, late=ABSENT, more={}))
+                if taken.late is not ABSENT:
+                    raise wrong(record, f"it came too late: {', '.join(taken.late)}")
+                same(record, dataclasses.replace(taken, late=said.late))
+            case RoundOpened() | RoundExtended() | RoundPartners() | RoundClosing() | RoundAgreed():
                 self._check_step(state, record, said)
             case RoundClosed():
                 self._check_round(state, record, said)

@@ -93,6 +93,11 @@ class Round:
         return bool(self.groups) and self.groups[0].arrived is not None
 
     @property
+    def confirmed(self) -> bool:
+        """Under masks: whether it is settled that enough have signed whose updates are summed."""
+        return bool(self.groups) and self.groups[0].confirmed is not None
+
+    @property
     def partners(self) -> tuple[str, ...]:
         """Under masks: all who mask, by name."""
         return tuple(sorted(site for one in self.groups for site in one.partners or ()))
@@ -106,6 +111,7 @@ class Due(Enum):
     EXTEND = "extend"
     PARTNERS = "partners"
     CLOSING = "closing"
+    AGREED = "agreed"
 
 
 def select(sites: Sequence[str], fraction: float, seed: int, number: int) -> tuple[str, ...]:
@@ -165,7 +171,12 @@ def _due_masked(policy: Policy, current: Round, now: float) -> Due:
         if current.awaited and seconds_left(policy, current, now) > 0:
             return Due.NOTHING
         return Due.CLOSING if any(arrived_of(policy, current, one) for one in current.groups) else Due.CLOSE
-    done = all(is_open(one) or not one.arrived or not _unanswered(current, one) for one in current.groups)
+    if not current.confirmed:
+        short = [one for one in current.groups if one.arrived and not confirmed_of(one)]
+        if any(_unsigned(current, one) for one in short) and not late:
+            return Due.NOTHING
+        return Due.AGREED if any(confirmed_of(one) for one in current.groups) else Due.CLOSE
+    done = all(is_open(one) or not one.confirmed or not _unanswered(current, one) for one in current.groups)
     return Due.CLOSE if done or late else Due.NOTHING
 
 
@@ -183,7 +194,17 @@ def arrived_of(policy: Policy, current: Round, masking: Masking) -> tuple[str, .
 
 def is_open(masking: Masking) -> bool:
     """Whether enough have answered to take the masks off a group's sum."""
-    return bool(masking.arrived) and len(masking.answers) >= masking.roster.threshold
+    return bool(masking.confirmed) and len(masking.answers) >= masking.roster.threshold
+
+
+def confirmed_of(masking: Masking) -> tuple[str, ...]:
+    """Who of a group has signed who came, by name; nobody where they are too few."""
+    found = tuple(sorted(masking.agreed))
+    return found if masking.arrived and len(found) >= masking.roster.threshold else ()
+
+
+def _unsigned(current: Round, masking: Masking) -> list[str]:
+    return [site for site in masking.arrived or () if site not in masking.agreed and site in current.sites]
 
 
 def _unshared(current: Round, masking: Masking) -> list[str]:

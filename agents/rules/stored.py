@@ -113,7 +113,7 @@ def _group(masking: Masking) -> dict[str, Any]:
 
 
 def _masking(value: Mapping[str, Any]) -> Masking:
-    some = {name: None if value[name] is None else tuple(value[name]) for name in ("partners", "arrived")}
+    some = {name: None if value[name] is None else tuple(value[name]) for name in ("partners", "arrived", "confirmed")}
     return Masking(**{
         **value,
         **some,

@@ -55,9 +55,9 @@ def measured(folder: Path, count: int, megabytes: float, gone: int) -> tuple[str
             total = words.added(total, one)
             summed += time.perf_counter() - start
     start = time.perf_counter()
-    answers = [sites[names[0]].answer(arrived, given)[1]]
+    answers = [sites[names[0]].answer(arrived, given, arrived)[1]]
     of_site += time.perf_counter() - start
-    answers += [sites[name].answer(arrived, given)[1] for name in names[1 : threshold(count)]]
+    answers += [sites[name].answer(arrived, given, arrived)[1] for name in names[1 : threshold(count)]]
     start = time.perf_counter()
     found = opened(roster, names, arrived, total, given, answers)
     opening = time.perf_counter() - start

@@ -31,6 +31,7 @@ from fedssh.rules.events import Blob, RoundAccepted
 from fedssh.rules.events import Masks as Said
 from fedssh.rules.federation import Federation
 from fedssh.rules.masking import mark
+from fedssh.rules.rounds import confirmed_of
 from tests.unit.test_replay_attacks import Played, begin
 
 GENESIS = "f" * 64
@@ -117,7 +118,7 @@ class Table:
         """Record what a Bob has laid into his spool, and give him the receipt."""
         spool, found = Spool(self.place(name).spool), []
         for word in self.waiting(name):
-            parts = {part: getattr(word, part) for part in ("advert", "shares", "answer")}
+            parts = {part: getattr(word, part) for part in ("advert", "shares", "agreed", "answer")}
             said = Said(site=word.sender, submission=word.id, builds_on=word.builds_on, **parts)
             assert records.masks_objection(self.state, said) == ""
             record = self.played.add(records.masks(self.state, said))
@@ -185,10 +186,14 @@ class Table:
             sent = self.played.submission(name, claim=None, examples=0)
             self.played.add(records.counted(self.state, sent))
 
-    def settle_sum(self, seconds: float = 0.0) -> None:
-        """It is settled whose updates are in the sum."""
+    def settle_sum(self, seconds: float = 0.0, signing: Sequence[str] = ()) -> None:
+        """It is settled whose updates are in the sum, and these sign it; all of them unless some are named."""
         self.later(seconds)
         self.played.add(records.closing(self.state, self.now))
+        self.say(*signing)
+        assert self.state.round
+        if any(confirmed_of(one) for one in self.state.round.groups):
+            self.played.add(records.agreed(self.state, self.now))
 
     def look(self) -> None:
         """All look at the board, and have nothing to say."""

@@ -194,7 +194,7 @@ def test_what_comes_too_late_is_recorded_and_changes_nothing(tmp_path: Path, key
 
 
 def said_of(word: Any) -> Masks:
-    parts = {part: getattr(word, part) for part in ("advert", "shares", "answer")}
+    parts = {part: getattr(word, part) for part in ("advert", "shares", "agreed", "answer")}
     return Masks(site=word.sender, submission=word.id, builds_on=word.builds_on, **parts)
 
 
@@ -240,7 +240,7 @@ def test_an_empty_word_or_one_that_nobody_agreed_to_is_invalid(tmp_path: Path, k
     table = Table(tmp_path, THREE, keys)
     table.act("alice-1")
     said = said_of(table.waiting("alice-1")[0])
-    assert "it says 0 of advert, shares, answer" in records.masks_objection(
+    assert "it says 0 of advert, shares, agreed, answer" in records.masks_objection(
         table.state, dataclasses.replace(said, advert=ABSENT)
     )
     assert "no site of the federation" in records.masks_objection(
@@ -395,7 +395,9 @@ def test_a_bob_who_is_killed_at_any_step_says_the_same_again(
             table.look()
             assert table.mask("alice-1") == masked
             table.send()
-        table.settle_sum()
+        table.played.add(records.closing(table.state, table.now))
+        said()
+        table.played.add(records.agreed(table.state, table.now))
         said()
         found, wanted = table.sum(), table.wanted(*THREE)
         assert found[1] == wanted[1] and np.abs(found[0] - wanted[0]).max() < 1e-7

@@ -17,9 +17,9 @@ from fedssh.errors import MaskError
 from fedssh.keys import PrivateKey, make_key
 from fedssh.masks import shamir, signing, words
 from fedssh.masks.numbers import Fixed
-from fedssh.masks.site import MaskedRound, own_mask
+from fedssh.masks.site import MaskedRound, check_keys, own_mask
 from fedssh.masks.total import Opened, opened
-from fedssh.rules.masking import Answer, Roster, Shares, bad_shares, threshold
+from fedssh.rules.masking import Answer, Roster, Shares, bad_shares, threshold, to_agree
 
 FEDERATION = "f" * 64
 NAMES = ("alice-1", "alice-2", "alice-3", "alice-4", "alice-5")
@@ -52,7 +52,7 @@ class Round:
         return total
 
     def answer(self, name: str, arrived: Sequence[str], given: Mapping[str, Shares]) -> Answer:
-        self.sites[name], answer = self.sites[name].answer(arrived, given)
+        self.sites[name], answer = self.sites[name].answer(arrived, given, arrived)
         return answer
 
     def rest(
@@ -169,7 +169,7 @@ def test_after_a_crash_the_same_is_said_again(keys: dict[str, PrivateKey]) -> No
     assert again.shares() == site.shares()
     assert again.mask(vector(0), names)[1] == site.mask(vector(0), names)[1]
     given = round_.shares(names)
-    assert again.answer(names[:3], given)[1] == site.answer(names[:3], given)[1]
+    assert again.answer(names[:3], given, names)[1] == site.answer(names[:3], given, names)[1]
 
 
 # a coordinator who lies
@@ -243,7 +243,7 @@ def test_a_site_answers_once_and_tells_one_secret_of_each(keys: dict[str, Privat
     total = round_.masked(names, names)
     early = round_.answer("alice-1", names[:3], given)  # as if alice-4 had not come
     with pytest.raises(MaskError, match="answered already in round 1, about other sites") as raised:
-        round_.sites["alice-1"].answer(names, given)
+        round_.sites["alice-1"].answer(names, given, names)
     assert raised.value.exit_code == 3
     # Whoever comes late cannot be added any more: too few tell the other secret.
     late = [round_.answer(name, names, given) for name in names[1:3]]
@@ -263,7 +263,7 @@ def test_a_vector_is_masked_once_and_never_after_the_answer(keys: dict[str, Priv
         site.mask(vector(2), names)
     with pytest.raises(MaskError, match="other partners of round 1 came than before"):
         site.mask(vector(1), names[:3])
-    closing, _ = round_.sites["alice-4"].answer(names[:3], given)  # it was told that its vector has not come
+    closing, _ = round_.sites["alice-4"].answer(names[:3], given, names)  # it was told that its vector has not come
     with pytest.raises(MaskError, match="this vector comes too late"):
         closing.mask(vector(1), names)
 
@@ -288,14 +288,50 @@ def test_no_sum_of_too_few_is_opened(keys: dict[str, PrivateKey]) -> None:
     round_ = Round(keys, NAMES)
     given = round_.shares(NAMES)
     with pytest.raises(MaskError, match="arrived of round 1 are 1 sites, of 5 it takes 4"):
-        round_.sites["alice-1"].answer(("alice-2",), given)
+        round_.sites["alice-1"].answer(("alice-2",), given, NAMES)
     with pytest.raises(MaskError, match="not of its sites"):
-        round_.sites["alice-1"].mask(vector(0), NAMES[:4])[0].answer(NAMES[1:], given)
+        round_.sites["alice-1"].mask(vector(0), NAMES[:4])[0].answer(NAMES[1:], given, NAMES)
+
+
+def test_nothing_is_answered_before_enough_have_signed_the_same(keys: dict[str, PrivateKey]) -> None:
+    """A coordinator tells alice-2 of other partners than alice-3 and alice-4; alice-1 is hers."""
+    round_ = Round(keys, NAMES[:4])
+    names, given = NAMES[:4], round_.shares(NAMES[:4])
+    public = {name: keys[name].public for name in names}
+    two, _ = round_.sites["alice-2"].mask(vector(0), names[:3])  # as if alice-4 had given no shares
+    for name in ("alice-1", "alice-3", "alice-4"):
+        round_.sites[name], _ = round_.sites[name].mask(vector(0), names)
+    came = ("alice-1", "alice-2", "alice-4")
+    with pytest.raises(MaskError, match="arrived of round 1 are not of its sites"):
+        two.confirm(came, keys["alice-2"])
+    agreed = {name: round_.sites[name].confirm(came, keys[name])[1] for name in ("alice-1", "alice-4")}
+    agreed["alice-2"] = agreed["alice-1"]
+    signed = signing.signers(to_agree(round_.roster, names, came), agreed, public)
+    assert signed == {"alice-1", "alice-4"}
+    for name in ("alice-3", "alice-4"):
+        with pytest.raises(MaskError, match="2 sites have signed who came in round 1 as this site was"):
+            round_.sites[name].answer(came, given, signed)
+    with pytest.raises(MaskError, match="cannot say whose are"):
+        round_.sites["alice-3"].confirm(came, keys["alice-3"])
+    # Whoever has signed answers about nothing else.
+    four, _ = round_.sites["alice-4"].confirm(came, keys["alice-4"])
+    with pytest.raises(MaskError, match="has signed already in round 1 that others came"):
+        four.confirm(names, keys["alice-4"])
+    with pytest.raises(MaskError, match="has answered already in round 1, about other sites"):
+        four.answer(names, given, names)
+
+
+def test_keys_with_which_every_exchange_gives_the_same_are_none(keys: dict[str, PrivateKey]) -> None:
+    advert = MaskedRound.begin(FEDERATION, 1, "alice-1").advert(keys["alice-1"])
+    check_keys(advert)
+    for bad in (dataclasses.replace(advert, sealing="00" * 32), dataclasses.replace(advert, masking="00" * 32)):
+        with pytest.raises(MaskError, match="a key of alice-1 for masks is none"):
+            check_keys(bad)
 
 
 def test_before_a_roster_nothing_is_said() -> None:
     site = MaskedRound.begin(FEDERATION, 1, "alice-1")
-    for act in (site.shares, lambda: site.mask(vector(0), NAMES), lambda: site.answer(NAMES, {})):
+    for act in (site.shares, lambda: site.mask(vector(0), NAMES), lambda: site.answer(NAMES, {}, NAMES)):
         with pytest.raises(MaskError, match="agreed to no roster"):
             act()
 
@@ -325,12 +361,12 @@ def test_shares_of_something_else_are_found(keys: dict[str, PrivateKey]) -> None
     false = other.shares()
     given = {**round_.shares(names), "alice-2": false}
     with pytest.raises(MaskError, match="the shares of alice-2 are not sealed for this site by it"):
-        round_.sites["alice-1"].answer(names, given)
+        round_.sites["alice-1"].answer(names, given, names)
     # Sealed well, but marked as others.
     mine = round_.sites["alice-2"].shares()
     given["alice-2"] = dataclasses.replace(mine, marks=dict.fromkeys(names, ("0" * 64, "0" * 64)))
     with pytest.raises(MaskError, match="not those that it marked"):
-        round_.sites["alice-1"].answer(names, given)
+        round_.sites["alice-1"].answer(names, given, names)
     # Shares that fit together, of a seed that is not the one it masked with.
     given["alice-2"] = dataclasses.replace(mine, seed="0" * 64)
     total = round_.masked(names, names)
@@ -348,7 +384,7 @@ def test_shares_are_for_each_site_of_the_roster(keys: dict[str, PrivateKey]) -> 
     assert "not for each site" in bad_shares(round_.roster, less, "alice-1")
     with pytest.raises(MaskError, match="there are no shares of alice-1 for this site"):
         round_.sites["alice-2"].answer(
-            NAMES[:4], {**round_.shares(NAMES[1:4]), "alice-1": dataclasses.replace(shares, sealed={})}
+            NAMES[:4], {**round_.shares(NAMES[1:4]), "alice-1": dataclasses.replace(shares, sealed={})}, NAMES
         )
 
 

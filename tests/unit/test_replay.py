@@ -111,6 +111,8 @@ WORD = {
     ("counted", "candidate"): BYTES,
     ("counted", "work"): TURN,
     ("masks", "submission"): OWN,
+    ("masks", "site"): "whose signature it is, for the other sites to check, who have its key from people",
+    ("masks", "agreed"): "what is signed, likewise",
     ("masks", "builds_on"): OWN,
     ("masks", "advert"): "who signed a site's keys is for the other sites to check, who have its key from people",
     ("masks", "shares"): "what is sealed, only those can open whom it is sealed for",

@@ -45,8 +45,11 @@ class Sites:
             mine = self._rounds[place] = dataclasses.replace(self._rounds[place], roster=masking.roster)
             if masking.partners is None and site not in masking.shares:
                 return Masks(site=site, submission=submission, builds_on=release, shares=mine.shares())
-            if masking.arrived and site in (masking.partners or ()) and site not in masking.answers:
-                self._rounds[place], answer = mine.answer(masking.arrived, masking.shares)
+            if site in (masking.arrived or ()) and masking.confirmed is None and site not in masking.agreed:
+                return Masks(site=site, submission=submission, builds_on=release, agreed="not signed in memory")
+            if masking.confirmed and site in (masking.partners or ()) and site not in masking.answers:
+                given = {name: masking.shares[name] for name in masking.partners or ()}
+                self._rounds[place], answer = mine.answer(masking.arrived or (), given, masking.confirmed)
                 return Masks(site=site, submission=submission, builds_on=release, answer=answer)
             if masking.answers.keys() != set(masking.partners or ()):
                 return None
