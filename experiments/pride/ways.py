@@ -31,11 +31,11 @@ from experiments.pride.paillier import Key
 from experiments.pride.watch import Cost, Watch
 from fedssh.errors import SettingsError
 from fedssh.keys import PrivateKey, make_key
-from fedssh.masks import words
+from fedssh.masks import signing, words
 from fedssh.masks.numbers import Fixed
 from fedssh.masks.site import MaskedRound
 from fedssh.masks.total import opened
-from fedssh.rules.masking import Roster
+from fedssh.rules.masking import Roster, to_agree
 
 REACH = 8.0
 BITS = 32
@@ -95,10 +95,15 @@ class Masks:
             sites[name], masked = watch.party(place, sites[name].mask, vector, names)
             vectors.append(masked)
         total = watch.coordinator(functools.reduce, words.added, vectors)
-        answers = [watch.party(place, sites[name].answer, names, given)[1] for place, name in every]
+        agreed = {}
+        for place, name in every:
+            sites[name], agreed[name] = watch.party(place, sites[name].confirm, names, self._keys[name])
+        message = to_agree(roster, names, names)
+        signed = [watch.party(place, signing.signers, message, agreed, pinned) for place, _ in every]
+        answers = [watch.party(place, sites[name].answer, names, given, signed[place])[1] for place, name in every]
         found = watch.coordinator(opened, roster, names, names, total, given, answers)
         mean, _ = watch.coordinator(fixed.read, found.vector, len(names))
-        said = len(repr(adverts[0])) + len(repr(given[names[0]])) + len(repr(answers[0]))
+        said = len(repr(adverts[0])) + len(repr(given[names[0]])) + len(agreed[names[0]]) + len(repr(answers[0]))
         return mean, watch.cost(len(vectors[0]) + said)
 
 
