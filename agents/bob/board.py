@@ -13,9 +13,8 @@ from pathlib import Path
 
 from fedssh import chain, files
 from fedssh.bob.followed import Followed
+from fedssh.bob.lines import earlier, judge, read_lines
 from fedssh.bob.site import Folder, Site
-from fedssh.errors import DecisionError, LedgerError
-from fedssh.rules.events import Record
 from fedssh.rules.federation import Federation
 from fedssh.rules.replay import Replay
 from fedssh.transport import Connection
@@ -85,7 +84,7 @@ class Board:
     def _fetch(self, door: Connection, wait_seconds: int, patience: float) -> None:
         replay = self._replay
         assert replay.state is not None
-        replay.look_up = lambda number: _earlier(door, number, self._site)
+        replay.look_up = lambda number: earlier(door, number, self._site.coordinator)
         part = files.part_of(self._folder.path / "board.jsonl")
         words = ("history", "--export", "--after", replay.state.sequence, "--round", wait_seconds)
         try:
@@ -102,33 +101,9 @@ class Board:
             part.unlink(missing_ok=True)
 
     def _follow(self, replay: Replay, part: Path, at: chain.Seen) -> None:
-        with open(part, "rb") as file:
-            while line := file.readline(chain.MAX_LINE_BYTES):
-                if not line.endswith(b"\n"):
-                    if len(line) == chain.MAX_LINE_BYTES:
-                        raise LedgerError(f"a line of the history is longer than {chain.MAX_LINE_BYTES:,} bytes")
-                    return
-                record = chain.next_record(at, line, self._site.coordinator)
-                self._judge(replay, record)
-                at = chain.Seen(record.sequence, record.hash)
-                with self._lock:
-                    self._lines[record.sequence] = line
-
-    def _judge(self, replay: Replay, record: Record) -> None:
-        try:
-            replay.follow(record)
-        except DecisionError as error:
-            if self._refuse:
-                raise
-            self._say("decision", str(error), sequence=record.sequence, reason=str(error))
-            replay.go_on(record)
-
-
-def _earlier(door: Connection, number: int, site: Site) -> Record:
-    answer = door.line("history", "--export", "--after", number - 1, max_bytes=chain.MAX_LINE_BYTES)
-    if answer.status:
-        raise answer.error(door.address, "history")
-    record = chain.read_line(answer.output, site.coordinator)
-    if record.sequence != number:
-        raise LedgerError(f"{door.address} shows record {record.sequence} as record {number}")
-    return record
+        for line in read_lines(part):
+            record = chain.next_record(at, line, self._site.coordinator)
+            judge(replay, record, self._refuse, self._say)
+            at = chain.Seen(record.sequence, record.hash)
+            with self._lock:
+                self._lines[record.sequence] = line

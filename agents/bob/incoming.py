@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedssh import bundle, chain, files, weights
-from fedssh.address import Address
 from fedssh.bob.board import Board
 from fedssh.bob.followed import Followed
+from fedssh.bob.lines import Lines, earlier, judge, line_of, read_lines
 from fedssh.bob.receipts import Receipts
 from fedssh.bob.shared import SharedFolder
 from fedssh.bob.site import Folder, Site, read_genesis
 from fedssh.bob.standing import Standing
-from fedssh.errors import DecisionError, LedgerError, SettingsError, UntrustedError
+from fedssh.errors import LedgerError, SettingsError, UntrustedError
 from fedssh.forms import canonical
 from fedssh.keys import PrivateKey, parse_public
 from fedssh.manifest import Release, Submission
@@ -53,16 +53,11 @@ _LAYERS = ".layers.safetensors"
 _OTHER_GENESIS = "ask the coordinator's operator for the hash of record 1; if it is not this one, stop here"
 
 
-class Door(Protocol):
+class Door(Lines, Protocol):
     """What bringing in a release needs of a connection."""
-
-    address: Address
 
     def stream(self, *words: str | int, into: Path, max_bytes: int, timeout: float = ...) -> Answer:
         """Run a verb and write what it prints into a file."""
-
-    def line(self, *words: str | int, max_bytes: int) -> Answer:
-        """Run a verb and return the first line that it prints."""
 
 
 class Incoming:
@@ -166,10 +161,10 @@ class Incoming:
             arrived.extract(plain.file, self._key, self._max_bytes)
             seen = read_seen(self._state.seen)
             new = chain.check_order(seen, release)
-            replay = self._followed.at(seen, lambda number: self._earlier(door, number))
+            replay = self._followed.at(seen, lambda number: earlier(door, number, self._site.coordinator))
             lines, about = self._follow(replay, seen, release, door) if new else ({}, {})
             genesis = self._genesis(lines.get(1), door)
-            record = lines.get(release.sequence) or _line(door, release.sequence)
+            record = lines.get(release.sequence) or line_of(door, release.sequence)
             coordinator = self._site.coordinator
             chain.check_release(release, chain.read_line(record, coordinator), chain.read_line(genesis, coordinator))
             if read_genesis(self._state) != genesis:
@@ -256,7 +251,7 @@ class Incoming:
             about: dict[int, str] = {}
 
             def lines() -> Iterator[bytes]:
-                for number, line in enumerate(itertools.chain(ahead, _lines(history)), begin.sequence + 1):
+                for number, line in enumerate(itertools.chain(ahead, read_lines(history)), begin.sequence + 1):
                     if number in (1, release.sequence):
                         kept[number] = line
                     yield line
@@ -265,7 +260,7 @@ class Incoming:
                 if record.event in JUDGED and record.fields.get("site") == self._site.name:
                     about[record.sequence] = record.hash
                 if record.sequence > seen.sequence:
-                    self._judge(replay, record)
+                    judge(replay, record, self._refuse, self._say)
                 else:  # followed before, by a Bob who did not keep where it stood
                     replay.go_on(record)
                     chain.check_seen(seen, record)
@@ -275,30 +270,13 @@ class Incoming:
         finally:
             history.unlink(missing_ok=True)
 
-    def _judge(self, replay: Replay, record: Record) -> None:
-        """Hold a record against the rules of the federation."""
-        try:
-            replay.follow(record)
-        except DecisionError as error:
-            if self._refuse:
-                raise
-            self._say("decision", str(error), sequence=record.sequence, reason=str(error))
-            replay.go_on(record)
-
-    def _earlier(self, door: Door, number: int) -> Record:
-        """A record from before what is remembered: of that number, and signed; the chain is not gone back to it."""
-        record = chain.read_line(_line(door, number), self._site.coordinator)
-        if record.sequence != number:
-            raise LedgerError(f"{door.address} shows record {record.sequence} as record {number}")
-        return record
-
     def _genesis(self, line: bytes | None, door: Door) -> bytes:
         """The line of record 1: just followed, or kept from then, or asked for once where an older Bob followed it.
 
         Raises:
             LedgerError: It is not the genesis that this site was invited to.
         """
-        line = line or read_genesis(self._state) or _line(door, 1)
+        line = line or read_genesis(self._state) or line_of(door, 1)
         found = chain.read_line(line, self._site.coordinator).hash
         if self._site.genesis not in (None, found):
             raise LedgerError(
@@ -379,28 +357,3 @@ def _read(folder: SharedFolder, name: str) -> bytes | None:
         return folder.read(name, MAX_NOTE_BYTES)
     except (FileNotFoundError, UntrustedError):
         return None
-
-
-def _line(door: Door, sequence: int) -> bytes:
-    """The signed line of one record.
-
-    Raises:
-        LedgerError: The door has another one there, or none.
-    """
-    words = ("history", "--export", "--after", sequence - 1)
-    answer = door.line(*words, max_bytes=chain.MAX_LINE_BYTES)
-    if answer.status:
-        raise answer.error(door.address, "history")
-    if not answer.output.endswith(b"\n"):
-        raise LedgerError(f"the history that {door.address} shows ends before record {sequence}")
-    return answer.output
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while line := file.readline(chain.MAX_LINE_BYTES):
-            if not line.endswith(b"\n"):
-                if len(line) == chain.MAX_LINE_BYTES:
-                    raise LedgerError(f"a line of the history is longer than {chain.MAX_LINE_BYTES:,} bytes")
-                return
-            yield line
