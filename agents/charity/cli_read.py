@@ -100,6 +100,28 @@ def history(settings: StateSettings, last: int | None, export: bool, after: int,
     sys.stdout.writelines(texts.history(lambda: recorded.rows(after), as_json=as_json))
 
 
+@click.command(epilog=example("charity report > report.html", "charity report --out report.html"))
+@click.option("--out", type=path_argument(False), metavar="FILE", help="Write the page there, whole or not at all.")
+@settings_options(StateSettings, "charity")
+def report(settings: StateSettings, out: Path | None) -> None:
+    """Make one page of the history for a browser: charts, tables, every record, and a check of itself.
+
+    It opens from a disk; nothing is loaded into it, and nothing leaves it.
+    """
+    from fedssh.files import whole_file
+    from fedssh.history.report import page
+
+    pieces = page(Recorded(ledger_of(folders_of(settings.state))).lines())
+    if out is not None:
+        with whole_file(out, 0o644) as file:
+            file.writelines(pieces)
+        return
+    if sys.stdout.isatty():
+        raise SettingsError("a page is not for a terminal", "charity report > report.html")
+    sys.stdout.buffer.writelines(pieces)
+    sys.stdout.buffer.flush()
+
+
 def _several(context: click.Context, argument: click.Parameter, value: Any) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,)
 
@@ -463,6 +485,6 @@ def _model(folders: Folders, record: Record) -> Path:
     return path
 
 
-_OWN = (history, diff, best, verify, score, audit, export, predict)
+_OWN = (history, report, diff, best, verify, score, audit, export, predict)
 _ELSEWHERE = ("nodes", "help")  # a group in cli.py, and `--help`
 COMMANDS = (*_OWN, *(viewed(verb) for verb in VERBS if verb not in (*_ELSEWHERE, *(one.name for one in _OWN))))

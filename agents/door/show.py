@@ -1,4 +1,4 @@
-"""The verbs that read the ledger: `history`, `show`, `diff`, `best`, `nodes`, `status`, `verify`, `help`."""
+"""The verbs that read the ledger: `history`, `show`, `diff`, `best`, `nodes`, `status`, `report`, `verify`, `help`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def read(client: Client, verb: str, words: list[str]) -> int:
                 if "--round" in found:
                     wait_for_round(client, found.get("--after", 0), found["--round"])
                 send(history(Published(file), found))
+            elif verb == "report":
+                from fedssh.history.report import page
+
+                send(page(Published(file).lines()))
             else:
                 from fedssh.history import views  # what `history --export` need not wait for
 

@@ -26,13 +26,15 @@ VERBS: dict[str, Verb] = {
               {"sites": "what each site sent and brought, and which of them to look at"}),
     "nodes": ({"--json": False}, 0, "nodes [--json]", {"nodes": "the sites and auditors, and what each has sent"}),
     "status": ({"--json": False}, 0, "status [--json]", {"status": "where the federation stands"}),
+    "report": ({}, 0, "report > FILE.html",
+               {"report > FILE.html": "one page for a browser: charts, tables, the history; it checks itself"}),
     "verify": ({"--json": False}, 0, "verify [--json]",
                {"verify": "check every hash, link and signature of the history"}),
     "help": ({"--json": False}, 0, "help [--json]", {"help": "this page"}),
 }  # fmt: skip
 
 _REST = """
-Each also with --json. Sites further have, for their programs or by hand:
+Each but report also with --json. Sites further have, for their programs or by hand:
 scp -O FILE.bundle HOST:           send one bundle
 verdict [--wait SECONDS] ID        the signed verdict on it
 release [--after SEQ] [--wait SECONDS] > FILE.bundle    the newest release

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOODED = 2000
 VERBS = (
     "history --last 1", "show {middle}", "diff 1 {middle}", "best", "nodes", "status",
-    "history --export --after {late}", "history --export", "history", "history --json", "verify",
+    "history --export --after {late}", "history --export", "history", "history --json", "report", "verify",
 )  # fmt: skip
 
 # Runs in a process of its own, so that what it takes is not counted to what is measured.

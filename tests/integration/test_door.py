@@ -30,6 +30,7 @@ from scp import SCPClient, SCPException
 from fedssh.door.admission import DoorSettings
 from fedssh.door.embedded import serve_embedded
 from fedssh.forms import canonical
+from fedssh.history.report import page
 from fedssh.keys import PrivateKey
 from fedssh.manifest import new_id, now
 from fedssh.signature import LEDGER, sign
@@ -243,13 +244,24 @@ def test_the_export_is_the_signed_ledger(door: Door) -> None:
     assert [json.loads(line)["sequence"] for line in later] == [json.loads(line)["sequence"] for line in ledger[2:]]
 
 
+@pytest.mark.parametrize("site", ["alice-1", "auditor"])
+def test_the_page_holds_the_signed_ledger(door: Door, site: str) -> None:
+    """tests/integration/test_report.py opens such pages; here it comes through the door, whole and unchanged."""
+    shown = door.ssh("report", site=site)
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    with (door.vault.state / "outbox" / "ledger.jsonl").open("rb") as ledger:
+        assert shown.stdout == b"".join(page(ledger))
+    wrong = door.ssh("report", "--json", site=site)
+    assert wrong.returncode == 2 and b"the form is: report > FILE.html" in wrong.stderr
+
+
 def test_what_a_record_says_cannot_act_on_the_terminal(door: Door) -> None:
     evil = "fine\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\x7f\r\n"
     name = new_id()
     door.vault.judge("alice-1", name, evil)
     number = str(len(door.vault.records))
     texts = ("history", f"show {number}", "best", f"diff 1 {number}")
-    calls = (*texts, "history --json", "history --export", f"verdict {name}")
+    calls = (*texts, "history --json", "history --export", "report", f"verdict {name}")
     for words in calls:
         shown = door.ssh(words).stdout.decode()
         assert shown.replace("\n", "").isprintable(), words

@@ -81,6 +81,7 @@ SHOWN = {
 }
 # The same for sh blocks, by page and how they begin.
 BLOCKS = {
+    ("report", "ssh -p 2222 charity@charity.example report"): "tests/integration/test_door.py",
     ("invite", "bob keygen"): HERE,
     ("invite", "charity init"): HERE,
     ("invite", "bob join"): HERE,
