@@ -185,7 +185,7 @@ def shown(root: Path, page: str) -> list[str]:
 
 def test_looking_at_what_happened(told: Told) -> None:
     wanted = [line for line in shown(told.root, "tutorial/look.md") if line.startswith(("charity ", "scripts/verify"))]
-    assert len(wanted) == 8
+    assert len(wanted) == 9
     if shutil.which("jq") is None:
         wanted = [line for line in wanted if not line.startswith("scripts/verify")]
     for line in wanted:

@@ -46,6 +46,7 @@ SHOWN = {
     "charity check xrays": HERE,
     "charity check xrays --holdout 0.2": "tests/integration/test_own_data.py",
     "charity history --state state/coordinator": HERE,
+    "charity report --state state/coordinator > report.html": HERE,
     "charity best --state state/coordinator": HERE,
     "charity show 1 --state state/coordinator": HERE,
     "charity score --split test --state state/coordinator": HERE,
