@@ -17,6 +17,7 @@ WORTH = 10  # scores: two splits, and 2,000 samples of each
 _SCORES = (
     "loss", "accuracy", "precision", "recall", "balanced_accuracy", "f1", "auc", "confusion", "per_class_accuracy",
 )  # fmt: skip
+_AT = ("threshold", "confusion_at_threshold", "temperature")
 
 
 class Asks(Protocol):
@@ -35,11 +36,13 @@ class Assessed:
         metrics: The plain scores.
         value: For programs: `assessed`, `holdout` and `compared`, null where there is none; empty of numbers predicted.
         text: The same for people.
+        recorded: The scores that a record tells, with those at the threshold.
     """
 
     metrics: dict[str, Any]
     value: dict[str, Any]
     text: str
+    recorded: dict[str, Any]
 
 
 def assess(
@@ -58,7 +61,8 @@ def assess(
         JudgeError: As `judge.client.Judge.ask`.
     """
     if task_of(genesis["spec"]) != CLASSES:  # figures and intervals are of classes
-        return Assessed(judge.ask({"model": str(model)})["metrics"], {}, "")
+        plain = judge.ask({"model": str(model)})["metrics"]
+        return Assessed(plain, {}, "", plain)
     names, rule = genesis.get("class_names"), (genesis.get("decision") or {}).get("threshold")
     splits = [split, *([HOLDOUT] if hers and split == "test" else [])]
     answer = judge.ask({"assess": {
@@ -78,4 +82,5 @@ def assess(
         both = compared(known[which], found[which], names, split)
         text += figures.text(there, "ON THE HOLDOUT") + f"\n{both['sentence']}\n"
     value = {"assessed": here, "holdout": there, "compared": both}
-    return Assessed({name: found[name] for name in _SCORES if name in found}, value, text)
+    scores, kept = ({name: found[name] for name in names if name in found} for names in (_SCORES, _SCORES + _AT))
+    return Assessed(scores, value, text, kept)

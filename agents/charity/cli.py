@@ -17,11 +17,13 @@ from fedssh.charity import cli_read
 from fedssh.charity.cli_plan import plan
 from fedssh.charity.cli_read import (
     STATE,
+    RecordNumber,
     StateSettings,
     example,
     folders_of,
     json_option,
     ledger_of,
+    number_of,
     private_settings,
     show_value,
     totals_of,
@@ -359,17 +361,72 @@ for _command in cli_read.COMMANDS:
     charity.add_command(_command)
 
 
+by_option = click.option("--by", metavar="WHO", help="Who says so.  [default: your login name]")
+note_option = click.option("--note", metavar="TEXT", help="Why; goes into the history.")
+
+
+@charity.command(
+    epilog=example('charity tag best champion --note "on the wards since 1 May"', "charity tag 17 v1.0 --by operator-2")
+)
+@click.argument("n", metavar="RECORD", type=RecordNumber())
+@click.argument("name")
+@note_option
+@by_option
+@settings_options(StateSettings, "charity")
+def tag(settings: StateSettings, n: str, name: str, note: str | None, by: str | None) -> None:
+    """Call the model of RECORD by a NAME; if another has it, it moves. A rollback leaves names where they are.
+
+    The name then stands for the record in show, diff, best, export, predict, score, audit and rollback, here and at the
+    door. Names are 1 to 64 of a-z0-9._-, a letter first. Who gave which name when and why is in the history, signed.
+    """
+    from fedssh.charity import operate
+    from fedssh.charity.vault import Vault
+
+    number = number_of(settings.state, n)
+    record = operate.tag(Vault(folders_of(settings.state)), number, name, _login() if by is None else by, note)
+    click.echo(f"the model of record {number} is {name}, record {record.sequence}")
+
+
+@charity.command(epilog=example('charity untag champion --note "withdrawn"'))
+@click.argument("name")
+@note_option
+@by_option
+@settings_options(StateSettings, "charity")
+def untag(settings: StateSettings, name: str, note: str | None, by: str | None) -> None:
+    """Take a NAME away from the model that has it."""
+    from fedssh.charity import operate
+    from fedssh.charity.vault import Vault
+
+    record = operate.untag(Vault(folders_of(settings.state)), name, _login() if by is None else by, note)
+    click.echo(f"no model is {name} any more, record {record.sequence}")
+
+
+def _login() -> str:
+    """The login name of whoever runs this.
+
+    Raises:
+        SettingsError: They have none, as in some containers.
+    """
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise SettingsError("your account has no name", "say who you are with --by") from None
+
+
 @charity.command(epilog=example('charity rollback 17 --reason "18 was trained on mislabelled images"'))
-@click.argument("n", type=click.IntRange(min=1))
+@click.argument("n", type=RecordNumber())
 @click.option("--reason", default="by the coordinator", show_default=True, help="Goes into the history.")
 @settings_options(StateSettings, "charity")
-def rollback(settings: StateSettings, n: int, reason: str) -> None:
-    """Make the model of record N current again, and release it."""
+def rollback(settings: StateSettings, n: str, reason: str) -> None:
+    """Make the model of record N, or of a name, current again, and release it."""
     from fedssh.charity.operate import roll_back
     from fedssh.charity.vault import Vault
 
-    record = roll_back(Vault(folders_of(settings.state)), n, reason)
-    click.echo(f"the model of record {n} is current again, record {record.sequence}")
+    number = number_of(settings.state, n)
+    record = roll_back(Vault(folders_of(settings.state)), number, reason)
+    click.echo(f"the model of record {number} is current again, record {record.sequence}")
 
 
 @charity.command(epilog=example('charity finish --reason "good enough"'))

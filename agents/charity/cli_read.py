@@ -46,19 +46,18 @@ def example(*lines: str) -> str:
 
 
 class RecordNumber(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """The number of a record, or `best` for the one that made the current model current."""
+    """The number of a record, the name of its model, or `best` for the one that made the current model current."""
 
     name = "N"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """A number from 1, or 0 for `best`; anything else ends the command with code 2."""
-        if isinstance(value, int):
-            return value
-        if value == "best":
-            return 0
-        if not value.isdecimal() or int(value) < 1:
-            self.fail(f"{value!r} is neither the number of a record nor best", param, ctx)
-        return int(value)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """What can be one; anything else ends the command with code 2."""
+        from fedssh.rules.orders import is_tag
+
+        number = value.isascii() and value.isdecimal() and len(value) <= 15 and int(value) >= 1
+        if not (number or value == "best" or is_tag(value)):
+            self.fail(f"{value!r} is neither the number of a record, nor the name of a model, nor best", param, ctx)
+        return str(value)
 
 
 class Hash(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
@@ -122,7 +121,7 @@ def report(settings: StateSettings, out: Path | None) -> None:
     sys.stdout.buffer.flush()
 
 
-def _several(context: click.Context, argument: click.Parameter, value: Any) -> tuple[int, ...]:
+def _several(context: click.Context, argument: click.Parameter, value: Any) -> tuple[str, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
@@ -134,27 +133,41 @@ def viewed(verb: str) -> click.Command:
     @click.command(verb, help=f"Show {means}.", epilog=example(f"charity {verb}" + " 17" * places))
     @json_option
     @settings_options(StateSettings, "charity")
-    def command(settings: StateSettings, as_json: bool, numbers: tuple[int, ...] = ()) -> None:
+    def command(settings: StateSettings, as_json: bool, numbers: tuple[str, ...] = ()) -> None:
         from fedssh.history.views import VIEWS, Asked
 
         state = settings.state
         recorded = Recorded(ledger_of(folders_of(state)))
-        asked = Asked(recorded, numbers, lambda: totals_of(state), lambda: arrived(folders_of(state)), time.time())
+        known = [number_of(state, number) for number in numbers]
+        asked = Asked(recorded, known, lambda: totals_of(state), lambda: arrived(folders_of(state)), time.time())
         show_value(verb, VIEWS[verb](asked), as_json)
 
     if places:
-        form, words = click.IntRange(min=1), asked_as.removeprefix(f"{verb} ")
-        argument = click.Argument(["numbers"], type=form, nargs=places, metavar=words, callback=_several)
+        words = asked_as.removeprefix(f"{verb} ")
+        argument = click.Argument(["numbers"], type=RecordNumber(), nargs=places, metavar=words, callback=_several)
         command.params.insert(0, argument)
     return command
 
 
-@click.command(epilog=example("charity diff 1 17"))
-@click.argument("a", type=click.IntRange(min=1))
-@click.argument("b", type=click.IntRange(min=1))
+@click.command(epilog=example("charity tags", "charity tags --history"))
+@click.option("--history", is_flag=True, help="Every record that gave a name or took it away, too.")
 @json_option
 @settings_options(StateSettings, "charity")
-def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
+def tags(settings: StateSettings, history: bool, as_json: bool) -> None:
+    """Show what models are called, since when, by whom and why."""
+    from fedssh.history import names
+
+    recorded = Recorded(ledger_of(folders_of(settings.state)))
+    every = recorded.rows() if history else None
+    show_value("tags", names.tags(totals_of(settings.state), recorded.row, every), as_json)
+
+
+@click.command(epilog=example("charity diff 1 17", "charity diff champion best"))
+@click.argument("a", type=RecordNumber())
+@click.argument("b", type=RecordNumber())
+@json_option
+@settings_options(StateSettings, "charity")
+def diff(settings: StateSettings, a: str, b: str, as_json: bool) -> None:
     """Show what changed from record A to record B: scores, fields, and how far each tensor moved."""
     from fedssh.charity.judge.distance import distances
     from fedssh.history import views
@@ -163,8 +176,9 @@ def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
     folders = folders_of(settings.state)
     ledger = ledger_of(folders)
     recorded = Recorded(ledger)
-    change = views.diff(recorded.row(a), recorded.row(b))
-    models = [_stored(folders, ledger.record(number)) for number in (a, b)]
+    numbers = [number_of(settings.state, one) for one in (a, b)]
+    change = views.diff(*map(recorded.row, numbers))
+    models = [_stored(folders, ledger.record(number)) for number in numbers]
     tensors = distances(*models) if all(models) else []  # type: ignore[arg-type]
     if as_json:
         show_value("diff", change | {"tensors": tensors}, True)
@@ -179,22 +193,29 @@ def diff(settings: StateSettings, a: int, b: int, as_json: bool) -> None:
         click.echo("\n" + table(("TENSOR", "SHAPE", "MOVED BY (L2)", "OF ITS NORM"), rows, right=(2, 3)), nl=False)
 
 
-@click.command(epilog=example("charity best"))
+@click.command(epilog=example("charity best", "charity best champion"))
+@click.argument("n", type=RecordNumber(), default="best")
 @json_option
 @settings_options(StateSettings, "charity")
-def best(settings: StateSettings, as_json: bool) -> None:
-    """Show the current model: where it comes from and what it scores."""
-    from fedssh.history import figures, views
+def best(settings: StateSettings, n: str, as_json: bool) -> None:
+    """Show the current model, or that of record N or of a name: where it comes from and what it scores."""
     from fedssh.history import text as texts
+    from fedssh.history import views
+    from fedssh.history.published import NoRecord
 
-    value = views.best(totals_of(settings.state), Recorded(ledger_of(folders_of(settings.state))).row)
+    recorded, totals = Recorded(ledger_of(folders_of(settings.state))), totals_of(settings.state)
+    number = number_of(settings.state, n)
+    try:
+        value = views.best(totals, recorded.row, recorded, number)
+    except NoRecord as error:
+        raise SettingsError(str(error)) from None
     if as_json:
         show_value("best", value, True)
         return
     text = texts.best_text(value)
     width = text.index(value["model"]["sha256"])  # the model's hash stands on the first line
     click.echo(f"{text}{'stored at':<{width}}{folders_of(settings.state).model(value['model']['sha256'])}")
-    click.echo(figures.text(value["holdout"], "ON THE HOLDOUT"), nl=False)
+    click.echo(texts.best_figures(value), nl=False)
 
 
 @click.command(
@@ -230,24 +251,41 @@ def verify(settings: StateSettings, export: Path | None, signers: Path | None, h
         click.echo(f"stored models: {value['models']}, and every file has the hash that its record names")
 
 
-@click.command(epilog=example("charity score --split test", "charity score --split test 1"))
+@click.command(epilog=example("charity score --split test", "charity score champion --split test --record"))
 @click.argument("n", type=RecordNumber(), default="best")
 @click.option(
     "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True, help="Which images."
 )
 @click.option("--data", type=path_argument(), help="Other images than those given to init.")
 @click.option("--classes", metavar="NAMES", help="What their classes are called here: OLD=NEW,…")
+@click.option("--record", "recorded", is_flag=True, help="Write what her test split says into the history.")
 @json_option
 @settings_options(StateSettings, "charity")
-def score(settings: StateSettings, n: int, split: str, data: Path | None, classes: str | None, as_json: bool) -> None:
-    """Score the current model, or that of record N, on images that nobody selected on."""
+def score(
+    settings: StateSettings, n: str, split: str, data: Path | None, classes: str | None, recorded: bool, as_json: bool
+) -> None:
+    """Score the current model, or that of record N or of a name, on images that nobody selected on.
+
+    A test split wears out: who scores many models on it and keeps the best has selected on it. So --record writes each
+    use into the history, where every site reads it, and `charity best` says how often there was one.
+    """
+    if recorded and (split != "test" or data is not None):
+        raise SettingsError("--record is for her own test split", "leave out --data, and give --split test")
     record = _chosen(settings, n)
     examples, found = _assess(settings, record, _model(folders_of(settings.state), record), split, data, classes)
+    told = {}
+    if recorded:
+        from fedssh.charity.operate import tell_tested
+        from fedssh.charity.vault import Vault
+
+        said = tell_tested(Vault(folders_of(settings.state)), record.sequence, examples, found.recorded)
+        told = {"recorded": said.sequence}
     if as_json:
         shown = {"sequence": record.sequence, "split": split, "examples": examples, "metrics": found.metrics}
-        show_value("show", shown | found.value, True)
+        show_value("show", shown | found.value | told, True)
     else:
-        show_value("show", {"record": record.sequence, "split": split, "images": examples, **found.metrics}, False)
+        about = {"record": record.sequence, "split": split, "images": examples}
+        show_value("show", about | told | found.metrics, False)
         click.echo(found.text, nl=False)
 
 
@@ -281,7 +319,7 @@ def _assess(
 )
 @click.option("--test", is_flag=True, help="Score it on her split test first, for the card.")
 @settings_options(StateSettings, "charity")
-def export(settings: StateSettings, n: int, file: Path, max_value: int, test: bool) -> None:
+def export(settings: StateSettings, n: str, file: Path, max_value: int, test: bool) -> None:
     """Write the model of record N as FILE.keras, FILE.onnx or a TensorFlow FOLDER.savedmodel, for your own use.
 
     It takes raw pixels, and carries class names, threshold, the record's hash and a model card. ONNX needs the extra
@@ -299,7 +337,7 @@ def export(settings: StateSettings, n: int, file: Path, max_value: int, test: bo
 @command.predict_options
 @click.option("--record", "n", type=RecordNumber(), default="best", show_default=True, help="Of this record's model.")
 @settings_options(StateSettings, "charity")
-def predict(settings: StateSettings, n: int, data: Path, **options: Any) -> None:
+def predict(settings: StateSettings, n: str, data: Path, **options: Any) -> None:
     """Say what the current model, or that of a record, makes of images: a row for each, as CSV.
 
     Exit code 1: some images could not be read; their rows say why.
@@ -322,7 +360,7 @@ def predict(settings: StateSettings, n: int, data: Path, **options: Any) -> None
 @click.option("--seed", type=click.IntRange(min=0), default=1, metavar="N", help="Of the shadow models.  [default: 1]")
 @settings_options(StateSettings, "charity")
 def audit(
-    settings: StateSettings, n: int, members: str | None, split: str, non_members: str | None, classes: str | None,
+    settings: StateSettings, n: str, members: str | None, split: str, non_members: str | None, classes: str | None,
     **options: Any,
 ) -> None:  # fmt: skip
     """Attack the current model, or that of record N: can one tell from it who was trained on?
@@ -339,20 +377,24 @@ def audit(
     own.run(origin, model, private, members, non_members, split, auditing.Asked(**options))
 
 
-def _origin(settings: StateSettings, n: int) -> tuple[Origin, Path]:
+def _origin(settings: StateSettings, n: str) -> tuple[Origin, Path]:
     """Where a record's model comes from, and its file."""
+    from fedssh.history import names
     from fedssh.use.card import Origin
 
     folders = folders_of(settings.state)
     use_networks(private_settings(folders).get("networks"))
     first, record = ledger_of(folders).record(1), _chosen(settings, n)
     model = _model(folders, record)
-    standing = totals_of(settings.state)["nodes"].values()
+    totals = totals_of(settings.state)
+    standing, look_up = totals["nodes"].values(), Recorded(ledger_of(folders)).row
     return Origin(
         genesis=first.fields, genesis_hash=first.hash, record=record.sequence, hash=record.hash,
         model=record.fields["model"]["sha256"], metrics=record.fields.get("metrics") or {},
         sites=tuple(one["site"] for one in standing if one["role"] == "site" and one["state"] == "enrolled"),
         created=record.fields["time"],
+        names=names.names_of(totals, record.sequence),
+        on_test=names.tested(totals, record.sequence, look_up),
     ), model  # fmt: skip
 
 
@@ -450,10 +492,26 @@ def arrived(folders: Folders) -> dict[str, int]:
     return {site: waiting.count(site) for site in dict.fromkeys(waiting)}
 
 
-def _chosen(settings: StateSettings, number: int) -> Record:
-    """The record of that number; 0 is the one that made the current model current."""
-    ledger = ledger_of(folders_of(settings.state))
-    return ledger.record(number or totals_of(settings.state)["made"]["sequence"])
+def number_of(state: Path, asked: str) -> int:
+    """The number of a record that is asked for by it, by the name of its model, or as `best`.
+
+    Raises:
+        SettingsError: No model is called so.
+    """
+    if asked.isdecimal():
+        return int(asked)
+    from fedssh.history import names
+    from fedssh.history.published import NoRecord
+
+    try:
+        return names.stands_for(totals_of(state), asked)
+    except NoRecord as error:
+        raise SettingsError(str(error), "`charity tags` shows the names") from None
+
+
+def _chosen(settings: StateSettings, asked: str) -> Record:
+    """The record that is asked for."""
+    return ledger_of(folders_of(settings.state)).record(number_of(settings.state, asked))
 
 
 def show_value(verb: str, value: Any, as_json: bool) -> None:
@@ -485,6 +543,6 @@ def _model(folders: Folders, record: Record) -> Path:
     return path
 
 
-_OWN = (history, report, diff, best, verify, score, audit, export, predict)
+_OWN = (history, report, diff, best, tags, verify, score, audit, export, predict)
 _ELSEWHERE = ("nodes", "help")  # a group in cli.py, and `--help`
 COMMANDS = (*_OWN, *(viewed(verb) for verb in VERBS if verb not in (*_ELSEWHERE, *(one.name for one in _OWN))))

@@ -1,14 +1,23 @@
-"""What an operator decides: back to an earlier model, an end, a new beginning. `charity serve` releases it."""
+"""What an operator decides: an earlier model, an end, a new beginning, a model's name. `charity serve` releases it.
+
+That a model was scored on the test split is written down here, too.
+"""
 
 from __future__ import annotations
 
 from fedssh.charity.vault import Vault
 from fedssh.errors import AgentError, SettingsError
+from fedssh.forms import shown
+from fedssh.history.table import few
 from fedssh.rules import orders, records
-from fedssh.rules.events import Finished, Record, Reopened, RolledBack
+from fedssh.rules.events import Blob, Finished, Metrics, Record, Reopened, RolledBack, Tagged, Tested, Untagged
 from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Decision
 from fedssh.rules.orders import Order
+from fedssh.rules.replay import TEST
+from fedssh.rules.typed import ABSENT, Absent
+
+MOST_BY, MOST_NOTE = 64, 1000  # letters
 
 
 def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
@@ -20,16 +29,10 @@ def roll_back(vault: Vault, sequence: int, reason: str) -> Record:
     """
     with vault.locked() as state:
         record = vault.ledger.record(sequence)
-        if (made := orders.made_current(record.said)) is None:
-            raise SettingsError(
-                f"record {sequence} is {record.event}",
-                "roll back to genesis, an accepted record or round, or a rollback",
-            )
-        model, metrics = made
+        model, metrics = _made(record, "roll back to")
         order = RolledBack(to=sequence, model=model, metrics=metrics, reason=reason)
         _check(state, order)
-        if not vault.folders.model(model.sha256).is_file():
-            raise AgentError(f"the model of record {sequence} is not stored any more")
+        _check_stored(vault, record, model)
         _end_round(vault, f"{orders.ROLLED_BACK}{sequence}")  # its updates started from what is taken back
         return vault.append(order)
 
@@ -60,6 +63,79 @@ def reopen(vault: Vault, sessions: int | None, reason: str) -> Record:
         order = Reopened(sessions=sessions, reason=reason)
         _check(state, order, f"give --sessions {state.done + 1} or more" if state.finished else None)
         return vault.append(order)
+
+
+def tag(vault: Vault, sequence: int, name: str, by: str, note: str | None = None) -> Record:
+    """Call the model of a record by a name; if another model has it, it has it no longer.
+
+    Args:
+        by: Who does so, and `note` why, in their own words.
+
+    Raises:
+        SettingsError: Nothing can be called so, it is called so already, or the record did not make a model current.
+        AgentError: Its file is gone.
+    """
+    if not orders.is_tag(name):
+        raise SettingsError(f"no model can be called {shown(name)}", f"names are {orders.TAG_FORM}")
+    with vault.locked() as state:
+        record = vault.ledger.record(sequence)
+        model, _ = _made(record, "name the model of")
+        order = Tagged(of=sequence, tag=name, by=_words("--by", by, MOST_BY), note=_note(note))
+        _check(state, order)
+        _check_stored(vault, record, model)
+        return vault.append(order)
+
+
+def untag(vault: Vault, name: str, by: str, note: str | None = None) -> Record:
+    """Take a name away from the model that has it.
+
+    Raises:
+        SettingsError: None has.
+    """
+    with vault.locked() as state:
+        order = Untagged(tag=name, by=_words("--by", by, MOST_BY), note=_note(note))
+        _check(state, order, f"names are {few(sorted(state.names))}" if state.names else None)
+        return vault.append(order)
+
+
+def tell_tested(vault: Vault, sequence: int, examples: int, metrics: Metrics) -> Record:
+    """Write down what a model scored on the test split.
+
+    Raises:
+        SettingsError: The record did not make a model current.
+    """
+    with vault.locked():
+        _made(vault.ledger.record(sequence), "score the model of")
+        return vault.append(Tested(of=sequence, split=TEST, examples=examples, metrics=metrics))
+
+
+def _made(record: Record, what: str) -> tuple[Blob, Metrics]:
+    if (made := orders.made_current(record.said)) is None:
+        raise SettingsError(
+            f"record {record.sequence} is {record.event}, which made no model current",
+            f"{what} genesis, an accepted record or round, or a rollback",
+        )
+    return made
+
+
+def _check_stored(vault: Vault, record: Record, model: Blob) -> None:
+    if not vault.folders.model(model.sha256).is_file():
+        raise AgentError(f"the model of record {record.sequence} is not stored any more")
+
+
+def _note(text: str | None) -> str | Absent:
+    return ABSENT if text is None else _words("--note", text, MOST_NOTE)
+
+
+def _words(option: str, text: str, most: int) -> str:
+    """What somebody said, if it can be written down."""
+    if not text.strip() or len(text) > most:
+        raise SettingsError(f"{option} has {len(text):,} letters, expected 1 to {most:,}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(f"{option} is not UTF-8") from None
+    return text
 
 
 def _check(state: Federation, order: Order, hint: str | None = None) -> None:

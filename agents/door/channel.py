@@ -132,7 +132,7 @@ def split(line: str) -> list[str]:
 
 
 def options(
-    words: list[str], allowed: dict[str, Callable[[str, str], Any] | None], places: int, form: str
+    words: list[str], allowed: dict[str, Callable[[str, str], Any] | None], places: int, form: str, more: int = 0
 ) -> tuple[dict[str, Any], list[str]]:
     """Split words into options and the rest.
 
@@ -141,6 +141,7 @@ def options(
         allowed: Option to the function that reads its value, or to None for an option without a value.
         places: How many other words there must be.
         form: The form of the verb, for the message.
+        more: How many others there may be beyond these.
     """
     found: dict[str, Any] = {}
     rest = []
@@ -159,7 +160,7 @@ def options(
             raise Stop(2, f"{word[:40]!r} does not fit, the form is: {form}")
         else:
             found[name] = convert(value, name)
-    if len(rest) != places:
+    if not places <= len(rest) <= places + more:
         raise Stop(2, f"the form is: {form}")
     return found, rest
 

@@ -6,8 +6,8 @@ The door starts it for every channel, with the client's words in SSH_ORIGINAL_CO
     verdict [--wait SECONDS] ID             site           prints the signed verdict
     release [--after SEQ] [--wait SECONDS]  site           streams the newest release, if it is newer than SEQ
     channel                                 site           bytes to the judge and back, while a turn is on
-    history, show, diff, best, nodes,       site, auditor  read the ledger; see agents/history/verbs.py
-    status, verify, help
+    history, show, diff, best, tags,        site, auditor  read the ledger; see agents/history/verbs.py
+    nodes, status, verify, help
 
 The words pick a verb, a number or an identifier; no path or file name of the client's is ever used. The site
 and its role come from the line of authorized_keys that let the client in.

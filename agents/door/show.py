@@ -1,10 +1,11 @@
-"""The verbs that read the ledger: `history`, `show`, `diff`, `best`, `nodes`, `status`, `report`, `verify`, `help`."""
+"""The verbs that read the ledger: `history`, `show`, `diff`, `best`, `tags`, `status`, `verify`, `help` and others."""
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from fedssh.door.channel import BLOCK, LONGEST_WAIT_SECONDS, Client, Stop, answer, later, number, options
@@ -19,8 +20,9 @@ _GOES_ON = (b'\\"event\\":\\"round-', b'\\"event\\":\\"release\\"')  # in a line
 def read(client: Client, verb: str, words: list[str]) -> int:
     """Print one view of the ledger, for people or, with `--json`, for programs."""
     allowed, places, form, _ = verbs.VERBS[verb]
-    found, rest = options(words, {name: number if valued else None for name, valued in allowed.items()}, places, form)
-    numbers = [number(word, "the record") for word in rest]
+    kinds: dict[str, Callable[[str, str], Any] | None]
+    kinds = {name: number if valued else None for name, valued in allowed.items()}
+    found, rest = options(words, kinds, places, form, verbs.OPTIONAL.get(verb, 0))
     if verb == "help":
         show(verb, verbs.help_value(), found)
         return 0
@@ -40,9 +42,9 @@ def read(client: Client, verb: str, words: list[str]) -> int:
                 from fedssh.history import views  # what `history --export` need not wait for
 
                 ledger = Published(file)
-                asked = views.Asked(
-                    ledger, numbers, lambda: total(client, ledger), lambda: arrived(client), time.time()
-                )
+                totals = functools.cache(lambda: total(client, ledger))
+                numbers = [record(totals, word) for word in rest]
+                asked = views.Asked(ledger, numbers, totals, lambda: arrived(client), time.time(), frozenset(found))
                 show(verb, views.VIEWS[verb](asked), found)
     except FileNotFoundError:
         raise later("there is no history yet") from None
@@ -51,6 +53,20 @@ def read(client: Client, verb: str, words: list[str]) -> int:
     except ValueError:
         raise Stop(3, "the published history is damaged; its operator can repair it") from None
     return 0
+
+
+def record(totals: Callable[[], dict[str, Any]], word: str) -> int:
+    """The number of a record that is asked for: by number, or by what its model is called.
+
+    Raises:
+        NoRecord: No model is called so.
+        Stop: It is neither.
+    """
+    if not "a" <= word[:1] <= "z":
+        return number(word, "the record")
+    from fedssh.history.names import stands_for
+
+    return stands_for(totals(), word)
 
 
 def wait_for_round(client: Client, after: int, seconds: float) -> None:

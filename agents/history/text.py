@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from fedssh.history import figures, work
+from fedssh.history import figures, names, work
 from fedssh.history.published import escaped
 from fedssh.history.table import clock, decimal, few, named_lines, number, short, table, table_lines
 from fedssh.history.totals import plain
@@ -71,8 +71,8 @@ def diff_text(change: Row) -> str:
 
 
 def best_text(value: Row) -> str:
-    """The current model as lines of name and value."""
-    metrics = value["metrics"] or {}
+    """The current model, or an earlier one, as lines of name and value."""
+    metrics, until = value["metrics"] or {}, value["until"]
     lines = [
         ("model", (value["model"] or {}).get("sha256")),
         ("from", _origin(value)),
@@ -84,10 +84,32 @@ def best_text(value: Row) -> str:
         ("claimed", _named(value["claim"])),
         ("scored", _named({name: metrics[name] for name in metrics if plain(metrics[name]) is not None})),
         ("genesis scored", _named(value["genesis"])),
-        ("judged since", number(value["judged_since"], "submission")),
+        ("judged since" if until is None else "judged then", number(value["judged_since"], "submission")),
     ]
+    more = [] if until is None else [("current until", f"record {until}")]
+    more += [("called", _called(name)) for name in value["names"]]
+    if tested := value["tested"]:
+        more.append(("on the test split", _tested(tested)))
     tables = [name for name in ("per_class_accuracy", "confusion") if metrics.get(name)]
-    return named_lines([*lines, *((f"scored {name}", _words(name, metrics[name])) for name in tables)])
+    return named_lines([*lines, *((f"scored {name}", _words(name, metrics[name])) for name in tables), *more])
+
+
+def _called(name: Row) -> str:
+    why = f": {name['note']}" if name["note"] else ""
+    return f"{name['tag']} since {clock(name['since'])}, by {name['by']}, record {name['record']}{why}"
+
+
+def _tested(found: Row) -> str:
+    scores = {name: value for name, value in found["metrics"].items() if plain(value) is not None}
+    when = f"record {found['record']} at {clock(found['time'])}"
+    return f"{_named(scores)}, on {number(found['examples'], 'example')}; {names.how_often(found)}, {when}"
+
+
+def best_figures(value: Row) -> str:
+    """What it scores of each class, with intervals, where a table tells of single classes."""
+    found = value["tested"]
+    on_test = figures.text(found["assessed"], "ON THE TEST SPLIT") if found else ""
+    return figures.text(value["holdout"], "ON THE HOLDOUT") + on_test
 
 
 def _origin(value: Row) -> str:
@@ -175,6 +197,7 @@ def status_text(value: Row) -> str:
             ("scored", _named(made["score"])),
             ("genesis scored", _named(value["genesis"])),
             ("newest release", value["release"]),
+            *([("names", few(map(" is ".join, _texts(value["names"])), 20))] if value.get("names") else []),
             ("judged", ", ".join(f"{value[event]} {event}" for event in shown) + _dropped(value["garbage"])),
             *([("over channels", _channels(value["work"]))] if value.get("work") else []),
             ("waiting", waiting or "nothing"),
@@ -182,6 +205,10 @@ def status_text(value: Row) -> str:
             ("head", value["head"]),
         ]
     )
+
+
+def _texts(named: Row) -> Iterator[tuple[str, str]]:
+    return ((tag, f"record {of}") for tag, of in named.items())
 
 
 def _channels(sum: Row) -> str:
@@ -256,7 +283,8 @@ def _sites(value: Row) -> str:
 TEXTS: dict[str, Callable[[Any], str]] = {
     "show": show_text,
     "diff": diff_text,
-    "best": lambda value: best_text(value) + figures.text(value["holdout"], "ON THE HOLDOUT"),
+    "best": lambda value: best_text(value) + best_figures(value),
+    "tags": names.text,
     "scores": figures.scores,
     "privacy": figures.privacy,
     "sites": _sites,

@@ -3,7 +3,8 @@
     outbox/summary.json   {"format":1,"sequence":n,"hash":…, the rest as `begin` shows it}: the totals as of record n
 
 The vault writes it every 100 records; whoever shows a view adds the few records since. It is derived: when it is
-missing, damaged, or of another history (record n has another hash), the totals are added up from the first record.
+missing, damaged, or of another history (record n has another hash), the totals are added up from the first record; and
+so where a program went on with it that passes over names (`named` is not n).
 Standard library only; a record here is its own fields plus its `hash` and `signature`.
 """
 
@@ -41,10 +42,10 @@ def fold(records: Iterable[Fields], totals: Row | None = None) -> Row | None:
 
 
 def read(text: bytes) -> Row | None:
-    """The totals in a summary; None when it is damaged or of another format."""
+    """The totals in a summary; None when it is damaged, of another format, or of a version that knows no names."""
     try:
         totals: Row = json.loads(text)
-        return totals if totals["format"] == FORMAT else None
+        return totals if totals["format"] == FORMAT and totals["named"] == totals["sequence"] else None
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -72,6 +73,10 @@ def begin(first: Fields) -> Row:
         "release": None,  # the newest: {"sequence", "turn"}
         "finished": False,
         "sessions": first.get("sessions"),
+        "names": {},  # by name: {"of", "record", "since", "by", "note"}
+        "named": 0,  # up to which record names are followed: all of them
+        "tested": {},  # by number of the record that first had the model: {"times", "record": the newest}
+        "back": {},  # by number of a rollback: the record that first had its model
         "rounds": {"closed": 0, "last": None, "open": None} if first.get("schedule") == "rounds" else None,
     }
 
@@ -98,12 +103,33 @@ def add(totals: Row, record: Fields) -> None:
     if event in MAKES_CURRENT:
         made = {name: value for name, value in record.items() if name != "signature"}
         totals |= {"made": made, "releases": [], "judged_since": 0}
+    _add_name(totals, record)
     _add_site(totals, record)
     if totals["rounds"] is not None:
         # The rules of rounds cost the door 15 ms, so only where there are any.
         from fedssh.history.rounds import follow
 
         follow(totals["rounds"], record)
+
+
+def source(totals: Row, number: int) -> int:
+    """The record that first had the model that a record made current: itself, but for a rollback."""
+    return int(totals["back"].get(str(number), number))
+
+
+def _add_name(totals: Row, record: Fields) -> None:
+    event, totals["named"] = record["event"], record["sequence"]
+    if event == "rollback":
+        totals["back"][str(record["sequence"])] = source(totals, record["to"])
+    elif event == "tagged":
+        told = {"of": record["of"], "record": record["sequence"], "since": record["time"]}
+        totals["names"][record["tag"]] = told | {name: record.get(name) for name in ("by", "note")}
+    elif event == "untagged":
+        totals["names"].pop(record["tag"], None)
+    elif event == "tested":
+        of = str(source(totals, record["of"]))
+        times = totals["tested"].get(of, {"times": 0})["times"]
+        totals["tested"][of] = {"times": times + 1, "record": record["sequence"]}
 
 
 def _add_site(totals: Row, record: Fields) -> None:

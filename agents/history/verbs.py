@@ -16,8 +16,10 @@ VERBS: dict[str, Verb] = {
     ),
     "show": ({"--json": False}, 1, "show [--json] N", {"show N": "everything record N says"}),
     "diff": ({"--json": False}, 2, "diff [--json] A B", {"diff A B": "what changed from record A to record B"}),
-    "best": ({"--json": False}, 0, "best [--json]",
+    "best": ({"--json": False}, 0, "best [--json] [N]",
              {"best": "the current model: where it comes from and what it scores"}),
+    "tags": ({"--json": False, "--history": False}, 0, "tags [--json] [--history]",
+             {"tags [--history]": "what models are called, since when, by whom and why"}),
     "scores": ({"--json": False}, 0, "scores [--json]",
                {"scores": "what each release scores at the sites, where that was agreed"}),
     "privacy": ({"--json": False}, 0, "privacy [--json]",
@@ -33,8 +35,12 @@ VERBS: dict[str, Verb] = {
     "help": ({"--json": False}, 0, "help [--json]", {"help": "this page"}),
 }  # fmt: skip
 
+OPTIONAL = {"best": 1}  # how many numbers more may follow
+
 _REST = """
-Each but report also with --json. Sites further have, for their programs or by hand:
+Each but report also with --json. For N, A and B also the name of a model, as tags shows it, or best.
+
+Sites further have, for their programs or by hand:
 scp -O FILE.bundle HOST:           send one bundle
 verdict [--wait SECONDS] ID        the signed verdict on it
 release [--after SEQ] [--wait SECONDS] > FILE.bundle    the newest release

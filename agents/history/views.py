@@ -13,12 +13,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from fedssh.history import work
+from fedssh.history import names, work
 from fedssh.history.published import NoRecord
-from fedssh.history.table import few, number
-from fedssh.history.totals import fold, headline, plain
+from fedssh.history.table import decimal, few, number
+from fedssh.history.totals import KEPT_RELEASES, fold, headline, plain
 from fedssh.history.totals import read as read_summary
-from fedssh.rules.vocabulary import PLAIN
+from fedssh.rules.vocabulary import MAKES_CURRENT, PLAIN, VERDICTS
 
 Fields = Mapping[str, Any]
 Row = dict[str, Any]
@@ -47,6 +47,7 @@ class Asked(NamedTuple):
         totals: Adds up the whole history.
         waiting: How many bundles of each site wait to be judged.
         now: In seconds since 1970.
+        options: The verb's own that were given, but for --json.
     """
 
     history: History
@@ -54,6 +55,7 @@ class Asked(NamedTuple):
     totals: Callable[[], Row]
     waiting: Callable[[], Mapping[str, int]]
     now: float
+    options: frozenset[str] = frozenset()
 
 
 def total(history: History, summary: bytes = b"") -> Row:
@@ -89,7 +91,7 @@ def history_row(record: Fields) -> Row:
         "examples": record.get("examples"),
         # A report's metrics are the site's own; every other record's are measured on the holdout.
         "claim": headline(record.get("metrics" if reported else "claim")),
-        "score": None if reported else headline(record.get("metrics")),
+        "score": None if reported or record["event"] == "tested" else headline(record.get("metrics")),
         "share": record.get("share"),
         "reason": why(record),
         "submission": record.get("submission"),
@@ -126,6 +128,12 @@ def why(record: Fields) -> str:
         return f"what release {record['builds_on']} scores there, on {number(record['examples'], 'image')}"
     if event == "masks":
         return _why_masks(record)
+    if event in ("tagged", "untagged"):
+        said = f"record {record['of']} is {record['tag']}" if event == "tagged" else f"{record['tag']} is taken away"
+        return f"{said}, by {record['by']}" + (f": {record['note']}" if record.get("note") else "")
+    if event == "tested":
+        scores = ", ".join(f"{name} {decimal(value)}" for name, value in (headline(record["metrics"]) or {}).items())
+        return f"the model of {record['of']} on the {record['split']} split, {record['examples']:,} examples: {scores}"
     if event == "rollback":
         return f"back to {record.get('to')}"
     return ""
@@ -187,14 +195,24 @@ _MADE_OF = (
 )  # fmt: skip
 
 
-def best(totals: Row, record: Callable[[int], Fields]) -> Row:
-    """The current model: the record that made it current, what it is made of, and what it gained.
+def best(totals: Row, record: Callable[[int], Fields], history: History | None = None, of: int | None = None) -> Row:
+    """The current model, or an earlier one: what made it current, what it is made of, and what it gained.
 
     Args:
         totals: Of the whole history.
         record: Looks up a record by its number.
+        history: All records, for an earlier one.
+        of: The record that made that one current.
+
+    Raises:
+        NoRecord: There is none of that number, or it made no model current.
     """
     made, genesis = totals["made"], totals["genesis"]
+    now = {"releases": totals["releases"], "judged_since": totals["judged_since"], "until": None}
+    if of is not None and of != made["sequence"]:
+        assert history is not None, "what came of an earlier one is not in the totals"
+        made = names.of_current(record(of))
+        now = _while_current(history.rows(of), of)
     source = made
     while source["event"] == "rollback":
         source = record(source["to"])
@@ -211,10 +229,24 @@ def best(totals: Row, record: Callable[[int], Fields]) -> Row:
         "model": made.get("model"),
         "architecture": made.get("architecture") or genesis["architecture"],
         "reason": why(made),
-        "releases": totals["releases"],
-        "judged_since": totals["judged_since"],
+        **now,
+        "names": names.names_of(totals, made["sequence"]),
+        "tested": names.tested(totals, made["sequence"], record),
         "holdout": _assessed(made.get("metrics") or {}, record),
     }
+
+
+def _while_current(rows: Iterator[Fields], of: int) -> Row:
+    """What happened from after a model became current until another one did."""
+    releases, judged, until = [], 0, None
+    for row in rows:
+        judged += row["event"] in VERDICTS
+        if row["event"] in MAKES_CURRENT:
+            until = row["sequence"]
+            break
+        if row["event"] == "release" and row["of"] == of:
+            releases.append(row["sequence"])
+    return {"releases": releases[-KEPT_RELEASES:], "judged_since": judged, "until": until}
 
 
 def _assessed(metrics: Fields, record: Callable[[int], Fields]) -> Row | None:
@@ -319,6 +351,7 @@ def status(totals: Row, waiting: Mapping[str, int] | None = None, now: float = 0
         },
         "genesis": headline(first["metrics"]),
         "release": released["sequence"],
+        **({"names": {tag: told["of"] for tag, told in sorted(totals["names"].items())}} if totals["names"] else {}),
         **totals["judged"],
         "garbage": totals["garbage"],
         **({"work": totals["work"]} if totals.get("work") else {}),
@@ -334,13 +367,19 @@ def status(totals: Row, waiting: Mapping[str, int] | None = None, now: float = 0
 VIEWS: dict[str, Callable[[Asked], Any]] = {
     "show": lambda asked: show(asked.history.row(asked.numbers[0])),
     "diff": lambda asked: diff(*map(asked.history.row, asked.numbers)),
-    "best": lambda asked: best(asked.totals(), asked.history.row),
+    "best": lambda asked: best(asked.totals(), asked.history.row, asked.history, *asked.numbers),
+    "tags": lambda asked: _tags(asked),
     "scores": lambda asked: scores(asked.history),
     "privacy": lambda asked: privacy(asked.history),
     "sites": lambda asked: _sites(asked.history),
     "nodes": lambda asked: nodes(asked.totals()),
     "status": lambda asked: status(asked.totals(), asked.waiting(), asked.now),
 }
+
+
+def _tags(asked: Asked) -> Row:
+    every = asked.history.rows() if "--history" in asked.options else None
+    return names.tags(asked.totals(), asked.history.row, every)
 
 
 def _sites(history: History) -> Row:

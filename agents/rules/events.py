@@ -538,6 +538,41 @@ class Reopened(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tagged(Event):
+    """The model of a record was given a name, which it keeps until another one is given it, or it is taken away."""
+
+    name = "tagged"
+
+    of: int = said("The record that had made it current.")
+    tag: str = said("The name: 1 to 64 of `a-z0-9._-`, a letter first; not `best`.")
+    by: str = said("Who gave it, in their own words.")
+    note: str | Absent = said("Why, likewise.", absent=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untagged(Event):
+    """A name was taken away; no model has it any more."""
+
+    name = "untagged"
+
+    tag: str = said("The name.")
+    by: str = said("Who took it away, in their own words.")
+    note: str | Absent = said("Why, likewise.", absent=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested(Event):
+    """A model was scored on the coordinator's test split, which no model is chosen by."""
+
+    name = "tested"
+
+    of: int = said("The record that had made it current.")
+    split: str = said("`test`.")
+    examples: int = said("How many images or rows there were.")
+    metrics: Metrics = said("What it scored on them.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unknown(Event):
     """What a newer program wrote; it changes nothing here."""
 

@@ -45,7 +45,9 @@ from fedssh.rules.events import (
     SiteAdded,
     SiteRevoked,
     Spent,
+    Tagged,
     TurnPassed,
+    Untagged,
     Verdict,
 )
 from fedssh.rules.gate import Gate
@@ -181,6 +183,7 @@ class Federation:
         spent: Of each site, what its privacy has cost, where that is agreed; no rollback changes it.
         adverts: Under masks, of each site, its keys for a round that has not opened yet.
         ready: Since when there are enough of these for the next round, in seconds since 1970.
+        names: By what operators call models: the record that had made it current.
     """
 
     genesis: Genesis
@@ -202,6 +205,7 @@ class Federation:
     spent: Mapping[str, Spending] = field(default_factory=dict)
     adverts: Mapping[str, Advert] = field(default_factory=dict)
     ready: float | None = None
+    names: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def kept(self) -> frozenset[str]:
@@ -464,6 +468,10 @@ def _after(state: Federation, record: Record, said: Event) -> Federation:
             return dataclasses.replace(state, finished=True, round=None, slots={})
         case Reopened():
             return dataclasses.replace(state, finished=False, sessions=said.sessions)
+        case Tagged():
+            return dataclasses.replace(state, names={**state.names, said.tag: said.of})
+        case Untagged():
+            return dataclasses.replace(state, names=_all_but(state.names, said.tag))
     return state
 
 
@@ -545,8 +553,8 @@ def _waiting(state: Federation, record: Record, said: Refused) -> Mapping[str, S
     return {**dict(others[-most:]), said.site: slot}
 
 
-def _all_but(of: Mapping[str, _One], site: str) -> Mapping[str, _One]:
-    return {name: one for name, one in of.items() if name != site}
+def _all_but(of: Mapping[str, _One], left_out: str) -> Mapping[str, _One]:
+    return {name: one for name, one in of.items() if name != left_out}
 
 
 def _closed(state: Federation, said: RoundAccepted | RoundRefused) -> Federation:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fedssh.forms import fingerprint
+import re
+
+from fedssh.forms import fingerprint, shown
 from fedssh.rules.events import (
     Accepted,
     Blob,
@@ -15,14 +17,18 @@ from fedssh.rules.events import (
     RoundAccepted,
     SiteAdded,
     SiteRevoked,
+    Tagged,
     TurnPassed,
+    Untagged,
 )
 from fedssh.rules.federation import Federation
 from fedssh.rules.typed import known
 from fedssh.rules.vocabulary import ROLES
 
-Order = SiteAdded | SiteRevoked | TurnPassed | RolledBack | Finished | Reopened
+Order = SiteAdded | SiteRevoked | TurnPassed | RolledBack | Finished | Reopened | Tagged | Untagged
 
+TAG = re.compile(r"[a-z][a-z0-9._-]{0,63}")
+TAG_FORM = "1 to 64 lower-case letters, digits, dots, dashes and underscores, a letter first, and not best"
 FINISHED = "the federation was finished"  # how an order ends the open round, which comes first
 ROLLED_BACK = "rolled back to record "
 
@@ -31,7 +37,7 @@ def objection(state: Federation, order: Order) -> str:
     """Why something cannot be ordered now; empty when it can. A round that is open is ended before.
 
     Args:
-        order: For a rollback, `made_current` says which of the earlier records there is a way back to.
+        order: For a rollback or a name, `made_current` says which of the earlier records there is a model of.
     """
     match order:
         case SiteAdded():
@@ -47,6 +53,10 @@ def objection(state: Federation, order: Order) -> str:
             return "the federation is finished already" if state.finished else ""
         case Reopened():
             return _nothing_left(state, order)
+        case Tagged():
+            return _misnamed(state, order)
+        case Untagged():
+            return "" if order.tag in state.names else f"no model is called {shown(order.tag)}"
 
 
 def made_current(said: Event) -> tuple[Blob, Metrics] | None:
@@ -66,6 +76,21 @@ def _taken(state: Federation, order: SiteAdded) -> str:
         return "this key is the coordinator's already"
     holder = next((one.name for one in state.enrolled if one.key == order.key), None)
     return f"this key is {holder}'s already" if holder else ""
+
+
+def is_tag(text: str) -> bool:
+    """Whether a model may be called so."""
+    return text != "best" and TAG.fullmatch(text) is not None
+
+
+def _misnamed(state: Federation, order: Tagged) -> str:
+    if not is_tag(order.tag):
+        return f"no model can be called {shown(order.tag)}"
+    return (
+        f"the model of record {order.of} is called {order.tag} already"
+        if state.names.get(order.tag) == order.of
+        else ""
+    )
 
 
 def _nothing_left(state: Federation, order: Reopened) -> str:

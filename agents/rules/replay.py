@@ -7,7 +7,8 @@ says, when the federation is over. What does not follow is somebody's word and i
 So a coordinator cannot record a verdict, a round or a release that her own policy does not give for what she says,
 without whoever reads the history seeing it. What stays hers:
 
-    a score             she may say another one than the judge found, and the verdict follows from it
+    a score             she may say another one than the judge found, and the verdict follows from it; on her test
+                        split, too, where nothing follows from it
     a threshold         she may say another one than the agreed rule finds, as far as it keeps what the rule promises
     the judge           she may say that it could not score a model, or that sites cannot go on from one (`but ...`)
     under a ladder      she need not say what a refused model scored; by how much an accepted one had to be better is
@@ -19,7 +20,8 @@ without whoever reads the history seeing it. What stays hers:
     what privacy costs  that a site's sessions come to what it says is the judge's word; that it fits the plan, never
                         falls and stays in its budget is recomputed
     what sites say      she may repeat it wrongly; a site that looks finds it in its own verdict
-    the operator        she may revoke, enrol, pass a turn, roll back, finish, reopen or end a round at any time
+    the operator        she may revoke, enrol, pass a turn, roll back, finish, reopen or end a round at any time, and
+                        call any model that was current what she likes
     the clock           she may write another time, so a deadline is hers
     silence, order      she may take her time, and judge in any order, and twice after many others
 
@@ -85,12 +87,15 @@ from fedssh.rules.events import (
     Scored,
     SiteAdded,
     SiteRevoked,
+    Tagged,
+    Tested,
     TurnPassed,
     Unknown,
+    Untagged,
     Verdict,
 )
 from fedssh.rules.federation import Federation, advance
-from fedssh.rules.gate import PAIRED, Decision
+from fedssh.rules.gate import PAIRED, Decision, impossible
 from fedssh.rules.metrics import gain
 from fedssh.rules.options import server_start
 from fedssh.rules.orders import Order
@@ -102,6 +107,7 @@ from fedssh.rules.typed import ABSENT, known
 REMEMBERED = 1024  # releases and models whose records are not asked for again, and what was judged that is known
 ENDED = re.compile(f"{orders.FINISHED}|{orders.ROLLED_BACK}([1-9][0-9]{{0,15}})")  # how an operator ends a round
 NO_JUDGE = ("revoked", "round ", orders.FINISHED, orders.ROLLED_BACK)  # other reasons than a judge's
+TEST = "test"
 TOO_FEW = re.compile(r"[0-9]+ of [0-9]+ updates")
 
 JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, BEARING, MADE, TURN, BUNDLE, OPERATOR, CLOCK, RATE, PRICE, OLDER, NEWER = (
@@ -153,6 +159,7 @@ class Replay:
 
     def __init__(self, state: Federation | None = None, look_up: LookUp | None = None) -> None:
         self.state = state
+        self._whole = state is None  # so that no older version has passed over anything
         self.unchecked: Counter[str] = Counter()
         self.look_up = look_up
         self._started: dict[int, Started] = {}
@@ -248,6 +255,12 @@ class Replay:
                 raise wrong(record, "a history has one beginning")
             case SiteAdded() | SiteRevoked() | TurnPassed() | RolledBack() | Finished() | Reopened():
                 self._check_order(state, record, said)
+            case Untagged() if said.tag not in state.names and not self._whole:
+                self._word(OLDER)  # who followed by an older version passed over where the name was given
+            case Tagged() | Untagged():
+                self._check_order(state, record, said)
+            case Tested():
+                self._check_tested(record, said)
             case _:
                 self._word(OPERATOR, not isinstance(said, Unknown))
 
@@ -268,7 +281,18 @@ class Replay:
             raise wrong(record, f"round {state.round.number} ends first")
         if isinstance(order, RolledBack) and self._made_by(record, order.to) != _made_current(order):
             raise wrong(record, f"record {order.to} did not make this model current")
+        if isinstance(order, Tagged) and self._made_by(record, order.of) is None:
+            raise wrong(record, f"record {order.of} made no model current")
         self._word(OPERATOR)
+
+    def _check_tested(self, record: Record, said: Tested) -> None:
+        """What a model scored where nothing is decided by it."""
+        if self._made_by(record, said.of) is None:
+            raise wrong(record, f"record {said.of} made no model current")
+        if said.split != TEST:
+            raise wrong(record, f"its split is {short(said.split)}, expected {TEST}")
+        if (name := impossible(said.metrics)) is not None:
+            raise wrong(record, f"no model can score the {name} {short(said.metrics[name])}")
 
     def _can_go_back(self, state: Federation, record: Record, number: int) -> bool:
         made, current = self._made_by(record, number), self._made_by(record, state.current.of)

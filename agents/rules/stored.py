@@ -26,6 +26,7 @@ def to_value(state: Federation) -> dict[str, Any]:
         value["spent"],
         value["adverts"],
         value["ready"],
+        value["names"],
     )
     release, current = state.release, state.round
     return value | {
@@ -43,6 +44,7 @@ def to_value(state: Federation) -> dict[str, Any]:
         **({"spent": {site: _members(one) for site, one in state.spent.items()}} if state.spent else {}),
         **({"adverts": _each(state.adverts)} if state.adverts else {}),
         **({"ready": state.ready} if state.ready is not None else {}),
+        **({"names": dict(state.names)} if state.names else {}),
     }  # fmt: skip
 
 

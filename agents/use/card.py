@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedssh.forms import printable
+from fedssh.history.names import how_often
+from fedssh.history.table import clock
 from fedssh.use.decided import section
 
 
@@ -26,6 +28,8 @@ class Origin:
         created: The time of the record.
         tested: What was found on the coordinator's split `test`; None where nobody has looked.
         word: What that record is called: a site has releases, which name models of earlier records.
+        names: What the model is called, as the history says: `tag`, `since`, `by`, `note`.
+        on_test: What the history says of it on the test split, see `history.names.tested`; None where it says nothing.
     """
 
     genesis: Mapping[str, Any]
@@ -38,6 +42,8 @@ class Origin:
     created: str
     tested: Mapping[str, Any] | None = None
     word: str = "record"
+    names: Sequence[Mapping[str, Any]] = ()
+    on_test: Mapping[str, Any] | None = None
 
     @property
     def named(self) -> str:
@@ -64,8 +70,9 @@ def card(origin: Origin, said: Mapping[str, Any]) -> str:
     """
     genesis = origin.genesis
     title = f"# {_text(genesis['federation'])}, the model of {origin.named}"
-    return "\n\n".join([title, _about(origin), _USE, _contract(genesis, said), _scored(origin),
-                        *filter(None, [section(genesis, origin.metrics, origin.tested, _text)]), _trained(genesis),
+    each = section(genesis, origin.metrics, origin.tested, _text, told=origin.on_test is not None)
+    return "\n\n".join([title, _about(origin), *_called(origin), _USE, _contract(genesis, said), _scored(origin),
+                        *_on_test(origin), *filter(None, [each]), _trained(genesis),
                         _ancestry(origin)]) + "\n"  # fmt: skip
 
 
@@ -81,6 +88,30 @@ def _about(origin: Origin) -> str:
         f"A `{network}` network, trained by {len(origin.sites)} sites that did not share their data: {sites}. "
         f"Released {_text(origin.created)}."
     )
+
+
+def _called(origin: Origin) -> list[str]:
+    """What it is called, since when, by whom and why."""
+    lines = [
+        f"- **{_text(one['tag'])}** since {_text(clock(one['since']))} UTC, by {_text(one['by'])}"
+        + (f": {_text(one['note'])}" if one["note"] else "")
+        for one in origin.names
+    ]
+    return ["\n".join(["Its names, when this file was written:", "", *lines])] if lines else []
+
+
+def _on_test(origin: Origin) -> list[str]:
+    """What the history says of it on the test split, and how often that was looked at."""
+    if (found := origin.on_test) is None:
+        return []
+    when = f"record {found['record']} of {_text(clock(found['time']))} UTC"
+    lines = [
+        "## On the coordinator's test split",
+        f"{found['examples']:,} examples that no model was chosen by; {when}. This model was {how_often(found)}: a "
+        "split says the less, the more often somebody looked before choosing.",
+        _scores(found["metrics"], origin.genesis.get("class_names")),
+    ]
+    return ["\n\n".join(lines)]
 
 
 def _contract(genesis: Mapping[str, Any], said: Mapping[str, Any]) -> str:

@@ -15,7 +15,9 @@ _UNKNOWN = (
 )
 
 
-def section(genesis: Row, metrics: Row, tested: Row | None, plain: Callable[[object], str] = str) -> str:
+def section(
+    genesis: Row, metrics: Row, tested: Row | None, plain: Callable[[object], str] = str, *, told: bool = False
+) -> str:
     """Write it; empty where no table tells of single classes.
 
     Args:
@@ -23,6 +25,7 @@ def section(genesis: Row, metrics: Row, tested: Row | None, plain: Callable[[obj
         metrics: What the model scored on the holdout, by its record.
         tested: What `charity score --json` says of the split `test`; None where nobody has looked.
         plain: Makes names fit for a page.
+        told: Whether the history says how it does on the test split.
     """
     rule = (genesis.get("decision") or {}).get("threshold")
     holdout = (tested or {}).get("holdout") or assessed(metrics, genesis.get("class_names"), rule)
@@ -31,8 +34,8 @@ def section(genesis: Row, metrics: Row, tested: Row | None, plain: Callable[[obj
     if not any(parts):
         return ""
     both = (tested or {}).get("compared")
-    said = _UNKNOWN if both is None else f"**{plain(both['sentence'])}.**"
-    return "\n\n".join(["## Each class, with 95 % intervals", *filter(None, parts), said])
+    said = _UNKNOWN * (not told) if both is None else f"**{plain(both['sentence'])}.**"
+    return "\n\n".join(["## Each class, with 95 % intervals", *filter(None, [*parts, said])])
 
 
 def _images(where: str, found: Row | None, plain: Callable[[object], str]) -> str:

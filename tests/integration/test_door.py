@@ -221,7 +221,20 @@ def door(served: Door) -> Iterator[Door]:
 
 # Reading
 
-READS = ("history", "history --last 2", "show 1", "diff 1 2", "best", "sites", "nodes", "status", "verify", "help")
+READS = (
+    "history",
+    "history --last 2",
+    "show 1",
+    "diff 1 2",
+    "best",
+    "best 1",
+    "tags",
+    "sites",
+    "nodes",
+    "status",
+    "verify",
+    "help",
+)
 
 
 @pytest.mark.parametrize("verb", READS)

@@ -55,7 +55,8 @@ def test_help_fits_a_screen_and_ends_with_an_example(agent: str) -> None:
     for words, page in pages.items():
         lines = page.rstrip().splitlines()
         # What a federation agrees on, and what a site allows, is a page: every term with what it means.
-        most = 72 if words in ("charity init", "alice train") else 40
+        # A line for each of a coordinator's commands is more than others have, too.
+        most = {"charity init": 72, "alice train": 72, "charity": 46}.get(words, 40)
         assert len(lines) <= most, f"{words} --help has {len(lines)} lines"
         assert "example" in page.lower(), f"{words} --help shows no example"
         last = page.lower().rfind("example")
@@ -98,4 +99,4 @@ def test_a_history_of_any_policy_is_followed_where_there_is_no_numpy(root: Path,
         unpack(archive, tmp_path / name, "coordinator/outbox/ledger.jsonl")
     done = subprocess.run([sys.executable, "-c", FOLLOW], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"{name} True" for name in names] and len(names) == 19
+    assert done.stdout.splitlines() == [f"{name} True" for name in names] and len(names) == 20

@@ -88,6 +88,7 @@ BLOCKS = {
     ("invite", "bob join"): HERE,
     ("invite", "alice join"): HERE,
     ("policy", "charity init"): HERE,
+    ("read-history", "charity tag"): "tests/integration/test_named.py",
     ("few-labels", "charity init --data"): HERE,
     ("few-labels", "charity init --unlabelled autoencoder"): "tests/integration/test_autoencoder.py",
     ("verify", "BUNDLE="): HERE,

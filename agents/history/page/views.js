@@ -62,7 +62,7 @@ function historyRow(record, metric, prints) {
     builds_on: record.builds_on ?? null,
     examples: record.examples ?? null,
     claim: headline(reported ? record.metrics : record.claim),
-    score: reported ? null : headline(record.metrics),
+    score: reported || record.event === "tested" ? null : headline(record.metrics),
     share: record.share ?? null,
     reason: why(record, prints),
     submission: record.submission ?? null,

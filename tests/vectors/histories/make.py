@@ -75,6 +75,8 @@ def views(seen: set[str]) -> dict[str, str]:
         if record.event not in seen:
             lines.append(f"show {record.sequence}")
             seen.add(record.event)
+    if names := sorted(vault.state.names):  # of folders from before there were any, nothing of the kind is asked
+        lines += ["tags", "tags --history", *(f"{verb} {names[0]}" for verb in ("show", "best")), f"diff 1 {names[0]}"]
     said = {}
     for line in [*lines, *(f"{line} --json" for line in lines), "history --last 3"]:
         result = CliRunner().invoke(charity, [*line.split(), "--state", "coordinator"], catch_exceptions=False)

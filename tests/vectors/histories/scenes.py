@@ -62,6 +62,29 @@ def steered(room: Room) -> None:
     room.work()
 
 
+@scene("best-named", policy="best")
+def named(room: Room) -> None:
+    """names given to models, moved, taken away, kept through a rollback; models scored on a test split"""
+    room.round(["alice-1"])
+    first = room.vault.state.current.of
+    operate.tag(room.vault, 1, "v0", "operator-1", "where all began")
+    operate.tag(room.vault, first, "champion", "operator-1", "better on the wards")
+    room.round(["alice-3"])
+    second = room.vault.state.current.of
+    assert second != first
+    operate.tag(room.vault, second, "champion", "operator-2", "a note is text: \x1b[2J </script>")
+    operate.tag(room.vault, second, "v1.0_rc-1", "operator-2")
+    for number in (first, second, second):
+        model = room.vault.ledger.record(number).fields["model"]["sha256"]
+        found = room.judge.ask({"model": str(room.folders.model(model))})["metrics"]
+        operate.tell_tested(room.vault, number, 60, found)
+    operate.roll_back(room.vault, first, "second thoughts")
+    operate.tag(room.vault, room.vault.state.current.of, "stable", "operator-1")
+    operate.untag(room.vault, "v0", "operator-1", "nobody uses it")
+    operate.untag(room.vault, "stable", "operator-1")
+    room.work()
+
+
 @scene("best-relay", schedule="relay", sessions=2)
 def best_relay(room: Room) -> None:
     """in the middle of a turn; another site's turn used, a turn that is over or was an earlier one; turn passed"""
