@@ -181,3 +181,29 @@ def auc_interval(positive: np.ndarray, labels: np.ndarray) -> tuple[float, float
         return None
     half = Z * math.sqrt(spread)
     return max(0.0, float(area - half)), min(1.0, float(area + half))
+
+
+def curve(positive: np.ndarray, labels: np.ndarray) -> list[list[float]] | None:
+    """The receiver operating characteristic, thinned: [[probability, share of 0 called so, share of 1 found], …].
+
+    From each of these probabilities on an image is called class 1. They fall, so both shares rise, the last to 1.
+    Between two points next to each other lies at least a hundredth of the way along both axes, or no point was left
+    out; so there are 201 at most. None where a class has no examples.
+    """
+    import numpy as np
+
+    labels, order = np.asarray(labels), np.argsort(-np.asarray(positive, np.float64), kind="stable")
+    ill, well = int((labels == 1).sum()), int((labels == 0).sum())
+    if not ill or not well:
+        return None
+    probabilities = np.asarray(positive, np.float64)[order]
+    found, called = np.cumsum(labels[order] == 1) / ill, np.cumsum(labels[order] == 0) / well
+    last = np.append(np.flatnonzero(np.diff(probabilities)), len(order) - 1)  # of those with the same probability
+    kept: list[list[float]] = []
+    way = 0.0
+    for place in last:
+        so_far = float(called[place] + found[place])
+        if so_far - way >= 0.01 or place == last[-1]:
+            kept.append([round(float(one), 6) for one in (probabilities[place], called[place], found[place])])
+            way = so_far
+    return kept

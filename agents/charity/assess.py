@@ -37,12 +37,14 @@ class Assessed:
         value: For programs: `assessed`, `holdout` and `compared`, null where there is none; empty of numbers predicted.
         text: The same for people.
         recorded: The scores that a record tells, with those at the threshold.
+        curve: With two classes, points of the receiver operating characteristic, see `models.decision.curve`.
     """
 
     metrics: dict[str, Any]
     value: dict[str, Any]
     text: str
     recorded: dict[str, Any]
+    curve: list[list[float]] | None = None
 
 
 def assess(
@@ -83,4 +85,4 @@ def assess(
         text += figures.text(there, "ON THE HOLDOUT") + f"\n{both['sentence']}\n"
     value = {"assessed": here, "holdout": there, "compared": both}
     scores, kept = ({name: found[name] for name in names if name in found} for names in (_SCORES, _SCORES + _AT))
-    return Assessed(scores, value, text, kept)
+    return Assessed(scores, value, text, kept, found.get("curve"))

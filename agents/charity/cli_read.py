@@ -278,7 +278,7 @@ def score(
         from fedssh.charity.operate import tell_tested
         from fedssh.charity.vault import Vault
 
-        said = tell_tested(Vault(folders_of(settings.state)), record.sequence, examples, found.recorded)
+        said = tell_tested(Vault(folders_of(settings.state)), record.sequence, examples, found.recorded, found.curve)
         told = {"recorded": said.sequence}
     if as_json:
         shown = {"sequence": record.sequence, "split": split, "examples": examples, "metrics": found.metrics}

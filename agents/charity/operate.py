@@ -98,15 +98,21 @@ def untag(vault: Vault, name: str, by: str, note: str | None = None) -> Record:
         return vault.append(order)
 
 
-def tell_tested(vault: Vault, sequence: int, examples: int, metrics: Metrics) -> Record:
+def tell_tested(
+    vault: Vault, sequence: int, examples: int, metrics: Metrics, curve: list[list[float]] | None = None
+) -> Record:
     """Write down what a model scored on the test split.
+
+    Args:
+        curve: Points of its receiver operating characteristic, see `models.decision.curve`.
 
     Raises:
         SettingsError: The record did not make a model current.
     """
     with vault.locked():
         _made(vault.ledger.record(sequence), "score the model of")
-        return vault.append(Tested(of=sequence, split=TEST, examples=examples, metrics=metrics))
+        points = ABSENT if curve is None else tuple(map(tuple, curve))
+        return vault.append(Tested(of=sequence, split=TEST, examples=examples, metrics=metrics, curve=points))
 
 
 def _made(record: Record, what: str) -> tuple[Blob, Metrics]:

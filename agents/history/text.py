@@ -344,6 +344,8 @@ def _words(name: str, value: object) -> str | None:
         return fingerprint(value)
     if name == "signature":
         return f"SSHSIG, {len(str(value))} characters; with --json in full"
+    if name == "curve" and isinstance(value, list):
+        return f"{number(len(value), 'point')}; with --json in full"
     if isinstance(value, float):
         return decimal(value)
     if isinstance(value, list):

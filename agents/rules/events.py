@@ -570,6 +570,11 @@ class Tested(Event):
     split: str = said("`test`.")
     examples: int = said("How many images or rows there were.")
     metrics: Metrics = said("What it scored on them.")
+    curve: tuple[tuple[float, ...], ...] | Absent = said(
+        "With two classes: points of its receiver operating characteristic, each a probability of class 1, the share "
+        "of class 0 that is called so from there on, and the share of class 1.",
+        absent=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

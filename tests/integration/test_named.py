@@ -67,6 +67,10 @@ def test_the_test_split_is_written_down_and_told_everywhere(home: Path, tmp_path
     assert (tested["times"], tested["in_all"], tested["record"], tested["examples"]) == (2, 2, again["recorded"], 70)
     assert tested["metrics"].items() >= found["metrics"].items()
     assert tested["assessed"]["figures"][0] == found["assessed"]["figures"][0]
+    written = told(home, "show", again["recorded"])
+    assert len(written["curve"]) > 3 and written["curve"][-1][1:] == [1, 1]
+    shown = re.sub(" +", " ", run(home, "show", again["recorded"]).stdout)
+    assert f"curve {len(written['curve'])} points; with --json in full" in shown
     assert told(home, "verify")["unchecked"]["what an operator decided"] >= 1
 
     out = tmp_path / "model.keras"

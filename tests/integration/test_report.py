@@ -142,6 +142,34 @@ def test_every_number_of_the_first_screen_is_the_views_own(opened: Open) -> None
             assert f"{row['gain']['accuracy']:+.4f}" in text
 
 
+def test_names_and_the_test_split_are_where_the_model_is(opened: Open, tmp_path: Path) -> None:
+    """A curve that was written down is drawn, of the model that is current, whichever record made it so."""
+    shown = opened(lines_of("best-named"))
+    text = shown.page.inner_text("main > section:first-of-type")
+    tested = [row for row in rows_of("best-named") if row["event"] == "tested"]
+    assert all(str(row["sequence"]) in text and f"{row['metrics']['accuracy']:.4f}" in text for row in tested)
+    assert "The history holds no curve of this model" in shown.page.inner_text("#main")
+    key = load_private(kept.unpack_keys(tmp_path / "keys") / "coordinator_key")
+    plain = [json.loads(record.text) for record in kept.records("best-named")]
+    [back] = [row for row in plain if row["event"] == "rollback"]
+    curve = [[0.9, 0.0, 0.5], [0.4, 0.25, 0.75], [0.1, 1.0, 1.0]]
+    plain.append({**tested[-1], "of": back["to"], "curve": curve})
+    plain.append({"event": "tagged", "time": plain[-1]["time"], "of": back["to"], "tag": "v7", "by": "an operator"})
+    for record in plain:
+        record.pop("hash", None), record.pop("signature", None)
+    shown = opened(signed_lines(key, plain))
+    assert "every hash, link and signature is right" in shown.checked()
+    assert "v7, by an operator at" in shown.page.inner_text("main > section:first-of-type")
+    figure = shown.page.locator("figure", has_text="Receiver operating characteristic")
+    assert f"on the test split, record {len(plain) - 1}" in figure.inner_text()
+    figure.locator("summary").click()
+    rows = [row.inner_text().split("\t") for row in figure.locator("tbody tr").all()]
+    assert [row for row in rows if row[3] == "the test split"] == [
+        ["0.9000", "50.0 %", "0.0 %", "the test split"], ["0.4000", "75.0 %", "25.0 %", "the test split"],
+        ["0.1000", "100.0 %", "100.0 %", "the test split"],
+    ]  # fmt: skip
+
+
 # The check
 
 

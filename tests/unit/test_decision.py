@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -129,3 +130,34 @@ def test_the_interval_of_an_auc_is_by_delongs_variance() -> None:
 def test_two_classes_come_in_any_shape() -> None:
     for outputs in (np.full(5, 0.25), np.full((5, 1), 0.25), np.tile([0.75, 0.25], (5, 1))):
         assert decision.columns(outputs, 2).tolist() == [[0.75, 0.25]] * 5
+
+
+@pytest.mark.parametrize("images", [20, 300, 5000])
+def test_a_curve_is_that_of_scikit_learn_thinned(images: int) -> None:
+    """Each point lies on it, and between two of them no more than a hundredth of the way is left out."""
+    from sklearn.metrics import auc, roc_auc_score, roc_curve
+
+    chance = np.random.default_rng(images)
+    labels = (chance.random(images) < 0.4).astype(int)
+    positive = np.round(1 / (1 + np.exp(-(chance.normal(size=images) + 1.5 * labels))), 3)  # with ties
+    found = decision.curve(positive, labels)
+    assert found is not None and len(found) <= 201
+    every = list(zip(*roc_curve(labels, positive, drop_intermediate=False), strict=True))[
+        1:
+    ]  # the first is of no image
+    whole = {round(float(at), 6): (float(share), float(hit)) for share, hit, at in every}
+    for at, share, hit in found:
+        assert whole[at] == pytest.approx((share, hit), abs=1e-6)
+    assert found[-1][1:] == [1.0, 1.0]
+    area = auc([0, *(share for _, share, _ in found)], [0, *(hit for _, _, hit in found)])
+    assert area == pytest.approx(roc_auc_score(labels, positive), abs=0.01)
+    for before, after in itertools.pairwise([[2.0, 0.0, 0.0], *found]):
+        assert before[0] > after[0]
+        left_out = [way for at, way in whole.items() if before[0] > at > after[0]]
+        assert all(sum(way) - sum(before[1:]) < 0.01 + 1e-9 for way in left_out)
+
+
+def test_a_curve_takes_both_classes() -> None:
+    assert decision.curve(np.array([0.2, 0.8]), np.array([1, 1])) is None
+    assert decision.curve(np.array([0.2, 0.8]), np.array([0, 1])) == [[0.8, 0.0, 1.0], [0.2, 1.0, 1.0]]
+    assert decision.curve(np.array([0.5, 0.5]), np.array([0, 1])) == [[0.5, 1.0, 1.0]]

@@ -273,6 +273,35 @@ def test_who_followed_with_an_older_version_goes_on_with_this_one(monkeypatch: p
     assert held.state.head == derive(records).head
 
 
+GOOD = ((0.9, 0.0, 0.5), (0.2, 0.5, 0.5), (0.1, 1.0, 1.0))
+WRONG = {
+    "empty": (),
+    "a-point-of-two": ((0.9, 0.5), (0.1, 1.0, 1.0)),
+    "falls": ((0.9, 0.5, 0.5), (0.2, 0.4, 0.6), (0.1, 1.0, 1.0)),
+    "the-probability-rises": ((0.1, 0.0, 0.5), (0.9, 1.0, 1.0)),
+    "beyond-one": ((0.9, 0.0, 1.5), (0.1, 1.0, 1.0)),
+    "ends-early": ((0.9, 0.0, 0.5), (0.2, 0.5, 0.5)),
+    "below-nothing": ((0.9, -0.1, 0.5), (0.1, 1.0, 1.0)),
+    "of-no-probability": ((0.9, 0.0, 0.5), (-0.1, 1.0, 1.0)),
+    "too-many": (*((1 - number / 1000, number / 1000, 0.0) for number in range(300)), (0.0, 1.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize("curve", [GOOD, *WRONG.values()], ids=["good", *WRONG])
+def test_a_curve_that_can_be_none_is_noticed(curve: tuple[tuple[float, ...], ...]) -> None:
+    held, records = Replay(), kept.records(NAMED)
+    for record in records[:7]:
+        held.follow(record)
+    assert held.state is not None
+    said = events.Tested(of=1, split="test", examples=1, metrics={}, curve=curve)
+    record = otherwise(next(one for one in records if one.event == "tagged"), said)
+    if curve is GOOD:
+        held.follow(record)
+    else:
+        with pytest.raises(DecisionError, match="its curve does not rise"):
+            held.follow(record)
+
+
 def test_what_is_ordered_is_what_replay_takes() -> None:
     state = derive(kept.records(NAMED))
     assert state.names == {"champion": 10, "v1.0_rc-1": 10}

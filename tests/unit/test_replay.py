@@ -162,6 +162,7 @@ WORD = {
     ("tested", "of"): "only the coordinator has the test split, and nothing is decided by it",
     ("tested", "examples"): "likewise",
     ("tested", "metrics"): "likewise",
+    ("tested", "curve"): "likewise",
 }
 
 NEVER = {

@@ -44,6 +44,7 @@ def measured(
     found = score.score(outputs, labels, classes)
     found |= {
         "auc_interval": decision.auc_interval(probabilities[:, 1], labels) if classes == 2 else None,
+        "curve": decision.curve(probabilities[:, 1], labels) if classes == 2 else None,
         "calibration_error": decision.calibration_error(probabilities, labels),
         "calibration_interval": decision.calibration_interval(probabilities, labels),
     }

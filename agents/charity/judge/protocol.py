@@ -9,7 +9,8 @@
 {"round": {"policy": TEXT, "base": PATH, "updates": [[PATH, EXAMPLES], …], "server": [PATH, …], "out": PATH}}
 {"metrics": {…}, "shares": [S, …], "server": N}
 {"assess": {"model": PATH, "splits": [NAME, …], "threshold": P|null, "temperature": T|null}}
-{"assessed": {NAME: {"loss", …, "auc_interval": [LOW, HIGH]|null, "calibration_error", "calibration_interval", …}, …}}
+{"assessed": {NAME: {"loss", …, "auc_interval": [LOW, HIGH]|null, "curve": [[P, SHARE, SHARE], …]|null,
+              "calibration_error", "calibration_interval", …}, …}}
 {"check": {"model": PATH, "current": PATH, "first": PATH, "plan": {…}}}          {"sound": BOOL, "text": TEXT}
 {"genesis": {"out": PATH, "seed": N, "plan": {…}, "epochs": N, "weights": PATH|null, "policy": TEXT}}
 {"metrics": {…}, "examples": N, "weights": {…}, "told": LINE, "label_counts": [N, …], "policy": TEXT,

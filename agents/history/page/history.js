@@ -9,8 +9,14 @@ function link(shown, sequence) {
   );
 }
 
+// The record that first had the model which a record made current: itself, but for a rollback.
+const firstOf = (shown, sequence) => shown.back.get(sequence) ?? sequence;
+
+// The records that gave a record's model the names which it has.
+const namesOf = (shown, sequence) => shown.tags.get(firstOf(shown, sequence)) || [];
+
 function tagsOf(shown, sequence) {
-  return (shown.tags.get(sequence) || []).map((one) => el("span", { class: "tag" }, one.tag));
+  return namesOf(shown, sequence).map((one) => el("span", { class: "tag" }, one.tag));
 }
 
 function everyRecord(shown) {

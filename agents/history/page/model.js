@@ -17,7 +17,7 @@ const scoresTold = (metrics) =>
 function theModel(shown, models) {
   const [now] = models,
     { record, source } = now,
-    own = shown.tags.get(record.sequence) || [];
+    own = namesOf(shown, record.sequence);
   const tested = shown.records.filter((one) => one.event === "tested");
   const parts = [
     named([
@@ -255,7 +255,9 @@ function matrix(caption, table, names) {
 
 // The receiver operating characteristic: the curve where one was written down, and what is known without it.
 function curve(shown, record, found) {
-  const written = shown.records.findLast((one) => one.event === "tested" && one.of === record.sequence && one.curve);
+  const written = shown.records.findLast(
+    (one) => one.event === "tested" && one.curve && firstOf(shown, one.of) === firstOf(shown, record.sequence),
+  );
   const points = [...operatingPoints(record.metrics)].sort((one, other) => one.x - other.x);
   const path = written ? written.curve.map(([at, x, y]) => ({ at, x, y })) : [];
   const all = [...path, ...points, { x: 0, y: 0 }, { x: 1, y: 1 }].sort(

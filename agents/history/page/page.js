@@ -5,7 +5,8 @@ const content = document.getElementById("main"),
   contents = document.getElementById("contents");
 
 // What the sections are made from, `shown`: the records that can be read, in order, and record 1 (genesis); fingerprints
-// by key line (prints); what models are compared by (metric); records by number (at); names by record (tags). Later also
+// by key line (prints); what models are compared by (metric); records by number (at); first record of a rollback's
+// model by its number (back); names by the first record that had a model (tags). Later also
 // the rows of the history (rows), those that the filter leaves (found), and what the check says (check).
 async function begin() {
   const lines = readLines(document.getElementById("ledger").textContent);
@@ -24,6 +25,7 @@ async function begin() {
     prints,
     metric: genesis ? main(genesis) : "accuracy",
     at: new Map(records.map((one) => [one.sequence, one])),
+    back: origins(records),
     tags: tags(records),
   };
   if (genesis) sections(shown);

@@ -241,15 +241,27 @@ function roundRows(records) {
   return rows.reverse();
 }
 
-// Which names stand where now: by record.
+// By number of a rollback: the record that first had its model.
+function origins(records) {
+  const found = new Map();
+  for (const record of records)
+    if (record.event === "rollback") found.set(record.sequence, found.get(record.to) ?? record.to);
+  return found;
+}
+
+// Which names stand where now: the records that gave them, by the record that first had the model.
 function tags(records) {
-  const at = new Map();
+  const at = new Map(),
+    back = origins(records),
+    found = new Map();
   for (const record of records) {
     if (record.event === "tagged") at.set(record.tag, record);
     if (record.event === "untagged") at.delete(record.tag);
   }
-  const found = new Map();
-  for (const [tag, record] of at) found.set(record.of, [...(found.get(record.of) || []), { ...record, tag }]);
+  for (const record of at.values()) {
+    const of = back.get(record.of) ?? record.of;
+    found.set(of, [...(found.get(of) || []), record]);
+  }
   return found;
 }
 

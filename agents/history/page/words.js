@@ -107,6 +107,12 @@ const WHY = {
     return said.map(([name, text]) => text + (late.includes(name) ? ", too late" : "")).join(" and ");
   },
   rollback: (record) => `back to ${record.to}`,
+  tagged: (record) => `record ${record.of} is ${record.tag}, by ${record.by}${record.note ? `: ${record.note}` : ""}`,
+  untagged: (record) => `${record.tag} is taken away, by ${record.by}${record.note ? `: ${record.note}` : ""}`,
+  tested(record) {
+    const scores = Object.entries(headline(record.metrics) || {}).map(([name, value]) => `${name} ${decimal(value)}`);
+    return `the model of ${record.of} on the ${record.split} split, ${whole(record.examples)} examples: ${scores.join(", ")}`;
+  },
   tagged: (record) => `record ${record.of} is ${record.tag}, by ${record.by}` + (record.note ? `: ${record.note}` : ""),
   untagged: (record) => `${record.tag} is taken away, by ${record.by}` + (record.note ? `: ${record.note}` : ""),
   tested(record) {

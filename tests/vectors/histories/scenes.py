@@ -74,10 +74,11 @@ def named(room: Room) -> None:
     assert second != first
     operate.tag(room.vault, second, "champion", "operator-2", "a note is text: \x1b[2J </script>")
     operate.tag(room.vault, second, "v1.0_rc-1", "operator-2")
-    for number in (first, second, second):
+    curve = [[0.9, 0.0, 0.5], [0.4, 0.25, 0.75], [0.1, 1.0, 1.0]]
+    for number, points in ((first, None), (second, None), (second, curve)):
         model = room.vault.ledger.record(number).fields["model"]["sha256"]
         found = room.judge.ask({"model": str(room.folders.model(model))})["metrics"]
-        operate.tell_tested(room.vault, number, 60, found)
+        operate.tell_tested(room.vault, number, 60, found, points)
     operate.roll_back(room.vault, first, "second thoughts")
     operate.tag(room.vault, room.vault.state.current.of, "stable", "operator-1")
     operate.untag(room.vault, "v0", "operator-1", "nobody uses it")
