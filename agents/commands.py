@@ -7,6 +7,7 @@ import datetime
 import functools
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -78,7 +79,7 @@ def entry(group: click.Group, name: str) -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone, as in `charity history | head`
+        forget_output()  # the reader has gone
         sys.exit(0)
     except AgentError as error:
         if debug:
@@ -90,6 +91,11 @@ def entry(group: click.Group, name: str) -> None:
             raise
         _complain(name, str(error), None)
         sys.exit(1)
+
+
+def forget_output() -> None:
+    """Let what is still to be printed go nowhere, when whoever read it has gone: `charity history | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _complain(name: str, message: str, hint: str | None) -> None:

@@ -117,9 +117,14 @@ class Ledger:
         """All records with a sequence above `after`, in order; `iterate` where they may be many."""
         return list(self.iterate(after))
 
-    def iterate(self, after: int = 0) -> Iterator[Record]:
-        """The records with a sequence above `after`, in order, a few at a time; those added meanwhile included."""
-        while found := self._select("WHERE sequence > ? ORDER BY sequence LIMIT ?", after, _BATCH):
+    def iterate(self, after: int = 0, end: int | None = None) -> Iterator[Record]:
+        """The records with a sequence above `after`, in order, a few at a time.
+
+        Args:
+            end: The last; None is the newest, those added meanwhile included.
+        """
+        where = "WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?"
+        while found := self._select(where, after, 2**63 - 1 if end is None else end, _BATCH):
             yield from found
             after = found[-1].sequence
 

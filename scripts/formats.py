@@ -39,7 +39,9 @@ FORMS = {
     forms._SITE: "site name", forms._ID: "id", manifest._HEX: "hash", manifest._TIME: "time",
     manifest._FINGERPRINT: "fingerprint", handshake._KEY: "X25519 key",
 }  # fmt: skip
-OVER_SSH = ("agents/door/command.py", "agents/door/upload.py", "agents/door/relay.py")
+OVER_SSH = (
+    "agents/door/command.py", "agents/door/upload.py", "agents/door/relay.py", "agents/history/listing.py",
+)  # fmt: skip
 AT_A_SITE = (
     "agents/alice/exchange.py", "agents/alice/incoming.py", "agents/alice/memory.py", "agents/alice/terms.py",
     "agents/bob/site.py", "agents/bob/way.py", "agents/bob/spool.py", "agents/bob/receipts.py",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedssh.charity import cli_read
+from fedssh.charity import cli_history, cli_read
 from fedssh.charity.cli_plan import plan
 from fedssh.charity.cli_read import (
     STATE,
@@ -357,7 +357,7 @@ def revoke(settings: StateSettings, name: str, reason: str) -> None:
     click.echo(f"{name} is revoked, record {record.sequence}")
 
 
-for _command in cli_read.COMMANDS:
+for _command in (cli_history.history, *cli_read.COMMANDS):
     charity.add_command(_command)
 
 

@@ -75,30 +75,6 @@ class Hash(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
-@click.command(
-    epilog=example("charity history --last 20", "charity history --export | tail -n 1 | jq -r .record | jq .")
-)
-@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N records.")
-@click.option("--export", is_flag=True, help="The signed records themselves, one JSON line each.")
-@click.option(
-    "--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="With --export: only records above SEQ."
-)
-@json_option
-@settings_options(StateSettings, "charity")
-def history(settings: StateSettings, last: int | None, export: bool, after: int, as_json: bool) -> None:
-    """Show every event: who sent what, what it scored, the verdict and why."""
-    from fedssh.history import published
-    from fedssh.history import text as texts
-
-    recorded = Recorded(ledger_of(folders_of(settings.state)))
-    if export:
-        sys.stdout.buffer.writelines(published.export(recorded.lines(after)))
-        sys.stdout.buffer.flush()
-        return
-    after = max(0, recorded.count - last) if last else 0
-    sys.stdout.writelines(texts.history(lambda: recorded.rows(after), as_json=as_json))
-
-
 @click.command(epilog=example("charity report > report.html", "charity report --out report.html"))
 @click.option("--out", type=path_argument(False), metavar="FILE", help="Write the page there, whole or not at all.")
 @settings_options(StateSettings, "charity")
@@ -464,15 +440,19 @@ class Recorded:
 
         return row(self._ledger.record(sequence))
 
-    def rows(self, after: int = 0) -> Iterator[dict[str, Any]]:
-        """The records above a number, in order."""
+    def rows(self, after: int = 0, end: int | None = None) -> Iterator[dict[str, Any]]:
+        """The records above a number, in order, up to another."""
         from fedssh.charity.vault import row
 
-        return map(row, self._ledger.iterate(after))
+        return map(row, self.records(after, end))
 
-    def lines(self, after: int = 0) -> Iterator[bytes]:
-        """The lines of the export above a number, in order."""
-        return (record.line() for record in self._ledger.iterate(after))
+    def records(self, after: int = 0, end: int | None = None) -> Iterator[Record]:
+        """The same as the ledger has them."""
+        return self._ledger.iterate(after, end)
+
+    def lines(self, after: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The lines of the export above a number, in order, up to another."""
+        return (record.line() for record in self.records(after, end))
 
 
 def totals_of(state: Path) -> dict[str, Any]:
@@ -543,6 +523,6 @@ def _model(folders: Folders, record: Record) -> Path:
     return path
 
 
-_OWN = (history, report, diff, best, tags, verify, score, audit, export, predict)
-_ELSEWHERE = ("nodes", "help")  # a group in cli.py, and `--help`
+_OWN = (report, diff, best, tags, verify, score, audit, export, predict)
+_ELSEWHERE = ("history", "nodes", "help")  # cli_history.py, a group in cli.py, and `--help`
 COMMANDS = (*_OWN, *(viewed(verb) for verb in VERBS if verb not in (*_ELSEWHERE, *(one.name for one in _OWN))))

@@ -17,7 +17,7 @@ QUIET_SECONDS = 120  # an upload that stands still this long is ended
 BLOCK = 1 << 20
 F_SETPIPE_SZ = 1031  # <linux/fcntl.h>
 
-_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._= ")
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._=:, ")
 
 
 class Stop(Exception):
@@ -132,7 +132,12 @@ def split(line: str) -> list[str]:
 
 
 def options(
-    words: list[str], allowed: dict[str, Callable[[str, str], Any] | None], places: int, form: str, more: int = 0
+    words: list[str],
+    allowed: dict[str, Callable[[str, str], Any] | None],
+    places: int,
+    form: str,
+    more: int = 0,
+    repeated: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, Any], list[str]]:
     """Split words into options and the rest.
 
@@ -142,6 +147,7 @@ def options(
         places: How many other words there must be.
         form: The form of the verb, for the message.
         more: How many others there may be beyond these.
+        repeated: Options that may come more than once; what was found is a list.
     """
     found: dict[str, Any] = {}
     rest = []
@@ -151,13 +157,15 @@ def options(
             rest.append(word)
             continue
         name, given, value = word.partition("=")
-        if name not in allowed or name in found:
+        if name not in allowed or (name in found and name not in repeated):
             raise Stop(2, f"{word[:40]!r} does not fit, the form is: {form}")
         convert = allowed[name]
         if convert is None and not given:
             found[name] = True
         elif convert is None or not (value := value if given else next(coming, "")):
             raise Stop(2, f"{word[:40]!r} does not fit, the form is: {form}")
+        elif name in repeated:
+            found.setdefault(name, []).append(convert(value, name))
         else:
             found[name] = convert(value, name)
     if not places <= len(rest) <= places + more:

@@ -24,6 +24,7 @@ compiled anew each time, and imports nothing large before a verb needs it. `json
     fetch.py     verdict, release
     relay.py     channel
     show.py      the views of the ledger, as text or JSON
+    follow.py    history --follow
 """
 
 from __future__ import annotations

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 from fedssh.door.channel import BLOCK, LONGEST_WAIT_SECONDS, Client, Stop, answer, later, number, options
 from fedssh.door.fetch import wait
 from fedssh.door.upload import waiting
-from fedssh.history import verbs
-from fedssh.history.published import NoRecord, Published, export
+from fedssh.history import picked, verbs
+from fedssh.history.picked import Misasked
+from fedssh.history.published import NoRecord, Published, export, number_of, row_of
 
 _GOES_ON = (b'\\"event\\":\\"round-', b'\\"event\\":\\"release\\"')  # in a line; a site's words are escaped once more
 
@@ -20,9 +22,10 @@ _GOES_ON = (b'\\"event\\":\\"round-', b'\\"event\\":\\"release\\"')  # in a line
 def read(client: Client, verb: str, words: list[str]) -> int:
     """Print one view of the ledger, for people or, with `--json`, for programs."""
     allowed, places, form, _ = verbs.VERBS[verb]
-    kinds: dict[str, Callable[[str, str], Any] | None]
-    kinds = {name: number if valued else None for name, valued in allowed.items()}
-    found, rest = options(words, kinds, places, form, verbs.OPTIONAL.get(verb, 0))
+    takes = {False: None, True: number, verbs.WORD: word, verbs.WORDS: word}
+    kinds: dict[str, Callable[[str, str], Any] | None] = {name: takes[valued] for name, valued in allowed.items()}
+    several = frozenset(name for name, valued in allowed.items() if valued == verbs.WORDS)
+    found, rest = options(words, kinds, places, form, verbs.OPTIONAL.get(verb, 0), several)
     if verb == "help":
         show(verb, verbs.help_value(), found)
         return 0
@@ -31,9 +34,7 @@ def read(client: Client, verb: str, words: list[str]) -> int:
             if verb == "verify":
                 show(verb, check(client, file), found)
             elif verb == "history":
-                if "--round" in found:
-                    wait_for_round(client, found.get("--after", 0), found["--round"])
-                send(history(Published(file), found))
+                history(client, file, found)
             elif verb == "report":
                 from fedssh.history.report import page
 
@@ -48,7 +49,7 @@ def read(client: Client, verb: str, words: list[str]) -> int:
                 show(verb, views.VIEWS[verb](asked), found)
     except FileNotFoundError:
         raise later("there is no history yet") from None
-    except NoRecord as error:
+    except (NoRecord, Misasked) as error:
         raise Stop(2, str(error)) from None
     except ValueError:
         raise Stop(3, "the published history is damaged; its operator can repair it") from None
@@ -106,14 +107,64 @@ def show(verb: str, value: Any, found: dict[str, Any]) -> None:
     answer((texts.to_json(value) if "--json" in found else texts.TEXTS[verb](value)).encode())
 
 
-def history(ledger: Published, found: dict[str, Any]) -> Iterator[bytes]:
-    """The history, piece by piece: it may be larger than this process is allowed to be."""
-    if "--export" in found:
-        return export(ledger.lines(found.get("--after", 0)))
-    from fedssh.history import text as texts
+def history(client: Client, file: BinaryIO, found: dict[str, Any]) -> None:
+    """The history, piece by piece: it may be larger than this process is allowed to be.
 
-    after = max(0, ledger.count - found["--last"]) if "--last" in found else 0
-    return (text.encode() for text in texts.history(lambda: ledger.rows(after), as_json="--json" in found))
+    Raises:
+        Misasked: The options contradict each other, or name what there cannot be.
+    """
+    picked.check(found)
+    if "--round" in found:
+        wait_for_round(client, found.get("--after", 0), found["--round"])
+    ledger = Published(file)
+    begin, more = exported(ledger, found) if "--export" in found else listed(client, ledger, found)
+    send(begin)
+    if "--follow" in found:
+        from fedssh.door.follow import appended
+
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the reader has seen enough
+            for lines in appended(client, file.fileno(), ledger.end):
+                send(more(line) for line in lines if number_of(line) > found.get("--after", 0))
+
+
+Shown = tuple[Iterable[bytes], Callable[[bytes], bytes]]  # what there is, and what becomes of a line that comes
+
+
+def exported(ledger: Published, found: dict[str, Any]) -> Shown:
+    """The signed lines themselves."""
+    after = found.get("--after", 0)
+    if "--last" in found:
+        after = max(after, ledger.count - found["--last"])
+    return export(ledger.lines(after)), lambda line: b"".join(export([line]))
+
+
+def listed(client: Client, ledger: Published, found: dict[str, Any]) -> Shown:
+    """Rows, of the records that were asked for."""
+    from fedssh.history.listing import Listing
+
+    asked: dict[str, Any] = {}
+    if "--since" in found:
+        asked["since"] = picked.since(found["--since"], time.time())
+    if "--site" in found:
+        asked["sites"] = picked.sites(found["--site"], total(client, ledger)["nodes"])
+    if "--event" in found:
+        asked["events"] = picked.events(found["--event"])
+    one, after = picked.picks(asked), found.get("--after", 0)
+    if "--last" in found:
+        after = picked.before_last(ledger, found["--last"], one, after)
+    as_ = next((name for name in ("--json", "--csv") if name in found), "")
+    listing = Listing(ledger, as_, following="--follow" in found)
+
+    def more(line: bytes) -> bytes:
+        record = row_of(line)
+        return listing.more(record).encode() if one(record) else b""
+
+    return (text.encode() for text in listing.begin(lambda: filter(one, ledger.rows(after)))), more
+
+
+def word(text: str, what: str) -> str:
+    """What an option says, as it stands; what it may be is looked at where it counts."""
+    return text
 
 
 def send(pieces: Iterable[bytes]) -> None:

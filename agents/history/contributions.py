@@ -56,10 +56,17 @@ def metric_of(genesis: Fields) -> str:
     return str((genesis.get("plan") or {}).get("metric") or "accuracy")
 
 
+def gain_of(record: Fields, main: str) -> dict[str, float] | None:
+    """By how much the model that a record made current by training is better than the one before; None of others."""
+    if record["event"] not in ("accepted", "round-accepted"):
+        return None
+    return {metric: round(by, 9) for metric, by in _whole(record, main).items()} or None
+
+
 def _gains(record: Fields, main: str, refused: Mapping[int, str]) -> Gains:
     if record["event"] in ("genesis", "rollback"):
         return {}
-    whole = {metric: by for metric in (main, "loss") if (by := _better(record, metric)) is not None}
+    whole = _whole(record, main)
     if record["event"] == "accepted":
         sites = [record["site"], *(refused[number] for number in record.get("slots", ()) if number in refused)]
         return {site: {metric: by / len(sites) for metric, by in whole.items()} for site in sites}
@@ -68,6 +75,10 @@ def _gains(record: Fields, main: str, refused: Mapping[int, str]) -> Gains:
         for part in record["updates"]
         if part["share"] is not None
     }
+
+
+def _whole(record: Fields, main: str) -> dict[str, float]:
+    return {metric: by for metric in (main, "loss") if (by := _better(record, metric)) is not None}
 
 
 def _better(record: Fields, metric: str) -> float | None:

@@ -42,6 +42,11 @@ class Published:
         self._end = self._line_start(os.fstat(file.fileno()).st_size)
 
     @property
+    def end(self) -> int:
+        """Where its last whole line ends."""
+        return self._end
+
+    @property
     def count(self) -> int:
         """The number of the newest record; 0 without any."""
         return number_of(self._line(self._line_start(self._end - 1))) if self._end else 0

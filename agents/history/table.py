@@ -24,18 +24,48 @@ def table_lines(
     Args:
         rows: Gives the rows, the same each time: once to measure them, once to print them.
     """
-    widths = [len(column) for column in columns]
-    for row in rows():
-        widths = [max(width, len(_cell(value))) for width, value in zip(widths, row, strict=True)]
-    yield _line(columns, widths, right)
-    for row in rows():
-        yield _line([_cell(value) for value in row], widths, right)
+    aligned = Aligned(columns, right)
+    aligned.measure(rows())
+    yield aligned.heading()
+    yield from map(aligned.line, rows())
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:
-    padded = (cell.rjust(width) if column in right else cell.ljust(width)
-              for column, (cell, width) in enumerate(zip(cells, widths, strict=True)))  # fmt: skip
-    return "  ".join(padded).rstrip() + "\n"
+class Aligned:
+    """The lines of a table of which more may come: a column is as wide as its widest cell until then.
+
+    Args:
+        columns: The heading.
+        right: Which columns align to the right.
+        least: How wide each is at least.
+    """
+
+    def __init__(self, columns: Sequence[str], right: Sequence[int] = (), least: Sequence[int] = ()) -> None:
+        self._columns, self._right = columns, right
+        self._widths = [len(column) for column in columns]
+        self._widen(least or [0] * len(columns))
+
+    def measure(self, rows: Iterable[Sequence[object]]) -> None:
+        """Make room for some rows before the first is printed."""
+        for row in rows:
+            self._widen([len(_cell(value)) for value in row])
+
+    def heading(self) -> str:
+        """The first line."""
+        return self._line(self._columns)
+
+    def line(self, row: Sequence[object]) -> str:
+        """The next line."""
+        cells = [_cell(value) for value in row]
+        self._widen([len(cell) for cell in cells])
+        return self._line(cells)
+
+    def _widen(self, widths: Sequence[int]) -> None:
+        self._widths = [max(pair) for pair in zip(self._widths, widths, strict=True)]
+
+    def _line(self, cells: Sequence[str]) -> str:
+        padded = (cell.rjust(width) if column in self._right else cell.ljust(width)
+                  for column, (cell, width) in enumerate(zip(cells, self._widths, strict=True)))  # fmt: skip
+        return "  ".join(padded).rstrip() + "\n"
 
 
 def named_lines(pairs: Iterable[tuple[str, object]]) -> str:

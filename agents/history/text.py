@@ -8,43 +8,22 @@ from typing import Any
 
 from fedssh.history import figures, names, work
 from fedssh.history.published import escaped
-from fedssh.history.table import clock, decimal, few, named_lines, number, short, table, table_lines
+from fedssh.history.table import clock, decimal, few, named_lines, number, short, table
 from fedssh.history.totals import plain
 from fedssh.history.verbs import help_text
-from fedssh.history.views import Fields, Row, fingerprint, history_row, ordered
+from fedssh.history.views import Fields, Row, fingerprint, ordered
 from fedssh.rules.vocabulary import PARAMETER_FREE, VERDICTS
 
 
-def history(records: Callable[[], Iterable[Fields]], *, as_json: bool = False) -> Iterator[str]:
-    """The history as the lines of a table or as JSON, piece by piece; `records` gives it as often as it is called."""
-    if as_json:
-        return json_lines(map(history_row, records()))
-    of = _measure(
-        pair for record in records() for row in [history_row(record)] for pair in (row["score"], row["claim"])
-    )
-    columns = (
-        "#",
-        "TIME (UTC)",
-        "EVENT",
-        "SITE",
-        "SESSION",
-        "EPOCH",
-        f"CLAIMED {of} / LOSS",
-        f"SCORED {of} / LOSS",
-        "WHY",
-    )
-    return table_lines(columns, lambda: (_history_cells(history_row(record)) for record in records()), right=(0, 4, 5))
-
-
-def _measure(scores: Iterable[Row | None]) -> str:
+def measure(scores: Iterable[Row | None]) -> str:
     """What the first of some scores has beside its loss, as a heading."""
     first: Row = next((score for score in scores if score), {})
     return "MAE" if "mae" in first else "ACC"
 
 
-def _history_cells(row: Row) -> Sequence[object]:
-    return (row["sequence"], clock(row["time"]), row["event"], row["site"], row["session"], row["epoch"],
-            _pair(row["claim"]), _pair(row["score"]), row["reason"])  # fmt: skip
+def pair(score: Row | None) -> str | None:
+    """What a score has beside its loss, and the loss."""
+    return f"{decimal(score.get('accuracy', score.get('mae')))} / {decimal(score.get('loss'))}" if score else None
 
 
 def show_text(record: Row) -> str:
@@ -158,7 +137,7 @@ def _share(share: object) -> str:
 
 def nodes_text(rows: Sequence[Row]) -> str:
     """Sites and auditors as a table; what is scored in rounds are not the sites, so then other columns tell more."""
-    rounds, best = any(row["counted"] for row in rows), f"BEST {_measure(row['best'] for row in rows)} / LOSS"
+    rounds, best = any(row["counted"] for row in rows), f"BEST {measure(row['best'] for row in rows)} / LOSS"
     columns = ("SITE", "ROLE", "STATE", "SINCE (UTC)", "COUNTED" if rounds else "ACCEPTED", "REFUSED", "INVALID",
                "SESSIONS", "LAST ROUND" if rounds else best, "LAST HEARD (UTC)", "KEY")  # fmt: skip
     return table(
@@ -166,7 +145,7 @@ def nodes_text(rows: Sequence[Row]) -> str:
         [
             (row["site"], row["role"], row["state"], clock(row["since"]), row["counted" if rounds else "accepted"],
              row["refused"], row["invalid"] + row["garbage"], row["sessions"],
-             row["round"] if rounds else _pair(row["best"]), clock(row["last"]), row["key"])
+             row["round"] if rounds else pair(row["best"]), clock(row["last"]), row["key"])
             for row in rows
         ],
         right=(4, 5, 6, 7, 8) if rounds else (4, 5, 6, 7),
@@ -353,10 +332,6 @@ def _words(name: str, value: object) -> str | None:
         keys = name.endswith("recipients")
         return between.join(fingerprint(child) if keys else str(_words("", child)) for child in value)
     return str(value)
-
-
-def _pair(score: Row | None) -> str | None:
-    return f"{decimal(score.get('accuracy', score.get('mae')))} / {decimal(score.get('loss'))}" if score else None
 
 
 def _named(metrics: Row | None) -> str | None:

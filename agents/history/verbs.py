@@ -4,15 +4,23 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    Verb = tuple[dict[str, bool], int, str, dict[str, str]]
+    Verb = tuple[dict[str, bool | str], int, str, dict[str, str]]
+
+WORD, WORDS = "word", "words"  # what an option takes beside a number: a text; one, and more of them if repeated
 
 # verb: (option: whether it takes a number, how many numbers follow, the form, what `help` says of each way to ask)
 VERBS: dict[str, Verb] = {
     "history": (
-        {"--json": False, "--export": False, "--after": True, "--last": True, "--round": True}, 0,
-        "history [--json] [--last N] | history --export [--after SEQ [--round SECONDS]]",
+        {"--json": False, "--csv": False, "--export": False, "--follow": False, "--after": True, "--last": True,
+         "--round": True, "--since": WORD, "--site": WORDS, "--event": WORDS}, 0,
+        "history [--json|--csv] [--last N] [--since WHEN] [--site NAME] [--event NAME] [--after SEQ] [--follow] | "
+        "history --export [--last N] [--after SEQ] [--follow | --round SECONDS]",
         {"history [--last N]": "every event: who sent what, what it claimed, what it scored, the verdict and why",
-         "history --export [--after SEQ]": "the signed records themselves, one JSON line each"},
+         "history --since WHEN": "from then on: 2026-11-26, 2026-11-26T10:00 (UTC), or 30m, 2h, 3d ago",
+         "history --site NAME --event NAME": "only of these; NAME,NAME or the option again for several",
+         "history --follow": "those and each event as it happens, until you leave; with --json one object a line",
+         "history --csv": "the same for a spreadsheet",
+         "history --export [--after SEQ]": "the signed records themselves, one JSON line each; also with --follow"},
     ),
     "show": ({"--json": False}, 1, "show [--json] N", {"show N": "everything record N says"}),
     "diff": ({"--json": False}, 2, "diff [--json] A B", {"diff A B": "what changed from record A to record B"}),
@@ -48,7 +56,7 @@ layers ID > FILE.bundle            layers of a site that are sealed for sites al
 channel                            bytes to the judge and back, while a turn is on
 
 Exit codes: 0 done, 1 the door failed, 2 not a verb, 3 refused, 4 nothing yet or try again later
-Example: ssh HOST history --last 20
+Example: ssh HOST history --last 20 --follow
 """
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fedssh.history import names, work
+from fedssh.history.contributions import gain_of
 from fedssh.history.published import NoRecord
 from fedssh.history.table import decimal, few, number
 from fedssh.history.totals import KEPT_RELEASES, fold, headline, plain
@@ -76,8 +77,8 @@ def total(history: History, summary: bytes = b"") -> Row:
 # Views
 
 
-def history_row(record: Fields) -> Row:
-    """The row of one record."""
+def history_row(record: Fields, main: str = "accuracy") -> Row:
+    """The row of one record; `main` is what the federation compares models by first."""
     reported = record["event"] in PLAIN
     return {
         "sequence": record["sequence"],
@@ -97,7 +98,17 @@ def history_row(record: Fields) -> Row:
         "submission": record.get("submission"),
         "hash": record["hash"],
         **({"work": record["work"]} if "work" in record else {}),
+        "bytes": sent(record),
+        "gain": gain_of(record, main),
     }
+
+
+def sent(record: Fields) -> int | None:
+    """How many bytes a site sent for its verdict: the model file, unsealed, and what a channel took."""
+    file, turn = record.get("candidate") or record.get("model"), record.get("work")
+    if record["event"] not in VERDICTS or not (file or turn):
+        return None
+    return (file["size"] if file else 0) + (turn["received"] if turn else 0)
 
 
 def why(record: Fields) -> str:

@@ -32,7 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOODED = 2000
 VERBS = (
     "history --last 1", "show {middle}", "diff 1 {middle}", "best", "nodes", "status",
-    "history --export --after {late}", "history --export", "history", "history --json", "report", "verify",
+    "history --export --after {late}", "history --export", "history", "history --json", "history --csv",
+    "history --site alice-1 --event genesis,site-added --last 1", "history --since 2023-11-15 --csv", "report",
+    "verify",
 )  # fmt: skip
 
 # Runs in a process of its own, so that what it takes is not counted to what is measured.

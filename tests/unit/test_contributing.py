@@ -198,7 +198,7 @@ def test_a_verb(added_to: Path) -> None:
     assert ask("events").splitlines()[0].split() == ["genesis", "1"]
     assert "events                             how many records there are of each kind\n" in ask("help")
     assert json.loads(ask("help --json"))["events"] == "events [--json]"
-    assert ask("event").endswith("nodes, status, verify, help, events\n")
+    assert ask("event").endswith("nodes, status, report, verify, help, events\n")
     shown = run(added_to, "from fedssh.charity.cli import charity; charity(['events', '--json'])")
     assert json.loads(shown) == counts
 

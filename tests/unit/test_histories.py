@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from fedssh.charity.cli import charity
 from fedssh.forms import canonical
+from fedssh.history import views
 from fedssh.keys import PublicKey, load_public
 from fedssh.ledger import verify
 from fedssh.rules.events import EVENTS, HEAD, START, Record, Unknown
@@ -175,6 +176,11 @@ def test_what_is_shown_of_a_folder_is_what_was_shown(
             whole = f"{count} records: every hash, link, signature and decision is right; head {head}"
             assert said == whole if isinstance(said, str) else json.loads(text).items() <= said.items()
             continue
+        if line == "history --json":  # since then with what was sent, and what it brought
+            said, before = json.loads(result.stdout), json.loads(text)
+            assert [{name: row[name] for name in old} for row, old in zip(said, before, strict=True)] == before
+            assert all(set(row) - set(old) == {"bytes", "gain"} for row, old in zip(said, before, strict=True))
+            continue
         if line.startswith("best"):  # since then it says more of each class
             said = json.loads(result.stdout) if line.endswith("--json") else result.stdout
             same = json.loads(text).items() <= said.items() if isinstance(said, dict) else said.startswith(text)
@@ -183,3 +189,33 @@ def test_what_is_shown_of_a_folder_is_what_was_shown(
         assert (result.exit_code, result.stdout) == (0, text), f"charity {line}"
     exported = CliRunner().invoke(charity, ["history", "--export", "--state", "coordinator"], catch_exceptions=False)
     assert exported.stdout_bytes == Path("coordinator/outbox/ledger.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", kept.NAMES)
+def test_a_row_says_what_was_sent_and_what_it_brought(name: str) -> None:
+    """Against sums that are made here, from the records alone."""
+    records = kept.records(name)
+    main = records[0].fields["plan"].get("metric") or "accuracy"
+    for record in records:
+        said, row = record.fields, views.history_row(record.fields | {"hash": record.hash}, main)
+        sent = None
+        if record.event in ("accepted", "refused", "counted") and (said["model"] or "work" in said):
+            blob = said["candidate"] if "candidate" in said else said["model"]
+            sent = (blob["size"] if blob else 0) + said.get("work", {"received": 0})["received"]
+        assert row["bytes"] == sent, record.sequence
+        gain = None
+        if record.event in ("accepted", "round-accepted") and said["metrics"]:
+            now, before = said["metrics"], said["current_metrics"]
+            sign = -1 if main in ("mae", "rmse") else 1
+            gain = {main: sign * (now[main] - before[main]), "loss": before["loss"] - now["loss"]}
+        assert row["gain"] == (gain and pytest.approx(gain, abs=1e-8)), record.sequence
+
+
+def test_histories_have_bytes_and_gains_of_every_kind() -> None:
+    """Or the test above would say little."""
+    rows = [
+        views.history_row(record.fields | {"hash": record.hash}) for name in kept.NAMES for record in kept.records(name)
+    ]
+    assert {row["event"] for row in rows if row["bytes"]} == {"accepted", "refused", "counted"}
+    assert {row["event"] for row in rows if row["gain"]} == {"accepted", "round-accepted"}
+    assert any("work" in row and row["bytes"] > row["work"]["received"] > 0 for row in rows if row["bytes"])

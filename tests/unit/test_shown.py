@@ -14,6 +14,7 @@ from scripts.pages import commands
 HERE = "tests/e2e/test_pages.py"
 PROCESSES = "tests/e2e/test_processes.py"
 COMPOSE = "tests/e2e/test_compose.py"
+FOLLOW = "tests/integration/test_follow.py"
 FLEET = "tests/integration/test_fleet.py"
 TABLES = "tests/integration/test_table_federation.py"
 WHICH = "tests/unit/test_which_of_the_two.py"
@@ -39,6 +40,9 @@ SHOWN = {
         PROCESSES
     ),
     "ssh -p 2222 charity@charity.example history": PROCESSES,
+    "ssh -p 2222 charity@charity.example history --last 20 --follow": FOLLOW,
+    "ssh -p 2222 charity@charity.example history --since 2h --site alice-1 --event accepted,refused": FOLLOW,
+    "ssh -p 2222 charity@charity.example history --csv > history.csv": FOLLOW,
     "ssh -p 2222 -i keys/auditor -o UserKnownHostsFile=keys/known_hosts charity@localhost history": COMPOSE,
     "docker compose up --build --detach": COMPOSE,
     "docker compose cp setup:/keys/. keys/": COMPOSE,

@@ -20,7 +20,6 @@ from experiments.engines.memory.simulation import Checkpoint, Session, Simulatio
 from fedssh.alice.session import improved
 from fedssh.errors import BundleError, DecisionError, LedgerError, SettingsError
 from fedssh.forms import canonical
-from fedssh.history.text import history as history_text
 from fedssh.manifest import Claim
 from fedssh.models import check_spec, score, tasks
 from fedssh.models.data import images, labels
@@ -34,6 +33,7 @@ from fedssh.rules.policies import read_policy
 from fedssh.rules.replay import Replay
 from fedssh.rules.terms import agree, least_spec
 from tests.unit.test_memory_engine import SETTINGS
+from tests.unit.test_views import listed
 
 MADE = ("genesis", "accepted", "round-accepted")
 TARGETS = [{"mean": 10.0, "deviation": 4.0}]
@@ -298,6 +298,10 @@ def played(path: Path, **settings: Any) -> list[Record]:
     return read_history(path)
 
 
+def history_lines(records: list[Record]) -> list[str]:
+    return listed([{**one.fields, "hash": one.hash} for one in records]).splitlines()
+
+
 def followed(records: list[Record]) -> Replay:
     replay = Replay()
     for record in records:
@@ -313,7 +317,7 @@ def test_a_history_by_an_error_follows_its_own_rules(tmp_path: Path, policy: str
     assert state is not None and state.current.of > 1, "nothing came nearer, so nothing was compared"
     every = [record.fields["metrics"] for record in records if record.event in MADE]
     assert state.current.bar == min(one["mae"] for one in every)
-    assert all(line for line in history_text(lambda: [{**one.fields, "hash": one.hash} for one in records]))
+    assert all(history_lines(records))
 
 
 def test_what_the_rules_do_not_give_is_noticed(tmp_path: Path) -> None:
@@ -329,7 +333,7 @@ def test_what_the_rules_do_not_give_is_noticed(tmp_path: Path) -> None:
 
 def test_people_see_what_is_measured(tmp_path: Path) -> None:
     records = played(tmp_path / "h", policy="best", sessions=1)
-    lines = list(history_text(lambda: [{**one.fields, "hash": one.hash} for one in records]))
+    lines = history_lines(records)
     assert "CLAIMED MAE / LOSS" in lines[0] and "SCORED MAE / LOSS" in lines[0]
     assert any("3.0000 / 0.5000" in line and "8.5000" in line for line in lines)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fedssh.history import published, table, totals, views
 from fedssh.history import text as texts
+from fedssh.history.listing import Listing
 from fedssh.history.published import NoRecord
 from fedssh.rules.policies import read_policy
 
@@ -129,6 +130,10 @@ def history(records: list[dict[str, Any]], last: int | None = None) -> list[dict
     return [views.history_row(record) for record in records[len(records) - (last or 0) if last else 0 :]]
 
 
+def listed(records: list[dict[str, Any]], as_: str = "") -> str:
+    return "".join(Listing(Known(records), as_).begin(records.copy))
+
+
 def best(records: list[dict[str, Any]]) -> dict[str, Any]:
     return views.best(views.total(Known(records)), lambda number: records[number - 1])
 
@@ -219,12 +224,12 @@ def test_diff_shows_scores_then_other_fields() -> None:
 def test_an_empty_history_is_said_to_be_empty() -> None:
     with pytest.raises(NoRecord, match="empty"):
         views.total(Known([]))
-    assert "".join(texts.history(list)).startswith("#")
-    assert "".join(texts.history(list, as_json=True)) == texts.to_json([])
+    assert listed([]).startswith("#")
+    assert listed([], "--json") == texts.to_json([])
 
 
 def test_a_history_in_pieces_is_the_json_of_the_whole() -> None:
-    assert "".join(texts.history(lambda: RECORDS, as_json=True)) == texts.to_json(history(RECORDS))
+    assert listed(RECORDS, "--json") == texts.to_json(history(RECORDS))
 
 
 @pytest.mark.parametrize("records", [RECORDS, ROLLED_BACK, [*ROUNDS, *OPENED]])
@@ -253,7 +258,7 @@ def test_a_summary_that_does_not_fit_is_not_used(damage: str) -> None:
 
 def test_every_view_of_every_record_is_text() -> None:
     for records in (RECORDS, ROLLED_BACK, ROUNDS, [*ROUNDS, *OPENED]):
-        shown = ["".join(texts.history(records.copy)), texts.best_text(best(records))]
+        shown = [listed(records), texts.best_text(best(records))]
         shown += [texts.nodes_text(nodes(records)), texts.status_text(status(records))]
         shown += [texts.show_text(show(records, number)) for number in range(1, len(records) + 1)]
         shown += [texts.diff_text(diff(records, 1, number)) for number in range(1, len(records) + 1)]
@@ -268,7 +273,7 @@ def test_no_text_of_a_site_acts_on_the_terminal(evil: str) -> None:
         *RECORDS[:5],
         {**RECORDS[5], "reason": evil, "site": evil, evil: evil, "claim": {evil: evil}, "metrics": {evil: 1}},
     ]
-    shown = ["".join(texts.history(lambda: records)), texts.show_text(show(records, 6))]
+    shown = [listed(records), texts.show_text(show(records, 6))]
     shown += [texts.diff_text(diff(records, 1, 6)), texts.best_text(best(records)), texts.to_json(records)]
     for text in shown:
         assert text.replace("\n", "").isprintable()
@@ -287,7 +292,7 @@ def test_no_text_of_a_site_acts_on_the_terminal(evil: str) -> None:
 def test_no_claim_widens_the_history(claimed: float, shown: str) -> None:
     records = [*RECORDS[:5], judged("accepted", "alice-1", 0.8, claim={"accuracy": claimed, "loss": claimed})]
     records[5] |= {"sequence": 6, "time": RECORDS[5]["time"], "hash": "f"}
-    text = "".join(texts.history(lambda: records))
+    text = listed(records)
     assert f"  {shown} / {shown}  " in text
     assert max(map(len, text.splitlines())) < 180
 
