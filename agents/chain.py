@@ -147,7 +147,7 @@ def follow(
             break
         record = next_record(at, line, coordinator)
         if at.sequence == 0:
-            _check_genesis(record, coordinator)
+            check_genesis(record, coordinator)
         check_given(verdicts, record.sequence, record.hash)
         if record.sequence == release.sequence:
             _check_head(record, release)
@@ -201,7 +201,12 @@ def _check_link(at: Seen, record: Record) -> None:
         )
 
 
-def _check_genesis(record: Record, coordinator: PublicKey) -> None:
+def check_genesis(record: Record, coordinator: PublicKey) -> None:
+    """Check that the first record of a history is the genesis of a federation of this coordinator's.
+
+    Raises:
+        RollbackError: It is not.
+    """
     if record.event != "genesis" or record.fields.get("coordinator") != coordinator.line:
         raise RollbackError("the history does not begin with this coordinator's genesis", _HINT)
 

@@ -110,6 +110,40 @@ def doctor(as_json: bool, **said: Any) -> None:
     sys.exit(report(said, as_json))
 
 
+@fedssh.command(epilog="Example:  fedssh watch charity@charity.example:2222 --signers allowed_signers")
+@click.argument("place", metavar="[USER@]HOST[:PORT]")
+@click.option("-p", "--port", type=click.IntRange(1, 65535), metavar="PORT", help="The door's port, as `ssh -p`.")
+@click.option(
+    "-i", "--identity", "identities", multiple=True, type=path_argument(False), metavar="FILE", help="As `ssh -i`."
+)
+@click.option(
+    "-o", "--option", "options", multiple=True, metavar="OPTION", help="As `ssh -o`, such as ProxyJump=jump.example."
+)
+@click.option("--known-hosts", type=path_argument(), metavar="FILE", help="Host keys; else those that your ssh knows.")
+@click.option("--signers", type=path_argument(), metavar="FILE", help="allowed_signers with the coordinator's key.")
+@click.option(
+    "--invitation",
+    type=path_argument(),
+    metavar="FILE",
+    help="An invitation, which names her key and the first record.",
+)
+@click.option("--once", is_flag=True, help="Print all of it as text, and end.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: print JSON.")
+def watch(**said: Any) -> None:
+    """Follow a federation on a live screen: sites, the score over time, verdicts as they come, the best model.
+
+    The history comes through your own ssh, with its configuration, agent and known hosts. Each record is checked as a
+    site does it before it is shown. Without --signers and --invitation the key is the one that record 1 names: compare
+    it once; it is remembered, with the newest record. Leave with q.
+
+    Exit codes: 0 left, 2 fix the command, 3 not as it must be: look at it, 4 (--once) no answer, 130 Ctrl-C.
+    """
+    from fedssh.watch.command import Watched
+    from fedssh.watch.command import watch as show
+
+    sys.exit(show(Watched(**said)))
+
+
 def main() -> None:
     """Run an agent's command line, or one of our own."""
     if len(sys.argv) > 1 and sys.argv[1] in AGENTS:

@@ -14,7 +14,6 @@ import base64
 import binascii
 import hashlib
 import struct
-import textwrap
 from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidSignature
@@ -112,7 +111,8 @@ def _string(value: bytes) -> bytes:
 
 
 def _armored(blob: bytes) -> str:
-    body = "\n".join(textwrap.wrap(base64.b64encode(blob).decode(), 70))
+    text = base64.b64encode(blob).decode()
+    body = "\n".join(text[at : at + 70] for at in range(0, len(text), 70))
     return f"{_BEGIN}\n{body}\n{_END}\n"
 
 

@@ -54,7 +54,7 @@ def best_text(value: Row) -> str:
     metrics, until = value["metrics"] or {}, value["until"]
     lines = [
         ("model", (value["model"] or {}).get("sha256")),
-        ("from", _origin(value)),
+        ("from", origin(value)),
         (
             "current since",
             f"{clock(value['since'])}, by record {value['sequence']}, {value['event']}: {value['reason']}",
@@ -91,7 +91,7 @@ def best_figures(value: Row) -> str:
     return figures.text(value["holdout"], "ON THE HOLDOUT") + on_test
 
 
-def _origin(value: Row) -> str:
+def origin(value: Row) -> str:
     """What the current model is made of."""
     if value["updates"]:
         parts = few(
@@ -165,8 +165,8 @@ def status_text(value: Row) -> str:
     return named_lines(
         [
             ("federation", f"{value['federation']}, {value['state']}"),
-            ("schedule", _schedule(value)),
-            *([] if rounds is None else _rounds_lines(rounds, over=value["state"] == "finished")),
+            ("schedule", schedule_text(value)),
+            *([] if rounds is None else rounds_lines(rounds, over=value["state"] == "finished")),
             ("policy", value["policy"]),
             ("gate", _gate(value["gate"], value["margin"])),
             ("rates", _rates(value["rates"])),
@@ -194,7 +194,8 @@ def _channels(sum: Row) -> str:
     return f"{number(sum['turns'], 'turn')}: {work.told(sum)}"
 
 
-def _schedule(value: Row) -> str:
+def schedule_text(value: Row) -> str:
+    """How the sites take part, of a `status`."""
     sessions, rounds = value["sessions"], value["rounds"]
     if rounds is not None:
         done = (
@@ -223,7 +224,8 @@ def _dropped(count: int) -> str:
     return f"; {count} more without a readable id" if count else ""
 
 
-def _rounds_lines(rounds: Row, *, over: bool) -> list[tuple[str, object]]:
+def rounds_lines(rounds: Row, *, over: bool) -> list[tuple[str, object]]:
+    """The open round and the last one, by name."""
     last, now = rounds["last"], rounds["open"]
     lines: list[tuple[str, object]] = []
     if now:

@@ -16,6 +16,7 @@ THROUGH = {
     "agents": ("agents/bob/watch.py", "import fedssh.alice.memory"),
     "rules": ("agents/rules/gate.py", "import fedssh.files"),
     "history": ("agents/history/table.py", "import fedssh.ledger"),
+    "watched": ("agents/watch/text.py", "import time"),
     "forced-command": ("agents/door/fetch.py", "import click"),
     "vault": ("agents/charity/settle.py", "import fedssh.models"),
     "judge": ("agents/charity/judge/combining.py", "import fedssh.keys"),
@@ -34,6 +35,7 @@ THROUGH = {
     "asyncssh": ("agents/door/openssh.py", "import asyncssh"),
     "pyrage": ("agents/charity/intake.py", "import pyrage"),
     "linode": ("fleet/down.py", "import linode_api4"),
+    "textual": ("agents/watch/command.py", "import textual"),
 }
 
 
