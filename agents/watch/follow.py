@@ -140,7 +140,8 @@ class Follower:
                 wait = FIRST_SECONDS
                 self._go_on()
             except UnreachableError as error:
-                self._tell(connection=f"{error}; next try in {wait:.0f} s", connected=False)
+                why = str(error).removeprefix(f"{self._source}: ")
+                self._tell(connection=f"not connected, next try in {wait:.0f} s: {why}", connected=False)
                 self._stop.wait(wait)
                 wait = min(2 * wait, MOST_SECONDS)
                 if not self._stop.is_set():
@@ -175,7 +176,7 @@ class Follower:
         if not self._at.sequence:
             raise UnreachableError("the history is empty")
         self._remember()
-        asking = f", asking every {POLL_SECONDS:.0f} s: the door is of an older version" if self._polls else ""
+        asking = f", asking every {POLL_SECONDS:.0f} s: its door is an older one" if self._polls else ""
         self._tell(connection=f"connected{asking}", connected=True, caught_up=True)
 
     def _go_on(self) -> None:

@@ -113,6 +113,9 @@ class Ssh:
     _stopped: bool = field(default=False, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
+    def __str__(self) -> str:
+        return str(self.place)
+
     def command(self, *words: str) -> list[str]:
         """What is run, word by word."""
         pinned = []

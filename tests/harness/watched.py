@@ -37,6 +37,9 @@ class Played:
         self._changed = threading.Condition()
         self._cut = self._stopped = False
 
+    def __str__(self) -> str:
+        return "charity.example"
+
     def lines(self, after: int, *, follow: bool = False) -> Iterator[bytes]:
         self.asked.append((after, follow))
         if self.gone:

@@ -330,7 +330,7 @@ def test_it_goes_on_where_the_connection_ended(door: Door, run: Run) -> None:
     door.release()
     until(lambda: (3, True) in source.asked)
     source.cut(door.history(0), gone=True)
-    until(lambda: "Connection refused; next try in" in follower.standing.connection)
+    until(lambda: "not connected, next try in 0 s: Connection refused" in follower.standing.connection)
     assert not follower.standing.connected
     source.gone = False
     caught_up(follower, 5)
@@ -365,7 +365,7 @@ def test_an_older_door_is_asked_again_and_again(door: Door, run: Run) -> None:
     door.release()
     source.show(*door.history(3))
     caught_up(follower, 5)
-    assert "the door is of an older version" in follower.standing.connection
+    assert "its door is an older one" in follower.standing.connection
     assert source.asked.count((3, True)) == 1
     source.shown = source.shown[:4]
     assert "does not reach record 5" in str(failed(follower))
