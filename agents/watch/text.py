@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedssh.history.table import clock, decimal, named_lines, number, printable, table
-from fedssh.history.text import origin, rounds_lines, schedule_text, pair
+from fedssh.history.text import origin, pair, rounds_lines, schedule_text
 from fedssh.watch.board import QUIET
 
 Row = dict[str, Any]
@@ -92,8 +92,12 @@ def best_lines(value: Row) -> list[tuple[str, str]]:
     """The current model by name: since when and what it scores, of whom, and why."""
     best, status = value["best"], value["status"]
     score = pair(status["current"]["score"]) or "not scored"
+    called = "".join(f", called {name['tag']}" for name in best["names"])
     return [
-        ("best", printable(f"record {best['sequence']}, {best['event']}, since {clock(best['since'])}: {score}")),
+        (
+            "best",
+            printable(f"record {best['sequence']}, {best['event']}{called}, since {clock(best['since'])}: {score}"),
+        ),
         ("from", printable(origin(best))),
         ("why", printable(best["reason"] or "–")),
     ]
