@@ -18,10 +18,12 @@ import click
 
 from fedssh.commands import path_argument, settings_options
 from fedssh.errors import AgentError, LedgerError, SettingsError
+from fedssh.history.table import few
 from fedssh.history.verbs import VERBS
 from fedssh.settings import setting
 from fedssh.use import audit as auditing
 from fedssh.use import command
+from fedssh.use.trackers import FORMS, Place, read_place
 
 if TYPE_CHECKING:
     from fedssh.charity.assess import Assessed
@@ -287,26 +289,82 @@ def _assess(
         judge.stop()
 
 
-@click.command(epilog=example("charity export best best.keras --test", "charity export 17 seventeen.onnx"))
-@click.argument("n", type=RecordNumber())
-@click.argument("file", type=path_argument(exists=False))
+@click.command(
+    epilog=example(
+        "charity export best best.keras --test", "charity export champion champion.onnx",
+        "charity export --to mlflow:sqlite:///runs.db", "charity export champion --to hub:champion",
+    )
+)  # fmt: skip
+@click.argument("n", type=RecordNumber(), required=False)
+@click.argument("file", type=path_argument(exists=False), required=False)
+@click.option("--to", "to", metavar=FORMS, help="The whole history to a tracker, or a model as a folder for a hub.")
 @click.option(
     "--max-value", type=click.IntRange(1, 65535), default=255, show_default=True, help="White in the pixels it takes."
 )
 @click.option("--test", is_flag=True, help="Score it on her split test first, for the card.")
 @settings_options(StateSettings, "charity")
-def export(settings: StateSettings, n: str, file: Path, max_value: int, test: bool) -> None:
+def export(
+    settings: StateSettings, n: str | None, file: Path | None, to: str | None, max_value: int, test: bool
+) -> None:
     """Write the model of record N as FILE.keras, FILE.onnx or a TensorFlow FOLDER.savedmodel, for your own use.
 
     It takes raw pixels, and carries class names, threshold, the record's hash and a model card. ONNX needs the extra
     onnx. With --test the card says how it does on her split test, and whether the holdout spoke for it.
+
+    With --to there is no FILE. tensorboard:DIR and mlflow:URI get the whole history, a run for each site and one for
+    the coordinator, with the record's number as the step; asked again, what came since (the extra trackers). hub:DIR
+    gets a model's card, .keras and .safetensors, the signed history and scripts/verify. Nothing goes anywhere else.
     """
-    origin, model = _origin(settings, n)
+    place = read_place(to) if to is not None else None
+    if file is not None and place is not None:
+        raise SettingsError("--to says where to, so there is no FILE", f"leave out {file}")
+    if place is not None and place.kind != "hub":
+        if n is not None or test:
+            raise SettingsError(f"--to {place.kind}:… takes the whole history", "leave out N and --test")
+        _track(settings, place)
+        return
+    if place is None and (n is None or file is None):
+        raise SettingsError(f"{'N and FILE are' if n is None else 'FILE is'} missing", "or say --to")
+    origin, model = _origin(settings, n or "best")
     if test:
-        record = _chosen(settings, n)
+        record = _chosen(settings, n or "best")
         _, found = _assess(settings, record, model, "test", None, None)
         origin = dataclasses.replace(origin, tested=found.value)
-    command.export(origin, model, file, max_value)
+    if file is not None:
+        command.export(origin, model, file, max_value)
+        return
+    assert place is not None
+    from fedssh.use import hub
+
+    lines = Recorded(ledger_of(folders_of(settings.state))).lines()
+    for line in hub.told(hub.export(origin, model, lines, Path(place.place), max_value), Path(place.place)):
+        click.echo(line)
+
+
+def _track(settings: StateSettings, place: Place) -> None:
+    """Bring the whole history to a tracker."""
+    from fedssh.history import views
+    from fedssh.use.tracked import Told
+
+    recorded = Recorded(ledger_of(folders_of(settings.state)))
+    count = recorded.count
+    totals = views.total(recorded)
+    newest = recorded.row(count)
+    with command.Progress(count, "records") as progress:
+        told = Told(
+            recorded.row(1), count, newest["hash"], totals, recorded.row,
+            lambda after: recorded.rows(after, count), progress,
+        )  # fmt: skip
+        if place.kind == "mlflow":
+            from fedssh.use import to_mlflow
+
+            runs = to_mlflow.export(told, place.place)
+        else:
+            from fedssh.use import to_tensorboard
+
+            runs = to_tensorboard.export(told, Path(place.place))
+    written = f"{few(runs)} up to record {count}" if runs else f"nothing new, record {count} was the last before"
+    click.echo(f"{place.kind}:{place.place}: {written}")
 
 
 @click.command(epilog=command.EXAMPLE.format("charity"))

@@ -69,8 +69,9 @@ def card(origin: Origin, said: Mapping[str, Any]) -> str:
         said: What the exported file says of its input and output.
     """
     genesis = origin.genesis
-    title = f"# {_text(genesis['federation'])}, the model of {origin.named}"
-    each = section(genesis, origin.metrics, origin.tested, _text, told=origin.on_test is not None)
+    title = f"# {escaped(genesis['federation'])}, the model of {origin.named}"
+    tested = origin.tested or origin.on_test
+    each = section(genesis, origin.metrics, tested, escaped, told=origin.on_test is not None)
     return "\n\n".join([title, _about(origin), *_called(origin), _USE, _contract(genesis, said), _scored(origin),
                         *_on_test(origin), *filter(None, [each]), _trained(genesis),
                         _ancestry(origin)]) + "\n"  # fmt: skip
@@ -82,19 +83,19 @@ _USE = """## Intended use
 
 
 def _about(origin: Origin) -> str:
-    sites = ", ".join(map(_text, origin.sites)) or "none are enrolled"
-    network = _text(origin.genesis["spec"]["name"])
+    sites = ", ".join(map(escaped, origin.sites)) or "none are enrolled"
+    network = escaped(origin.genesis["spec"]["name"])
     return (
         f"A `{network}` network, trained by {len(origin.sites)} sites that did not share their data: {sites}. "
-        f"Released {_text(origin.created)}."
+        f"Released {escaped(origin.created)}."
     )
 
 
 def _called(origin: Origin) -> list[str]:
     """What it is called, since when, by whom and why."""
     lines = [
-        f"- **{_text(one['tag'])}** since {_text(clock(one['since']))} UTC, by {_text(one['by'])}"
-        + (f": {_text(one['note'])}" if one["note"] else "")
+        f"- **{escaped(one['tag'])}** since {escaped(clock(one['since']))} UTC, by {escaped(one['by'])}"
+        + (f": {escaped(one['note'])}" if one["note"] else "")
         for one in origin.names
     ]
     return ["\n".join(["Its names, when this file was written:", "", *lines])] if lines else []
@@ -104,7 +105,7 @@ def _on_test(origin: Origin) -> list[str]:
     """What the history says of it on the test split, and how often that was looked at."""
     if (found := origin.on_test) is None:
         return []
-    when = f"record {found['record']} of {_text(clock(found['time']))} UTC"
+    when = f"record {found['record']} of {escaped(clock(found['time']))} UTC"
     lines = [
         "## On the coordinator's test split",
         f"{found['examples']:,} examples that no model was chosen by; {when}. This model was {how_often(found)}: a "
@@ -116,16 +117,16 @@ def _on_test(origin: Origin) -> list[str]:
 
 def _contract(genesis: Mapping[str, Any], said: Mapping[str, Any]) -> str:
     names = genesis.get("class_names") or ()
-    called = ", ".join(f"{label} is {_text(name)}" for label, name in enumerate(names)) or "without names"
-    lines = [f"- input: {_text(said['input'])}", f"- output: {_text(said['output'])}"]
+    called = ", ".join(f"{label} is {escaped(name)}" for label, name in enumerate(names)) or "without names"
+    lines = [f"- input: {escaped(said['input'])}", f"- output: {escaped(said['output'])}"]
     if targets := genesis["spec"].get("targets"):
-        called = ", ".join(map(_text, names)) or "without names"
+        called = ", ".join(map(escaped, names)) or "without names"
         figures = "; ".join(f"mean {one['mean']:g}, deviation {one['deviation']:g}" for one in targets)
         lines.append(f"- targets: {called}; of what the coordinator trained on: {figures}")
     else:
         several = "labels, of which an image may have several" if "labels" in genesis["spec"] else "classes"
         lines.append(f"- {several}: {called}")
-    lines += [f"- decision: {_text(said['decision'])}"] if said.get("decision") else []
+    lines += [f"- decision: {escaped(said['decision'])}"] if said.get("decision") else []
     return "\n".join(["## What goes in and what comes out", "", *lines, *_columns(genesis.get("table"))])
 
 
@@ -135,7 +136,7 @@ def _columns(table: Mapping[str, Any] | None) -> list[str]:
         return []
     lines = [
         "",
-        f"Predicted is the column {_text(table['target'])}. Figures and categories are those of the rows that the "
+        f"Predicted is the column {escaped(table['target'])}. Figures and categories are those of the rows that the "
         "coordinator began with; the exported model has them inside. A number goes in as it is, a flag as 1 or 0, a "
         "category as the number before its name, an empty cell as NaN: it counts as the mean, or as no category.",
         "",
@@ -144,8 +145,8 @@ def _columns(table: Mapping[str, Any] | None) -> list[str]:
     ]
     for at, column in enumerate(table["columns"]):
         figures = [f"{column[name]:g}" if name in column else "" for name in ("mean", "deviation")]
-        named = ", ".join(f"{place} {_text(name)}" for place, name in enumerate(column.get("categories", ())))
-        lines.append(f"| {at} | {_text(column['name'])} | {column['kind']} | {' | '.join(figures)} | {named} |")
+        named = ", ".join(f"{place} {escaped(name)}" for place, name in enumerate(column.get("categories", ())))
+        lines.append(f"| {at} | {escaped(column['name'])} | {column['kind']} | {' | '.join(figures)} | {named} |")
     return lines
 
 
@@ -159,7 +160,7 @@ def _scored(origin: Origin) -> str:
 def _trained(genesis: Mapping[str, Any]) -> str:
     plan = {name: value for name, value in genesis["plan"].items() if value is not None}
     lines = [
-        f"- policy `{_text(genesis['policy'])}`, schedule {_text(genesis['schedule'])}",
+        f"- policy `{escaped(genesis['policy'])}`, schedule {escaped(genesis['schedule'])}",
         f"- plan of a session: `{json.dumps(plan, sort_keys=True)}`",
         f"- network: `{json.dumps(genesis['spec'], sort_keys=True)}`",
     ]
@@ -183,10 +184,10 @@ fedssh verify ledger.jsonl --head {origin.hash}
 
 def _scores(metrics: Mapping[str, Any], names: Sequence[str] | None) -> str:
     plain = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
-    rows = ["| metric | value |", "|---|---|", *(f"| {_text(name)} | {value:.4f} |" for name, value in plain.items())]
+    rows = ["| metric | value |", "|---|---|", *(f"| {escaped(name)} | {value:.4f} |" for name, value in plain.items())]
     confusion = metrics.get("confusion")
     if isinstance(confusion, list) and confusion:
-        called = list(map(_text, names)) if names else [str(number) for number in range(len(confusion))]
+        called = list(map(escaped, names)) if names else [str(number) for number in range(len(confusion))]
         rows += ["", f"| truth \\ called | {' | '.join(called)} |", "|---|" + "---|" * len(called)]
         rows += [
             f"| {name} | {' | '.join(str(int(count)) for count in row)} |"
@@ -195,6 +196,6 @@ def _scores(metrics: Mapping[str, Any], names: Sequence[str] | None) -> str:
     return "\n".join(rows)
 
 
-def _text(value: object) -> str:
+def escaped(value: object) -> str:
     """A name from elsewhere, fit for a page: nothing in it is Markdown or HTML."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|!" else letter for letter in printable(str(value))[:200])

@@ -67,7 +67,7 @@ def predict(
     except (ValueError, FileNotFoundError) as error:
         raise SettingsError(str(error), getattr(error, "hint", None)) from None
     predictor, decision = Predictor(spec, model), Decision.recorded(origin.metrics, threshold)
-    with _sink(csv) as sink, _Progress(len(images), images.unit) as progress:
+    with _sink(csv) as sink, Progress(len(images), images.unit) as progress:
         said, first = predictor.predict(images, progress), FIRST[images.unit]
         if task != tasks.CLASSES:
             write = write_numbers if task == tasks.REGRESSION else write_labels
@@ -132,7 +132,7 @@ def _sink(path: Path | None) -> Iterator[IO[str]]:
         part.unlink(missing_ok=True)
 
 
-class _Progress:
+class Progress:
     """How far it is, where a person looks at a terminal."""
 
     def __init__(self, total: int, unit: str) -> None:
@@ -140,10 +140,11 @@ class _Progress:
         self._unit = unit
         self._shown = sys.stderr.isatty()
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         return self
 
     def __call__(self, done: int) -> None:
+        """Say that so many are done."""
         if self._shown:
             print(f"\r{done:,} of {self._total:,} {self._unit}\033[K", end="", file=sys.stderr, flush=True)
 

@@ -62,12 +62,14 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-def test_the_wheel_holds_one_name(wheel: Path) -> None:
+def test_the_wheel_holds_one_name(wheel: Path, root: Path) -> None:
     with zipfile.ZipFile(wheel) as files:
         names = files.namelist()
     assert {name.split("/")[0] for name in names} == {"fedssh", "fedssh-0.1.0.dist-info"}
     assert {"fedssh/py.typed", "fedssh/models/networks/cnn.py", "fedssh/rules/policies/best.py"} <= set(names)
     assert len(names) == len(set(names))
+    with zipfile.ZipFile(wheel) as files:  # for the folders that `charity export --to hub:DIR` makes
+        assert files.read("fedssh/use/verify.sh") == (root / "scripts" / "verify").read_bytes()
     assert not [name for name in names if "__pycache__" in name]
 
 
