@@ -57,7 +57,8 @@ class Board:
             self._metric = metric_of(record)
         self._news.append(row := history_row(record))
         if event in (*VERDICTS, "report") and row["session"] is not None:
-            self._sites[record["site"]] = row
+            before = self._sites.get(record["site"], {}) if event == "report" else {}  # which no score is of
+            self._sites[record["site"]] = row | {name: before.get(name) for name in ("claim", "score") if before}
         if event in MAKES_CURRENT:
             value = plain((record.get("metrics") or {}).get(self._metric))
             self._curve.append({"sequence": record["sequence"], "time": record["time"], "value": value})

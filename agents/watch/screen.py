@@ -75,6 +75,7 @@ class WatchScreen(App[int]):
         name: What it reads, as it was asked for.
         clock: The time in seconds since 1970.
         notes: Lines to show at the foot, the newest last; None shows none.
+        over: Whether to leave.
     """
 
     TITLE = "fedssh watch"
@@ -118,11 +119,12 @@ class WatchScreen(App[int]):
         name: str,
         clock: Callable[[], float] = time.time,
         notes: Callable[[], Sequence[str]] | None = None,
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(ansi_color=True)
         self.register_theme(_THEME)
         self.theme = "terminal"
-        self._follower, self._name, self._clock, self._notes = follower, name, clock, notes
+        self._follower, self._name, self._clock, self._notes, self._over = follower, name, clock, notes, over
         self._order, self._every, self._wanted = 0, False, ""
         self._value: Row | None = None
         self._shown: tuple[object, ...] = ()
@@ -155,7 +157,7 @@ class WatchScreen(App[int]):
 
     def look(self) -> None:
         """Show what has been read since the last look."""
-        if self._follower.error is not None:
+        if self._follower.error is not None or self._over():
             self.exit(0)
             return
         standing = self._follower.standing

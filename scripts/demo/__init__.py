@@ -5,10 +5,11 @@
     enrolment    how a site comes in: key, invitation, joining
     setup        what is missing of data, keys, coordinator and sites; a program, also compose's first container
     screen       events as lines that a person can follow
+    live         a live screen of the run beside its lines; shown is its other side, a program
     bar          how far the training is and how long it will still take, at the foot of a terminal
     learned      what was learned, from the history: values and texts
     chart        a score over time as a picture
     quickstart   the demonstration
 
-Standard library only, and what of fedssh needs no more; `setup` alone runs where everything is installed.
+Standard library only, and what of fedssh needs no more; `setup` and `shown` alone run where everything is installed.
 """

@@ -112,14 +112,18 @@ class Bar:
 
     def show(self, work: Work, now: float) -> None:
         """Draw the line, unless it stands there already."""
+        line = self.line(work, now)
+        if self.wanted and line != self._shown:
+            self._write(line)
+
+    def line(self, work: Work, now: float) -> str:
+        """The line for a terminal of this width."""
         text = f"{work.done} of {work.total} epochs" if work.total else "training"
         left = work.left(now)
         if work.share == 1:
             left, text = None, "trained; the last verdicts are on their way"
         width = shutil.get_terminal_size().columns - 1  # a full line would wrap on some terminals
-        line = drawn(work.share, left, text, width)
-        if self.wanted and line != self._shown:
-            self._write(line)
+        return drawn(work.share, left, text, width)
 
     def clear(self) -> None:
         """Take the line away, so that something else can be printed."""

@@ -22,6 +22,7 @@ from scripts import environment, terms
 from scripts.demo import chart, learned
 from scripts.demo.bar import Work
 from scripts.demo.federation import Federation, free_port
+from scripts.demo.live import Live, drawable
 from scripts.demo.processes import STOPS, AgentFailed, interruptible
 from scripts.demo.screen import Screen
 
@@ -75,6 +76,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--seed", type=int, default=1, metavar="N", help="for partitions and training  [1]")
     folder = environment.ROOT / "state"
     add("--state", type=Path, default=folder, metavar="DIR", help="keys, data, history, logs  [./state]")
+    add("--plain", action="store_true", help="lines of what happens, also on a terminal, which has a live screen else")
     add("--keep-running", action="store_true", help="leave the coordinator's SSH door open until Ctrl-C")
     options = parser.parse_args(arguments)
     try:
@@ -128,7 +130,11 @@ def run(options: argparse.Namespace) -> None:
         _make_private(state)
     state.mkdir(parents=True, exist_ok=True)
     names = [f"alice-{number}" for number in range(1, options.sites + 1)]
-    with Federation(state, _port(options), environment.BIN, Interrupted) as federation, Screen(names) as screen:
+    live = None if options.plain else _live(state)
+    with (
+        Federation(state, _port(options), environment.BIN, Interrupted) as federation,
+        Screen(names, live=live, interrupt=_interrupt) as screen,
+    ):
         set_up(options, federation, screen)
         federation.serve()
         federation.open_door()
@@ -150,6 +156,22 @@ def run(options: argparse.Namespace) -> None:
                 while True:
                     _show(federation, screen, 0.5)
                     federation.check()
+
+
+def _live(state: Path) -> Live | None:
+    """What draws a live screen; None where there is no terminal for it, or it cannot be installed."""
+    if not drawable():
+        return None
+    try:
+        python = environment.ensure("look") / "python"
+    except environment.InstallError as error:
+        print(f"quickstart: no live screen: {error}", file=sys.stderr)
+        return None
+    return Live(python, state / "coordinator" / "outbox" / "ledger.jsonl", state / "logs" / "quickstart.log")
+
+
+def _interrupt() -> None:
+    raise Interrupted
 
 
 def _port(options: argparse.Namespace) -> int:

@@ -1,17 +1,18 @@
-"""What the agents do, as lines that a person can follow: time, who, what."""
+"""What the agents do, as lines that a person can follow: time, who, what; on a terminal perhaps below a live screen."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from scripts.demo.bar import Bar, Work
 
 if TYPE_CHECKING:
+    from scripts.demo.live import Live
     from scripts.demo.processes import Event
 
 # What is in the logs but says nothing new on the screen: every checkpoint is told once per step, by whoever does it.
@@ -35,10 +36,19 @@ class Screen:
     Args:
         sites: All their names, for the width and the colour of each.
         out: Where to.
+        live: Takes the terminal while the sites train; None leaves it to lines.
+        interrupt: Is called when somebody asks the live screen to stop it all.
     """
 
-    def __init__(self, sites: Sequence[str], out: TextIO = sys.stdout) -> None:
+    def __init__(
+        self,
+        sites: Sequence[str],
+        out: TextIO = sys.stdout,
+        live: Live | None = None,
+        interrupt: Callable[[], None] = lambda: None,
+    ) -> None:
         self._out = out
+        self._live, self._interrupt = live, interrupt
         self._start = time.monotonic()
         self._colours = {site: COLOURS[index % len(COLOURS)] for index, site in enumerate(sites)}
         self._width = max(map(len, (COORDINATOR, *sites)))
@@ -55,16 +65,24 @@ class Screen:
     def begin(self, work: Work) -> None:
         """Keep a bar of this work at the foot of the terminal from now on."""
         self._work = work
+        if self._live:
+            self._live.begin()
         self.tick()
 
     def tick(self) -> None:
         """Let the bar say how long it will still take."""
-        if self._work:
+        if self._live and self._live.left(self._interrupt):
+            self.say("what follows are lines; Ctrl-C stops it")
+        if self._work and self._live and self._live.there:
+            self._live.bar(self._bar.line(self._work, time.monotonic()))
+        elif self._work:
             self._bar.show(self._work, time.monotonic())
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Take the bar away, and a live screen."""
         self._work = None
+        if self._live:
+            self._live.end()
         self._bar.clear()
 
     def say(self, text: str) -> None:
@@ -82,8 +100,11 @@ class Screen:
 
     def _line(self, who: str, colour: str, text: str, text_colour: str) -> None:
         seconds = int(time.monotonic() - self._start)
-        self._bar.clear()
         clock = f"{seconds // 60:2d}:{seconds % 60:02d}"
+        if self._live and self._live.there:
+            self._live.say(f"{clock}  {who}  {text}")
+            return
+        self._bar.clear()
         print(
             self._paint(clock, FAINT),
             self._paint(f"{who:<{self._width + 9}}", colour),

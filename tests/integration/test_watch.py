@@ -274,3 +274,71 @@ def test_a_signal_leaves_a_clean_terminal_and_no_ssh(
         assert not [line for line in processes_of(tmp_path) if line.startswith("ssh ")]
     finally:
         place.close()
+
+
+# The quickstart's, of its own run
+
+RUN = """
+import sys, time
+from pathlib import Path
+from scripts.demo.bar import Work
+from scripts.demo.live import Live
+from scripts.demo.processes import STOPS, interruptible
+from scripts.demo.screen import Screen
+
+ledger, log, stop = map(Path, sys.argv[1:])
+def interrupt():
+    raise KeyboardInterrupt
+with interruptible(KeyboardInterrupt, STOPS):
+    try:
+        with Screen(["alice-1"], live=Live(Path(sys.executable), ledger, log), interrupt=interrupt) as screen:
+            screen.say("before it")
+            screen.begin(Work(["alice-1"], 3, 10, {}))
+            for number in range(10**6):
+                if stop.exists():
+                    break
+                screen.say(f"line {number} [red]")
+                screen.tick()
+                time.sleep(0.2)
+        print("the summary")
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "end"),
+    [("done", "the summary"), ("q", "what follows are lines"), ("C-c", "interrupted"), ("TERM", "interrupted")],
+)
+def test_a_run_has_the_terminal_back_however_its_screen_ends(
+    room: Room, tmp_path: Path, root: Path, terminal: Terminal, how: str, end: str
+) -> None:
+    room.submit("alice-1", 0.6)
+    room.work()
+    stop, log = tmp_path / "stop", tmp_path / "logs" / "quickstart.log"
+    program = tmp_path / "run.py"
+    program.write_text(RUN)
+    words = [sys.executable, str(program), str(room.folders.outbox / "ledger.jsonl"), str(log), str(stop)]
+    terminal.begin(words, os.environ | {"PYTHONPATH": str(root)}, (100, 30))
+    until(lambda: "accuracy 0.6000 beats 0.5000" in terminal.shown(), 30, terminal.shown)
+    until(lambda: "[red]" in terminal.shown() and "0 of 30 epochs" in terminal.shown(), 10, terminal.shown)
+    assert "as coordinator_key.pub says" in terminal.shown()
+    if how == "done":
+        stop.touch()
+    elif how == "TERM":
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                line = (folder / "cmdline").read_bytes().split(b"\0")
+                if line[1:2] == [os.fsencode(program)]:
+                    os.kill(int(folder.name), signal.SIGTERM)
+    else:
+        terminal.keys(how)
+    until(lambda: end in terminal.shown(), 20, terminal.shown)
+    if how == "q":  # the run goes on
+        until(lambda: terminal.shown().count("[red]") > 3, 20, terminal.shown)
+        stop.touch()
+        until(lambda: "the summary" in terminal.shown(), 20, terminal.shown)
+    until(lambda: "ended with 0" in terminal.shown(), 20, terminal.shown)
+    assert "SITE" not in terminal.shown() and "before it" in terminal.shown()
+    assert "line 0 [red]" in log.read_text()
+    assert not [line for line in processes_of(tmp_path) if "scripts.demo.shown" in line]

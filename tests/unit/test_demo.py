@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from fedssh.errors import SettingsError
+from scripts import environment
+from scripts.demo import live, quickstart
 from scripts.demo.federation import Federation
 from scripts.demo.processes import AgentFailed, Event, interruptible
 
@@ -206,3 +208,28 @@ def test_enrolling_does_what_is_missing(federation: Federation, monkeypatch: pyt
     assert verbs == ["keygen", "list", "add", "join", "list", "invite", "join"]
     theirs: dict[str, Any] = {path.name: path.read_text() for path in (federation.site("alice-1") / "data").iterdir()}
     assert theirs == {"invitation.json": "an invitation"}
+
+
+def test_a_live_screen_is_for_terminals_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not live.drawable()  # pytest has none
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for term, columns, lines, there in (("xterm", 80, 24, True), ("xterm", 59, 24, False), ("xterm", 80, 19, False),
+                                        ("dumb", 80, 24, False), ("", 80, 24, False)):  # fmt: skip
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("LINES", str(lines))
+        assert live.drawable() is there, (term, columns, lines)
+
+
+def test_what_cannot_be_installed_leaves_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(lock: str) -> Path:
+        raise environment.InstallError(f"locks/{lock}.txt: no network")
+
+    monkeypatch.setattr(quickstart, "drawable", lambda: True)
+    monkeypatch.setattr(environment, "ensure", missing)
+    assert quickstart._live(tmp_path) is None
+    assert "quickstart: no live screen: locks/look.txt: no network" in capsys.readouterr().err
+    assert quickstart.parse(["--plain"]).plain and not quickstart.parse([]).plain
