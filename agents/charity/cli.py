@@ -102,6 +102,7 @@ class ServeSettings(StateSettings):
     )
     judge_start_timeout: float = setting(120.0, "Seconds the judge may take to start.", metavar="SECONDS", at_least=1)
     judge_timeout: float = setting(60.0, "Seconds the judge may take for a score.", metavar="SECONDS", at_least=0.1)
+    metrics: Path | None = setting(None, "Keep a .prom file for node_exporter's textfile collector.", metavar="FILE")
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,10 @@ charity.add_command(plan)
 
 
 @charity.command(
-    epilog=example("charity serve --door sshd", "CHARITY_LOG_FORMAT=json charity serve --turn-timeout 3600")
+    epilog=example(
+        "charity serve --door sshd --metrics /var/lib/node_exporter/fedssh.prom",
+        "CHARITY_LOG_FORMAT=json charity serve --turn-timeout 3600",
+    )
 )
 @settings_options(ServeSettings, "charity")
 def serve(settings: ServeSettings) -> None:
@@ -258,6 +262,7 @@ def serve(settings: ServeSettings) -> None:
     from fedssh.charity.door_child import DoorChild
     from fedssh.charity.judge.client import Judge, judge_command
     from fedssh.charity.judge.own_images import reading_of
+    from fedssh.charity.monitor import Monitor
     from fedssh.rules.thresholds import asked
 
     folders = folders_of(settings.state)
@@ -265,16 +270,23 @@ def serve(settings: ServeSettings) -> None:
     use_networks(private.get("networks"))
     data = settings.data or Path(private["data"])
     stop = stop_event()
+    child = DoorChild(settings.door, settings.state, settings.listen)
+    monitor = Monitor(settings.metrics, folders, child.stands)
+
+    def restarted(reason: str) -> None:
+        server.tell_restart(reason)
+        monitor.restarted()
+
     judge = Judge(
         judge_command(data, genesis["spec"], reading=reading_of(genesis, private), decision=asked(genesis)),
         settings.judge_start_timeout,
         settings.judge_timeout,
-        restarted=server.tell_restart,
+        restarted=restarted,
     )
-    with DoorChild(settings.door, settings.state, settings.listen) as child:
+    with child:
         server.serve(
             folders, judge, stop, settings=describe(settings), rescan_seconds=settings.rescan,
-            turn_seconds=settings.turn_timeout, check=child.check,
+            turn_seconds=settings.turn_timeout, check=child.check, monitor=monitor,
         )  # fmt: skip
 
 

@@ -40,6 +40,10 @@ class DoorChild:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         return self
 
+    def stands(self) -> bool | None:
+        """Whether the door still stands; None where there is none."""
+        return None if self._process is None else self._process.poll() is None
+
     def check(self) -> None:
         """See whether the door still stands.
 

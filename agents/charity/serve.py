@@ -22,6 +22,7 @@ from fedssh.charity.folders import Folders
 from fedssh.charity.inbox import Inbox
 from fedssh.charity.intake import Taken, Waiting
 from fedssh.charity.judge.client import Judge, JudgeDownError
+from fedssh.charity.monitor import Monitor
 from fedssh.charity.release import release
 from fedssh.charity.settle import Settled, record_invalid, settle
 from fedssh.charity.throttle import Throttle
@@ -295,6 +296,7 @@ def serve(
     rescan_seconds: float = 5,
     turn_seconds: float | None = None,
     check: Callable[[], None] = lambda: None,
+    monitor: Monitor | None = None,
 ) -> None:
     """Run the coordinator until `stop` is set.
 
@@ -303,6 +305,7 @@ def serve(
         judge: Is started here and stopped at the end.
         settings: All settings on one line, told at start.
         check: Called in every round; raises to end the coordinator.
+        monitor: Is told what happens, and tells others.
 
     Raises:
         SettingsError: Another process serves these folders, or the holdout is not the one of genesis.
@@ -313,20 +316,22 @@ def serve(
     with locked(folders.vault / "serve.lock", f"another `charity serve` works on {folders.state}"):
         folders.make()
         coordinator = Coordinator(Vault(folders), judge, rescan_seconds, turn_seconds, stop=stop)
+        monitor = monitor or Monitor(None, folders)
         wake = threading.Event()
         threading.Thread(target=_pass_on, args=(stop, wake), daemon=True).start()
         observer = watch(folders, wake)
-        try:
-            coordinator.vault.repair()  # the door can show the history while the judge starts
-            _check_holdout(judge.start(), coordinator.vault)
-            coordinator.recover()
-            state = coordinator.vault.state
-            text = f"serving {state.genesis.federation} from record {state.sequence}; {settings}".rstrip("; ")
-            tell(logger, "start", text, sequence=state.sequence, pid_judge=judge.pid, settings=settings)
-            _loop(coordinator, stop, wake, check)
-        finally:
-            observer.stop()
-            judge.stop()
+        with monitor:
+            try:
+                coordinator.vault.repair()  # the door can show the history while the judge starts
+                _check_holdout(judge.start(), coordinator.vault)
+                coordinator.recover()
+                state = coordinator.vault.state
+                text = f"serving {state.genesis.federation} from record {state.sequence}; {settings}".rstrip("; ")
+                tell(logger, "start", text, sequence=state.sequence, pid_judge=judge.pid, settings=settings)
+                _loop(coordinator, stop, wake, check, monitor)
+            finally:
+                observer.stop()
+                judge.stop()
         tell(logger, "stop", f"stopped after record {coordinator.vault.state.sequence}")
 
 
@@ -335,20 +340,29 @@ def _pass_on(stop: threading.Event, wake: threading.Event) -> None:
     wake.set()
 
 
-def _loop(coordinator: Coordinator, stop: threading.Event, wake: threading.Event, check: Callable[[], None]) -> None:
+def _loop(
+    coordinator: Coordinator,
+    stop: threading.Event,
+    wake: threading.Event,
+    check: Callable[[], None],
+    monitor: Monitor,
+) -> None:
     while not stop.is_set():
         wake.clear()
         check()
+        monitor.came_round()
         try:
             coordinator.work()
         # The disk is full or read-only, or the judge does not start: nothing was decided, everything is still there.
         except (OSError, JudgeDownError) as error:
+            monitor.troubled()
             text = f"cannot work: {error}; next try in {coordinator.rescan_seconds:g} s"
             tell(logger, "trouble", text, logging.ERROR, reason=str(error))
             stop.wait(coordinator.rescan_seconds)
             continue
         if stop.is_set():
             return
+        monitor.came_round()
         wake.wait(coordinator.seconds_to_wait())
 
 

@@ -22,8 +22,10 @@ from fedssh import chain, weights
 from fedssh.address import parse_address
 from fedssh.bundle import seal
 from fedssh.charity import enrol, operate, serve
+from fedssh.charity.folders import Folders
 from fedssh.charity.intake import Waiting
 from fedssh.charity.judge.client import Judge, JudgeDownError
+from fedssh.charity.monitor import Monitor
 from fedssh.charity.release import KEPT, path_of
 from fedssh.charity.serve import Coordinator
 from fedssh.charity.vault import Vault
@@ -343,7 +345,9 @@ def test_the_coordinator_goes_on_when_work_fails_for_a_while() -> None:
                 raise OSError(28, "No space left on device")
             stop.set()
 
-    serve._loop(cast(Coordinator, Failing()), stop, threading.Event(), lambda: None)
+    monitor = Monitor(None, Folders(Path()))
+    serve._loop(cast(Coordinator, Failing()), stop, threading.Event(), lambda: None, monitor)
+    assert monitor._troubles == 2
     assert len(tries) == 3
 
 
