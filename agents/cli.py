@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fedssh.commands import entry, new_group, path_argument, print_json
+from fedssh.errors import SettingsError
 
 AGENTS = {
     "alice": "Train on local data; sees no network and no key.",
@@ -138,10 +139,11 @@ def watch(**said: Any) -> None:
 
     Exit codes: 0 left, 2 fix the command, 3 not as it must be: look at it, 4 (--once) no answer, 130 Ctrl-C.
     """
-    from fedssh.watch.command import Watched
-    from fedssh.watch.command import watch as show
-
-    sys.exit(show(Watched(**said)))
+    try:
+        from fedssh.watch import command
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"{str(error.name).partition('.')[0]} is missing", "pip install 'fedssh[look]'") from None
+    sys.exit(command.watch(command.Watched(**said)))
 
 
 def main() -> None:

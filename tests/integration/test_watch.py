@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ import pytest
 
 from fedssh.charity import enrol
 from fedssh.keys import PrivateKey
+from fedssh.watch.follow import Follower
+from fedssh.watch.ssh import Ssh, read_place
+from fedssh.watch.trust import Trust
 from scripts.demo.federation import free_port
 from tests.harness.room import Room, Rooms
 from tests.harness.sites import processes_of
@@ -169,6 +173,36 @@ def test_who_is_not_let_in_or_finds_nobody_is_told_so(place: Place) -> None:
     place.close()
     told = place.once()
     assert told.returncode == 4 and "Connection refused" in told.stderr
+
+
+def test_what_is_decided_comes_by_itself(place: Place) -> None:
+    room, known = place.room, place.home / "known_hosts"
+    user = getpass.getuser() if place.kind == "sshd" else "charity"
+    source = Ssh(
+        read_place(f"{user}@127.0.0.1", place.port),
+        [room.keys["stranger"].path],
+        ["IdentitiesOnly=yes", "IdentityAgent=none"],
+        known,
+    )
+    follower = Follower(source, Trust(room.keys["coordinator"].public, None, "the test"), place.home / "memory.json")
+    thread = threading.Thread(target=follower.run, daemon=True)
+    thread.start()
+    try:
+        for accuracy in (0.7, 0.8, 0.9):
+            until(lambda: follower.standing.connection == "connected", 20, lambda: str(follower.standing))
+            room.submit("alice-2", accuracy)
+            room.work()
+            until(lambda: follower.standing.records == room.last().sequence, 20, lambda: str(follower.standing))
+        value = follower.value()
+        assert value is not None and [point["value"] for point in value["curve"]] == [0.5, 0.6, 0.7, 0.8, 0.9]
+        assert follower.standing.connection == "connected"  # and not asked again and again
+    finally:
+        follower.stop()
+        thread.join(10)
+        follower.close()
+    assert follower.error is None and not thread.is_alive()
+    assert not [line for line in processes_of(place.home) if line.startswith("ssh ")]
+    assert json.loads((place.home / "memory.json").read_text())["sequence"] == room.last().sequence
 
 
 # By a terminal

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -460,3 +462,11 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as caught:
         watch(Watched("h"))
     assert "pip install 'fedssh[look]'" in str(caught.value.hint)
+
+
+def test_where_nothing_is_installed_the_extra_is_named() -> None:
+    without = "sys.modules |= dict.fromkeys(('cryptography', 'textual', 'rich')); sys.argv = ['fedssh', 'watch', 'h']"
+    program = f"import sys; {without}; import fedssh.cli; fedssh.cli.main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "fedssh: error: cryptography is missing\nfedssh: hint: pip install 'fedssh[look]'\n"
