@@ -109,7 +109,7 @@ class Monitor:
                 os.fchmod(file.fileno(), MODE)  # whatever the umask
                 file.write(text(seen).encode())
             self._written = timeless, time.monotonic()
-        except (OSError, AgentError) as error:
+        except (OSError, AgentError, ValueError) as error:  # ValueError: of a record or summary that is damaged
             if not self._failed:
                 said = f"cannot write metrics to {self._path}: {error}; it is tried again"
                 tell(logger, "metrics", said, logging.WARNING, path=str(self._path), reason=str(error))

@@ -226,6 +226,20 @@ def test_a_reader_who_is_revoked_is_out(door: Door, tmp_path: Path) -> None:
         assert "alice-2" not in reader.text.splitlines()[-1]
 
 
+def test_a_reader_who_stops_reading_cannot_stay_when_revoked(door: Door) -> None:
+    """Its process waits for the pipe and looks at nothing meanwhile: the door ends the connection."""
+    with door.client() as client:
+        channel = client.open_session(window_size=1 << 15)
+        channel.exec_command("history --export --follow")
+        until(door.commands)
+        line = door.vault.append("site-revoked", site="alice-2", reason="x" * 30_000)
+        add(door, line * 300)
+        until(channel.recv_ready)
+        door.vault.enrol("alice-2", "auditor")
+        until(lambda: door.commands() == [], 20)
+        until(lambda: not client.is_active(), 20)
+
+
 def test_who_follows_takes_one_channel_of_the_own_ones(door: Door) -> None:
     """As many as may be: the same site is told so, and nobody else notices."""
     with contextlib.ExitStack() as open_, door.client() as one, door.client() as two, door.client() as three:

@@ -226,9 +226,13 @@ def test_nothing_is_written_while_nothing_happens(room: Room, tmp_path: Path, mo
     assert value(read(path), "troubles_total") == 1
 
 
-def test_a_damaged_history_does_not_end_the_writer(
-    room: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_summary_that_is_damaged_is_not_used(room: Room, tmp_path: Path) -> None:
+    room.folders.summary.write_bytes(b'{"format":1,"sequence":')
+    Monitor(tmp_path / "m.prom", room.folders)._update(serving=True)
+    assert value(read(tmp_path / "m.prom"), "records_total") == len(room.vault.ledger.records())
+
+
+def test_a_damaged_history_does_not_end_the_writer(room: Room, tmp_path: Path) -> None:
     monitor = Monitor(tmp_path / "m.prom", room.folders)
     room.folders.ledger.rename(tmp_path / "away")
     monitor._update(serving=True)
