@@ -3,6 +3,7 @@
     page/page.html    what stands there without JavaScript
     page/page.css     how it looks, and uPlot's own style
     page/words.js     values as words
+    page/canonical.js the one form of a record's text
     page/ledger.js    the records in the page, and their hashes, links and signatures
     page/views.js     the numbers, from records alone
     page/tables.js    elements and tables
@@ -34,6 +35,7 @@ FOLDER = os.path.join(os.path.dirname(__file__), "page")
 STYLES = ("uPlot.min.css", "page.css")
 SCRIPTS = (
     "words.js",
+    "canonical.js",
     "ledger.js",
     "views.js",
     "tables.js",

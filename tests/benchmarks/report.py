@@ -121,7 +121,7 @@ def opened(running: Browser, file: Path) -> tuple[float, float]:
     drawn = time.monotonic() - begun
     checked = drawn
     if page.locator("#check").count():
-        page.wait_for_function("() => globalThis.report?.shown.check", timeout=600_000)
+        page.wait_for_function("() => globalThis.report?.check", timeout=600_000)
         checked = time.monotonic() - begun
         assert "every hash, link and signature is right" in page.inner_text("#check")
     page.close()

@@ -59,7 +59,7 @@ class Opened:
 
     def checked(self) -> str:
         """What the page says once it has checked itself."""
-        self.page.wait_for_function("() => globalThis.report?.shown.check", timeout=60_000)
+        self.page.wait_for_function("() => globalThis.report?.check", timeout=60_000)
         return self.page.inner_text("#check")
 
     def close(self) -> None:

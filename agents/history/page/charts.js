@@ -1,7 +1,11 @@
 // Charts by uPlot, each with its legend, a line that says what lies under the pointer, and a table of the same numbers.
 
 const CHART_HEIGHT = 260;
-const drawn = []; // every chart that is on the page: {draw()}
+const COLOURS = 8; // lines in one chart, and colours in page.css
+const DRAWN = 1e9; // larger numbers, which a claim may be, stand in tables alone: an axis has no room for them
+const MOVED = 5; // pixels from where a click began, from which on it is a drag
+const TWICE_MS = 300; // in which a second click comes
+const drawn = []; // every chart that is on the page
 
 // A chart of numbers over numbers or times.
 // spec: {title, x: {label, time, range}, y, yRange, xs, series: [{label, values, mark: "line" | "step" | "points", dash, bare}],
@@ -10,24 +14,11 @@ const drawn = []; // every chart that is on the page: {draw()}
 function chart(spec) {
   const plot = el("div", { class: spec.square ? "plot square" : "plot", "aria-hidden": "true" }),
     under = el("p", { class: "under", "aria-hidden": "true" });
-  const legend = el(
-    "ul",
-    { class: "legend" },
-    spec.series.map((one, place) =>
-      el(
-        "li",
-        {},
-        el("span", {
-          class: `swatch ${one.mark} series-${place % 8}${one.dash ? " dashed" : ""}`,
-          "aria-hidden": "true",
-        }),
-        one.label,
-      ),
-    ),
-    (spec.marks || []).length
-      ? el("li", {}, el("span", { class: "swatch marked", "aria-hidden": "true" }), spec.markWord)
-      : null,
+  const swatch = (kind) => el("span", { class: `swatch ${kind}`, "aria-hidden": "true" });
+  const entries = spec.series.map((one, place) =>
+    el("li", {}, swatch(`${one.mark} series-${place % COLOURS}${one.dash ? " dashed" : ""}`), one.label),
   );
+  if ((spec.marks || []).length) entries.push(el("li", {}, swatch("marked"), spec.markWord));
   const table = tableOf(`${spec.title}, as a table`, spec.columns, spec.rows);
   const details = el(
     "details",
@@ -35,24 +26,39 @@ function chart(spec) {
     el("summary", {}, `${spec.title}: as a table`),
     table.node,
   );
-  const node = el("figure", {}, el("figcaption", {}, spec.title), legend, plot, under, details);
+  const node = el(
+    "figure",
+    {},
+    el("figcaption", {}, spec.title),
+    el("ul", { class: "legend" }, entries),
+    plot,
+    under,
+    details,
+  );
   let made = null;
   const draw = () => {
     if (made) made.destroy();
     made = null;
-    const width = plot.clientWidth || 640;
-    if (spec.xs.length && plot.isConnected)
-      made = new uPlot(options(spec, width, under), [spec.xs, ...spec.series.map((one) => one.values)], plot);
+    if (!globalThis.uPlot || !spec.xs.length || !plot.isConnected) return;
+    const values = spec.series.map((one) => one.values.map((value) => (Math.abs(value) <= DRAWN ? value : null)));
+    made = new uPlot(options(spec, plot.clientWidth || 640, under), [spec.xs, ...values], plot);
   };
-  plot.addEventListener("click", () => {
-    if (made && made.cursor.idx != null && spec.chosen) spec.chosen(made.cursor.idx);
-  });
-  drawn.push({
-    draw,
-    resize: () => made && made.setSize({ width: plot.clientWidth || 640, height: CHART_HEIGHT }),
-    node,
-  });
+  choosing(plot, () => made && made.cursor.idx != null && spec.chosen && spec.chosen(made.cursor.idx));
+  const resize = () => made && made.setSize({ width: plot.clientWidth || 640, height: CHART_HEIGHT });
+  const shows = () => made.scales.x.max - made.scales.x.min; // so much of the axis
+  drawn.push({ draw, resize, shows, node });
   return { node, draw };
+}
+
+// Calls for a click that is neither the end of a drag, which zooms, nor one of two, which zoom out again.
+function choosing(plot, chosen) {
+  let from = 0,
+    waiting = 0;
+  plot.addEventListener("mousedown", (event) => (from = event.clientX));
+  plot.addEventListener("click", (event) => {
+    clearTimeout(waiting);
+    if (event.detail === 1 && Math.abs(event.clientX - from) < MOVED) waiting = setTimeout(chosen, TWICE_MS);
+  });
 }
 
 function options(spec, width, under) {
@@ -62,6 +68,7 @@ function options(spec, width, under) {
     grid = { stroke: color("--line"), width: 1 },
     font = "12px system-ui, sans-serif";
   const axis = { stroke: text, grid, ticks: grid, font, labelFont: font, labelSize: 20 };
+  const alongRecords = spec.x.time || spec.x.range ? {} : { incrs: WHOLE };
   return {
     width,
     height: CHART_HEIGHT,
@@ -73,34 +80,17 @@ function options(spec, width, under) {
       y: { range: spec.yRange || ((u, low, high) => padded(low, high)) },
     },
     axes: [
-      { ...axis, label: spec.x.label },
+      { ...axis, label: spec.x.label, ...alongRecords },
       { ...axis, label: spec.y, size: 64 },
     ],
     series: [
       {},
-      ...spec.series.map((one, place) => {
-        const stroke = color(`--series-${place % 8}`);
-        const points = {
-          show: true,
-          size: spec.xs.length > 2000 ? 3 : 6,
-          stroke,
-          fill: one.mark === "points" ? stroke : color("--ground"),
-        };
-        if (one.mark === "points") return { label: one.label, stroke, paths: () => null, points };
-        const paths = one.mark === "step" ? uPlot.paths.stepped({ align: 1 }) : undefined;
-        return {
-          label: one.label,
-          stroke,
-          width: 2,
-          paths,
-          dash: one.dash ? [6, 4] : undefined,
-          spanGaps: true,
-          points: { ...points, show: spec.xs.length < 60 && one.mark === "line" && !one.bare },
-        };
-      }),
+      ...spec.series.map((one, place) =>
+        drawnAs(one, color(`--series-${place % COLOURS}`), color("--ground"), spec.xs.length),
+      ),
     ],
     hooks: {
-      draw: [(u) => (spec.marks || []).forEach((mark) => drawMark(u, mark, color("--text")))],
+      draw: [(u) => (spec.marks || []).forEach((mark) => drawMark(u, mark, text))],
       setCursor: [
         (u) => {
           under.textContent = u.cursor.idx == null || !spec.told ? "" : printable(spec.told(u.cursor.idx));
@@ -110,10 +100,28 @@ function options(spec, width, under) {
   };
 }
 
-// A little above and below, and something where all values are the same or there are none.
+const WHOLE = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((ten) => [ten, 2 * ten, 5 * ten]); // there is no record 9.5
+
+// How uPlot draws a series.
+function drawnAs(one, stroke, ground, count) {
+  const points = { show: true, size: count > 2000 ? 3 : 6, stroke, fill: one.mark === "points" ? stroke : ground };
+  if (one.mark === "points") return { label: one.label, stroke, paths: () => null, points };
+  return {
+    label: one.label,
+    stroke,
+    width: 2,
+    paths: one.mark === "step" ? uPlot.paths.stepped({ align: 1 }) : undefined,
+    dash: one.dash ? [6, 4] : undefined,
+    spanGaps: true,
+    points: { ...points, show: count < 60 && one.mark === "line" && !one.bare },
+  };
+}
+
+// A little above and below, and something where all values are the same, nearly so, or there are none.
 function padded(low, high) {
   if (low == null || high == null) return [0, 1];
-  const more = (high - low) * 0.05 || Math.abs(high) * 0.05 || 0.5;
+  const least = Math.max(Math.abs(low), Math.abs(high)) * 0.02 || 0.5,
+    more = Math.max((high - low) * 0.05, (least - (high - low)) / 2);
   return [low - more, high + more];
 }
 
@@ -140,6 +148,7 @@ function drawAll() {
 
 function resizeAll() {
   drawn.forEach((one) => one.resize());
+  reachAll();
 }
 
 // Puts another chart where one was.

@@ -3,52 +3,49 @@
 // A line is one of the export, with `<` as \u003c and every letter beyond ASCII as \uXXXX:
 //   {"hash":"<hex>","record":"<canonical JSON>","sequence":n,"signature":"-----BEGIN SSH SIGNATURE-----…"}
 // A signature is an SSHSIG (OpenSSH, PROTOCOL.sshsig): RSASSA-PKCS1-v1_5 with SHA-512, namespace ledger@fedssh.
+// Held to the same as agents/chain.py; tests/integration/test_report_check.py compares the two.
 
 const NAMESPACE = "ledger@fedssh";
 const START = "0".repeat(64);
+const BITS = [3072, 4096];
 const AT_ONCE = 256; // records that the browser checks side by side
 const BEGIN = "-----BEGIN SSH SIGNATURE-----",
   END = "-----END SSH SIGNATURE-----";
 const utf8 = new TextEncoder();
 
-// One object a line: {sequence, line, hash, text, signature, fields}, or {sequence, line, broken} of what is no line.
+// A letter beyond printable ASCII, or `<`, as it is written in a line; of the others quotes and backslashes alone.
+const ESCAPED = "\\\\u(?:003c|007f|00[89a-f]X|0[1-9a-f]XX|[1-9a-cef]XXX|d[0-7]XX|d[89ab]XX\\\\ud[c-f]XX)".replaceAll(
+  "X",
+  "[0-9a-f]",
+);
+const LINE = new RegExp(
+  `^{"hash":"[0-9a-f]{64}","record":"(?:[ !#-;=-[\\]-~]|\\\\["\\\\]|${ESCAPED})*","sequence":[1-9][0-9]{0,14},` +
+    `"signature":"${BEGIN}\\\\n(?:[A-Za-z0-9+/]{70}\\\\n)*[A-Za-z0-9+/]{1,70}={0,2}\\\\n${END}\\\\n"}$`,
+);
+
+// One object a line: {sequence, line, number, hash, text, signature, fields}, or {sequence, line, broken} of what is none.
 function readLines(text) {
-  return text
-    .split("\n")
-    .filter((line) => line)
-    .map((line, place) => {
-      try {
-        const outer = JSON.parse(line),
-          fields = JSON.parse(outer.record);
-        if (fields === null || typeof fields !== "object" || typeof fields.event !== "string")
-          throw new Error("no event");
-        return {
-          sequence: place + 1,
-          line,
-          number: outer.sequence,
-          hash: outer.hash,
-          text: outer.record,
-          signature: outer.signature,
-          fields,
-        };
-      } catch (error) {
-        return { sequence: place + 1, line, broken: `it is not a ledger line: ${error.message}` };
-      }
-    });
+  const lines = text.split("\n"), // a newline stands before the first line and after the last
+    ended = lines.at(-1) === "";
+  const own = lines.slice(lines[0] === "" ? 1 : 0, ended && lines.length > 1 ? -1 : undefined);
+  return own.map((line, place) => {
+    const sequence = place + 1;
+    try {
+      if (!ended && sequence === own.length) throw new Error("it ends early");
+      const outer = JSON.parse(line),
+        fields = JSON.parse(outer.record);
+      if (!isObject(fields) || typeof fields.event !== "string") throw new Error("it says nothing of an event");
+      const { hash, record: text, signature } = outer;
+      return { sequence, line, number: outer.sequence, hash, text, signature, fields };
+    } catch (error) {
+      return { sequence, line, broken: `it is not a ledger line: ${error.message}` };
+    }
+  });
 }
 
-// A line as it must be written, letter by letter, so that no byte of it can be another one unnoticed.
-function lineOf(record) {
-  const outer = { hash: record.hash, record: record.text, sequence: record.number, signature: record.signature };
-  return JSON.stringify(outer).replace(
-    /[<\u007f-\uffff]/g,
-    (one) => "\\u" + one.charCodeAt(0).toString(16).padStart(4, "0"),
-  );
-}
-
-// Checks every record in turn; `told(done)` is called in between. Stops at the first that is not as it must be.
+// Checks every record in turn. Stops at the first that is not as it must be.
 // Returns {checked, coordinator, problem: {sequence, why} | null, impossible: why nothing can be checked | null}.
-async function checkAll(records, told = () => {}) {
+async function checkAll(records) {
   const found = { checked: 0, coordinator: null, problem: null, impossible: null };
   if (!globalThis.crypto || !crypto.subtle) {
     return { ...found, impossible: "this browser gives a page that was opened so no cryptography" };
@@ -56,8 +53,10 @@ async function checkAll(records, told = () => {}) {
   if (!records.length) return { ...found, impossible: "the page holds no record" };
   let key = null;
   try {
-    const line = records[0].broken ? null : records[0].fields.coordinator;
-    if (typeof line !== "string") throw new Error("record 1 names no coordinator's key");
+    const first = records[0].fields || {};
+    if (first.event !== "genesis" || typeof first.coordinator !== "string")
+      throw new Error("it is not the beginning of a history, which names the coordinator's key");
+    const line = first.coordinator;
     key = await readKey(line);
     found.coordinator = key.fingerprint;
   } catch (error) {
@@ -72,7 +71,6 @@ async function checkAll(records, told = () => {}) {
     if (first >= 0)
       return { ...found, checked: start + first, problem: { sequence: start + first + 1, why: results[first] } };
     found.checked = start + some.length;
-    told(found.checked);
     await new Promise((go) => setTimeout(go)); // the page stays alive meanwhile
   }
   return found;
@@ -81,10 +79,11 @@ async function checkAll(records, told = () => {}) {
 // Why a record is not as it must be; empty when it is.
 async function objection(record, before, key) {
   if (record.broken) return record.broken;
-  if (record.number !== record.sequence || record.fields.sequence !== record.sequence) {
-    return `record ${String(record.fields.sequence).slice(0, 20)} stands in its place`;
-  }
-  if (lineOf(record) !== record.line) return "its line has not the form of a ledger line";
+  if (!LINE.test(record.line)) return "its line has not the form of a ledger line";
+  if (record.number !== record.sequence) return `record ${record.number} stands in its place`;
+  const other = notCanonical(record.text, String(record.sequence));
+  if (other) return other;
+  if (record.fields.sequence !== record.sequence) return "it has no number";
   if (record.fields.previous !== before) return "it does not follow the record before it";
   if (hex(await crypto.subtle.digest("SHA-256", utf8.encode(record.text))) !== record.hash)
     return "its hash is another one";
@@ -110,42 +109,39 @@ async function isSigned(record, key) {
   return crypto.subtle.verify("RSASSA-PKCS1-v1_5", key.rsa, raw, signed);
 }
 
-// The five strings of an armored SSHSIG.
+// The five strings of an armored SSHSIG, whose lines have their form already.
 function readSignature(armored) {
-  const lines = String(armored).split("\n"),
-    body = lines.slice(1, -2),
-    last = body.pop() || "";
-  const shaped =
-    lines[0] === BEGIN &&
-    lines.at(-2) === END &&
-    lines.at(-1) === "" &&
-    body.every((line) => line.length === 70) &&
-    last.length > 0 &&
-    last.length <= 70;
-  if (!shaped) throw new Error("its signature is not armored as ssh-keygen does it");
-  const blob = bytes(body.join("") + last);
+  const blob = bytes(armored.split("\n").slice(1, -2).join(""));
   if (ascii(blob.subarray(0, 10)) !== "SSHSIG\0\0\0\x01")
     throw new Error("its signature is not an SSHSIG of version 1");
   return strings(blob, 10, 5);
 }
 
-// An OpenSSH public key line, `ssh-rsa AAAA…`, for WebCrypto.
+// An OpenSSH public key line, `ssh-rsa AAAA…`, for WebCrypto; only one that every part of fedssh takes.
 async function readKey(line) {
-  const [kind, body] = line.split(" "),
-    blob = bytes(body || "");
-  if (kind !== "ssh-rsa") throw new Error("the coordinator's key is no ssh-rsa line");
-  const [name, exponent, modulus] = strings(blob, 0, 3);
+  if (!/^ssh-rsa [A-Za-z0-9+/]+={0,2}$/.test(line)) throw new Error("the coordinator's key is no ssh-rsa line");
+  const blob = bytes(line.slice(8)),
+    [name, exponent, modulus] = strings(blob, 0, 3);
   if (ascii(name) !== "ssh-rsa") throw new Error("the coordinator's key is no RSA key");
-  const url = (number) =>
-    base64(number[0] ? number : number.subarray(1))
-      .replace(/\+/g, "-")
-      .replace(/\//g, "_")
-      .replace(/=+$/, "");
-  const jwk = { kty: "RSA", alg: "RS512", e: url(exponent), n: url(modulus), ext: true };
+  const [e, n] = [exponent, modulus].map(unsigned);
+  const bits = 8 * (n.length - 1) + n[0].toString(2).length;
+  if (!BITS.includes(bits)) throw new Error(`the coordinator's key has ${bits} bits, expected ${BITS.join(" or ")}`);
+  if (e.length > 4 || e.at(-1) % 2 === 0 || (e.length === 1 && e[0] < 3))
+    throw new Error("the coordinator's key has an unusual exponent");
+  const url = (part) => base64(part).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+  const jwk = { kty: "RSA", alg: "RS512", e: url(e), n: url(n), ext: true };
   const rsa = await crypto.subtle.importKey("jwk", jwk, { name: "RSASSA-PKCS1-v1_5", hash: "SHA-512" }, false, [
     "verify",
   ]);
   return { rsa, blob, fingerprint: await fingerprintOf(line) };
+}
+
+// A positive number's bytes without the zero that tells it from a negative one; it has one form (RFC 4251, section 5).
+function unsigned(number) {
+  const zero = number[0] === 0;
+  if (!number.length || number[0] & 0x80 || (zero && !(number[1] & 0x80)))
+    throw new Error("the coordinator's key is not written as SSH writes keys");
+  return zero ? number.subarray(1) : number;
 }
 
 // `SHA256:…` of an OpenSSH public key line, as `ssh-keygen -l` prints it.

@@ -1,253 +1,224 @@
 // The current model: where it comes from, what it scores over time, and where it is right.
 
-function origin(source) {
-  if (source.event === "round-accepted") {
-    return `round ${source.round}: ${few(source.updates.map((part) => `${part.site} (${part.share == null ? "–" : Number(part.share.toPrecision(2))})`))}`;
-  }
-  if (source.event === "accepted") return `${source.site}, session ${source.session}, epoch ${source.epoch}`;
-  return "the coordinator's first model";
-}
+const MANY = 15; // classes, from which on a matrix is opened on demand
+const REFUSED = ["refused", "round-refused"];
+const LADDERS = ["ladder", "parameter-free-ladder"];
 
+const title = (metric) => metric.replaceAll("_", " ");
+const scoreOf = (record, metric) => (isNumber((record.metrics || {})[metric]) ? record.metrics[metric] : null);
 const scoresTold = (metrics) =>
   Object.entries(metrics || {})
     .filter(([, value]) => isNumber(value))
     .map(([name, value]) => `${name} ${decimal(value)}`)
     .join(", ");
 
+// From whom a model is: of a record that made one current by training, or the first.
+function origin(source) {
+  if (source.event === "accepted") return `${source.site}, session ${source.session}, epoch ${source.epoch}`;
+  if (source.event !== "round-accepted") return "the coordinator's first model";
+  const part = (one) => `${one.site} (${one.share == null ? "–" : Number(one.share.toPrecision(2))})`;
+  return `round ${source.round}: ${few(source.updates.map(part))}`;
+}
+
 function theModel(shown, models) {
-  const [now] = models,
-    { record, source } = now,
-    own = namesOf(shown, record.sequence);
-  const tested = shown.records.filter((one) => one.event === "tested");
-  const parts = [
-    named([
-      ["model", el("code", {}, (record.model || {}).sha256 || "–")],
-      ["from", origin(source)],
-      [
-        "current since",
-        `${clock(record.time)} UTC, by record ${record.sequence}, ${record.event}: ${why(record, shown.prints)}`,
-      ],
-      [
-        "called",
-        own.length
-          ? own
-              .map(
-                (one) => `${one.tag}, by ${one.by ?? "–"} at ${clock(one.time)} UTC${one.note ? `: ${one.note}` : ""}`,
-              )
-              .join("; ")
-          : null,
-      ],
-      [
-        "released as",
-        few(
-          shown.records
-            .filter((one) => one.event === "release" && one.of === record.sequence)
-            .map((one) => one.sequence),
-        ) || "not released yet",
-      ],
-      ["claimed", scoresTold(source.claim) || null],
-      ["scored", scoresTold(record.metrics)],
-      ["the first model scored", scoresTold(shown.genesis.metrics)],
-    ]),
-  ];
-  const columns = ["record#", "since (UTC)", "until (UTC)", "by", `${shown.metric}#`, "loss#", "why"];
-  const rows = models.map((one) => [
-    el("span", {}, link(shown, one.record.sequence), " ", tagsOf(shown, one.record.sequence)),
+  const [{ record, source }] = models,
+    names = namesOf(shown, record.sequence);
+  const called = (one) => `${one.tag}, by ${one.by} at ${clock(one.time)} UTC${one.note ? `: ${one.note}` : ""}`;
+  const releases = shown.records.filter((one) => one.event === "release" && one.of === record.sequence);
+  const since = `${clock(record.time)} UTC, by record ${record.sequence}, ${record.event}: ${why(record, shown.prints)}`;
+  const columns = ["record#", "since (UTC)", "until (UTC)", "from", `${title(shown.metric)}#`, "loss#", "why"];
+  const rows = models.map((one) => () => [
+    tagged(shown, one.record.sequence),
     clock(one.record.time),
     one.until ? clock(one.until.time) : "now",
     origin(one.source),
-    decimal((one.record.metrics || {})[shown.metric]),
-    decimal((one.record.metrics || {}).loss),
+    decimal(scoreOf(one.record, shown.metric)),
+    decimal(scoreOf(one.record, "loss")),
     why(one.record, shown.prints),
   ]);
-  parts.push(
+  return [
+    LADDERS.includes(shown.genesis.gate)
+      ? quiet("The gate is a ladder: scores are told in steps, none of a refused model, and gains are of steps, too.")
+      : null,
+    named([
+      ["model", el("code", {}, (record.model || {}).sha256 || "–")],
+      ["from", origin(source)],
+      ["current since", since],
+      ["called", names.map(called).join("; ")],
+      ["released as", few(releases.map((one) => one.sequence)) || "not released yet"],
+      ["claimed", scoresTold(source.claim)],
+      ["scored", scoresTold(record.metrics)],
+      ["the first model scored", scoresTold(shown.genesis.metrics)],
+    ]),
     el("h3", {}, "Every model that was current"),
     tableOf("Every model that was current, the newest first", columns, rows, { perPage: 10 }).node,
-  );
-  parts.push(el("h3", {}, "On images that nobody selected on"));
-  parts.push(
-    tested.length
-      ? tableOf(
-          "Scores on splits that no decision rests on, the newest first",
-          ["record#", "time (UTC)", "model of#", "split", "images#", "scores"],
-          [...tested]
-            .reverse()
-            .map((one) => [
-              link(shown, one.sequence),
-              clock(one.time),
-              link(shown, one.of),
-              one.split,
-              whole(one.examples),
-              scoresTold(one.metrics),
-            ]),
-          { perPage: 10 },
-        ).node
-      : el(
-          "p",
-          { class: "quiet" },
-          "No model was scored so and written down. The holdout decides what becomes current, so its scores flatter; ",
-          el("code", {}, "charity score best --split test --record"),
-          " says how the test split does.",
-        ),
-  );
-  return parts;
+    el("h3", {}, "On images that nobody selected on"),
+    testScores(shown),
+  ];
+}
+
+function testScores(shown) {
+  const tested = shown.records.filter((one) => one.event === "tested").reverse();
+  if (!tested.length)
+    return quiet(
+      "No model was scored so and written down. The holdout decides what becomes current, so its scores flatter; ",
+      el("code", {}, "charity score best --split test --record"),
+      " says how the test split does.",
+    );
+  const cells = (one) => () => [
+    link(shown, one.sequence),
+    clock(one.time),
+    link(shown, one.of),
+    one.split,
+    whole(one.examples),
+    scoresTold(one.metrics),
+  ];
+  const columns = ["record#", "time (UTC)", "model of#", "split", "examples#", "scores"];
+  return tableOf("Scores on the test split, the newest first", columns, tested.map(cells), { perPage: 10 }).node;
 }
 
 // The holdout's metric, of every model that was scored and of the one that was current then.
-function overTime(shown, models) {
-  const scored = shown.records.filter(
-    (one) =>
-      one.metrics &&
-      one.event !== "report" &&
-      !["release", "scored", "tested"].includes(one.event) &&
-      isNumber(one.metrics[shown.metric]),
-  );
-  const names = [
-    ...new Set(scored.flatMap((one) => Object.keys(one.metrics).filter((name) => isNumber(one.metrics[name])))),
+function overTime(shown) {
+  const judged = shown.records.filter((one) => MAKES_CURRENT.includes(one.event) || REFUSED.includes(one.event));
+  const metrics = [
+    ...new Set(judged.flatMap((one) => Object.keys(one.metrics || {}).filter((name) => scoreOf(one, name) !== null))),
   ];
-  if (!names.length) return el("p", { class: "quiet" }, "Nothing was scored, or scores may not be told.");
-  const holder = el("div"),
-    pick = (label, values, value) => {
-      const select = el(
-        "select",
-        { onchange: () => show() },
-        values.map((one) => el("option", { value: one, selected: one === value }, one.replaceAll("_", " "))),
-      );
-      return [el("label", {}, label, select), select];
-    };
-  const [metricLabel, metricPicked] = pick("Metric", names, shown.metric),
-    [axisLabel, axisPicked] = pick("Along", ["records", "time"], "records");
-  const show = () => {
-    const metric = metricPicked.value,
-      byTime = axisPicked.value === "time";
-    const along = (one) => (byTime ? Date.parse(one.time) / 1000 : one.sequence);
-    const last = shown.records.at(-1); // so that the current model's line goes to the end
-    const points = shown.records.filter(
-      (one) =>
-        one === last ||
-        (isNumber((one.metrics || {})[metric]) &&
-          (MAKES_CURRENT.includes(one.event) || ["refused", "round-refused"].includes(one.event))),
-    );
-    let current = null;
-    const level = points.map(
-      (one) => (current = MAKES_CURRENT.includes(one.event) ? ((one.metrics || {})[metric] ?? null) : current),
-    );
-    const only = (events) =>
-      points.map((one) => (events.includes(one.event) ? ((one.metrics || {})[metric] ?? null) : null));
-    const spec = {
-      title: `${metric.replaceAll("_", " ")} on the holdout`,
-      x: { label: byTime ? "time (UTC)" : "record", time: byTime },
-      y: metric.replaceAll("_", " "),
-      xs: points.map(along),
-      series: [
-        { label: "the current model", values: level, mark: "step" },
-        { label: "refused", values: only(["refused", "round-refused"]), mark: "points" },
-        { label: "accepted", values: only(["accepted", "round-accepted"]), mark: "points" },
-      ],
-      marks: shown.records
-        .filter((one) => one.event === "release" || one.event === "rollback")
-        .map((one) => ({ x: along(one), full: one.event === "rollback" })),
-      markWord: "a rollback; short lines below: releases",
-      told: (place) =>
-        `record ${points[place].sequence}, ${points[place].event}${points[place].site ? ` of ${points[place].site}` : ""}: ${decimal((points[place].metrics || {})[metric])} · ${why(points[place], shown.prints)}`,
-      chosen: (place) => openRecord(shown, points[place].sequence),
-      columns: ["record#", "time (UTC)", "event", "site", `${metric}#`, "current then#"],
-      rows: () =>
-        shown.records
-          .filter((one) => isNumber((one.metrics || {})[metric]) || one.event === "release")
-          .map((one) => {
-            const place = points.indexOf(one);
-            return [
-              one.sequence,
-              clock(one.time),
-              one.event,
-              one.site,
-              isNumber((one.metrics || {})[metric]) ? decimal(one.metrics[metric]) : "–",
-              place < 0 ? "–" : decimal(level[place]),
-            ];
-          }),
-    };
-    swap(holder, chart(spec));
-  };
+  if (!metrics.length) return quiet("Nothing was scored, or scores may not be told.");
+  const holder = el("div");
+  const [metricLabel, metric] = choice("Metric", metrics, title, shown.metric, () => show());
+  const [alongLabel, along] = choice("Along", ["records", "time"], String, "records", () => show());
+  const show = () => swap(holder, chart(scoresAlong(shown, judged, metric(), along() === "time")));
   show();
-  return [el("form", { class: "asked", onsubmit: (event) => event.preventDefault() }, metricLabel, axisLabel), holder];
+  return [asking([metricLabel, alongLabel], () => show()), holder];
+}
+
+function scoresAlong(shown, judged, metric, byTime) {
+  const last = shown.records.at(-1), // so that the current model's line goes to the end
+    scored = judged.filter((one) => scoreOf(one, metric) !== null),
+    points = scored.at(-1) === last ? scored : [...scored, last];
+  const along = (one) => (byTime ? Date.parse(one.time) / 1000 : one.sequence);
+  let current = null;
+  const level = points.map((one) => (MAKES_CURRENT.includes(one.event) ? (current = scoreOf(one, metric)) : current));
+  const only = (events) => points.map((one) => (events.includes(one.event) ? scoreOf(one, metric) : null));
+  const at = (place) => {
+    const one = points[place];
+    const by = one.site ? ` of ${one.site}` : "";
+    return `record ${one.sequence}, ${one.event}${by}: ${decimal(scoreOf(one, metric))} · ${why(one, shown.prints)}`;
+  };
+  const moves = shown.records.filter((one) => one.event === "release" || one.event === "rollback");
+  return {
+    title: `${title(metric)} on the holdout`,
+    x: { label: byTime ? "time (UTC)" : "record", time: byTime },
+    y: title(metric),
+    xs: points.map(along),
+    series: [
+      { label: "the current model", values: level, mark: "step" },
+      { label: "refused", values: only(REFUSED), mark: "points" },
+      { label: "accepted", values: only(["accepted", "round-accepted"]), mark: "points" },
+    ],
+    marks: moves.map((one) => ({ x: along(one), full: one.event === "rollback" })),
+    markWord: "a rollback; short lines below: releases",
+    told: at,
+    chosen: (place) => openRecord(shown, points[place].sequence),
+    columns: ["record#", "time (UTC)", "event", "site", `${title(metric)}#`, "current then#"],
+    rows: () => {
+      const levels = new Map(scored.map((one, place) => [one.sequence, level[place]]));
+      const listed = shown.records.filter((one) => levels.has(one.sequence) || one.event === "release");
+      return listed.map((one) => () => [
+        link(shown, one.sequence),
+        clock(one.time),
+        one.event,
+        one.site,
+        levels.has(one.sequence) ? decimal(scoreOf(one, metric)) : "–",
+        decimal(levels.get(one.sequence) ?? null),
+      ]);
+    },
+  };
 }
 
 function whereRight(shown, models) {
   const { record } = models[0],
-    rule = (shown.genesis.decision || {}).threshold;
-  const found = assessed(record.metrics, shown.genesis.class_names, rule);
-  if (!found)
-    return el(
-      "p",
-      { class: "quiet" },
-      "No table of classes is recorded of the current model: it does not tell classes apart, or scores may not be told.",
-    );
-  const parts = [
-    el("p", {}, `Of record ${record.sequence}, on ${whole(found.images)} images of the holdout.`),
-    matrix("Confusion on the holdout, called what is likeliest", found.table, found.names),
-  ];
-  if (found.threshold) {
-    const at = found.threshold;
-    parts.push(
-      matrix(
-        `Confusion where ${at.class} is called from ${Number(at.value.toPrecision(4))} on${at.rule ? ` (${at.rule})` : ""}`,
-        at.table,
-        found.names,
-      ),
+    metrics = record.metrics || {},
+    labels = labelRows(metrics, shown.genesis.class_names);
+  if (labels) return byLabel(record, labels);
+  const found = assessed(metrics, shown.genesis.class_names, (shown.genesis.decision || {}).threshold);
+  if (!found) {
+    const numbers = (shown.genesis.spec || {}).task === "regression";
+    return quiet(
+      numbers
+        ? "The model predicts numbers: there are no classes to confuse."
+        : "The record of the current model holds no table of classes: scores may not be told.",
     );
   }
-  const rows = (figures) =>
-    figures.map((one) => [
-      one.of,
-      decimal(one.value),
-      `${decimal(one.low)} to ${decimal(one.high)}`,
-      one.right == null ? "–" : `${whole(one.right)} of ${whole(one.images)}`,
-    ]);
-  const columns = ["figure", "value#", "95 % interval", "right#"];
-  parts.push(tableOf("Figures with their intervals", columns, rows(found.figures), { hidden: false }).node);
-  if (found.threshold)
-    parts.push(tableOf("Figures at that threshold", columns, rows(found.threshold.figures), { hidden: false }).node);
+  const parts = [quiet(`Of record ${record.sequence}, on ${whole(found.images)} examples of the holdout.`)];
+  parts.push(...matrix("Confusion on the holdout, called what is likeliest", found.table, found.names));
+  parts.push(figuresOf("Figures with their intervals", found.figures));
+  if (found.threshold) {
+    const { value, rule, table, figures } = found.threshold,
+      from = Number(value.toPrecision(4));
+    const caption = `Confusion where ${found.names[1]} is called from ${from} on${rule ? ` (${rule})` : ""}`;
+    parts.push(...matrix(caption, table, found.names), figuresOf("Figures at that threshold", figures));
+  }
   if (found.table.length === 2) parts.push(...curve(shown, record, found));
   return parts;
 }
 
-// A table of counts, a row per true and a column per called class.
+function byLabel(record, labels) {
+  const columns = ["label", "found#", "missed#", "wrongly called so#", "rightly not called so#", "AUC#"];
+  const rows = labels.map((one) => [one.label, one.found, one.missed, one.wrong, one.right, decimal(one.auc)]);
+  return [
+    quiet(`Of record ${record.sequence}, on the holdout: each label, called from 0.5 on.`),
+    tableOf("Each label on the holdout", columns, rows, { hidden: false, perPage: 20 }).node,
+  ];
+}
+
+function figuresOf(caption, figures) {
+  const rows = figures.map((one) => [
+    one.of,
+    decimal(one.value),
+    `${decimal(one.low)} to ${decimal(one.high)}`,
+    one.right == null ? "–" : `${whole(one.right)} of ${whole(one.images)}`,
+  ]);
+  return tableOf(caption, ["figure", "value#", "95 % interval", "right#"], rows, { hidden: false, perPage: 20 }).node;
+}
+
+// A table of counts, a row per true and a column per called class; of many classes what is confused most comes first.
 function matrix(caption, table, names) {
-  const totals = table.map((row) => row.reduce((sum, one) => sum + one, 0));
-  const body = table.map((row, truth) =>
-    el(
-      "tr",
-      {},
-      el("th", { scope: "row" }, `is ${names[truth]}`),
-      row.map((count, called) => {
-        const cell = el(
-          "td",
-          { class: called === truth ? "right" : null },
-          `${whole(count)} (${totals[truth] ? percent(count / totals[truth]) : "–"})`,
-        );
-        cell.style.background = `rgba(${getComputedStyle(document.documentElement).getPropertyValue("--heat")}, ${totals[truth] ? (0.3 * count) / totals[truth] : 0})`;
-        return cell;
-      }),
-    ),
+  if (names.length <= MANY) return [counts(caption, table, names)];
+  const apart = table.flatMap((row, truth) =>
+    row.flatMap((count, called) => (count && called !== truth ? [[names[truth], names[called], count]] : [])),
   );
-  return el(
-    "div",
-    { class: "scroll", role: "region", tabindex: "0", "aria-label": caption },
+  const most = apart.sort((one, other) => other[2] - one[2]).map((row) => [row[0], row[1], whole(row[2])]);
+  const every = el(
+    "details",
+    { ontoggle: () => every.open && every.children.length < 2 && every.append(counts(caption, table, names)) },
+    el("summary", {}, `${caption}: all ${names.length} classes`),
+  );
+  const columns = ["is", "called", "examples#"];
+  return [tableOf(`${caption}: what is confused most`, columns, most, { hidden: false, perPage: 10 }).node, every];
+}
+
+function counts(caption, table, names) {
+  const heat = getComputedStyle(document.documentElement).getPropertyValue("--heat");
+  const body = table.map((row, truth) => {
+    const total = row.reduce((sum, one) => sum + one, 0);
+    const cells = row.map((count, called) => {
+      const share = total ? count / total : 0;
+      const kind = called === truth ? "right" : null;
+      const cell = el("td", { class: kind }, `${whole(count)} (${total ? percent(share) : "–"})`);
+      cell.style.background = `rgba(${heat}, ${0.3 * share})`;
+      return cell;
+    });
+    return el("tr", {}, el("th", { scope: "row" }, `is ${names[truth]}`), cells);
+  });
+  const heads = ["truth", ...names.map((name) => `called ${name}`)].map((name) => el("th", { scope: "col" }, name));
+  return scrolling(
+    caption,
     el(
       "table",
       { class: "matrix" },
       el("caption", {}, caption),
-      el(
-        "thead",
-        {},
-        el(
-          "tr",
-          {},
-          el("th", { scope: "col" }, "truth"),
-          names.map((name) => el("th", { scope: "col" }, `called ${name}`)),
-        ),
-      ),
+      el("thead", {}, el("tr", {}, heads)),
       el("tbody", {}, body),
     ),
   );
@@ -255,55 +226,55 @@ function matrix(caption, table, names) {
 
 // The receiver operating characteristic: the curve where one was written down, and what is known without it.
 function curve(shown, record, found) {
-  const written = shown.records.findLast(
-    (one) => one.event === "tested" && one.curve && firstOf(shown, one.of) === firstOf(shown, record.sequence),
-  );
-  const points = [...operatingPoints(record.metrics)].sort((one, other) => one.x - other.x);
-  const path = written ? written.curve.map(([at, x, y]) => ({ at, x, y })) : [];
-  const all = [...path, ...points, { x: 0, y: 0 }, { x: 1, y: 1 }].sort(
-    (one, other) => one.x - other.x || one.y - other.y,
-  );
+  const same = (one) => firstOf(shown, one.of) === firstOf(shown, record.sequence);
+  const written = shown.records.findLast((one) => one.event === "tested" && one.curve && same(one));
+  const points = operatingPoints(record.metrics),
+    path = written ? written.curve.map(([at, x, y]) => ({ at, x, y })) : [];
+  const ends = [
+    { x: 0, y: 0 },
+    { x: 1, y: 1 },
+  ];
+  const all = [...path, ...points, ...ends].sort((one, other) => one.x - other.x || one.y - other.y);
   const values = (of) => all.map((one) => (of.includes(one) ? one.y : null));
-  const name = found.names[1];
+  const [no, yes] = found.names;
+  const rates = (one) => [decimal(one.at), percent(one.y), percent(one.x)];
+  const onCurve = written
+    ? [
+        {
+          label: `on the ${written.split} split, record ${written.sequence}`,
+          values: values([ends[0], ...path]),
+          mark: "line",
+          bare: true,
+        },
+      ]
+    : [];
   const spec = {
-    title: `Receiver operating characteristic for ${name}`,
-    x: { label: `${found.names[0]} called ${name} (1 - specificity)`, range: [0, 1] },
-    y: `${name} found (sensitivity)`,
+    title: `Receiver operating characteristic for ${yes}`,
+    x: { label: `${no} called ${yes} (1 - specificity)`, range: [0, 1] },
+    y: `${yes} found (sensitivity)`,
     yRange: () => [0, 1.02],
     xs: all.map((one) => one.x),
     series: [
-      ...(written
-        ? [
-            {
-              label: `on the ${written.split} split, record ${written.sequence}`,
-              values: values(path),
-              mark: "line",
-              bare: true,
-            },
-          ]
-        : []),
+      ...onCurve,
       { label: "on the holdout, at the thresholds that are known", values: values(points), mark: "points" },
       { label: "by chance", values: all.map((one) => one.x), mark: "line", dash: true, bare: true },
     ],
     square: true,
-    told: (place) =>
-      all[place].at == null
-        ? ""
-        : `called ${name} from ${decimal(all[place].at)} on: ${percent(all[place].y)} of ${name} found, ${percent(all[place].x)} of ${found.names[0]} called so`,
-    columns: ["from#", `${name} found#`, `${found.names[0]} called ${name}#`, "on"],
+    told: (place) => {
+      const one = all[place];
+      if (one.at == null) return "";
+      return `called ${yes} from ${decimal(one.at)} on: ${percent(one.y)} of ${yes} found, ${percent(one.x)} of ${no} called so`;
+    },
+    columns: ["from#", `${yes} found#`, `${no} called ${yes}#`, "on"],
     rows: () => [
-      ...points.map((one) => [decimal(one.at), percent(one.y), percent(one.x), "the holdout"]),
-      ...path.map((one) => [decimal(one.at), percent(one.y), percent(one.x), `the ${written.split} split`]),
+      ...points.map((one) => [...rates(one), "the holdout"]),
+      ...path.map((one) => [...rates(one), `the ${written.split} split`]),
     ],
   };
-  const note = written
-    ? null
-    : el(
-        "p",
-        { class: "quiet" },
-        "The history holds no curve of this model, but an area and a table at each threshold that is agreed; ",
-        el("code", {}, "charity score best --split test --record"),
-        " writes one down.",
-      );
-  return [chart(spec).node, note].filter(Boolean);
+  const missing = quiet(
+    "The history holds no curve of this model, but an area and a table at each threshold that is agreed; ",
+    el("code", {}, "charity score best --split test --record"),
+    " writes one down.",
+  );
+  return [chart(spec).node, written ? null : missing];
 }

@@ -2,214 +2,158 @@
 
 const CLAIMING = ["accepted", "refused", "counted"];
 
-function claimedAndScored(shown, sites) {
+function claimedAndScored(shown) {
   const claims = shown.records.filter((one) => CLAIMING.includes(one.event) && headline(one.claim));
-  if (!claims.length)
-    return el(
-      "p",
-      { class: "quiet" },
-      "No site claims a score here: privacy or masks are agreed, or nothing came yet.",
-    );
+  if (!claims.length) return quiet("No site claims a score here: privacy or masks are agreed, or nothing came yet.");
   const measure = "mae" in headline(claims[0].claim) ? "mae" : "accuracy",
     ofRound = new Map();
   for (const one of shown.records) if (CLOSES_ROUND.includes(one.event)) ofRound.set(one.round, one);
-  const scoreOf = (one) =>
-    ((one.event === "counted" ? (ofRound.get(one.round) || {}).metrics : one.metrics) || {})[measure];
+  const scored = (one) => scoreOf(one.event === "counted" ? ofRound.get(one.round) || {} : one, measure);
   const holder = el("div"),
-    names = sites.map((row) => row.site).filter((site) => claims.some((one) => one.site === site));
-  const select = el(
-    "select",
-    { onchange: () => show() },
-    names.map((name) => el("option", { value: name }, name)),
-  );
+    names = [...new Set(claims.map((one) => one.site))];
+  const [label, site] = choice("Site", names, String, names[0], () => show());
   const show = () => {
-    const own = claims.filter((one) => one.site === names[select.selectedIndex]);
-    const spec = {
-      title: `${measure} that ${names[select.selectedIndex]} claims, and that the holdout gives`,
-      x: { label: "record" },
-      y: measure,
-      xs: own.map((one) => one.sequence),
-      series: [
-        {
-          label: "claimed by the site",
-          values: own.map((one) => one.claim[measure] ?? null),
-          mark: "line",
-          dash: true,
-        },
-        { label: "scored on the holdout", values: own.map((one) => scoreOf(one) ?? null), mark: "line" },
-      ],
-      told: (place) =>
-        `record ${own[place].sequence}, ${own[place].event}: claimed ${decimal(own[place].claim[measure])}, scored ${decimal(scoreOf(own[place]))}`,
-      chosen: (place) => openRecord(shown, own[place].sequence),
-      columns: ["record#", "time (UTC)", "event", "session#", "epoch#", "claimed#", "scored#", "difference#"],
-      rows: () =>
-        own.map((one) => [
-          one.sequence,
-          clock(one.time),
-          one.event,
-          one.session,
-          one.epoch,
-          decimal(one.claim[measure]),
-          decimal(scoreOf(one)),
-          signed(gap(one.claim, { [measure]: scoreOf(one) })),
-        ]),
-    };
-    swap(holder, chart(spec));
+    const own = claims.filter((one) => one.site === site());
+    swap(holder, chart(claimsAlong(shown, own, site(), measure, scored)));
   };
   show();
+  const mixed = claims.some((one) => one.candidate || (isNumber(one.share) && one.share < 1));
   return [
-    el(
-      "p",
-      {},
-      "What lies between the two is overfitting, other images, or lying: worth a look, not blame.",
-      shown.genesis.schedule === "rounds"
-        ? " In rounds nobody scores one update: what stands beside its claim is the score of its round's mean."
-        : "",
-    ),
-    el("form", { class: "asked", onsubmit: (event) => event.preventDefault() }, el("label", {}, "Site", select)),
+    el("p", {}, "What lies between the two is overfitting, other images, or lying: worth a look, not blame."),
+    shown.genesis.schedule === "rounds"
+      ? el("p", {}, "In rounds nobody scores one update: beside its claim stands the score of its round's mean.")
+      : mixed
+        ? el(
+            "p",
+            {},
+            `The policy ${String(shown.genesis.policy).split(":")[0]} mixes: what is claimed is the site's own model, what is `,
+            "scored is its mix with the current one. So the difference tells of the policy, too.",
+          )
+        : null,
+    asking([label], () => show()),
     holder,
   ];
 }
 
+function claimsAlong(shown, own, site, measure, scored) {
+  const claimed = (one) => one.claim[measure] ?? null,
+    apart = measure === "mae" ? "scored above it, as a share#" : "claimed - scored#";
+  return {
+    title: `${measure} that ${site} claims, and that the holdout gives`,
+    x: { label: "record" },
+    y: measure,
+    xs: own.map((one) => one.sequence),
+    series: [
+      { label: "claimed by the site", values: own.map(claimed), mark: "line", dash: true },
+      { label: "scored on the holdout", values: own.map(scored), mark: "line" },
+    ],
+    told: (place) => {
+      const one = own[place];
+      return `record ${one.sequence}, ${one.event}: claimed ${decimal(claimed(one))}, scored ${decimal(scored(one))}`;
+    },
+    chosen: (place) => openRecord(shown, own[place].sequence),
+    columns: ["record#", "time (UTC)", "event", "session#", "epoch#", "share#", "claimed#", "scored#", apart],
+    rows: () =>
+      own.map((one) => () => [
+        link(shown, one.sequence),
+        clock(one.time),
+        one.event,
+        one.session,
+        one.epoch,
+        decimal(one.share),
+        decimal(claimed(one)),
+        decimal(scored(one)),
+        signed(gap(one.claim, { [measure]: scored(one) })),
+      ]),
+  };
+}
+
 function bySite(shown, sites) {
-  if (!sites.length) return el("p", { class: "quiet" }, "No site is enrolled yet.");
+  if (!sites.length) return quiet("No site is enrolled yet.");
   const inRounds = shown.genesis.schedule === "rounds",
     metric = shown.metric,
-    largest = (values) => Math.max(1e-12, ...values.map((one) => Math.abs(one || 0)));
-  const most = largest(sites.map((row) => (row.gain || {})[metric])),
+    gain = (row) => (row.gain || {})[metric] ?? null;
+  const largest = (values) => values.reduce((most, one) => Math.max(most, Math.abs(one || 0)), 1e-12);
+  const most = largest(sites.map(gain)),
     mostBytes = largest(sites.map((row) => row.bytes));
   const bar = (value, of, text) => {
     const line = el("span", { class: value < 0 ? "bar less" : "bar", "aria-hidden": "true" });
     line.style.width = `${(100 * Math.abs(value || 0)) / of}%`;
     return el("span", {}, text, line);
   };
-  const kinds = inRounds ? ["counted", "refused", "invalid"] : ["accepted", "refused", "invalid"];
-  const columns = [
-    "site",
-    `gain in ${metric.replaceAll("_", " ")}#`,
-    "gain in loss#",
-    "sent#",
-    ...kinds.map((kind) => `${kind}#`),
-    "bytes#",
-    "claimed - scored#",
-    "worst#",
-    "last heard (UTC)",
+  const kinds = [inRounds ? "counted" : "accepted", "refused", "invalid"];
+  const above = "mae" in (shown.genesis.metrics || {}) ? "scored above claims, as a share#" : "claimed - scored#";
+  const columns = [`gain in ${title(metric)}#`, "gain in loss#", "sent#", ...kinds.map((kind) => `${kind}#`)];
+  columns.push("bytes of models#", above, "worst#", "last heard (UTC)");
+  const rows = sites.map((row) => () => [
+    row.state === "revoked" ? `${row.site} (revoked)` : row.site,
+    bar(gain(row), most, signed(gain(row))),
+    signed((row.gain || {}).loss),
+    whole(row.submissions),
+    ...kinds.map((kind) => whole(row[kind])),
+    bar(row.bytes, mostBytes, size(row.bytes)),
+    signed((row.claims || {}).median),
+    signed((row.claims || {}).worst),
+    clock(row.last),
+  ]);
+  return [
+    el(
+      "p",
+      {},
+      "Gain is what the current model scores more than the first one, divided among the sites whose models made it so",
+      inRounds
+        ? "; a round's is divided by the shares of its updates, which attributes and does not measure."
+        : ". What was rolled back counts for nobody.",
+      " Which sites stand out from the others, and by what rule, tells ",
+      el("code", {}, "sites"),
+      ".",
+    ),
+    tableOf("What each site sent and brought", ["site", ...columns], rows).node,
+    gainsChart(shown, sites, gain),
   ];
-  const rows = sites.map((row) => {
-    const gain = row.gain || {},
-      claims = row.claims || {};
-    return [
-      row.state === "revoked" ? `${row.site} (revoked)` : row.site,
-      bar(gain[metric], most, signed(gain[metric])),
-      signed(gain.loss),
-      whole(row.submissions),
-      ...kinds.map((kind) => whole(row[kind])),
-      bar(row.bytes, mostBytes, size(row.bytes)),
-      signed(claims.median),
-      signed(claims.worst),
-      clock(row.last),
-    ];
-  });
-  const models = shown.records.filter((one) => MAKES_CURRENT.includes(one.event)),
-    last = shown.records.at(-1),
-    first = sites
-      .slice()
-      .sort((one, other) => Math.abs((other.gain || {})[metric] || 0) - Math.abs((one.gain || {})[metric] || 0))
-      .slice(0, SERIES)
-      .map((row) => row.site);
-  const steps = models.at(-1) === last ? models : [...models, last],
-    along = gainsAlong(shown, steps),
-    parts = [
-      el(
-        "p",
-        {},
-        `Gain is what the current model scores more than the first one, divided among the sites whose models made it so`,
-        inRounds
-          ? "; a round's is divided by the shares of its updates, which attributes and does not measure."
-          : ". What was rolled back counts for nobody.",
-        " Which sites stand out from the others, and by what rule, tells ",
-        el("code", {}, "sites"),
-        ".",
-      ),
-      tableOf("What each site sent and brought", columns, rows).node,
-    ];
-  if (models.length > 1) {
-    const spec = {
-      title: `Gain in ${metric.replaceAll("_", " ")} by site, added up${sites.length > first.length ? `, the ${first.length} largest` : ""}`,
-      x: { label: "record" },
-      y: "gain",
-      xs: steps.map((one) => one.sequence),
-      series: first.map((site) => ({
-        label: site,
-        values: along.map((one) => (one.get(site) || {})[metric] ?? 0),
-        mark: "step",
-      })),
-      told: (place) =>
-        `record ${steps[place].sequence}: ${first.map((site) => `${site} ${signed((along[place].get(site) || {})[metric] ?? 0)}`).join(", ")}`,
-      chosen: (place) => openRecord(shown, steps[place].sequence),
-      columns: ["record#", "time (UTC)", ...first.map((site) => `${site}#`)],
-      rows: () =>
-        models.map((one, place) => [
-          one.sequence,
-          clock(one.time),
-          ...first.map((site) => signed((along[place].get(site) || {})[metric] ?? 0)),
-        ]),
-    };
-    parts.push(chart(spec).node);
-  }
-  return parts;
 }
 
-// By record, each of which may have made a model current, what each site had brought by then.
-function gainsAlong(shown, steps) {
-  const refused = new Map(
-      shown.records.filter((one) => one.event === "refused").map((one) => [one.sequence, one.site]),
-    ),
-    at = new Map();
-  let before = new Map();
-  return steps.map((record) => {
-    const found = record.event === "rollback" ? at.get(record.to) || new Map() : new Map(before);
-    for (const [site, by] of siteGains(record, shown.metric, refused)) {
-      const own = found.get(site) || {};
-      found.set(
-        site,
-        Object.fromEntries([shown.metric, "loss"].map((name) => [name, (own[name] || 0) + (by[name] || 0)])),
-      );
-    }
-    at.set(record.sequence, found);
-    before = found;
-    return found;
-  });
+function gainsChart(shown, sites, gain) {
+  const brought = sites.filter((row) => gain(row) !== null);
+  if (!brought.length) return null;
+  const largest = brought.toSorted((one, other) => Math.abs(gain(other)) - Math.abs(gain(one))).slice(0, COLOURS);
+  const names = largest.map((row) => row.site),
+    models = shown.records.filter((one) => MAKES_CURRENT.includes(one.event)),
+    last = shown.records.at(-1);
+  const steps = models.at(-1) === last ? models : [...models, last],
+    along = gainsAlong(shown.records, steps, names, shown.metric);
+  const first = brought.length > names.length ? `, the ${names.length} largest` : "";
+  return chart({
+    title: `Gain in ${title(shown.metric)} by site, added up${first}`,
+    x: { label: "record" },
+    y: "gain",
+    xs: steps.map((one) => one.sequence),
+    series: names.map((label, place) => ({ label, values: along.map((sums) => sums[place] ?? 0), mark: "step" })),
+    told: (at) =>
+      `record ${steps[at].sequence}: ${names.map((name, place) => `${name} ${signed(along[at][place])}`).join(", ")}`,
+    chosen: (at) => openRecord(shown, steps[at].sequence),
+    columns: ["record#", "time (UTC)", ...names.map((name) => `${name}#`)],
+    rows: () => models.map((one, at) => () => [link(shown, one.sequence), clock(one.time), ...along[at].map(signed)]),
+  }).node;
 }
 
 function rounds(shown) {
-  const rows = roundRows(shown.records),
-    columns = [
-      "round#",
-      "record#",
-      "opened (UTC)",
-      "took#",
-      "updates#",
-      "drawn#",
-      "missing",
-      "result",
-      `${shown.metric}#`,
-      "why",
-    ];
-  const seconds = (row) => (row.closed ? duration((Date.parse(row.closed) - Date.parse(row.opened)) / 1000) : "–");
-  const told = (row) => [
-    String(row.round),
+  const rows = roundRows(shown.records);
+  if (!rows.length) return quiet("No round has opened yet.");
+  const took = (row) => (row.closed ? duration((Date.parse(row.closed) - Date.parse(row.opened)) / 1000) : "–");
+  const columns = ["round#", "record#", "opened (UTC)", "took#", "updates#", "drawn#", "missing", "result"];
+  const cells = (row) => () => [
+    row.round,
     link(shown, row.record),
     clock(row.opened),
-    seconds(row),
+    took(row),
     row.sent.length,
     row.sites.length,
     few(row.missing) || "nobody",
     row.verdict,
-    decimal((row.metrics || {})[shown.metric]),
+    decimal(scoreOf(row, shown.metric)),
     row.reason,
   ];
-  return rows.length
-    ? tableOf("Rounds, the newest first", columns, rows.map(told), { perPage: 20 }).node
-    : el("p", { class: "quiet" }, "No round has opened yet.");
+  columns.push(`${title(shown.metric)}#`, "why");
+  return tableOf("Rounds, the newest first", columns, rows.map(cells), { perPage: 20 }).node;
 }

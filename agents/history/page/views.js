@@ -6,6 +6,7 @@ const MAKES_CURRENT = ["genesis", "accepted", "round-accepted", "rollback"];
 const CLOSES_ROUND = ["round-accepted", "round-refused"];
 const PLAIN = ["report", "scored", "masks"]; // judged, but no word on a model
 const LOWER = ["mae", "rmse", "loss"]; // is better
+const ABSURD = 1e9; // a claim may be any number
 const Z = 1.959964; // 97.5 % of the normal distribution
 
 // A metrics object's accuracy (of numbers: the mean absolute error) and loss; null when it has neither.
@@ -48,26 +49,22 @@ function bytesOf(record) {
   return sent || work ? (sent ? sent.size : 0) + (work ? work.received : 0) : null;
 }
 
-// The row of one record.
-function historyRow(record, metric, prints) {
-  const reported = PLAIN.includes(record.event);
+// What the history's table shows of one record.
+function historyRow(record, prints) {
+  const { sequence, time, event } = record,
+    own = PLAIN.includes(event); // a report's metrics are the site's own
   return {
-    sequence: record.sequence,
-    time: record.time,
-    event: record.event,
+    sequence,
+    time,
+    event,
     site: record.site ?? null,
     session: record.session ?? null,
-    epoch: (reported ? record.epochs : record.epoch) ?? null,
-    round: record.round ?? null,
-    builds_on: record.builds_on ?? null,
-    examples: record.examples ?? null,
-    claim: headline(reported ? record.metrics : record.claim),
-    score: reported || record.event === "tested" ? null : headline(record.metrics),
-    share: record.share ?? null,
+    epoch: (own ? record.epochs : record.epoch) ?? null,
+    claim: headline(own ? record.metrics : record.claim),
+    score: own || event === "tested" ? null : headline(record.metrics),
     reason: why(record, prints),
     submission: record.submission ?? null,
     bytes: bytesOf(record),
-    gain: gains(record, metric),
   };
 }
 
@@ -125,7 +122,7 @@ function gap(claim, metrics) {
       scored = (metrics || {})[measure];
     if (isNumber(said) && isNumber(scored)) {
       const found = measure === "accuracy" ? said - scored : scored ? (scored - said) / scored : Infinity;
-      return Math.abs(found) <= 1e9 ? found : null;
+      return Math.abs(found) <= ABSURD ? found : null;
     }
   }
   return null;
@@ -177,7 +174,9 @@ function siteRows(records, genesis) {
   const brought = contributions(records, metric);
   return [...rows.values()].map(({ gaps, ...row }) => ({
     ...row,
-    claims: gaps.length ? { median: median(gaps), worst: Math.max(...gaps), of: gaps.length } : null,
+    claims: gaps.length
+      ? { median: median(gaps), worst: gaps.reduce((worst, one) => Math.max(worst, one)), of: gaps.length }
+      : null,
     gain: brought.get(row.site) ?? null,
   }));
 }
@@ -190,17 +189,34 @@ function median(values) {
 
 // Every model that was current, the newest first: {record, source, until}; a rollback's source is where its model came from.
 function champions(records) {
-  const known = new Map(records.map((record) => [record.sequence, record])),
+  const sources = new Map(),
     found = [];
   for (const record of records) {
     if (!MAKES_CURRENT.includes(record.event)) continue;
-    let source = record;
-    for (let steps = 0; source && source.event === "rollback" && steps < records.length; steps += 1)
-      source = known.get(source.to);
+    const source = record.event === "rollback" ? (sources.get(record.to) ?? record) : record;
+    sources.set(record.sequence, source);
     if (found.length) found.at(-1).until = record;
-    found.push({ record, source: source || record, until: null });
+    found.push({ record, source, until: null });
   }
   return found.reverse();
+}
+
+// What some sites had brought by then, of each of some records in turn: [[gain or null, …], …] in the order of the sites.
+function gainsAlong(records, steps, sites, metric) {
+  const refused = new Map(records.filter((one) => one.event === "refused").map((one) => [one.sequence, one.site]));
+  const place = new Map(sites.map((site, at) => [site, at])),
+    known = new Map();
+  let sum = sites.map(() => null);
+  return steps.map((record) => {
+    sum = record.event === "rollback" ? (known.get(record.to) ?? sites.map(() => null)) : sum;
+    for (const [site, by] of siteGains(record, metric, refused)) {
+      const at = place.get(site);
+      if (at === undefined || by[metric] === undefined) continue;
+      sum = sum.with(at, (sum[at] ?? 0) + by[metric]);
+    }
+    known.set(record.sequence, sum);
+    return sum;
+  });
 }
 
 // Rounds, the newest first: {round, opened, sites, sent, missing, closed, verdict, reason, metrics}.
@@ -267,22 +283,20 @@ function tags(records) {
 
 // Two records side by side: scores with their difference, then every other field that is not the same.
 function diff(one, two) {
-  const scores = {},
-    fields = {},
-    before = one.metrics || {},
-    after = two.metrics || {};
-  const plain = (value) => (isNumber(value) ? value : null);
-  for (const name of new Set([...Object.keys(before), ...Object.keys(after)])) {
-    const first = plain(before[name]),
-      second = plain(after[name]);
-    if (first !== null || second !== null)
-      scores[name] = { first, second, change: first === null || second === null ? null : second - first };
-  }
-  for (const name of new Set([...Object.keys(one), ...Object.keys(two)])) {
-    if (["sequence", "previous", "hash", "signature", "metrics"].includes(name) || same(one[name], two[name])) continue;
-    fields[name] = { first: one[name] ?? null, second: two[name] ?? null };
-  }
-  return { first: one.sequence, second: two.sequence, scores, fields };
+  const names = (first, second) => [...new Set([...Object.keys(first), ...Object.keys(second)])];
+  const of = (value, name) => (Object.hasOwn(value, name) ? value[name] : null);
+  const [before, after] = [one.metrics || {}, two.metrics || {}];
+  const scores = names(before, after).flatMap((name) => {
+    const [first, second] = [before, after].map((metrics) => (isNumber(of(metrics, name)) ? metrics[name] : null));
+    const change = first === null || second === null ? null : second - first;
+    return first === null && second === null ? [] : [[name, { first, second, change }]];
+  });
+  const apart = ["sequence", "previous", "hash", "signature", "metrics"];
+  const fields = names(one, two)
+    .filter((name) => !apart.includes(name) && !same(of(one, name), of(two, name)))
+    .map((name) => [name, { first: of(one, name), second: of(two, name) }]);
+  const [first, second] = [one.sequence, two.sequence];
+  return { first, second, scores: Object.fromEntries(scores), fields: Object.fromEntries(fields) };
 }
 
 // Whether two values are the same JSON; members are in one order in every record.
@@ -368,6 +382,20 @@ function hanleyMcNeil(area, negatives, positives) {
   const spread = area * (1 - area) + (positives - 1) * (first - area ** 2) + (negatives - 1) * (second - area ** 2);
   const half = Z * Math.sqrt(Math.max(0, spread) / (positives * negatives));
   return [Math.max(0, area - half), Math.min(1, area + half)];
+}
+
+// Of a task with several labels: [{label, found, missed, wrong, right}] of each, called from 0.5 on; null of other tasks.
+function labelRows(metrics, names) {
+  const tables = (metrics || {}).confusion_per_label;
+  if (!Array.isArray(tables)) return null;
+  return tables.map(([right, wrong, missed, found], place) => ({
+    label: (names || [])[place] ?? String(place),
+    found,
+    missed,
+    wrong,
+    right,
+    auc: (metrics.per_label_auc || [])[place] ?? null,
+  }));
 }
 
 // What is known of a receiver operating characteristic: points {share of class 0 called 1, share of class 1 found, at, of}.

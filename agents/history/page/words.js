@@ -18,14 +18,14 @@ const clock = (time) => (time == null ? "–" : String(time).slice(0, 19).replac
 function decimal(value) {
   if (!isNumber(value) || !Number.isFinite(value)) return "–";
   if (Math.abs(value) >= 1e6) return value.toExponential(3).replace(/e([+-])(\d)$/, "e$10$2");
-  const told = value.toFixed(4);
+  const text = value.toFixed(4);
   const half = Number.isInteger(value * 32) && !Number.isInteger(value * 16); // 0.03125 lies between two of them
-  return half && Number(told.at(-1)) % 2 ? (value - Math.sign(value) * 1e-6).toFixed(4) : told;
+  return half && Number(text.at(-1)) % 2 ? (value - Math.sign(value) * 1e-6).toFixed(4) : text;
 }
 
 const signed = (value) => (isNumber(value) ? (value >= 0 ? "+" : "") + decimal(value) : "–");
 const whole = (value) => value.toLocaleString("en-US");
-const number = (count, thing) => `${count} ${thing}${count === 1 ? "" : "s"}`;
+const number = (count, thing) => `${count} ${thing}${String(count) === "1" ? "" : "s"}`;
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 // Words with commas between them; of many only the first, and how many more there are.
@@ -75,8 +75,7 @@ function why(record, prints) {
     const margin = isNumber(record.margin) ? `, ${record.margin.toFixed(4)}` : "";
     return record.reason + margin + (record.work ? `; ${workTold(record.work)}` : "");
   }
-  const told = WHY[event];
-  return told ? told(record, prints) : "";
+  return Object.hasOwn(WHY, event) ? WHY[event](record, prints) : "";
 }
 
 const WHY = {
