@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from fedssh.history.report import page
 from fedssh.rules.policies import read_policy
 from fedssh.rules.vocabulary import GATES
 from scripts import environment, terms
@@ -28,7 +29,7 @@ from scripts.demo.screen import Screen
 
 FIXED = ("sites", "dataset", "partition", "schedule", "seed", "policy", "gate")
 DIVIDED = "holdout.json"  # written by the setup when the data is divided
-MADE, SUMMARY, PICTURE = "divided.json", "summary.json", "accuracy.svg"
+MADE, SUMMARY, PICTURE, PAGE = "divided.json", "summary.json", "accuracy.svg", "report.html"
 BEFORE = {"policy": "best", "gate": "on"}  # what was not asked yet when an older state was made
 EXAMPLES = """\
 examples:
@@ -124,6 +125,7 @@ def run(options: argparse.Namespace) -> None:
 
     quickstart.json     what cannot change between runs, and the port; the rest is as in `Federation`
     summary.json        what was learned, as `learned` has it; accuracy.svg is its picture
+    report.html         the history for a browser
     """
     state: Path = options.state
     if (state / "quickstart.json").exists():
@@ -256,6 +258,8 @@ def tell_learned(federation: Federation) -> None:
     picture, summary = federation.folder / PICTURE, federation.folder / SUMMARY
     _write(picture, chart.as_svg(points, metric, f"{value['data']['name'] or 'the model'}: {metric} over time"))
     _write(summary, json.dumps(value, indent=2) + "\n")
+    with federation.ledger.open("rb") as ledger:
+        _write(federation.folder / PAGE, b"".join(page(ledger)).decode())
     print(f"\n== what was learned\n{learned.about(value)}", end="")
     print("\n== on the test split, which nobody trained or selected on")
     print(learned.scores(value), end="")
@@ -265,7 +269,8 @@ def tell_learned(federation: Federation) -> None:
     print("\n== use the model: on this data, or on your own")
     for command in commands(federation):
         print(f"  {command}")
-    print(f"\nall of this for programs: {_near(summary)}", flush=True)
+    html = _near(federation.folder / PAGE)
+    print(f"\nall of this for a browser: {html}; for programs: {_near(summary)}", flush=True)
 
 
 def commands(federation: Federation) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fedssh.history.report import page
 from tests.harness.sites import history, processes_of
 
 SMALL = ("--sites=2", "--dataset=digits", "--sessions=1", "--epochs=3", "--seed=3")
@@ -87,6 +88,8 @@ def test_the_end_of_a_run_says_what_was_learned_and_how_it_is_used(root: Path, s
     assert sum(map(sum, value["test"]["confusion"])) == value["data"]["test"]
     assert {row["site"] for row in value["sites"]} == {"alice-1", "alice-2"}
     assert (state / "accuracy.svg").read_text().startswith("<svg")
+    with (state / "coordinator" / "outbox" / "ledger.jsonl").open("rb") as ledger:
+        assert (state / "report.html").read_bytes() == b"".join(page(ledger))
     log = tmp_path / "log"
     environ = {**os.environ, "FEDSSH_PYTHON": sys.executable}
     again = [sys.executable, "-P", "-c", TOLD.format(state=state)]
