@@ -14,6 +14,7 @@ from typing import Any
 import docker
 import pytest
 
+from fedssh.history.report import page
 from scripts.demo.federation import free_port
 
 pytestmark = pytest.mark.docker
@@ -157,6 +158,11 @@ def test_every_verb_answers_over_ssh(history: Records, ssh: Compose, verb: str) 
         words.append(str(next(record["sequence"] for record in history if record["event"] == "round-accepted")))
     assert ssh(*words).stdout.strip()
     json.loads(ssh(*words, "--json").stdout)
+
+
+def test_the_page_is_in_the_door_s_image(history: Records, ssh: Compose) -> None:
+    lines = ssh("history", "--export").stdout.splitlines(keepends=True)
+    assert ssh("report").stdout == "".join(piece.decode() for piece in page(line.encode() for line in lines))
 
 
 def test_nothing_else_is_served(history: Records, ssh: Compose) -> None:
