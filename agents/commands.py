@@ -65,7 +65,7 @@ def _option(field: dataclasses.Field[Any]) -> Callable[[Callable[..., Any]], Cal
 
 def entry(group: click.Group, name: str) -> None:
     """Run an agent's command line and exit: one line per error, a traceback only with `--debug`."""
-    debug = "--debug" in sys.argv[1:]
+    debug, output = "--debug" in sys.argv[1:], sys.stdout
     try:
         group.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -78,8 +78,14 @@ def entry(group: click.Group, name: str) -> None:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:
-        forget_output()  # the reader has gone
+    except SystemExit:
+        if sys.stdout is output:
+            raise
+        # Click exchanges it, and ends with code 1, when the reader has gone: `charity best | head`.
+        _forget_output()
+        sys.exit(0)
+    except BrokenPipeError:  # the same, told by one of ours
+        _forget_output()
         sys.exit(0)
     except AgentError as error:
         if debug:
@@ -93,8 +99,8 @@ def entry(group: click.Group, name: str) -> None:
         sys.exit(1)
 
 
-def forget_output() -> None:
-    """Let what is still to be printed go nowhere, when whoever read it has gone: `charity history | head`."""
+def _forget_output() -> None:
+    """Let what is still to be printed go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 

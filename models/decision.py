@@ -192,11 +192,13 @@ def curve(positive: np.ndarray, labels: np.ndarray) -> list[list[float]] | None:
     """
     import numpy as np
 
-    labels, order = np.asarray(labels), np.argsort(-np.asarray(positive, np.float64), kind="stable")
+    # As they are written down: neighbours that differ in the seventh digit would be two points with one probability.
+    positive, labels = np.round(np.asarray(positive, np.float64), 6), np.asarray(labels)
+    order = np.argsort(-positive, kind="stable")
     ill, well = int((labels == 1).sum()), int((labels == 0).sum())
     if not ill or not well:
         return None
-    probabilities = np.asarray(positive, np.float64)[order]
+    probabilities = positive[order]
     found, called = np.cumsum(labels[order] == 1) / ill, np.cumsum(labels[order] == 0) / well
     last = np.append(np.flatnonzero(np.diff(probabilities)), len(order) - 1)  # of those with the same probability
     kept: list[list[float]] = []

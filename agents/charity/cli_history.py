@@ -20,7 +20,7 @@ from fedssh.charity.cli_read import (
     ledger_of,
     totals_of,
 )
-from fedssh.commands import forget_output, settings_options, stop_event
+from fedssh.commands import settings_options, stop_event
 
 if TYPE_CHECKING:
     from fedssh.rules.events import Record
@@ -54,7 +54,11 @@ def history(settings: StateSettings, follow: bool, **options: Any) -> None:
     said = {"--json": "as_json", "--csv": "as_csv", "--export": "export"} | {
         f"--{name}": name for name in ("last", "since", "site", "event", "after")
     }
-    given = {flag: options[name] for flag, name in said.items() if options[name] not in (None, False, ())}
+    given = {
+        flag: options[name]
+        for flag, name in said.items()
+        if options[name] is not None and options[name] is not False and options[name] != ()
+    }
     given |= {"--follow": True} if follow else {}
     try:
         picked.check(given)
@@ -64,12 +68,9 @@ def history(settings: StateSettings, follow: bool, **options: Any) -> None:
         raise click.UsageError(str(error)) from None
     stop = stop_event() if follow else threading.Event()
     end = recorded.count
-    try:
-        _write(shown[0](end), stop)
-        if follow:
-            _follow(recorded, max(end, given.get("--after", 0)), shown[1], stop)
-    except BrokenPipeError:  # click would end with code 1
-        forget_output()
+    _write(shown[0](end), stop)
+    if follow:
+        _follow(recorded, max(end, given.get("--after", 0)), shown[1], stop)
 
 
 # What there is up to a record, and what becomes of one that comes.

@@ -9,12 +9,11 @@ from fedssh.charity.vault import Vault
 from fedssh.errors import AgentError, SettingsError
 from fedssh.forms import shown
 from fedssh.history.table import few
-from fedssh.rules import orders, records
+from fedssh.rules import orders, records, tested
 from fedssh.rules.events import Blob, Finished, Metrics, Record, Reopened, RolledBack, Tagged, Tested, Untagged
 from fedssh.rules.federation import Federation
 from fedssh.rules.gate import Decision
 from fedssh.rules.orders import Order
-from fedssh.rules.replay import TEST
 from fedssh.rules.typed import ABSENT, Absent
 
 MOST_BY, MOST_NOTE = 64, 1000  # letters
@@ -108,11 +107,15 @@ def tell_tested(
 
     Raises:
         SettingsError: The record did not make a model current.
+        AgentError: No reader would take what the judge said; nothing is written down.
     """
     with vault.locked():
         _made(vault.ledger.record(sequence), "score the model of")
         points = ABSENT if curve is None else tuple(map(tuple, curve))
-        return vault.append(Tested(of=sequence, split=TEST, examples=examples, metrics=metrics, curve=points))
+        said = Tested(of=sequence, split=tested.SPLIT, examples=examples, metrics=metrics, curve=points)
+        if why := tested.objection(said):
+            raise AgentError(f"what the test split said cannot be written down: {why}")
+        return vault.append(said)
 
 
 def _made(record: Record, what: str) -> tuple[Blob, Metrics]:

@@ -47,7 +47,7 @@ _PLAIN = (
     "share", "reason", "submission", "hash", "work", "bytes", "gain",
 )  # fmt: skip
 _SIGNS = "=+-@＝＋－＠"  # in full width, too
-_NEXT_CELL = re.compile(rf"([,;|]\s*)(?=[{re.escape(_SIGNS)}])")
+_NEXT_CELL = re.compile(rf"([,;|\t][\s\"']*)(?=[{re.escape(_SIGNS)}])")  # also where a quote begins a cell
 
 
 class Form(Protocol):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedssh.history.views import Fields, History
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_SHAPES = ("0000-00-00", "0000-00-00T00:00", "0000-00-00T00:00:00")
+_SHAPES = ("0000-00-00", "0000-00-00T00:00", "0000-00-00T00:00:00", "0000-00-00T00:00:00.000")
 _AT_ONCE = 1024  # records that are looked at to find the newest of some kind
 _FORMS = ("--json", "--csv", "--export")
 _GAPS = ("--since", "--site", "--event")

@@ -7,6 +7,7 @@ A kind is a class with a `name`; `EVENTS` has them all, and docs/reference/forma
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import math
@@ -23,7 +24,7 @@ from fedssh.rules.standing import Standing
 from fedssh.rules.typed import ABSENT, Absent, Typed, known, said
 
 START = "0" * 64
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 MEASURES = ("accuracy", "mae")  # of which a site tells one
 _FOUND = (
     "Of what was accepted under `parameter-free-ladder`: by how much the main metric had to be better, the standard "
@@ -619,11 +620,15 @@ class Record:
         """When, in UTC with milliseconds.
 
         Raises:
-            LedgerError: It is written in another way, which every reader may take for another time.
+            LedgerError: It is written in another way, which every reader may take for another time, or is none.
         """
         time = self.fields.get("time")
         if not isinstance(time, str) or not _TIME.fullmatch(time):
             raise LedgerError(f"the time of record {self.sequence} is {str(time)[:40]!r}, which is not of its form")
+        try:
+            datetime.datetime.fromisoformat(time)
+        except ValueError:
+            raise LedgerError(f"the time of record {self.sequence} is {time}, which is no time") from None
         return time
 
     def line(self) -> bytes:

@@ -33,7 +33,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import itertools
 import math
 import re
 from collections import Counter
@@ -42,7 +41,7 @@ from typing import Any, TypeVar
 
 from fedssh.errors import LedgerError
 from fedssh.forms import canonical
-from fedssh.rules import orders, private_claims, rates, records, site_scores
+from fedssh.rules import orders, private_claims, rates, records, site_scores, tested
 from fedssh.rules.compared import (
     STEP_SECONDS,
     check_genesis,
@@ -96,20 +95,18 @@ from fedssh.rules.events import (
     Verdict,
 )
 from fedssh.rules.federation import Federation, advance
-from fedssh.rules.gate import PAIRED, Decision, impossible
+from fedssh.rules.gate import PAIRED, Decision
 from fedssh.rules.metrics import gain
 from fedssh.rules.options import server_start
 from fedssh.rules.orders import Order
 from fedssh.rules.records import Over, Sent
 from fedssh.rules.rounds import Due
 from fedssh.rules.standing import Started
-from fedssh.rules.typed import ABSENT, Absent, known
+from fedssh.rules.typed import ABSENT, known
 
 REMEMBERED = 1024  # releases and models whose records are not asked for again, and what was judged that is known
 ENDED = re.compile(f"{orders.FINISHED}|{orders.ROLLED_BACK}([1-9][0-9]{{0,15}})")  # how an operator ends a round
 NO_JUDGE = ("revoked", "round ", orders.FINISHED, orders.ROLLED_BACK)  # other reasons than a judge's
-TEST = "test"
-MOST_POINTS = 201  # of a curve
 TOO_FEW = re.compile(r"[0-9]+ of [0-9]+ updates")
 
 JUDGE, UNSOUND, HIDDEN, CHOSEN, CUT, NEAR, BEARING, MADE, TURN, BUNDLE, OPERATOR, CLOCK, RATE, PRICE, OLDER, NEWER = (
@@ -291,12 +288,8 @@ class Replay:
         """What a model scored where nothing is decided by it."""
         if self._made_by(record, said.of) is None:
             raise wrong(record, f"record {said.of} made no model current")
-        if said.split != TEST:
-            raise wrong(record, f"its split is {short(said.split)}, expected {TEST}")
-        if (name := impossible(said.metrics)) is not None:
-            raise wrong(record, f"no model can score the {name} {short(said.metrics[name])}")
-        if not isinstance(said.curve, Absent) and not _is_curve(said.curve):
-            raise wrong(record, "its curve does not rise from 0 to 1 while the probability falls")
+        if why := tested.objection(said):
+            raise wrong(record, why)
 
     def _can_go_back(self, state: Federation, record: Record, number: int) -> bool:
         made, current = self._made_by(record, number), self._made_by(record, state.current.of)
@@ -679,11 +672,3 @@ def _remember(found: dict[Key, Kept], key: Key, one: Kept) -> None:
     found[key] = one
     if len(found) > REMEMBERED:
         del found[next(iter(found))]
-
-
-def _is_curve(points: tuple[tuple[float, ...], ...]) -> bool:
-    """Whether points can be those of a receiver operating characteristic: at most as many as `decision.curve` gives."""
-    if not 1 <= len(points) <= MOST_POINTS or any(len(point) != 3 for point in points) or points[-1][1:] != (1, 1):
-        return False
-    steps = itertools.pairwise([(math.inf, 0.0, 0.0), *points])
-    return all(one[0] > two[0] >= 0 and one[1] <= two[1] <= 1 and one[2] <= two[2] <= 1 for one, two in steps)

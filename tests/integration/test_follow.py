@@ -416,3 +416,21 @@ def test_a_full_disk_is_an_error_in_one_line(growing: Room, full: IO[bytes], wor
         charity(growing, *words), stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
     )
     assert told.returncode == 1 and told.stderr.count("\n") == 1 and "no space left" in told.stderr.lower()
+
+
+def test_none_of_the_last_is_none_at_the_coordinator_too(growing: Room) -> None:
+    shown = subprocess.run(charity(growing, "--last", "0", "--json"), capture_output=True, check=True)
+    assert json.loads(shown.stdout) == []
+
+
+@pytest.mark.parametrize("verb", ["history", "best", "status", "tags", "report", "help"])
+def test_who_reads_no_further_makes_no_error(growing: Room, verb: str) -> None:
+    words = [str(Path(sys.executable).with_name("charity"))]
+    words += ["--help"] if verb == "help" else [verb, "--state", str(growing.folders.state)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -157,6 +157,21 @@ def test_a_curve_is_that_of_scikit_learn_thinned(images: int) -> None:
         assert all(sum(way) - sum(before[1:]) < 0.01 + 1e-9 for way in left_out)
 
 
+@pytest.mark.parametrize("scale", [1, 4, 8, 20, 60])
+def test_a_curve_of_a_model_that_is_sure_can_be_written_down(scale: float) -> None:
+    """Many of its probabilities differ in the eighth digit alone: they are one, as they are written."""
+    from fedssh.rules.events import Tested
+    from fedssh.rules.tested import objection
+
+    chance = np.random.default_rng(4)
+    labels = (chance.random(600) < 0.5).astype(int)
+    logits = np.clip(scale * (chance.normal(size=600) + 2 * labels - 1), -80, 80).astype(np.float32)
+    found = decision.curve(1 / (1 + np.exp(-logits)), labels)
+    assert found is not None
+    curve = tuple(map(tuple, found))
+    assert objection(Tested(of=1, split="test", examples=600, metrics={}, curve=curve)) == ""
+
+
 def test_a_curve_takes_both_classes() -> None:
     assert decision.curve(np.array([0.2, 0.8]), np.array([1, 1])) is None
     assert decision.curve(np.array([0.2, 0.8]), np.array([0, 1])) == [[0.8, 0.0, 1.0], [0.2, 1.0, 1.0]]

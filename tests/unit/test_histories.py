@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from fedssh.charity.cli import charity
+from fedssh.errors import LedgerError
 from fedssh.forms import canonical
 from fedssh.history import views
 from fedssh.keys import PublicKey, load_public
@@ -219,3 +220,12 @@ def test_histories_have_bytes_and_gains_of_every_kind() -> None:
     assert {row["event"] for row in rows if row["bytes"]} == {"accepted", "refused", "counted"}
     assert {row["event"] for row in rows if row["gain"]} == {"accepted", "round-accepted"}
     assert any("work" in row and row["bytes"] > row["work"]["received"] > 0 for row in rows if row["bytes"])
+
+
+@pytest.mark.parametrize("time", ["2026-02-30T10", "0000-01-01T00", "2026-01-01T24", "٢٠٢٦-01-01T00", "2026-13-01T00"])
+def test_a_time_that_is_none_is_refused_whoever_signed_it(time: str) -> None:
+    """Every reader goes by it: rates, rounds, screens."""
+    records = kept.records("best-free")
+    state = folded(None, records[:-1])
+    with pytest.raises(LedgerError, match=f"the time of record {records[-1].sequence} is"):
+        advance(state, changed(records[-1], time=f"{time}:01:00.000Z"))

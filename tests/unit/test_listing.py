@@ -123,3 +123,13 @@ def test_numbers_are_numbers() -> None:
     assert [listing._csv_cell(value) for value in (-0.1, 17, 1e300, -(10**30), None)] == [
         "-0.1", "17", "1e+300", "-1" + "0" * 30, "",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", list("=+-@＝＋－＠"))
+@pytest.mark.parametrize("before", ["", "x,", "x;", "x| ", 'x;"', "x;'", 'x, "', 'x;""', "x\t"])
+def test_no_program_that_splits_elsewhere_finds_a_formula(sign: str, before: str) -> None:
+    """A spreadsheet may take semicolons or bars for what divides cells, and quotes for where one begins."""
+    cell = listing._csv_cell(f"unknown field '{before}{sign}1+1;'")
+    for between in ",;|":
+        [row] = csv.reader([f"7,t,invalid,{cell}"], delimiter=between)
+        assert not [one for one in row if one.lstrip().startswith(tuple("=+-@＝＋－＠"))], row

@@ -16,11 +16,12 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedssh.charity import operate
 from fedssh.charity.cli import charity
 from fedssh.charity.folders import Folders
 from fedssh.charity.vault import Vault
 from fedssh.door.admission import DoorSettings, Enrolled, forced_command
-from fedssh.errors import DecisionError
+from fedssh.errors import AgentError, DecisionError
 from fedssh.forms import canonical
 from fedssh.history import names, published, totals, views
 from fedssh.rules import events, replay
@@ -300,6 +301,18 @@ def test_a_curve_that_can_be_none_is_noticed(curve: tuple[tuple[float, ...], ...
     else:
         with pytest.raises(DecisionError, match="its curve does not rise"):
             held.follow(record)
+
+
+@pytest.mark.parametrize("curve", WRONG.values(), ids=WRONG)
+def test_what_no_reader_would_take_is_not_written(curve: tuple[tuple[float, ...], ...], state: Path) -> None:
+    """A record stays for ever, and every site would end at it."""
+    vault = Vault(Folders(state))
+    before = vault.state.sequence
+    with pytest.raises(AgentError, match="cannot be written down"):
+        operate.tell_tested(vault, 1, 60, {"accuracy": 0.5, "loss": 0.1}, [list(point) for point in curve])
+    with pytest.raises(AgentError, match="no model can score the accuracy"):
+        operate.tell_tested(vault, 1, 60, {"accuracy": 1.5, "loss": 0.1})
+    assert vault.state.sequence == before
 
 
 def test_what_is_ordered_is_what_replay_takes() -> None:
