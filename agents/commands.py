@@ -191,7 +191,8 @@ def stop_event() -> threading.Event:
     stop = threading.Event()
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
+        # Not in this thread: where the signal came at the edge of a `wait`, it holds the lock that `set` waits for.
+        threading.Thread(target=stop.set, daemon=True).start()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGTERM, ask_to_stop)

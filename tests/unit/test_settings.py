@@ -1,5 +1,7 @@
 """Flag beats variable beats default; a variable nobody knows is an error."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,3 +100,24 @@ def test_an_unknown_variable_names_the_nearest_known_one() -> None:
     with pytest.raises(SettingsError) as error:
         check_environment("bob", known, {"BOB_WIAT": "1"})
     assert (str(error.value), error.value.hint) == ("BOB_WIAT is not a setting", "the nearest is BOB_WAIT")
+
+
+STOPPED = """
+import signal, threading, time
+from fedssh.commands import stop_event
+stop = stop_event()
+signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGTERM))  # asked a thousand times a second
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+for _ in range(500):
+    stop.clear()
+    while not stop.is_set():
+        stop.wait(1e-6)
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("stopped")
+"""
+
+
+def test_a_request_to_stop_is_heard_wherever_it_comes() -> None:
+    """Also between the two halves of a wait, where the waiting thread holds the event's lock."""
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
