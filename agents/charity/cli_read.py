@@ -5,8 +5,10 @@ Every command is added to the group in cli.py. Nothing here imports what a comma
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import click
 
 from fedssh.commands import path_argument, settings_options
 from fedssh.errors import AgentError, LedgerError, SettingsError
+from fedssh.files import locked
 from fedssh.history.table import few
 from fedssh.history.verbs import VERBS
 from fedssh.settings import setting
@@ -346,25 +349,43 @@ def _track(settings: StateSettings, place: Place) -> None:
     from fedssh.history import views
     from fedssh.use.tracked import Told
 
-    recorded = Recorded(ledger_of(folders_of(settings.state)))
-    count = recorded.count
-    totals = views.total(recorded)
-    newest = recorded.row(count)
-    with command.Progress(count, "records") as progress:
-        told = Told(
-            recorded.row(1), count, newest["hash"], totals, recorded.row,
-            lambda after: recorded.rows(after, count), progress,
-        )  # fmt: skip
-        if place.kind == "mlflow":
-            from fedssh.use import to_mlflow
+    folders = folders_of(settings.state)
+    ledger = ledger_of(folders)
+    with _alone(folders):
+        recorded = Recorded(ledger)
+        count = recorded.count
+        totals = views.total(recorded)
+        newest = recorded.row(count)
+        with command.Progress(count, "records") as progress:
+            told = Told(
+                recorded.row(1), count, newest["hash"], totals, recorded.row,
+                lambda after: recorded.rows(after, count), progress,
+            )  # fmt: skip
+            if place.kind == "mlflow":
+                from fedssh.use import to_mlflow
 
-            runs = to_mlflow.export(told, place.place)
-        else:
-            from fedssh.use import to_tensorboard
+                runs = to_mlflow.export(told, place.place)
+            else:
+                from fedssh.use import to_tensorboard
 
-            runs = to_tensorboard.export(told, Path(place.place))
+                runs = to_tensorboard.export(told, Path(place.place))
     written = f"{few(runs)} up to record {count}" if runs else f"nothing new, record {count} was the last before"
-    click.echo(f"{place.kind}:{place.place}: {written}")
+    click.echo(f"{place}: {written}")
+
+
+@contextlib.contextmanager
+def _alone(folders: Folders) -> Iterator[None]:
+    """Wait until nobody else brings this history anywhere: two at once would write the same twice."""
+    lock = folders.exporting
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, "busy"))
+        except SettingsError:
+            who = lock.read_text().strip()
+            click.echo(f"charity: waits for another export, of process {who}, to end", err=True)
+            held.enter_context(locked(lock))
+        lock.write_text(f"{os.getpid()}\n")
+        yield
 
 
 @click.command(epilog=command.EXAMPLE.format("charity"))

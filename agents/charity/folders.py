@@ -2,7 +2,8 @@
 
     vault/     Charity only: coordinator_key, ledger.db, snapshot.json, charity.json, models/, claimed/, opened/,
                evidence/, updates/ (of the open round), server/ (state of a server optimizer), turn/ (under `split`),
-               garbage/ (counts of what was dropped and is not recorded yet)
+               garbage/ (counts of what was dropped and is not recorded yet), exporting (who has it locked brings the
+               history into a tracker)
     inbox/     written by the door, emptied by the vault: <site>/<arrival>.bundle
     outbox/    written by the vault, read by the door: ledger.jsonl, summary.json, verdicts/<site>/<id>.json,
                releases/<record, 8 digits>.bundle, layers/<id>.bundle, coordinator_key.pub, allowed_signers, sites.json:
@@ -79,6 +80,11 @@ class Folders:
     def settings(self) -> Path:
         """What later commands need and the history does not tell, such as where the coordinator's data lies."""
         return self.vault / "charity.json"
+
+    @property
+    def exporting(self) -> Path:
+        """Locked by whoever brings the history into a tracker, whose process it names."""
+        return self.vault / "exporting"
 
     @property
     def claimed(self) -> Path:

@@ -16,6 +16,7 @@ The folder is there whole or not at all, and none is written over. Nothing is se
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -47,11 +48,13 @@ def export(origin: Origin, model: Path, lines: Iterable[bytes], folder: Path, wh
         What its class_names.json says.
 
     Raises:
-        SettingsError: There is something of that name.
+        SettingsError: There is something of that name, or not the folder that it should be in.
         AgentError: The model file is not the one that the record names.
     """
     if os.path.lexists(folder):
         raise SettingsError(f"{folder} exists already", "a folder is not written over; copy from another one")
+    if not folder.absolute().parent.is_dir():
+        raise SettingsError(f"--to hub:{folder}: its folder does not exist")
     genesis, part = origin.genesis, folder.with_name(f".{secrets.token_hex(4)}.{folder.name}")
     try:
         part.mkdir()
@@ -116,15 +119,21 @@ def front_matter(origin: Origin) -> Iterator[str]:
         yield f"      split: {split}"
         yield "    metrics:"
         for metric, value in metrics.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
                 yield f"    - type: {_quoted(metric)}"
-                yield f"      value: {value!r}"
+                yield f"      value: {_number(value)}"
                 yield f"      name: {_quoted(f'{metric} on the {where}')}"
     yield "---"
 
 
 def _names(origin: Origin) -> list[str]:
     return [str(one["tag"]) for one in origin.names]
+
+
+def _number(value: float) -> str:
+    """A number in YAML, where `1e-05` is a text and `1.0e-05` is none."""
+    digits, e, exponent = repr(value).partition("e")
+    return f"{digits}.0e{exponent}" if e and "." not in digits else f"{digits}{e}{exponent}"
 
 
 def _quoted(text: str) -> str:

@@ -3,7 +3,7 @@
 MLflow tells nobody of it: its telemetry is switched off before it is imported. Asked again, each run goes on after the
 record that its tag `fedssh.sequence` names; if this history has another one of that number, it is another history, and
 nothing is written. That tag is set when all before it is stored; whoever was cut off before writes some numbers again,
-which MLflow keeps once.
+which MLflow keeps once. No password in a URI is printed, whoever would say it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedssh.errors import AgentError, SettingsError
+from fedssh.errors import AgentError, SettingsError, UnreachableError
 from fedssh.use.tracked import Told, seconds_of
+from fedssh.use.trackers import shown, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BATCH, SMALL_BATCH = 1000, 100  # numbers in a request, and parameters or tags: the most that MLflow takes
 OFF = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+# Left to itself, MLflow is silent for minutes where nobody answers: 7 tries more, of up to 120 seconds each.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 SQLITE = "sqlite:///"
 NAME = "name."
 
@@ -36,6 +39,7 @@ def export(told: Told, uri: str) -> list[str]:
 
     Raises:
         SettingsError: MLflow is not installed, the store cannot be used, or has runs of another history.
+        UnreachableError: The server does not answer, or not now.
         AgentError: MLflow failed.
     """
     client = _client(uri)
@@ -43,16 +47,40 @@ def export(told: Told, uri: str) -> list[str]:
 
     try:
         return _exported(told, client, uri)
-    except MlflowException as error:
-        raise AgentError(f"MLflow: {str(error).splitlines()[0][:300]}") from None
+    except AgentError:
+        raise
+    except (MlflowException, OSError, ValueError) as error:
+        if _unreachable(error):
+            hint = f"{', '.join(PATIENCE)} say how long it is tried"
+            raise UnreachableError(f"the MLflow server {shown(uri)} does not answer", hint) from None
+        raise AgentError(f"MLflow: {_said(error, uri)}") from None
+
+
+def _said(error: Exception, uri: str) -> str:
+    """The first line of what a library says."""
+    return without_secrets(str(error), uri).partition("\n")[0][:300]
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Whether it comes of a connection that failed, of a server that is too slow, or too busy all the time."""
+    from requests.exceptions import ConnectionError, RetryError, Timeout
+
+    while error is not None:
+        if isinstance(error, ConnectionError | RetryError | Timeout):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _client(uri: str) -> MlflowClient:
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).absolute().parent.is_dir():
         raise SettingsError(f"--to mlflow:{uri}: its folder does not exist")
     os.environ.update(OFF)
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     for name in ("alembic", "mlflow"):  # they tell of each table that they make
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     try:
         from mlflow import MlflowClient
@@ -64,7 +92,7 @@ def _client(uri: str) -> MlflowClient:
     try:
         return MlflowClient(tracking_uri=uri)
     except (MlflowException, ImportError, OSError, ValueError) as error:
-        raise SettingsError(f"--to mlflow:{uri} cannot be used: {str(error).splitlines()[0][:300]}") from None
+        raise SettingsError(f"--to mlflow:{shown(uri)} cannot be used: {_said(error, uri)}") from None
 
 
 def _exported(told: Told, client: MlflowClient, uri: str) -> list[str]:
@@ -104,7 +132,7 @@ def _experiment(told: Told, client: MlflowClient, uri: str) -> str:
     if (found := client.get_experiment_by_name(name)) is not None:
         if found.lifecycle_stage == "deleted":
             raise SettingsError(
-                f"the experiment {name!r} was deleted in {uri}", "restore it there, or give another store"
+                f"the experiment {name!r} was deleted in {shown(uri)}", "restore it there, or give another store"
             )
         return str(found.experiment_id)
     place = None  # what the store likes best; but for files of a local one not whatever folder one is in
@@ -116,7 +144,9 @@ def _experiment(told: Told, client: MlflowClient, uri: str) -> str:
             client.create_experiment(name, artifact_location=place, tags={"fedssh.genesis": told.genesis["hash"]})
         )
     except MlflowException as error:
-        raise SettingsError(f"MLflow takes no experiment {name!r}: {str(error).splitlines()[0][:200]}") from None
+        if _unreachable(error):
+            raise
+        raise SettingsError(f"MLflow takes no experiment {name!r}: {_said(error, uri)}") from None
 
 
 def _runs(client: MlflowClient, experiment: str) -> dict[str, Any]:

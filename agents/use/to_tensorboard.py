@@ -5,23 +5,24 @@
 Asked again, each run gets a file more with what came since, so nothing stands there twice, and a TensorBoard that looks
 on shows it. Which record a run ends with is in the name of its newest file; if this history has another one of that
 number, the folder is another history's, and nothing is written. A file is there whole or not at all. Numbers are kept
-with 32 bits, as TensorBoard has them.
+with 32 bits, as TensorBoard has them; what is too large for that is left out.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import shutil
 import sys
+import time
 import types
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fedssh.errors import SettingsError
+from fedssh.files import adopt, sweep
 from fedssh.history import views
 from fedssh.history.names import MOVES
 from fedssh.use.card import escaped
@@ -29,6 +30,7 @@ from fedssh.use.tracked import COORDINATOR, Point, Told, seconds_of
 
 _HINT = "pip install 'fedssh[trackers]'"
 _NAME = re.compile(r"events\.out\.tfevents\.([0-9]{10})-([0-9]{10})\.([0-9a-f]{16})\.fedssh")
+_LARGEST = (2 - 2**-23) * 2.0**127  # of 32 bits
 
 
 def export(told: Told, folder: Path) -> list[str]:
@@ -43,7 +45,7 @@ def export(told: Told, folder: Path) -> list[str]:
     # TensorBoard takes TensorFlow where it is, which is seconds and a page of warnings, unless it finds this module.
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     try:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        import tensorboard.summary.writer.record_writer  # noqa: F401 - whether it is there
     except ImportError as error:
         raise SettingsError(f"--to tensorboard needs the extra trackers: {error}", _HINT) from None
     if folder.exists() and not folder.is_dir():
@@ -51,27 +53,36 @@ def export(told: Told, folder: Path) -> list[str]:
     ends = {run: _end(told, folder / run) for run in told.runs()}
     found: dict[str, list[Any]] = defaultdict(list)
     for point in told.points(min(ends.values())):
-        if point.step > ends[point.run]:
+        if point.step > ends[point.run] and abs(point.value) <= _LARGEST:
             found[point.run].append(point)
     texts = list(_texts(told, ends[COORDINATOR]))
-    part = folder.with_name(f".{secrets.token_hex(4)}.{folder.name}")  # a TensorBoard that looks on sees no half file
-    try:
-        for run, end in ends.items():
-            if not found[run] and not (run == COORDINATOR and texts):
-                continue
-            writer = EventFileWriter(str(part / run), max_queue_size=1000)
-            try:
-                for event in (*map(_event, found[run]), *(texts if run == COORDINATOR else ())):
-                    writer.add_event(event)
-            finally:
-                writer.close()
-            [written] = (part / run).iterdir()
-            (folder / run).mkdir(parents=True, exist_ok=True)
+    written = []
+    for run, end in ends.items():
+        own = texts if run == COORDINATOR else []
+        if found[run] or own:
             name = f"events.out.tfevents.{end + 1:010}-{told.sequence:010}.{told.head[:16]}.fedssh"
-            os.replace(written, folder / run / name)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return [run for run in ends if found[run] or (run == COORDINATOR and texts)]
+            _write(folder / run, name, chain(map(_event, found[run]), own))
+            written.append(run)
+    return written
+
+
+def _write(folder: Path, name: str, events: Iterable[Any]) -> None:
+    """Write a file of events into a run's own folder, which may be on a disk of its own."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    part = folder / f".{secrets.token_hex(4)}.part"  # TensorBoard reads whatever has `tfevents` in its name
+    try:
+        with part.open("xb") as file:
+            writer = RecordWriter(file)
+            for event in (Event(wall_time=time.time(), file_version="brain.Event:2"), *events):
+                writer.write(event.SerializeToString())
+        adopt(part, folder / name)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _end(told: Told, folder: Path) -> int:

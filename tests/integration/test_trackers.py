@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.server
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from fedssh.charity.cli import charity
-from fedssh.use import hub, to_mlflow, to_tensorboard, tracked
+from fedssh.charity.folders import Folders
+from fedssh.errors import AgentError, SettingsError
+from fedssh.files import locked
+from fedssh.use import hub, to_mlflow, to_tensorboard, tracked, trackers
 from tests.vectors.histories import kept
 
 pytest.importorskip("tensorboard", reason="the extra trackers is not installed")
@@ -156,6 +164,168 @@ def test_tensorboard_reads_back_what_the_history_says(name: str, tmp_path: Path)
         f"coordinator up to record {len(kept.records(name)) + 1}\n"
     )
     assert list(from_tensorboard(folder)) == found and len(list((folder / "coordinator").iterdir())) == 2
+
+
+@pytest.mark.parametrize("how", ["a link", "the current folder", "a mount point"])
+def test_the_folder_may_be_a_disk_of_its_own(
+    how: str, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written beside it, and nothing is moved into it."""
+    folder, other = tmp_path / "runs", tmp_path / "disk"
+    other.mkdir()
+    if how == "a link":
+        folder.symlink_to(other)
+    else:
+        folder.mkdir()
+    whole = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if Path(source).resolve().parent != Path(target).resolve().parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        whole(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.chdir(folder)
+    done(state, "export", "--to", "tensorboard:." if how == "the current folder" else f"tensorboard:{folder}")
+    assert dict(from_tensorboard(folder)) == rounded(expected(state))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["coordinator", "disk", "runs"]
+    left = [path.name for path in folder.resolve().rglob("*") if path.is_file()]
+    assert len(left) == 3 and all(to_tensorboard._NAME.fullmatch(name) for name in left)
+
+
+def test_a_full_disk_leaves_no_half_file(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(part: Path, path: Path) -> None:
+        assert part.exists() and "tfevents" not in part.name  # or TensorBoard would read it
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(to_tensorboard, "adopt", full)
+        assert asked(state, "export", "--to", f"tensorboard:{tmp_path / 'runs'}").exit_code != 0
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    done(state, "export", "--to", f"tensorboard:{tmp_path / 'runs'}")
+    assert dict(from_tensorboard(tmp_path / "runs")) == rounded(expected(state))
+
+
+def test_what_32_bits_cannot_hold_is_left_out_where_there_are_no_more(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site may claim whatever it likes."""
+    whole = tracked.Told.points
+    largest = float(np.finfo(np.float32).max)
+    claims = {"claim/loss": 1e300, "claim/less": -1e39, "claim/most": largest, "claim/few": 1e-5}
+
+    def more(told: tracked.Told, after: int) -> Iterator[tracked.Point]:
+        yield from whole(told, after)
+        for metric, value in claims.items():
+            yield tracked.Point("alice-1", metric, value, 19, 1e9)
+
+    monkeypatch.setattr(tracked.Told, "points", more)
+    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    for place in (f"tensorboard:{tmp_path / 'runs'}", f"mlflow:{uri}"):
+        done(state, "export", "--to", place)
+    kept, _ = from_mlflow(uri)
+    said = {metric: value for (run, metric, step), value in kept if (run, step) == ("alice-1", 19)}
+    assert claims.items() <= said.items()
+    found = {key[1]: value for key, value in from_tensorboard(tmp_path / "runs") if key[0::2] == ("alice-1", 19)}
+    assert found["claim/most"] == largest and "claim/few" in found
+    assert "claim/less" not in found and found.get("claim/loss") != 1e300 and np.isfinite(list(found.values())).all()
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
+def test_two_exports_at_once_write_once(kind: str, state: Path, tmp_path: Path) -> None:
+    place = f"sqlite:///{tmp_path / 'runs.db'}" if kind == "mlflow" else tmp_path / "runs"
+    command = [sys.executable, "-m", "fedssh.charity.cli", "export", "--to", f"{kind}:{place}", f"--state={state}"]
+    lock = Folders(state).exporting
+    with locked(lock):
+        lock.write_text("4711\n")
+        second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert second.stderr is not None
+        assert second.stderr.readline() == "charity: waits for another export, of process 4711, to end\n"
+        assert not (tmp_path / "runs").exists() and not (tmp_path / "runs.db").exists()
+        third = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert third.stderr is not None
+        assert "waits for another export" in third.stderr.readline()
+    said = sorted(one.communicate(timeout=120)[0].partition(": ")[2] for one in (second, third))
+    assert (second.returncode, third.returncode) == (0, 0)
+    assert said[0].endswith("alice-3 up to record 21\n") and said[1] == "nothing new, record 21 was the last before\n"
+    numbers = from_mlflow(str(place))[0] if kind == "mlflow" else list(from_tensorboard(Path(str(place))))
+    assert len(numbers) == len(dict(numbers)) > 20
+
+
+SECRET = "s3cret%21"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        (f"http://me:{SECRET}@mlflow.example:5000/x", "http://…@mlflow.example:5000/x"),
+        (f"https://me:{SECRET}/?#@mlflow.example", "https://…@mlflow.example"),
+        (f"postgresql://db.example/runs?user=me&password={SECRET}", "postgresql://db.example/runs?…"),
+        ("sqlite:///a@b.db", "sqlite:///a@b.db"),
+        ("http://mlflow.example", "http://mlflow.example"),
+        ("runs", "runs"),
+    ],
+)
+def test_a_password_is_not_printed(uri: str, shown: str) -> None:
+    place = trackers.read_place(f"mlflow:{uri}")
+    assert str(place) == f"mlflow:{shown}"
+    password = f"{SECRET}/?#" if "#" in uri else SECRET
+    said = [
+        f"API request to {uri}/api failed",
+        f"x {uri.partition('://')[2]} y",
+        f"x {password}",
+        f"x {unquote(password)}",
+    ]
+    for text in said:
+        told = trackers.without_secrets(text, uri)
+        if SECRET in uri:
+            assert "s3cret" not in told
+        else:
+            assert told == text
+
+
+@pytest.fixture
+def refusing() -> int:
+    """A port of this machine at which nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_server_that_does_not_answer_is_told_so_and_tried_later(state: Path, refusing: int) -> None:
+    uri = f"http://me:s3cret@127.0.0.1:{refusing}"
+    own = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"}
+    command = [sys.executable, "-m", "fedssh.charity.cli", "export", "--to", f"mlflow:{uri}", f"--state={state}"]
+    ran = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False, timeout=120)
+    assert (ran.returncode, ran.stdout) == (4, "")
+    assert ran.stderr == (
+        f"charity: error: the MLflow server http://…@127.0.0.1:{refusing} does not answer\n"
+        "charity: hint: MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT say how long it is tried\n"
+    )
+
+
+def test_what_a_server_says_is_told_without_a_password(state: Path) -> None:
+    class Refuses(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+            self.wfile.write(b"me:s3cret may not")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        result = asked(state, "export", "--to", f"mlflow:http://me:s3cret@127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert result.exit_code == 1 and isinstance(result.exception, AgentError)
+    assert "401" in str(result.exception) and "s3cret" not in str(result.exception)
+
+
+def test_how_long_a_server_is_waited_for_is_the_readers_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    to_mlflow._client("http://127.0.0.1:1")
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77" and os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
 
 
 def test_tensorboard_tells_what_was_agreed_and_what_models_are_called(state: Path, tmp_path: Path) -> None:
@@ -382,6 +552,18 @@ def test_whatever_a_federation_is_called_is_text_in_yaml() -> None:
 
     for text in ('a: "b" \\ #c', "é\u202e\x07\x85\u2028", "- x\n---\n", "\U0001f9ea", "no", "1e3"):
         assert yaml.safe_load(f"name: {hub._quoted(text)}") == {"name": text}
+
+
+@pytest.mark.parametrize("value", [1e-05, -1e-05, 1.5e-05, 1e16, 1e300, 5e-324, 0.1, 0.0, 3, 10**20])
+def test_a_number_is_one_in_yaml(value: float) -> None:
+    yaml = pytest.importorskip("yaml")
+
+    assert yaml.safe_load(f"value: {hub._number(value)}") == {"value": value}
+
+
+def test_a_folder_in_no_folder_is_told_so(state: Path, tmp_path: Path) -> None:
+    result = asked(state, "export", "--to", f"hub:{tmp_path / 'nodir' / 'x'}")
+    assert isinstance(result.exception, SettingsError) and "its folder does not exist" in str(result.exception)
 
 
 def test_a_run_of_a_site_is_never_the_coordinators() -> None:
