@@ -137,7 +137,8 @@ def watch(**said: Any) -> None:
     site does it before it is shown. Without --signers and --invitation the key is the one that record 1 names: compare
     it once; it is remembered, with the newest record. Leave with q.
 
-    Exit codes: 0 left, 2 fix the command, 3 not as it must be: look at it, 4 (--once) no answer, 130 Ctrl-C.
+    Exit codes: 0 left, 1 something else failed, 2 fix the command or what it names, 3 not as it must be: look at it,
+    4 (--once) no answer, 130 Ctrl-C.
     """
     try:
         from fedssh.watch import command

@@ -54,7 +54,7 @@ def watch(asked: Watched) -> int:
     if not asked.once:
         check_terminal(place)
     source = Ssh(place, asked.identities, asked.options, asked.known_hosts)
-    follower = Follower(source, _believed(asked), remembered.file_of(place.known_as))
+    follower = Follower(source, _believed(asked), remembered.file_of(source.reached().known_as))
     with stopped_by_signals(follower):
         return print_once(follower, as_json=asked.as_json) if asked.once else show(follower, str(place))
 

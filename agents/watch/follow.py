@@ -81,9 +81,9 @@ class Follower:
         self.error: AgentError | OSError | None = None
         self._source, self._trust, self._memory = source, trust, memory
         self._known = remembered.read(memory) if memory else None
+        self._since = self._known.since if self._known else now()
         self._key = self._pinned()
         self._first = self._known is None
-        self._since = self._known.since if self._known else now()
         self._genesis: str | None = None
         self._at = Seen()
         self._lock = threading.Lock()
@@ -121,7 +121,7 @@ class Follower:
 
     def close(self) -> None:
         """Keep what was seen; the reading has ended."""
-        with contextlib.suppress(OSError):  # the disk is full, and was said to be so
+        with contextlib.suppress(SettingsError):  # the disk is full, and was said to be so
             self._remember()
         self._kept.close()
 
@@ -212,9 +212,9 @@ class Follower:
                 self._kept.flush()
                 self._board.add(row)
         except UntrustedError as error:
-            if f"record {number}" in str(error):
-                raise
-            raise type(error)(f"record {number}: {error}", error.hint) from None
+            told = str(error) if f"record {number}" in str(error) else f"record {number}: {error}"
+            hint = error.hint or (self._stop_here() if number == 1 and self._known else None)
+            raise type(error)(told, hint) from None
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise LedgerError(f"record {number} says what cannot be: {error!r}") from None
         self._key, self._at = key, Seen(record.sequence, record.hash)
@@ -226,7 +226,7 @@ class Follower:
         if invited not in (None, record.hash):
             raise RollbackError(f"record 1 has the hash {record.hash}, {self._trust.source} names {invited}")
         if known not in (None, record.hash):
-            raise RollbackError(f"record 1 has the hash {record.hash}, it was {known} before", self._forget())
+            raise RollbackError(f"record 1 has the hash {record.hash}, it was {known} before", self._stop_here())
         self._genesis = record.hash
 
     def _check_same(self, line: bytes) -> None:
@@ -249,12 +249,16 @@ class Follower:
         if told and known and told != known.coordinator:
             raise UntrustedError(
                 f"{self._trust.source} names the coordinator's key {told.fingerprint}, it was "
-                f"{known.coordinator.fingerprint} before", self._forget(),
+                f"{known.coordinator.fingerprint} before", self._stop_here(),
             )  # fmt: skip
         return told or (known.coordinator if known else None)
 
-    def _forget(self) -> str:
-        return f"if the operator confirms that it is a new one, remove {self._memory}; if not, stop here"
+    def _stop_here(self) -> str:
+        return (
+            "stop here, and ask the coordinator's operator by another way which key and which first record are right; "
+            f"what was seen since {self._since[:10]} is kept in {self._memory}, and nothing but their word is a reason "
+            "to put it aside"
+        )
 
     def _checked(self) -> str:
         assert self._key is not None

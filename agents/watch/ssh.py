@@ -24,6 +24,8 @@ from fedssh.errors import AgentError, HostKeyError, LedgerError, SettingsError, 
 from fedssh.forms import printable
 
 GRACE_SECONDS = 2.0
+ASK_SECONDS = 30.0  # for ssh to read its configuration, which may run commands and look names up
+MOST_LETTERS = 253  # of a host's name, RFC 1035
 SAID_LINES = 40  # of ssh's and the door's words, the last are kept
 _PLACE = re.compile(
     r"(?:(?P<user>[^\s@:/]+)@)?(?:\[(?P<literal>[\w:.%]+)\]|(?P<host>[^\s@:/\[\]]+))(?::(?P<port>\d{1,5}))?", re.ASCII
@@ -32,6 +34,7 @@ _CHANGED = "REMOTE HOST IDENTIFICATION HAS CHANGED"
 _UNVERIFIED = "Host key verification failed"
 _REBUILT = "if the host was rebuilt, compare the new fingerprint with its operator; if not, stop here"
 _DENIED = "Permission denied"
+_UNUSABLE = re.compile("command-line:? line 0: ")  # so ssh calls what stands after `-o`
 
 
 class NotUnderstoodError(SettingsError):
@@ -61,9 +64,10 @@ class Place:
 
     @property
     def known_as(self) -> str:
-        """What tells its history from others, whoever logs in."""
+        """What tells its history from others."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}" if self.port else host
+        login = f"{self.user}@{host}" if self.user else host
+        return f"{login}:{self.port}" if self.port else login
 
     @property
     def typed(self) -> str:
@@ -85,6 +89,8 @@ def read_place(text: str, port: int | None = None) -> Place:
     user, host = found["user"] or "", found["literal"] or found["host"]
     if user.startswith("-") or host.startswith("-"):
         raise SettingsError(f"{text[:80]!r} begins with a dash: ssh might take it for an option")
+    if len(host) > MOST_LETTERS:
+        raise SettingsError(f"no host's name has {len(host)} letters, {MOST_LETTERS} at most")
     told = int(found["port"]) if found["port"] else None
     if told is not None and port is not None and told != port:
         raise SettingsError(f"the port is {told} in {text!r} and {port} by --port")
@@ -118,6 +124,34 @@ class Ssh:
 
     def command(self, *words: str) -> list[str]:
         """What is run, word by word."""
+        return ["ssh", "-T", *self._options(), *words]
+
+    def reached(self) -> Place:
+        """Where ssh gets to in the end, by its configuration and the options; what was typed if it cannot say that.
+
+        Raises:
+            SettingsError: There is no ssh.
+            UnreachableError: It does not say so in time.
+        """
+        command = ["ssh", "-G", *self._options()]
+        try:
+            asked = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=ASK_SECONDS,
+                start_new_session=True,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise UnreachableError(
+                f"{self.place}: `ssh -G`, which reads its configuration, took over {ASK_SECONDS:.0f} s"
+            ) from None
+        except OSError as error:
+            raise _not_started(error) from None
+        lines = asked.stdout.decode(errors="replace").splitlines() if not asked.returncode else []
+        said = dict(line.split(" ", 1) for line in lines if " " in line)
+        user, host, port = said.get("user", ""), said.get("hostname", ""), said.get("port", "")
+        return Place(user, host, int(port)) if user and host and port.isdecimal() else self.place
+
+    def _options(self) -> list[str]:
+        """What ssh is told, up to whom it logs in as."""
         pinned = []
         if self.known_hosts is not None:
             told = str(self.known_hosts.absolute()).replace("%", "%%")
@@ -127,14 +161,14 @@ class Ssh:
         port = ["-p", str(self.place.port)] if self.place.port else []
         keys = [word for path in self.identities for word in ("-i", str(path))]
         options = [word for one in said for word in ("-o", one)]
-        return ["ssh", "-T", *port, *keys, *options, "--", self.place.login, *words]
+        return [*port, *keys, *options, "--", self.place.login]
 
     def lines(self, after: int, *, follow: bool = False) -> Iterator[bytes]:
         """The lines of the history above a number: those there are, or also those that come, until the door ends it.
 
         Raises:
             HostKeyError: The host's key is not the one that ssh knows, or ssh knows none.
-            UnreachableError: The connection failed or ended.
+            UnreachableError: The connection failed or ended, or a line is cut off.
             NotUnderstoodError: The door does not know these words.
             SettingsError: There is no ssh, or the door lets nobody in with these keys.
             UntrustedError: The door refuses to tell, or its history is damaged.
@@ -146,12 +180,14 @@ class Ssh:
         hearing = threading.Thread(target=_hear, args=(child, said), daemon=True)
         hearing.start()
         assert child.stdout is not None
+        cut_off = False
         try:
             while line := child.stdout.readline(MAX_LINE_BYTES + 1):
                 if not line.endswith(b"\n"):
                     if len(line) > MAX_LINE_BYTES:
                         raise LedgerError(f"a line of the history is longer than {MAX_LINE_BYTES:,} bytes")
-                    break  # cut off
+                    cut_off = True
+                    break
                 yield line
             child.wait()
             hearing.join(GRACE_SECONDS)  # a connection that others share may keep its own open
@@ -160,6 +196,8 @@ class Ssh:
             child.stdout.close()
         if child.returncode and not self._stopped:
             raise _problem(self.place, child.returncode, list(said))
+        if cut_off and not self._stopped:
+            raise UnreachableError(f"{self.place}: the connection ended in the middle of a line")
 
     def stop(self) -> None:
         """End the child, from any thread; none is started any more."""
@@ -181,9 +219,15 @@ class Ssh:
                     stderr=subprocess.PIPE,
                     start_new_session=True,  # Ctrl-C is ours, and ssh has no terminal to ask at
                 )
-            except FileNotFoundError:
-                raise SettingsError("there is no ssh", "on Debian and Ubuntu: apt install openssh-client") from None
+            except OSError as error:
+                raise _not_started(error) from None
             return self._child
+
+
+def _not_started(error: OSError) -> SettingsError:
+    if isinstance(error, FileNotFoundError):
+        return SettingsError("there is no ssh", "on Debian and Ubuntu: apt install openssh-client")
+    return SettingsError(f"ssh cannot be started: {error.strerror}")
 
 
 def _hear(child: subprocess.Popen[bytes], said: deque[str]) -> None:
@@ -220,6 +264,8 @@ def _problem(place: Place, code: int, said: list[str]) -> AgentError:
                 "the door lets enrolled keys in: name yours with --identity, and load one with a passphrase into "
                 "ssh-agent",
             )
+        if _UNUSABLE.search(whole):
+            return SettingsError(f"{place}: {whole}", "see what `-o` takes in `man ssh_config`")
         return UnreachableError(f"{place}: {last}")
     kinds: dict[int, type[AgentError]] = {2: NotUnderstoodError, 3: UntrustedError, 4: UnreachableError}
     return kinds.get(code, UnreachableError)(f"{place}: {last}")

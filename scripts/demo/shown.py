@@ -7,6 +7,7 @@ FD is a pipe with a JSON object per line: {"line": …} or {"bar": …}. It ends
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -30,18 +31,8 @@ def main(ledger: Path, told: int) -> int:
     over = threading.Event()
     app = WatchScreen(follower, "this run", notes=lambda: [*lines, *filter(None, bar)], over=over.is_set)
 
-    def hear() -> None:
-        with os.fdopen(told) as said:
-            for line in said:
-                fields = json.loads(line)
-                if "bar" in fields:
-                    bar[0] = fields["bar"]
-                else:
-                    lines.append(fields["line"])
-        over.set()
-
     reading = threading.Thread(target=follower.run, daemon=True)
-    threading.Thread(target=hear, daemon=True).start()
+    threading.Thread(target=hear, args=(told, lines, bar, over), daemon=True).start()
     reading.start()
     try:
         code = app.run() or 0
@@ -53,6 +44,20 @@ def main(ledger: Path, told: int) -> int:
         print(f"quickstart: error: {follower.error}", file=sys.stderr)
         return follower.error.exit_code
     return code
+
+
+def hear(told: int, lines: deque[str], bar: list[str], over: threading.Event) -> None:
+    """Take what the run says, until it ends; it may end in the middle of a line, which says nothing then."""
+    try:
+        with os.fdopen(told) as said, contextlib.suppress(ValueError):
+            for line in said:
+                fields = json.loads(line)
+                if "bar" in fields:
+                    bar[0] = fields["bar"]
+                else:
+                    lines.append(fields["line"])
+    finally:
+        over.set()  # or the screen would keep the terminal
 
 
 if __name__ == "__main__":

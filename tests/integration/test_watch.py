@@ -66,12 +66,15 @@ class Place:
             self.door = None
 
     @property
+    def user(self) -> str:
+        return getpass.getuser() if self.kind == "sshd" else "charity"
+
+    @property
     def words(self) -> list[str]:
         """What a reader types; the reader's own configuration is not looked at."""
-        user = getpass.getuser() if self.kind == "sshd" else "charity"
         key, known = self.room.keys["stranger"].path, self.home / "known_hosts"
         return [
-            sys.executable, "-m", "fedssh.cli", "watch", f"{user}@127.0.0.1:{self.port}", "-i", str(key),
+            sys.executable, "-m", "fedssh.cli", "watch", f"{self.user}@127.0.0.1:{self.port}", "-i", str(key),
             "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "--known-hosts", str(known),
         ]  # fmt: skip
 
@@ -122,7 +125,7 @@ def test_once_prints_what_the_door_shows_and_remembers_it(place: Place) -> None:
     assert value["status"]["head"] == newest.hash and value["records"] == newest.sequence
     assert "as since " in value["checked"]
     [memory] = (place.home / "state/fedssh/watch").iterdir()
-    assert memory.name == f"127.0.0.1:{place.port}.json"
+    assert memory.name == f"{place.user}@127.0.0.1:{place.port}.json"
     assert json.loads(memory.read_text())["sequence"] == newest.sequence
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,6 +222,21 @@ def test_a_live_screen_is_for_terminals_with_room(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("LINES", str(lines))
         assert live.drawable() is there, (term, columns, lines)
+
+
+@pytest.mark.parametrize("end", ['{"bar": "3 of', "nonsense\n", ""])
+def test_a_screen_ends_with_the_run_wherever_it_stops_speaking(end: str) -> None:
+    pytest.importorskip("textual", reason="the extra look is not installed")
+    from scripts.demo.shown import hear
+
+    reader, writer = os.pipe()
+    os.write(writer, b'{"line": "one"}\n{"bar": "2 of 3"}\n' + end.encode())
+    os.close(writer)
+    lines, bar, over = deque[str](), [""], threading.Event()
+    hearing = threading.Thread(target=hear, args=(reader, lines, bar, over))
+    hearing.start()
+    hearing.join(20)
+    assert over.is_set() and list(lines) == ["one"] and bar == ["2 of 3"]
 
 
 def test_what_cannot_be_installed_leaves_plain_lines(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -34,7 +36,7 @@ from fedssh.watch import follow, remembered, text, trust
 from fedssh.watch.board import Board
 from fedssh.watch.command import Watched, watch
 from fedssh.watch.follow import Follower
-from fedssh.watch.ssh import NotUnderstoodError, Ssh, _problem, read_place
+from fedssh.watch.ssh import NotUnderstoodError, Place, Ssh, _problem, read_place
 from fedssh.watch.trust import Trust
 from tests.harness.bob import Door
 from tests.harness.waiting import until
@@ -43,6 +45,7 @@ from tests.harness.watched import HISTORIES, Played, kept
 NAMES = sorted(path.name.removesuffix(".tar.gz") for path in HISTORIES.glob("*.tar.gz"))
 HOSTILE = "[red]\x1b[2J\u202e[@click=app.quit]bye[/]\x9b31m\x07"
 Run = Callable[..., Follower]
+NEEDS_SSH = pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh (apt install openssh-client)")
 
 
 @pytest.fixture
@@ -288,9 +291,12 @@ def test_another_history_is_noticed_on_the_next_start(
     forked = Door(tmp_path / "other", keys)  # of the same coordinator, at another time
     error = failed(run(Played(forked.history(0)), memory))
     assert isinstance(error, RollbackError) and "record 1 has the hash" in str(error)
+    hint = str(error.hint)
+    assert hint.startswith("stop here, and ask the coordinator's operator by another way") and str(memory) in hint
+    assert "remove" not in hint
     strange = Door(tmp_path / "third", keys, name="stranger")
     error = failed(run(Played(strange.history(0)), memory))
-    assert isinstance(error, SignatureError) and "record 1" in str(error)
+    assert isinstance(error, SignatureError) and "record 1" in str(error) and error.hint == hint
 
 
 def test_what_another_process_has_seen_since_is_not_forgotten(door: Door, run: Run, memory: Path) -> None:
@@ -318,7 +324,102 @@ def test_each_place_has_a_memory_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert remembered.file_of("x") == tmp_path / ".local/state/fedssh/watch/x.json"
-    assert read_place("me@charity.example:2222").known_as == read_place("you@charity.example:2222").known_as
+    assert remembered.file_of(read_place("me@[::1]:22").known_as).name == "me@[::1]:22.json"
+    names = [remembered.file_of("é" * number).name for number in (200, 201)]
+    assert names[0] != names[1] and max(map(len, names)) < 200
+
+
+@NEEDS_SSH
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("me@h:2222", ["HostName=real.example"]),
+        ("me@h", ["Port=2222", "HostName=real.example"]),
+        ("h", ["User=me", "Port=2222", "HostName=real.example"]),
+        ("me@real.example", ["Port=2222"]),
+    ],
+)
+def test_what_is_remembered_is_of_where_ssh_gets_to(words: str, options: list[str]) -> None:
+    """However it is said; and where an option leads elsewhere, that is another history."""
+    none = Path("/dev/null")
+    assert Ssh(read_place(words), options=options, known_hosts=none).reached() == Place("me", "real.example", 2222)
+    other = Ssh(read_place(words), options=["Port=2223", *options]).reached()
+    assert (other.port == 2223) == (":" not in words)
+
+
+def fake_ssh(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """An `ssh` that does what a script says."""
+    program = folder / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize("script", ["exit 255", "echo user me", "printf 'user me\\nhostname h\\nport x\\n'", ":"])
+def test_an_ssh_that_does_not_say_where_it_gets_to(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_ssh(tmp_path, monkeypatch, script)
+    place = read_place("me@h:2222")
+    assert Ssh(place, options=["HostName=x"]).reached() == place
+
+
+def test_an_ssh_that_does_not_answer_is_not_taken_for_another_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_ssh(tmp_path, monkeypatch, "exec sleep 60")
+    monkeypatch.setattr("fedssh.watch.ssh.ASK_SECONDS", 0.1)
+    with pytest.raises(UnreachableError, match="ssh -G"):
+        Ssh(read_place("h")).reached()
+
+
+def test_two_doors_by_one_name_have_two_memories(
+    door: Door,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    keys: dict[str, PrivateKey],
+) -> None:
+    """As with `-o Port=`: the second is not taken for the first, gone back."""
+    other = Door(tmp_path / "other", keys)
+    for name, lines in (("2222", door.history(0)), ("2223", other.history(0))):
+        (tmp_path / name).write_bytes(b"".join(lines))
+    script = f"""for word in "$@"; do case $word in Port=*) port=${{word#Port=}};; esac; done
+[ "$1" = -G ] && exec printf 'user me\\nhostname h\\nport %s\\n' "$port"
+cat {tmp_path}/$port"""
+    fake_ssh(tmp_path, monkeypatch, script)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for port in ("2222", "2223", "2222"):
+        assert watch(Watched("me@h", options=[f"Port={port}"], once=True)) == 0
+    assert sorted(path.name for path in (tmp_path / "state/fedssh/watch").iterdir()) == [
+        "me@h:2222.json", "me@h:2223.json"
+    ]  # fmt: skip
+    capsys.readouterr()
+
+
+def test_a_stream_that_ends_within_a_line_is_not_the_whole(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "lines").write_bytes(b"".join(door.history(0))[:-9])
+    fake_ssh(tmp_path, monkeypatch, f"cat {tmp_path}/lines")
+    with pytest.raises(UnreachableError, match="in the middle of a line"):
+        watch(Watched("h", once=True))
+    assert capsys.readouterr().out == ""
+
+
+def test_what_cannot_be_kept_is_told_so(door: Door, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(SettingsError, match=r"cannot be kept in .*file/fedssh/watch: Not a directory") as caught:
+        Follower(Played([]), Trust(), remembered.file_of("h"))
+    assert "XDG_STATE_HOME" in str(caught.value.hint)
+    (tmp_path / "state" / "fedssh").mkdir(parents=True)
+    (tmp_path / "state" / "fedssh" / "watch").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    error = failed(run(Played(door.history(0)), remembered.file_of("h")))
+    assert isinstance(error, SettingsError) and "cannot be kept in" in str(error)
 
 
 # Connections that end
@@ -411,6 +512,12 @@ def test_what_is_no_place_is_refused(words: str) -> None:
         read_place(words)
 
 
+def test_a_host_is_no_longer_than_a_name_may_be() -> None:
+    assert read_place("h" * 253).host == "h" * 253
+    with pytest.raises(SettingsError, match="no host's name has 300 letters, 253 at most"):
+        read_place("h" * 300)
+
+
 def test_a_port_is_said_once() -> None:
     assert read_place("h", 2222).port == read_place("h:2222", 2222).port == 2222
     with pytest.raises(SettingsError, match="22 in 'h:22' and 2222 by --port"):
@@ -440,6 +547,9 @@ def test_what_the_end_of_ssh_means() -> None:
     assert isinstance(unknown, HostKeyError) and "ssh -p 2222 charity@h status" in str(unknown.hint)
     denied = problem(255, "charity@h: Permission denied (publickey).")
     assert isinstance(denied, SettingsError) and not isinstance(denied, NotUnderstoodError)
+    for words in ("command-line: line 0: Bad configuration option: x", "command-line line 0: Bad port 'x'."):
+        unusable = problem(255, words)
+        assert isinstance(unusable, SettingsError) and words in str(unusable)
     for code, said in ((255, "connect to host h port 2222: Connection refused"), (4, "later: busy"), (1, ""), (-9, "")):
         assert isinstance(problem(code, said), UnreachableError)
     assert isinstance(problem(2, "history: no option --follow"), NotUnderstoodError)
