@@ -7,7 +7,7 @@
     follow       reads, checks each record as Bob does, and begins anew where the connection ends
     board        what the records say so far, as one value; pure
     text         that value as text; pure
-    screen       the same on a terminal: the only place for textual
+    screen       the same on a terminal: the only place for textual; `terminal` says whether there is one
 
 Nothing is shown that was not checked before: form, hash, link, signature and decision.
 """

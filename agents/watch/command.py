@@ -21,6 +21,7 @@ from fedssh.errors import SettingsError
 from fedssh.watch import remembered, text, trust
 from fedssh.watch.follow import Follower
 from fedssh.watch.ssh import Place, Ssh, read_place
+from fedssh.watch.terminal import drawable
 from fedssh.watch.trust import Trust
 
 PROGRESS_EVERY = 250  # records
@@ -65,7 +66,7 @@ def check_terminal(place: Place) -> None:
     Raises:
         SettingsError: There is not.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") in (None, "", "dumb"):
+    if not drawable():
         raise SettingsError(
             "this is no terminal that could be drawn on",
             f"`{place.typed} history --follow` prints a line for each event; --once prints all of it, once",

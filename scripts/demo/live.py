@@ -16,16 +16,17 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 
+from fedssh.watch import terminal
+
 LEAST = os.terminal_size((60, 20))  # there is no room for it on less
 INTERRUPTED = 130
 GRACE_SECONDS = 5.0
 
 
 def drawable() -> bool:
-    """Whether a live screen can be drawn here."""
+    """Whether a live screen can be drawn here, and has room."""
     size = shutil.get_terminal_size()
-    here = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
-    return here and size.columns >= LEAST.columns and size.lines >= LEAST.lines
+    return terminal.drawable() and size.columns >= LEAST.columns and size.lines >= LEAST.lines
 
 
 class Live:
