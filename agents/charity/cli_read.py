@@ -381,7 +381,7 @@ def _alone(folders: Folders) -> Iterator[None]:
         try:
             held.enter_context(locked(lock, "busy"))
         except SettingsError:
-            who = lock.read_text().strip()
+            who = lock.read_text().strip() or "unknown"
             click.echo(f"charity: waits for another export, of process {who}, to end", err=True)
             held.enter_context(locked(lock))
         lock.write_text(f"{os.getpid()}\n")

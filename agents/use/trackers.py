@@ -37,7 +37,7 @@ def read_place(text: str) -> Place:
     """
     kind, _, place = text.partition(":")
     if kind not in KINDS or not place:
-        raise SettingsError(f"--to is {text[:60]!r}", f"forms are {FORMS}")
+        raise SettingsError(f"--to is {shown(text)[:60]!r}", f"forms are {FORMS}")
     return Place(kind, place)
 
 

@@ -284,6 +284,13 @@ def test_a_password_is_not_printed(uri: str, shown: str) -> None:
             assert told == text
 
 
+@pytest.mark.parametrize("kind", ["", "mlflo:"])
+def test_a_password_is_not_printed_where_the_kind_is_forgotten(kind: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        trackers.read_place(f"{kind}http://me:{SECRET}@mlflow.example")
+    assert str(caught.value) == f"--to is '{kind}http://…@mlflow.example'"
+
+
 @pytest.fixture
 def refusing() -> int:
     """A port of this machine at which nobody answers."""
