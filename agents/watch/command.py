@@ -111,6 +111,8 @@ def print_once(follower: Follower, *, as_json: bool) -> int:
     finally:
         follower.stop()
         follower.close()
+    if follower.error:
+        raise follower.error
     assert value is not None, "an empty history is an error"
     if as_json:
         print_json({**value, "checked": standing.checked})

@@ -65,6 +65,10 @@ class Standing:
     records: int = 0
 
 
+# What code of ours may come to where a record, though signed, is of a kind that nobody has thought of.
+STRAY = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+
+
 class Follower:
     """Reads and checks a history, in a thread of its own, and hands out what it says.
 
@@ -103,9 +107,13 @@ class Follower:
         return self._standing
 
     def value(self) -> Row | None:
-        """What the records say that were checked so far; None before the first."""
-        with self._lock:
-            return self._board.value(self._row)
+        """What the records say that were checked so far; None before the first, and where there is an `error`."""
+        try:
+            with self._lock:
+                return self._board.value(self._row)
+        except STRAY as stray:
+            self.error = LedgerError(f"what the first {self._at.sequence} records say cannot be shown: {stray!r}")
+            return None
 
     def run(self) -> None:
         """Read until it is stopped, or something is not as it must be, which is then in `error`."""
@@ -113,6 +121,8 @@ class Follower:
             self.follow()
         except (AgentError, OSError) as error:
             self.error = error
+        except STRAY as stray:  # a thread that ends in silence would leave "connected" on the screen
+            self.error = LedgerError(f"record {self._at.sequence + 1} cannot be followed: {stray!r}")
 
     def stop(self) -> None:
         """End the reading, from any thread."""
@@ -215,7 +225,7 @@ class Follower:
             told = str(error) if f"record {number}" in str(error) else f"record {number}: {error}"
             hint = error.hint or (self._stop_here() if number == 1 and self._known else None)
             raise type(error)(told, hint) from None
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        except STRAY as error:
             raise LedgerError(f"record {number} says what cannot be: {error!r}") from None
         self._key, self._at = key, Seen(record.sequence, record.hash)
         self._tell(connected=True, records=number, checked=self._checked())

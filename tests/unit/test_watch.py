@@ -218,6 +218,22 @@ def test_a_lost_and_a_swapped_record_are_noticed(run: Run) -> None:
     assert "record 8 stands where" in str(failed(run(Played([*lines[:6], lines[7], lines[6], *lines[8:]]))))
 
 
+def test_what_nobody_has_thought_of_ends_the_screen_with_a_word(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the thread that reads, and in the one that shows: else "connected" would stand there for ever."""
+
+    def stray(*_: object) -> None:
+        raise KeyError("sites")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Follower, "_remember", stray)
+        assert "record 21 cannot be followed: KeyError('sites')" in str(failed(run(Played(kept("best-free")))))
+    follower = run(Played(kept("best-free")))
+    caught_up(follower, 20)
+    monkeypatch.setattr("fedssh.watch.board.status", stray)
+    assert follower.value() is None
+    assert "what the first 20 records say cannot be shown" in str(follower.error)
+
+
 def test_a_decision_that_the_rules_do_not_give_is_refused(door: Door, run: Run) -> None:
     verdict = door.scored(door.sent(), 0.4)
     door.append(dataclasses.replace(verdict, reason="because we like it"))
