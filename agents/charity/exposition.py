@@ -2,16 +2,18 @@
 
     # HELP fedssh_waiting_bundles Bundles of a site that wait to be judged.
     # TYPE fedssh_waiting_bundles gauge
-    fedssh_waiting_bundles{site="alice-1"} 2
+    fedssh_waiting_bundles{federation="lungs",site="alice-1"} 2
 
 Format 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats) as node_exporter's textfile collector takes it: no
 timestamps. Times are seconds since 1970, and everything that grows older is told as a time, so that `time() - …` is
-right when nobody writes any more, too. Counters whose help says "since she was started" begin again at 0 with the
-process, as Prometheus expects of counters; all others are those of the history.
+right when nobody writes any more, too. Every series has the label `federation`, so that two coordinators of a host have
+none in common: node_exporter refuses all files of its folder then. Counters whose help says "since she was started"
+begin again at 0 with the process, as Prometheus expects of counters; all others are those of the history.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 from collections.abc import Iterable, Mapping
@@ -32,13 +34,13 @@ class Seen:
     Attributes:
         totals: Of the whole history, see history/totals.py.
         round: What `status` says of rounds; None under policies without.
-        waiting: By site how many bundles wait, and when the oldest came.
+        waiting: By site how many bundles wait, and when the oldest came; 0 where no name says a time that can be.
         received: By site, bytes since she was started.
         free: Bytes by folder.
         restarts, troubles: How often the judge was started again, and her work failed.
         door: Whether the door stands that she runs; None where she runs none.
-        serving: Whether she works; false at the end.
-        started, looked, now: When she began, last looked for work, and this was seen.
+        serving: Whether she works; false until she has looked for work, and at the end.
+        started, looked, now: When she began, last looked for work (None before the first time), and this was seen.
         version: Hers.
     """
 
@@ -52,7 +54,7 @@ class Seen:
     door: bool | None
     serving: bool
     started: float
-    looked: float
+    looked: float | None
     now: float
     version: str
 
@@ -77,7 +79,7 @@ def families(seen: Seen) -> list[Family]:
     totals, made, nodes = seen.totals, seen.totals["made"], seen.totals["nodes"].values()
     of_sites = [node for node in nodes if node["role"] == "site"]
     first, release = totals["genesis"], totals["release"]
-    about = {"federation": str(first["federation"]), "policy": str(first["policy"]), "version": seen.version}
+    about = {"policy": str(first["policy"]), "version": seen.version}
     verdicts = [
         ({"site": node["site"], "outcome": outcome}, node[outcome])
         for node in of_sites for outcome in (*VERDICTS, "garbage")
@@ -87,7 +89,7 @@ def families(seen: Seen) -> list[Family]:
     heard = [(_site(node), at) for node in of_sites if (at := seconds(node["last"])) is not None]
     found = [
         _gauge("info", "Which federation this is, always 1.", [(about, 1)]),
-        _gauge("serving", "1 while the coordinator works; 0 once she was stopped.", seen.serving),
+        _gauge("serving", "1 while the coordinator works; 0 while she starts, and once she was stopped.", seen.serving),
         _gauge("start_timestamp_seconds", "When the coordinator was started.", seen.started),
         _gauge("loop_timestamp_seconds", "When she last looked for work; older while she judges.", seen.looked),
         _gauge("written_timestamp_seconds", "When this file was written.", seen.now),
@@ -111,14 +113,19 @@ def families(seen: Seen) -> list[Family]:
         _gauge("waiting_bundles", "Bundles of a site that wait to be judged.",
                [({"site": site}, count) for site, (count, _) in seen.waiting.items()]),
         _gauge("waiting_oldest_timestamp_seconds", "When the oldest of them came.",
-               [({"site": site}, oldest) for site, (count, oldest) in seen.waiting.items() if count]),
+               [({"site": site}, oldest) for site, (_, oldest) in seen.waiting.items() if oldest]),
         _gauge("model_record", "The record that made the current model current.", made["sequence"]),
         _gauge("model_timestamp_seconds", "When it became current.", seconds(made["time"])),
         _gauge("model_metric", "What the current model scores on the holdout.", metrics),
         _gauge("release_record", "The record of the newest release.", release["sequence"] if release else None),
         *(_rounds(seen.round) if seen.round else ()),
     ]  # fmt: skip
-    return [family for family in found if family.samples]
+    return [_of(str(first["federation"]), family) for family in found if family.samples]
+
+
+def _of(federation: str, family: Family) -> Family:
+    told = tuple(({"federation": federation, **labels}, value) for labels, value in family.samples)
+    return dataclasses.replace(family, samples=told)
 
 
 def _rounds(round: Mapping[str, Any]) -> Iterable[Family]:

@@ -121,24 +121,10 @@ class Inbox:
 
     def _listed(self, site: str) -> list[str]:
         try:
-            folder = os.open(self._folders.inbox / site, _FOLDER)
-        except FileNotFoundError:
-            return []  # made when the site's first bundle comes
+            found = listed(self._folders.inbox / site)
         except OSError as error:
             self._say(f"inbox/{site} cannot be looked into, so nothing of {site} is judged: {error.strerror}")
             return []
-        try:
-            with os.scandir(folder) as entries:
-                found = [
-                    entry.name
-                    for entry in islice(entries, MAX_LISTED)
-                    if ARRIVAL.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False)
-                ]
-        except OSError as error:
-            self._say(f"inbox/{site} cannot be looked into, so nothing of {site} is judged: {error.strerror}")
-            return []
-        finally:
-            os.close(folder)
         return sorted(name for name in found if (site, name) not in self._stuck)
 
     def _say_strange(self, sites: Collection[str]) -> None:
@@ -195,6 +181,27 @@ class Inbox:
 
 class _Cut(Exception):
     """A bundle that cannot be copied to its end."""
+
+
+def listed(folder: Path) -> list[str]:
+    """The names of bundles in a site's folder, of at most MAX_LISTED names there; none where there is no folder.
+
+    Raises:
+        OSError: It is a link or no folder, or cannot be read.
+    """
+    try:
+        handle = os.open(folder, _FOLDER)
+    except FileNotFoundError:
+        return []  # made when the site's first bundle comes
+    try:
+        with os.scandir(handle) as entries:
+            return [
+                entry.name
+                for entry in islice(entries, MAX_LISTED)
+                if ARRIVAL.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False)
+            ]
+    finally:
+        os.close(handle)
 
 
 def make_folder(folders: Folders, site: str) -> None:

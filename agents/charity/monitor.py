@@ -3,7 +3,10 @@
 A thread of its own writes it, so that it is as fresh while a judgement takes minutes: about a second after something
 has changed, and every 15 seconds anyway. It only reads, through a connection of its own. The file is written whole
 under another name and renamed, readable for all (0644). What cannot be written is said once, tried again, and never in
-the way of the work.
+the way of the work, whatever it is that fails.
+
+    FILE            what is told
+    .FILE.lock      held by the one process that writes it
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -19,13 +23,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fedssh.charity import intake
+from fedssh.charity import inbox
 from fedssh.charity.exposition import Seen, text
 from fedssh.charity.folders import Folders
 from fedssh.charity.vault import row
 from fedssh.commands import tell
 from fedssh.errors import AgentError, LedgerError
-from fedssh.files import is_part, whole_file
+from fedssh.files import locked, whole_file
 from fedssh.history import totals
 from fedssh.history.rounds import rounds
 from fedssh.history.views import sent
@@ -50,9 +54,12 @@ class Monitor:
 
     def __init__(self, path: Path | None, folders: Folders, door: Callable[[], bool | None] = lambda: None) -> None:
         self._path, self._folders, self._door = path, folders, door
-        self._started = self._looked = time.time()
+        self._started = time.time()
+        self._looked: float | None = None
         self._restarts = self._troubles = 0
         self._history: Totals | None = None
+        self._damaged = False  # whether the history's summary is not to be believed
+        self._lock: contextlib.ExitStack | None = None
         self._written = ("", -EVERY_SECONDS)  # without what always changes, and when
         self._failed = False
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -60,7 +67,10 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         if self._path is not None:
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # there are too many
+                self._say(error)
         return self
 
     def __exit__(
@@ -69,9 +79,12 @@ class Monitor:
         if self._path is not None:
             self._stop.set()
             self._wake.set()
-            self._thread.join(LAST_SECONDS)
+            if self._thread.ident is not None:
+                self._thread.join(LAST_SECONDS)
             if not self._thread.is_alive():  # a disk that hangs must not keep her from ending
                 self._update(serving=False)
+                if self._lock is not None:
+                    self._lock.close()
 
     def came_round(self) -> None:
         """She has looked for work."""
@@ -87,41 +100,57 @@ class Monitor:
         self._troubles += 1
 
     def _run(self) -> None:
-        assert self._path is not None
-        with contextlib.suppress(OSError):  # what a killed one left
-            for part in self._path.parent.glob(f".{self._path.name}.*"):
-                if is_part(part):
-                    part.unlink()
         while not self._stop.is_set():
             self._wake.clear()
-            self._update(serving=True)
+            self._update(serving=self._looked is not None)
             self._stop.wait(LEAST_SECONDS)
             self._wake.wait(EVERY_SECONDS - LEAST_SECONDS)
 
     def _update(self, *, serving: bool) -> None:
         assert self._path is not None
         try:
+            self._hold(self._path)
             seen = self._see(serving)
-            timeless = text(dataclasses.replace(seen, now=0, looked=0, free={}))
+            timeless = text(dataclasses.replace(seen, now=0, looked=None, free={}))
             if timeless == self._written[0] and time.monotonic() - self._written[1] < EVERY_SECONDS - LEAST_SECONDS:
                 return
             with whole_file(self._path, MODE) as file:
                 os.fchmod(file.fileno(), MODE)  # whatever the umask
                 file.write(text(seen).encode())
             self._written = timeless, time.monotonic()
-        except (OSError, AgentError, ValueError) as error:  # ValueError: of a record or summary that is damaged
-            if not self._failed:
-                said = f"cannot write metrics to {self._path}: {error}; it is tried again"
-                tell(logger, "metrics", said, logging.WARNING, path=str(self._path), reason=str(error))
-            self._failed = True
+        except Exception as error:  # noqa: BLE001 - what is told of her must never be in the way of her work
+            if not isinstance(error, OSError | AgentError):  # a summary with a wrong member may fail in any way
+                self._history, self._damaged = None, True
+            self._say(error)
         else:
             if self._failed:
                 tell(logger, "metrics", f"metrics are written to {self._path} again", path=str(self._path))
             self._failed = False
 
+    def _say(self, error: Exception) -> None:
+        if not self._failed:
+            reason = str(error) if isinstance(error, OSError | AgentError) else f"{type(error).__name__}: {error}"
+            said = f"cannot write metrics to {self._path}: {reason}; it is tried again"
+            tell(logger, "metrics", said, logging.WARNING, path=str(self._path), reason=reason)
+        self._failed = True
+
+    def _hold(self, path: Path) -> None:
+        """Be the one who writes the file, and remove what one that was killed has left."""
+        if self._lock is not None:
+            return
+        lock = path.with_name(f".{path.name}.lock")
+        with contextlib.ExitStack() as stack:
+            busy = f"another `charity serve` writes it and holds {lock}; every coordinator needs a file of her own"
+            stack.enter_context(locked(lock, busy))
+            part = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.part")
+            for name in os.listdir(path.parent):
+                if part.fullmatch(name):
+                    path.with_name(name).unlink(missing_ok=True)
+            self._lock = stack.pop_all()
+
     def _see(self, serving: bool) -> Seen:
         if self._history is None:
-            self._history = Totals(self._folders)
+            self._history = Totals(self._folders, believe=not self._damaged)
         found = self._history.follow()
         nodes = found["nodes"].values()
         sites = [node["site"] for node in nodes if node["role"] == "site" and node["state"] == "enrolled"]
@@ -137,15 +166,20 @@ class Monitor:
 
 
 class Totals:
-    """The totals of the history, and what was received since this was made."""
+    """The totals of the history, and what was received since this was made.
 
-    def __init__(self, folders: Folders) -> None:
+    Args:
+        folders: The coordinator's.
+        believe: Whether to begin with the summary; else with the first record.
+    """
+
+    def __init__(self, folders: Folders, *, believe: bool = True) -> None:
         self._ledger = Ledger(folders.ledger)
         head = self._ledger.head()
         if head is None:
             raise LedgerError("the history is empty")
         self._begun = head.sequence
-        self._found = self._summary(folders, head.sequence)
+        self._found = self._summary(folders, head.sequence) if believe else None
         self.received: dict[str, int] = {}
 
     def _summary(self, folders: Folders, newest: int) -> dict[str, Any] | None:
@@ -166,12 +200,20 @@ class Totals:
 
 
 def _waiting(folders: Folders, sites: list[str]) -> dict[str, tuple[int, float]]:
-    """By site, how many bundles wait or are at hand, and when the first of them came, which its name says."""
-    found = dict.fromkeys(sites, (0, 0.0))
-    for one in (*intake.unfinished(folders), *intake.waiting(folders)):
-        count, oldest = found.get(one.site, (0, 0.0))
-        came = int(one.path.name[:20]) / 1e9
-        found[one.site] = count + 1, min(came, oldest) if count else came
+    """By site, how many bundles wait or are at hand, and when the first of them came, which its name says.
+
+    Whoever broke into the door chooses folders and names: so only those of `sites` are looked into, as the vault does
+    it, and a time that cannot be is none, 0.
+    """
+    found = {}
+    for site in sites:
+        names: list[str] = []
+        for folder in (folders.claimed / site, folders.inbox / site):
+            with contextlib.suppress(OSError):  # which the vault says
+                names += inbox.listed(folder)
+        now = time.time()
+        came = [at for name in names if 0 < (at := int(name[:20]) / 1e9) <= now]
+        found[site] = len(names), min(came, default=0.0)
     return found
 
 

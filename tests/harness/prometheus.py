@@ -57,8 +57,14 @@ def parse(text: str) -> Samples:
 
 
 def value(samples: Samples, name: str, **labels: str) -> float | None:
-    """One sample, by its name without the prefix."""
-    return samples.get((f"fedssh_{name}", frozenset(labels.items())))
+    """One sample, by its name without the prefix, and its labels without the federation, which all have."""
+    found = {
+        frozenset(told - {label}): number
+        for (called, told), number in samples.items()
+        for label in told
+        if called == f"fedssh_{name}" and label[0] == "federation"
+    }
+    return found.get(frozenset(labels.items()))
 
 
 def promtool() -> str:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,8 +18,11 @@ from typing import Any
 
 import pytest
 
+from fedssh.charity import inbox
 from fedssh.charity import monitor as monitors
+from fedssh.charity.cli_read import totals_of
 from fedssh.charity.monitor import Monitor
+from fedssh.history import totals
 from scripts.demo.federation import free_port
 from tests.harness.prometheus import Samples, read, value
 from tests.harness.room import Room
@@ -26,6 +30,7 @@ from tests.harness.waiting import until
 from tests.vectors.histories import kept
 
 RECORDS = len(kept.records("best-free"))
+FEDERATION = kept.records("best-free")[0].fields["federation"]
 
 
 class Serving:
@@ -113,7 +118,7 @@ def test_a_coordinator_at_work_is_seen(start: Any, tmp_path: Path) -> None:
     until(lambda: has_ended(judge), 20)
     serving.garbage("alice-2")
     serving.once("judge_restarts_total", 1)
-    assert os.listdir(serving.metrics.parent) == ["fedssh.prom"]
+    assert sorted(os.listdir(serving.metrics.parent)) == [".fedssh.prom.lock", "fedssh.prom"]
     serving.process.terminate()
     assert serving.process.wait(30) == 0
     found = read(serving.metrics)
@@ -178,7 +183,7 @@ def test_node_exporter_reads_it(start: Any, tmp_path: Path) -> None:
 
             until(answers, 20)
             assert "node_textfile_scrape_error 0" in told
-            assert f"fedssh_records_total {RECORDS}" in told
+            assert f'fedssh_records_total{{federation="{FEDERATION}"}} {RECORDS}' in told
         finally:
             exporter.terminate()
 
@@ -246,6 +251,138 @@ def test_a_damaged_history_does_not_end_the_writer(room: Room, tmp_path: Path) -
     (tmp_path / "away").rename(room.folders.ledger)
     monitor._update(serving=True)
     assert value(read(tmp_path / "m.prom"), "records_total") == len(room.vault.ledger.records())
+
+
+def test_a_broken_in_door_makes_no_series_and_no_work(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = Monitor(tmp_path / "m.prom", room.folders)
+    monitor._update(serving=True)
+    before = set(read(tmp_path / "m.prom"))
+    for number in range(2000):
+        folder = room.folders.inbox / f"evil-{number}"
+        folder.mkdir()
+        (folder / f"{10**18 + number:020}-00000000.bundle").touch()
+    for name in ("alice-1", "alice-2"):
+        (room.folders.inbox / name).mkdir(exist_ok=True)
+    for number in range(inbox.MAX_LISTED + 500):
+        (room.folders.inbox / "alice-1" / f"{10**18:020}-{number:08x}.bundle").touch()
+    (room.folders.inbox / "alice-2" / f"{0:020}-00000000.bundle").touch()
+    (room.folders.inbox / "alice-2" / f"{time.time_ns() + 10**15:020}-00000000.bundle").touch()
+    looked: list[str] = []
+    for name in ("open", "scandir", "listdir"):
+        monkeypatch.setattr(os, name, _noted(getattr(os, name), looked))
+    monitor.troubled()
+    monitor._update(serving=True)
+    monkeypatch.undo()
+    found = read(tmp_path / "m.prom")
+    assert {key[0] for key in set(found) - before} == {"fedssh_waiting_oldest_timestamp_seconds"}
+    assert value(found, "waiting_bundles", site="alice-1") == inbox.MAX_LISTED
+    assert value(found, "waiting_oldest_timestamp_seconds", site="alice-1") == 1e9
+    assert value(found, "waiting_bundles", site="alice-2") == 2
+    assert value(found, "waiting_oldest_timestamp_seconds", site="alice-2") is None, "no time that can be"
+    at_inbox = {path for path in looked if path.startswith(str(room.folders.inbox))}
+    assert at_inbox == {str(room.folders.inbox / name) for name in ("alice-1", "alice-2")}
+
+
+def _noted(call: Any, looked: list[str]) -> Any:
+    def noted(path: Any, *more: Any, **named: Any) -> Any:
+        looked.append(str(path))
+        return call(path, *more, **named)
+
+    return noted
+
+
+def test_a_folder_that_is_a_link_is_not_looked_into(room: Room, tmp_path: Path) -> None:
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / f"{10**18:020}-00000000.bundle").touch()
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(room.folders.inbox / "alice-1")
+    (room.folders.inbox / "alice-1").symlink_to(tmp_path / "away")
+    Monitor(tmp_path / "m.prom", room.folders)._update(serving=True)
+    assert value(read(tmp_path / "m.prom"), "waiting_bundles", site="alice-1") == 0
+
+
+def test_nobody_serves_before_the_loop_came_round(room: Room, tmp_path: Path) -> None:
+    """A judge that does not start, or a coordinator who ends at each start, must not look like one at work."""
+    path = tmp_path / "m.prom"
+    with Monitor(path, room.folders) as monitor:
+        until(path.exists, 20)
+        found = read(path)
+        assert value(found, "serving") == 0 and value(found, "loop_timestamp_seconds") is None
+        assert (value(found, "start_timestamp_seconds") or 0) > 1.7e9
+        monitor.came_round()
+        until(lambda: value(read(path), "serving") == 1, 20)
+        assert (value(read(path), "loop_timestamp_seconds") or 0) >= (value(found, "start_timestamp_seconds") or 0)
+    assert value(read(path), "serving") == 0
+
+
+def test_of_two_on_one_file_the_second_says_so_until_the_first_is_gone(
+    room: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, live = tmp_path / "m.prom", tmp_path / ".m.prom.b.12345678.part"
+    live.write_text("another file's")
+    with Monitor(path, room.folders) as first:
+        first.came_round()
+        until(lambda: path.exists() and value(read(path), "serving") == 1, 20)
+        mine = tmp_path / ".m.prom.12345678.part"
+        mine.write_text("half of what the first writes")
+        second = Monitor(path, room.folders)
+        before = path.stat().st_ino
+        second._update(serving=True)
+        second.troubled()
+        second._update(serving=True)
+        assert mine.read_text() == "half of what the first writes"
+        assert path.stat().st_ino == before and value(read(path), "troubles_total") == 0
+        [said] = [one.getMessage() for one in caplog.records if "cannot write" in one.getMessage()]
+        assert "another `charity serve` writes it" in said and ".m.prom.lock" in said
+    second._update(serving=True)
+    assert value(read(path), "troubles_total") == 1
+    assert not mine.exists() and live.exists()
+
+
+@pytest.mark.parametrize("member", ["nodes", "genesis", "made", "hash", "time", "rounds"])
+def test_a_summary_with_a_wrong_member_is_said_once_and_added_up_anew(
+    room: Room, tmp_path: Path, member: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    room.work()
+    summary = json.loads(totals.write(totals_of(room.folders.state)))
+    room.folders.summary.write_bytes(totals.write(summary | {member: 7}))
+    path = tmp_path / "m.prom"
+    with Monitor(path, room.folders) as monitor:
+        monitor.came_round()
+        until(path.exists, 40)
+        until(lambda: value(read(path), "serving") == 1, 40)
+    said = [one.getMessage() for one in caplog.records if "cannot write metrics" in one.getMessage()]
+    assert len(said) <= 1
+    found = read(path)
+    assert value(found, "records_total") == len(room.vault.ledger.records())
+    assert value(found, "site_enrolled", site="alice-1") == 1
+
+
+def test_whatever_fails_is_said_once_and_not_raised(
+    room: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def door() -> bool:
+        raise KeyError("of a kind that nobody thought of")
+
+    with Monitor(tmp_path / "m.prom", room.folders, door) as monitor:
+        until(lambda: "cannot write metrics" in caplog.text, 20)
+        monitor.came_round()
+    [said] = [one.getMessage() for one in caplog.records if "cannot write metrics" in one.getMessage()]
+    assert "KeyError: 'of a kind that nobody thought of'" in said
+
+
+def test_a_thread_that_cannot_be_started_is_said(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with Monitor(tmp_path / "m.prom", room.folders):
+        pass
+    assert "can't start new thread" in caplog.text
 
 
 def test_without_a_file_there_is_no_thread(room: Room) -> None:
