@@ -63,7 +63,7 @@ def history(settings: StateSettings, follow: bool, **options: Any) -> None:
     try:
         picked.check(given)
         recorded = Recorded(ledger_of(folders_of(settings.state)))
-        shown = _exported(recorded, given) if "--export" in given else _listed(settings, recorded, given)
+        shown = _shown(settings, recorded, given)
     except picked.Misasked as error:
         raise click.UsageError(str(error)) from None
     stop = stop_event() if follow else threading.Event()
@@ -77,32 +77,16 @@ def history(settings: StateSettings, follow: bool, **options: Any) -> None:
 Shown = tuple[Callable[[int], Pieces], Callable[["Record"], Pieces]]
 
 
-def _exported(recorded: Recorded, given: dict[str, Any]) -> Shown:
-    from fedssh.history.published import export
-
-    after = given.get("--after", 0)
-    if "--last" in given:
-        after = max(after, recorded.count - given["--last"])
-    return lambda end: export(recorded.lines(after, end)), lambda one: export([one.line()])
-
-
-def _listed(settings: StateSettings, recorded: Recorded, given: dict[str, Any]) -> Shown:
+def _shown(settings: StateSettings, recorded: Recorded, given: dict[str, Any]) -> Shown:
     from fedssh.charity.vault import row
     from fedssh.history import picked
     from fedssh.history.listing import Listing
+    from fedssh.history.published import export
 
-    asked: dict[str, Any] = {}
-    if "--since" in given:
-        asked["since"] = picked.since(given["--since"], time.time())
-    if "--site" in given:
-        asked["sites"] = picked.sites(given["--site"], totals_of(settings.state)["nodes"])
-    if "--event" in given:
-        asked["events"] = picked.events(given["--event"])
-    one, after = picked.picks(asked), given.get("--after", 0)
-    if "--last" in given:
-        after = picked.before_last(recorded, given["--last"], one, after)
-    as_ = next((name for name in ("--json", "--csv") if name in given), "")
-    listing = Listing(recorded, as_, following="--follow" in given)
+    one, after = picked.chosen(recorded, given, lambda: totals_of(settings.state)["nodes"], time.time())
+    if "--export" in given:
+        return lambda end: export(recorded.lines(after, end)), lambda record: export([record.line()])
+    listing = Listing(recorded, given)
 
     def more(record: Record) -> Pieces:
         return [listing.more(found).encode() for found in [row(record)] if one(found)]

@@ -117,7 +117,7 @@ def history(client: Client, file: BinaryIO, found: dict[str, Any]) -> None:
     if "--round" in found:
         wait_for_round(client, found.get("--after", 0), found["--round"])
     ledger = Published(file)
-    begin, more = exported(ledger, found) if "--export" in found else listed(client, ledger, found)
+    begin, more = shown(client, ledger, found)
     send(begin)
     if "--follow" in found:
         from fedssh.door.follow import appended
@@ -130,30 +130,14 @@ def history(client: Client, file: BinaryIO, found: dict[str, Any]) -> None:
 Shown = tuple[Iterable[bytes], Callable[[bytes], bytes]]  # what there is, and what becomes of a line that comes
 
 
-def exported(ledger: Published, found: dict[str, Any]) -> Shown:
-    """The signed lines themselves."""
-    after = found.get("--after", 0)
-    if "--last" in found:
-        after = max(after, ledger.count - found["--last"])
-    return export(ledger.lines(after)), lambda line: b"".join(export([line]))
+def shown(client: Client, ledger: Published, found: dict[str, Any]) -> Shown:
+    """The records that were asked for: their signed lines, or their rows."""
+    one, after = picked.chosen(ledger, found, lambda: total(client, ledger)["nodes"], time.time())
+    if "--export" in found:
+        return export(ledger.lines(after)), lambda line: b"".join(export([line]))
+    from fedssh.history.listing import Listing  # which `history --export` need not wait for
 
-
-def listed(client: Client, ledger: Published, found: dict[str, Any]) -> Shown:
-    """Rows, of the records that were asked for."""
-    from fedssh.history.listing import Listing
-
-    asked: dict[str, Any] = {}
-    if "--since" in found:
-        asked["since"] = picked.since(found["--since"], time.time())
-    if "--site" in found:
-        asked["sites"] = picked.sites(found["--site"], total(client, ledger)["nodes"])
-    if "--event" in found:
-        asked["events"] = picked.events(found["--event"])
-    one, after = picked.picks(asked), found.get("--after", 0)
-    if "--last" in found:
-        after = picked.before_last(ledger, found["--last"], one, after)
-    as_ = next((name for name in ("--json", "--csv") if name in found), "")
-    listing = Listing(ledger, as_, following="--follow" in found)
+    listing = Listing(ledger, found)
 
     def more(line: bytes) -> bytes:
         record = row_of(line)

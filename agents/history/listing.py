@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -65,19 +65,21 @@ class Listing:
 
     Args:
         history: From it comes what the federation compares models by.
-        as_: `--json`, `--csv`, or neither for a table.
-        following: More rows will come than there are.
+        given: Options of `history`: `--json`, `--csv`, or neither for a table; `--follow` if more rows will come.
     """
 
-    def __init__(self, history: History, as_: str = "", *, following: bool = False) -> None:
+    def __init__(self, history: History, given: Container[str] = ()) -> None:
         first = history.row(1) if history.count else {}
         self.metric = metric_of(first)
         score = headline(first.get("metrics"))
-        forms: dict[str, Callable[[], Form]] = {
-            "--json": JsonLines if following else JsonList,
-            "--csv": lambda: Csv(self.metric, "mae" if "mae" in (score or {}) else "accuracy"),
-        }
-        self.form = forms.get(as_, lambda: Table(score, _LEAST if following else ()))()
+        following = "--follow" in given
+        self.form: Form
+        if "--json" in given:
+            self.form = JsonLines() if following else JsonList()
+        elif "--csv" in given:
+            self.form = Csv(self.metric, "mae" if "mae" in (score or {}) else "accuracy")
+        else:
+            self.form = Table(score, _LEAST if following else ())
 
     def begin(self, records: Callable[[], Iterable[Fields]]) -> Iterator[str]:
         """The records that there are, piece by piece; `records` gives the same each time."""
@@ -130,8 +132,8 @@ class JsonList:
         return json_lines(rows())
 
     def more(self, row: Row) -> str:
-        """A list has an end."""
-        raise NotImplementedError
+        """A list has an end: what is followed comes as lines."""
+        raise AssertionError("nothing follows a list")
 
 
 class JsonLines:

@@ -133,6 +133,30 @@ def picks(asked: Mapping[str, Any]) -> Callable[[Fields], bool]:
     return one
 
 
+def chosen(
+    history: History, given: Mapping[str, Any], enrolled: Callable[[], Collection[str]], now: float
+) -> tuple[Callable[[Fields], bool], int]:
+    """What options of `history` ask for: whether a record is asked for, and the number above which to look.
+
+    Args:
+        given: The options by their names, which `check` has looked at.
+        enrolled: Says who ever was, where sites are named.
+        now: In seconds since 1970.
+
+    Raises:
+        Misasked: One names what there cannot be.
+    """
+    asked: dict[str, Any] = {}
+    if "--since" in given:
+        asked["since"] = since(given["--since"], now)
+    if "--site" in given:
+        asked["sites"] = sites(given["--site"], enrolled())
+    if "--event" in given:
+        asked["events"] = events(given["--event"])
+    one, after = picks(asked), given.get("--after", 0)
+    return one, before_last(history, given["--last"], one, after) if "--last" in given else after
+
+
 def before_last(history: History, last: int, one: Callable[[Fields], bool], after: int = 0) -> int:
     """The number of a record above which there are just so many of those asked for, or `after` when there are fewer.
 

@@ -478,16 +478,19 @@ def test_a_click_opens_a_record_two_zoom_out_and_a_drag_zooms_in(opened: Open) -
     plot.scroll_into_view_if_needed()
     box = plot.locator(".u-over").bounding_box()
     assert box is not None
+    over = "() => new Promise((go) => setTimeout(go, TWICE_MS + 50))"  # when a click would have opened one
     left, right, height = box["x"] + box["width"] / 4, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     shown.page.mouse.move(left, height)
     shown.page.mouse.down()
     shown.page.mouse.move(right, height, steps=4)
     shown.page.mouse.up()
-    shown.page.wait_for_timeout(500)
-    assert shown.page.locator("dialog").count() == 0 and shown.page.evaluate(span) < 10, "only what was dragged over"
+    shown.page.wait_for_function(f"() => {span} < 10")  # only what was dragged over
+    shown.page.evaluate(over)
+    assert shown.page.locator("dialog").count() == 0
     shown.page.mouse.dblclick(right, height)
-    shown.page.wait_for_timeout(500)
-    assert shown.page.locator("dialog").count() == 0 and shown.page.evaluate(span) > 15
+    shown.page.wait_for_function(f"() => {span} > 15")
+    shown.page.evaluate(over)
+    assert shown.page.locator("dialog").count() == 0
     shown.page.mouse.click(right, height)
     shown.page.wait_for_selector("dialog[open]")
 
@@ -545,8 +548,7 @@ def test_it_fits_a_phone_and_a_sheet_of_paper(opened: Open) -> None:
         shown.page.set_viewport_size({"width": width, "height": 900})
         if width == 700:
             shown.page.emulate_media(media="print")
-        shown.page.wait_for_timeout(200)
-        assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+        shown.page.wait_for_function("(width) => document.documentElement.scrollWidth <= width", arg=width)
     assert shown.page.locator("form.asked").first.is_hidden() and shown.page.get_by_text("next").first.is_hidden()
 
 

@@ -22,7 +22,7 @@ SIGNS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 def followed(first: list[dict[str, Any]], then: list[dict[str, Any]], as_: str = "") -> str:
     """What is printed of a history that grows."""
-    shown = Listing(Known(first), as_, following=True)
+    shown = Listing(Known(first), {as_, "--follow"})
     return "".join([*shown.begin(first.copy), *map(shown.more, then)])
 
 
@@ -58,9 +58,9 @@ def test_an_empty_history_can_be_followed() -> None:
 
 def test_the_heading_is_of_what_the_federation_measures() -> None:
     first = RECORDS[0] | {"metrics": {"mae": 3.0, "loss": 0.5}}
-    shown = Listing(Known([first]), following=True)
+    shown = Listing(Known([first]), {"--follow"})
     assert "CLAIMED MAE / LOSS" in "".join(shown.begin(list))
-    told = cells("".join(Listing(Known([first]), "--csv").begin(lambda: [first])))
+    told = cells("".join(Listing(Known([first]), {"--csv"}).begin(lambda: [first])))
     assert told[0]["score.mae"] == "3.0" and "score.accuracy" not in told[0]
 
 

@@ -131,7 +131,7 @@ def history(records: list[dict[str, Any]], last: int | None = None) -> list[dict
 
 
 def listed(records: list[dict[str, Any]], as_: str = "") -> str:
-    return "".join(Listing(Known(records), as_).begin(records.copy))
+    return "".join(Listing(Known(records), {as_}).begin(records.copy))
 
 
 def best(records: list[dict[str, Any]]) -> dict[str, Any]:
